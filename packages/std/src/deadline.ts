@@ -1,0 +1,73 @@
+/**
+ * One absolute instant after which a piece of work is over, made once at the edge and passed down.
+ *
+ * Children can only shorten it (`sub`). It runs on the monotonic clock, so that a step of the wall
+ * clock changes nothing. `signal` aborts with a `TorporError` as its reason.
+ */
+import { performance } from "node:perf_hooks";
+import { setTimeout as sleepFor } from "node:timers/promises";
+import { TorporError } from "./errors.ts";
+
+export class Deadline {
+  readonly #atMonoMs: number;
+  readonly #what: string;
+  #signal: AbortSignal | undefined;
+
+  private constructor(atMonoMs: number, what: string) {
+    this.#atMonoMs = atMonoMs;
+    this.#what = what;
+  }
+
+  /** `what` names the work in the error text: "pause", "guest health check", … */
+  static after(budgetMs: number, what: string): Deadline {
+    return new Deadline(performance.now() + budgetMs, what);
+  }
+
+  /** A part of this work with a budget of its own; never later than the whole. */
+  sub(budgetMs: number, what: string): Deadline {
+    return new Deadline(Math.min(this.#atMonoMs, performance.now() + budgetMs), what);
+  }
+
+  remainingMs(): number {
+    return Math.max(0, this.#atMonoMs - performance.now());
+  }
+
+  get expired(): boolean {
+    return this.remainingMs() === 0;
+  }
+
+  /** Aborts when the instant passes. The timer does not keep the process alive. */
+  get signal(): AbortSignal {
+    if (this.#signal === undefined) {
+      const controller = new AbortController();
+      setTimeout(() => controller.abort(this.error()), Math.ceil(this.remainingMs())).unref();
+      this.#signal = controller.signal;
+    }
+    return this.#signal;
+  }
+
+  error(cause?: unknown): TorporError {
+    return new TorporError("deadline.exceeded", `${this.#what} took too long`, { cause });
+  }
+
+  /** @throws deadline.exceeded when the instant has passed. */
+  check(): void {
+    if (this.expired) throw this.error();
+  }
+
+  /** Waits for `work`, but not past the instant. The work itself is not stopped. */
+  async race<T>(work: Promise<T>): Promise<T> {
+    const { promise, reject } = Promise.withResolvers<never>();
+    const timer = setTimeout(() => reject(this.error()), Math.ceil(this.remainingMs()));
+    try {
+      return await Promise.race([work, promise]);
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  /** Sleeps, but never past the instant. */
+  async sleep(ms: number): Promise<void> {
+    await sleepFor(Math.min(ms, this.remainingMs()));
+  }
+}

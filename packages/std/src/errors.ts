@@ -1,0 +1,210 @@
+/**
+ * The one closed table of error codes, and the one error class that carries them.
+ *
+ * Every failure a user can meet is a `TorporError`. It says what happened (`rawMessage`), whether
+ * the request may have taken effect (`effect`), and what to do next (`advice`). Codes, statuses and
+ * advice live in this table only; the API, the CLI and the logs read them from here. A broken
+ * invariant is a different thing and is raised by `assert` (see assert.ts).
+ */
+
+/** Whether a failed request may have changed anything. */
+export type Effect = "none" | "maybe" | "done";
+
+/** When sending the same request again can help. */
+export type Retry = "never" | "sameRequest" | "afterChange";
+
+interface ErrorRow {
+  /** HTTP status of the answer. */
+  readonly status: number;
+  readonly retry: Retry;
+  /** What is assumed unless the thrower knows better. */
+  readonly effect: Effect;
+  /** One sentence: what to do next. */
+  readonly advice: string;
+}
+
+const table = {
+  "argument.invalid": row(400, "afterChange", "none", "Correct the named argument and try again."),
+  "auth.missing": row(401, "afterChange", "none", "Send a valid key in the X-API-Key header."),
+  canceled: row(499, "sameRequest", "maybe", "Look at the state, then repeat the request."),
+  "command.failed": row(500, "afterChange", "maybe", "Read the output of the command above."),
+  "command.notFound": row(
+    500,
+    "afterChange",
+    "none",
+    "Run `torpor doctor`: it names the missing package.",
+  ),
+  "daemon.alreadyRunning": row(
+    409,
+    "never",
+    "none",
+    "Use the running daemon, or stop it first with `torpor down`.",
+  ),
+  "daemon.unreachable": row(
+    503,
+    "sameRequest",
+    "none",
+    "Start the daemon with `torpor up`, or read its log with `torpor logs --daemon`.",
+  ),
+  "deadline.exceeded": row(504, "sameRequest", "maybe", "Look at the state, then try again."),
+  "guest.unreachable": row(
+    502,
+    "sameRequest",
+    "maybe",
+    "Read the console with `torpor logs ID`; remove the sandbox if it stays silent.",
+  ),
+  "guest.refused": row(502, "afterChange", "maybe", "Read the console with `torpor logs ID`."),
+  internal: row(500, "never", "maybe", "This is a bug in Torpor: please report it with the log."),
+  "network.failed": row(500, "afterChange", "none", "Run `torpor doctor` to check /dev/net/tun."),
+  "operation.unimplemented": row(501, "never", "none", "This version cannot do that."),
+  "port.inUse": row(
+    409,
+    "afterChange",
+    "none",
+    "End the program that holds the port, or set TORPOR_PORT to another one.",
+  ),
+  "root.required": row(403, "afterChange", "none", "Run the same command as root."),
+  "sandbox.notFound": row(404, "never", "none", "List the sandboxes with `torpor ls`."),
+  "sandbox.wrongState": row(
+    409,
+    "afterChange",
+    "none",
+    "Look at the state with `torpor info ID` and ask for what that state allows.",
+  ),
+  "snapshot.corrupt": row(
+    500,
+    "never",
+    "none",
+    "The snapshot on disk is damaged; restore it from a copy or remove the sandbox.",
+  ),
+  "snapshot.incompatible": row(
+    409,
+    "afterChange",
+    "none",
+    "Resume it on a machine and with a VMM that match the snapshot.",
+  ),
+  "storage.failed": row(500, "afterChange", "maybe", "Check the disk that holds the state folder."),
+  "storage.noSpace": row(507, "afterChange", "none", "Free disk space and try again."),
+  "template.missing": row(404, "afterChange", "none", "Build it with `torpor up`."),
+  "vmm.exited": row(500, "sameRequest", "maybe", "Read the console with `torpor logs ID`."),
+  "vmm.failed": row(500, "sameRequest", "maybe", "Read the VMM log with `torpor logs ID`."),
+  "vmm.missing": row(503, "afterChange", "none", "Install QEMU: run `torpor up` as root."),
+} as const satisfies Record<string, ErrorRow>;
+
+export type ErrorCode = keyof typeof table;
+
+/** All codes with their rows, for documentation and exhaustive tests. */
+export const errorTable: Readonly<Record<ErrorCode, ErrorRow>> = table;
+
+/** Two copies of this package may meet in one process, so errors are known by this brand. */
+const brand: unique symbol = Symbol.for("torpor.error");
+
+/** The form in which an error crosses a process boundary. */
+export interface ErrorBody {
+  /** Same number as the HTTP status. */
+  readonly code: number;
+  readonly message: string;
+  readonly error_code: ErrorCode;
+  readonly effect: Effect;
+  readonly advice: string;
+}
+
+export interface TorporErrorOptions {
+  readonly effect?: Effect;
+  /** Ids and numbers for a program; never a sentence. */
+  readonly details?: Readonly<Record<string, string | number | boolean>>;
+  readonly cause?: unknown;
+  /** Replaces the advice of the table when the thrower knows the exact next step. */
+  readonly advice?: string;
+}
+
+export class TorporError extends Error {
+  readonly code: ErrorCode;
+  /** What happened, without the code in front. */
+  readonly rawMessage: string;
+  readonly effect: Effect;
+  readonly advice: string;
+  readonly details: Readonly<Record<string, string | number | boolean>>;
+  readonly [brand] = true;
+
+  constructor(code: ErrorCode, message: string, options: TorporErrorOptions = {}) {
+    super(
+      `${code}: ${message}`,
+      options.cause === undefined ? undefined : { cause: options.cause },
+    );
+    this.name = "TorporError";
+    this.code = code;
+    this.rawMessage = message;
+    this.effect = options.effect ?? table[code].effect;
+    this.advice = options.advice ?? table[code].advice;
+    this.details = options.details ?? {};
+  }
+
+  get status(): number {
+    return table[this.code].status;
+  }
+
+  get retry(): Retry {
+    return table[this.code].retry;
+  }
+
+  toBody(): ErrorBody {
+    return {
+      code: this.status,
+      message: this.rawMessage,
+      error_code: this.code,
+      effect: this.effect,
+      advice: this.advice,
+    };
+  }
+
+  static is(value: unknown): value is TorporError {
+    return typeof value === "object" && value !== null && brand in value;
+  }
+
+  /** The only catch-all: keeps a `TorporError` as it is, and wraps anything else under `code`. */
+  static from(value: unknown, code: ErrorCode, context?: string): TorporError {
+    if (TorporError.is(value)) return value;
+    const text = value instanceof Error ? value.message : String(value);
+    return new TorporError(isNoSpace(value) ? "storage.noSpace" : code, prefixed(context, text), {
+      cause: value,
+    });
+  }
+
+  /** Rebuilds an error that another process sent; an unknown code becomes `internal`. */
+  static fromBody(body: Partial<ErrorBody>): TorporError {
+    const known = body.error_code !== undefined && body.error_code in table;
+    const code = known ? body.error_code : "internal";
+    return new TorporError(code, body.message ?? "no message", {
+      ...(body.effect === undefined ? {} : { effect: body.effect }),
+      ...(body.advice === undefined ? {} : { advice: body.advice }),
+    });
+  }
+}
+
+/** The `code` of a Node system error (`ENOENT`, …), or undefined. */
+export function systemCode(value: unknown): string | undefined {
+  if (!(value instanceof Error) || !("code" in value)) return undefined;
+  return typeof value.code === "string" ? value.code : undefined;
+}
+
+/** Swallows a failure on purpose, with the reason at the call, so that every place can be found. */
+export async function ignoreFailure(_why: string, work: Promise<unknown>): Promise<void> {
+  await work.then(
+    () => undefined,
+    () => undefined,
+  );
+}
+
+function row(status: number, retry: Retry, effect: Effect, advice: string): ErrorRow {
+  return { status, retry, effect, advice };
+}
+
+function prefixed(context: string | undefined, text: string): string {
+  return context === undefined ? text : `${context}: ${text}`;
+}
+
+function isNoSpace(value: unknown): boolean {
+  const code = systemCode(value);
+  return code === "ENOSPC" || code === "EDQUOT";
+}

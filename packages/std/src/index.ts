@@ -1,0 +1,27 @@
+export { BugError, assert, assertNever } from "./assert.ts";
+export { type CommandOptions, type CommandResult, runCommand } from "./command.ts";
+export { Deadline } from "./deadline.ts";
+export { flush, renameDurably, writeFileDurably } from "./durable.ts";
+export {
+  type Effect,
+  type ErrorBody,
+  type ErrorCode,
+  type Retry,
+  TorporError,
+  type TorporErrorOptions,
+  errorTable,
+  ignoreFailure,
+  systemCode,
+} from "./errors.ts";
+export { type LogFields, type Logger, jsonLogger, silentLogger } from "./log.ts";
+export {
+  type JsonObject,
+  optional,
+  parseBoolean,
+  parseInteger,
+  parseJson,
+  parseObject,
+  parseString,
+  parseStringMap,
+} from "./parse.ts";
+export { type Failpoint, type RunStepsOptions, type Step, type StepTiming, runSteps } from "./steps.ts";

@@ -1,0 +1,63 @@
+/**
+ * Small parsers for values from outside: each returns the typed value or throws `argument.invalid`
+ * with the name of the field. Anything a guest, a client or a file on disk says goes through these.
+ */
+import { TorporError } from "./errors.ts";
+
+export type JsonObject = Readonly<Record<string, unknown>>;
+
+/** @throws argument.invalid when the text is not JSON. */
+export function parseJson(text: string, what: string): unknown {
+  try {
+    return JSON.parse(text) as unknown;
+  } catch (cause) {
+    throw invalid(what, "is not valid JSON", cause);
+  }
+}
+
+export function parseObject(value: unknown, what: string): JsonObject {
+  if (typeof value !== "object" || value === null || Array.isArray(value)) {
+    throw invalid(what, "must be an object");
+  }
+  return value as JsonObject;
+}
+
+export function parseString(value: unknown, what: string, charsMax = 65_536): string {
+  if (typeof value !== "string") throw invalid(what, "must be a string");
+  if (value.length > charsMax) throw invalid(what, `must have at most ${charsMax} characters`);
+  return value;
+}
+
+export function parseInteger(value: unknown, what: string, min: number, max: number): number {
+  if (typeof value !== "number" || !Number.isSafeInteger(value)) {
+    throw invalid(what, "must be a whole number");
+  }
+  if (value < min || value > max) throw invalid(what, `must be from ${min} to ${max}`);
+  return value;
+}
+
+export function parseBoolean(value: unknown, what: string): boolean {
+  if (typeof value !== "boolean") throw invalid(what, "must be true or false");
+  return value;
+}
+
+/** A map from string to string, such as environment variables or metadata. */
+export function parseStringMap(value: unknown, what: string): Readonly<Record<string, string>> {
+  const entries = Object.entries(parseObject(value, what));
+  return Object.fromEntries(
+    entries.map(([key, entry]) => [key, parseString(entry, `${what}.${key}`)]),
+  );
+}
+
+/** Applies a parser to a field that may be missing or null. */
+export function optional<T>(
+  value: unknown,
+  parse: (value: unknown, what: string) => T,
+  what: string,
+): T | undefined {
+  return value === undefined || value === null ? undefined : parse(value, what);
+}
+
+function invalid(what: string, problem: string, cause?: unknown): TorporError {
+  return new TorporError("argument.invalid", `${what} ${problem}`, { cause });
+}
