@@ -24,4 +24,10 @@ export {
   parseString,
   parseStringMap,
 } from "./parse.ts";
-export { type Failpoint, type RunStepsOptions, type Step, type StepTiming, runSteps } from "./steps.ts";
+export {
+  type Failpoint,
+  type RunStepsOptions,
+  type Step,
+  type StepTiming,
+  runSteps,
+} from "./steps.ts";

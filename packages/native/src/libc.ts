@@ -1,0 +1,25 @@
+/**
+ * The C library and this process's own symbols, reached through koffi.
+ *
+ * Each file of this package declares the few functions it needs from here and exports one plain
+ * TypeScript function per task; nothing else in Torpor calls koffi. A failing call throws a Node-like
+ * error with `code` ("EPERM") and `syscall`, so callers treat it as any other system error.
+ */
+import { constants } from "node:os";
+import koffi from "koffi";
+
+export const libc = koffi.load("libc.so.6");
+/** Symbols that the Node executable itself exports, OpenSSL's among them. */
+export const self = koffi.load(null);
+
+const nameByErrno = new Map<number, string>(
+  Object.entries(constants.errno).map(([name, number]) => [number, name]),
+);
+
+/** Turns the -1 of a system call into an error; returns any other result as it is. */
+export function check(result: number, syscall: string): number {
+  if (result !== -1) return result;
+  const errno = koffi.errno();
+  const code = nameByErrno.get(errno) ?? `errno ${errno}`;
+  throw Object.assign(new Error(`${syscall} failed: ${code}`), { code, errno, syscall });
+}

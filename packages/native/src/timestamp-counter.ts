@@ -1,0 +1,48 @@
+/**
+ * The rate of the CPU's timestamp counter.
+ *
+ * A guest under software emulation sees the host's counter, must be told its rate at boot, and its
+ * snapshots are tied to that rate. Linux prints the rate once at boot and offers no file for it, so
+ * it is measured: two readings of the counter against the monotonic clock.
+ */
+import { setTimeout as sleep } from "node:timers/promises";
+import koffi from "koffi";
+import { libc } from "./libc.ts";
+
+const PROT_READ_WRITE_EXEC = 7;
+const MAP_PRIVATE_ANONYMOUS = 0x22;
+/** x86-64: rdtsc; shl rdx,32; or rax,rdx; ret. */
+const readCounterCode = [0x0f, 0x31, 0x48, 0xc1, 0xe2, 0x20, 0x48, 0x09, 0xd0, 0xc3];
+const measuringMs = 200;
+/** Rates are rounded to this, well inside the 250 ppm that hypervisors tolerate. */
+const roundToKhz = 100;
+
+const mmap = libc.func(
+  "void *mmap(void *address, size_t length, int protection, int flags, int fd, long offset)",
+) as (...argumentList: unknown[]) => bigint;
+
+const counterPrototype = koffi.proto("uint64_t readTimestampCounter()");
+
+/** Ticks a millisecond of this machine's timestamp counter. */
+export async function measureTscKhz(): Promise<number> {
+  const readCounter = counterReader();
+  const first = { ticks: readCounter(), nanoseconds: process.hrtime.bigint() };
+  await sleep(measuringMs);
+  const second = { ticks: readCounter(), nanoseconds: process.hrtime.bigint() };
+  const ticks = Number(second.ticks - first.ticks);
+  const milliseconds = Number(second.nanoseconds - first.nanoseconds) / 1e6;
+  return Math.round(ticks / milliseconds / roundToKhz) * roundToKhz;
+}
+
+function counterReader(): () => bigint {
+  const page = mmap(
+    null,
+    readCounterCode.length,
+    PROT_READ_WRITE_EXEC,
+    MAP_PRIVATE_ANONYMOUS,
+    -1,
+    0,
+  );
+  new Uint8Array(koffi.view(page, readCounterCode.length)).set(readCounterCode);
+  return () => BigInt(koffi.call(page, counterPrototype) as number | bigint);
+}

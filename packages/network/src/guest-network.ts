@@ -1,0 +1,55 @@
+/**
+ * How one sandbox's guest is connected, and how the host dials it.
+ *
+ * Every guest has the same address and MAC, so that a restored or forked memory needs no change;
+ * what keeps guests apart is that each has a network of its own. As root that is a namespace with
+ * one TAP device; without root it is QEMU's user-mode network, closed to the outside, with one port
+ * of the host's loopback leading to the guest's agent.
+ *
+ * Neither kind leads anywhere but between host and guest: the guest reaches no other sandbox, no
+ * address of the host and no internet.
+ */
+import type { Socket } from "node:net";
+
+/** The addresses inside every guest's network. */
+export interface GuestAddressing {
+  readonly guestAddress: string;
+  readonly gatewayAddress: string;
+  readonly guestPrefixBits: number;
+  readonly guestMac: string;
+  /** The one port that the user-mode network forwards. */
+  readonly agentPort: number;
+}
+
+/** Handed to the VMM; its TAP descriptor is closed by `Symbol.dispose` once the VM has its copy. */
+export type Attachment =
+  | ({
+      readonly kind: "tap";
+      readonly tapFd: number;
+      inNamespace<T>(work: () => T): T;
+    } & Disposable)
+  | ({
+      readonly kind: "user";
+      readonly guestAddress: string;
+      readonly gatewayAddress: string;
+      readonly guestPrefixBits: number;
+      readonly hostPort: number;
+      readonly guestPort: number;
+    } & Disposable);
+
+/** What a later process needs to reach the same guest again; plain data, kept in the record. */
+export type NetworkHandle =
+  { readonly kind: "namespace" } | { readonly kind: "user"; readonly hostPort: number };
+
+export interface GuestNetwork extends Disposable {
+  readonly handle: NetworkHandle;
+  /**
+   * A TCP socket on its way to a port of the guest. Errors arrive on the socket.
+   * @throws network.failed when this kind of network cannot reach that port.
+   */
+  dial(guestPort: number): Socket;
+}
+
+export interface NewGuestNetwork extends GuestNetwork {
+  readonly attachment: Attachment;
+}

@@ -1,0 +1,75 @@
+/**
+ * The layout of Torpor's folders.
+ *
+ *     <state>/                     TORPOR_HOME, else /var/lib/torpor or ~/.local/share/torpor
+ *       daemon.lock daemon.log torpor.sock torpor.sqlite
+ *       sandboxes/<id>/
+ *         run/<generation>/        control socket, console, VMM log: one VM run, gone with it
+ *         disk/<generation>.qcow2  what that run wrote; sealed when the next one starts
+ *         snapshots/<generation>/  device state, memory, manifest: published whole or not at all
+ *     <cache>/                     TORPOR_CACHE, else /var/cache/torpor or ~/.cache/torpor
+ *       templates/<id>/            kernel, disk, memory image, device state, manifest
+ *
+ * Templates stand apart from the state because they can be built again; several daemons share them.
+ */
+import { homedir } from "node:os";
+import { join } from "node:path";
+
+const systemWide = process.getuid?.() === 0;
+
+export function defaultStateFolder(env: NodeJS.ProcessEnv = process.env): string {
+  return env["TORPOR_HOME"] ?? ownFolder("/var/lib/torpor", ".local/share/torpor");
+}
+
+export function defaultCacheFolder(env: NodeJS.ProcessEnv = process.env): string {
+  return env["TORPOR_CACHE"] ?? ownFolder("/var/cache/torpor", ".cache/torpor");
+}
+
+function ownFolder(systemPath: string, homePath: string): string {
+  return systemWide ? systemPath : join(homedir(), homePath);
+}
+
+export const stateFiles = {
+  lock: "daemon.lock",
+  log: "daemon.log",
+  socket: "torpor.sock",
+  database: "torpor.sqlite",
+  sandboxes: "sandboxes",
+} as const;
+
+export function templatesFolder(cacheFolder: string): string {
+  return join(cacheFolder, "templates");
+}
+
+/** Paths of one sandbox, all below one folder that is removed with it. */
+export class SandboxFolder {
+  readonly path: string;
+
+  constructor(stateFolder: string, sandboxId: string) {
+    this.path = join(stateFolder, stateFiles.sandboxes, sandboxId);
+  }
+
+  get runs(): string {
+    return join(this.path, "run");
+  }
+
+  run(generation: number): string {
+    return join(this.runs, String(generation));
+  }
+
+  get disks(): string {
+    return join(this.path, "disk");
+  }
+
+  disk(generation: number): string {
+    return join(this.disks, `${generation}.qcow2`);
+  }
+
+  get snapshots(): string {
+    return join(this.path, "snapshots");
+  }
+
+  snapshot(generation: number): string {
+    return join(this.snapshots, String(generation));
+  }
+}

@@ -1,0 +1,19 @@
+/** Free disk space, asked before an operation that would fail half-way without it. */
+import { statfs } from "node:fs/promises";
+import { TorporError } from "@torpor/std";
+
+/** LIMIT: left over for manifests, logs and the database, so that a full disk stays manageable. */
+const reserveBytes = 64 * 1024 * 1024;
+
+/** @throws storage.noSpace with both numbers. */
+export async function assertFreeSpace(folder: string, neededBytes: number): Promise<void> {
+  const { bavail, bsize } = await statfs(folder);
+  const freeBytes = bavail * bsize;
+  if (freeBytes >= neededBytes + reserveBytes) return;
+  const needed = Math.ceil((neededBytes + reserveBytes) / 1024 / 1024);
+  throw new TorporError(
+    "storage.noSpace",
+    `${folder} has ${Math.floor(freeBytes / 1024 / 1024)} MiB free, ${needed} MiB are needed`,
+    { effect: "none", details: { freeBytes, neededBytes } },
+  );
+}

@@ -1,0 +1,123 @@
+/**
+ * The description that makes a folder of files a snapshot or a template: a JSON file with a format
+ * number and a checksum over itself.
+ *
+ * A reader refuses a format it does not know and a description that was changed, before it looks at
+ * any other file.
+ */
+import { createHash } from "node:crypto";
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { TorporError, parseJson, parseObject, systemCode, writeFileDurably } from "@torpor/std";
+import type { MemoryDiffDigest } from "./memory-diff.ts";
+
+const manifestName = "manifest.json";
+
+/** What device state is tied to; compared by the VMM package before a load. */
+export interface SavedIdentity {
+  readonly vmm: "qemu" | "firecracker";
+  readonly version: string;
+  readonly accelerator: "kvm" | "tcg";
+  readonly cpuFingerprint: string;
+  readonly tscKhz: number;
+}
+
+export interface SavedMachine {
+  readonly vcpuCount: number;
+  readonly memoryMiB: number;
+  readonly kernelArguments: string;
+  readonly guestMac: string;
+}
+
+export interface FileDigest {
+  readonly bytes: number;
+  readonly sha256: string;
+}
+
+export interface TemplateManifest {
+  readonly format: "torpor-template-1";
+  readonly templateId: string;
+  readonly name: string;
+  readonly createdAtMs: number;
+  readonly identity: SavedIdentity;
+  readonly machine: SavedMachine;
+  readonly diskBytes: number;
+  readonly deviceState: FileDigest;
+  /** Authorises the first private call to a guest restored from this template. */
+  readonly hostKey: string;
+  /** The generation the guest was saved in; every restore has a larger one. */
+  readonly generation: number;
+}
+
+export interface SnapshotManifest {
+  readonly format: "torpor-snapshot-1";
+  readonly sandboxId: string;
+  readonly templateId: string;
+  readonly generation: number;
+  readonly createdAtMs: number;
+  readonly identity: SavedIdentity;
+  readonly memory: MemoryDiffDigest;
+  readonly deviceState: FileDigest;
+  /** The runs whose disk layers belong to this instant, oldest first, above the template's disk. */
+  readonly diskGenerations: readonly number[];
+}
+
+export async function writeManifest(
+  folder: string,
+  manifest: TemplateManifest | SnapshotManifest,
+): Promise<void> {
+  const digest = digestOf(manifest);
+  const text = `${JSON.stringify({ digest, manifest }, undefined, 2)}\n`;
+  await writeFileDurably(join(folder, manifestName), text);
+}
+
+/** @throws template.missing when there is none, snapshot.corrupt or snapshot.incompatible. */
+export function readTemplateManifest(folder: string): Promise<TemplateManifest> {
+  return readManifest<TemplateManifest>(folder, "torpor-template-1");
+}
+
+/** @throws snapshot.corrupt or snapshot.incompatible. */
+export function readSnapshotManifest(folder: string): Promise<SnapshotManifest> {
+  return readManifest<SnapshotManifest>(folder, "torpor-snapshot-1");
+}
+
+async function readManifest<M extends TemplateManifest | SnapshotManifest>(
+  folder: string,
+  format: M["format"],
+): Promise<M> {
+  const path = join(folder, manifestName);
+  const file = parseManifestFile(path, await readText(path));
+  const manifest = parseObject(file["manifest"], `${path}: manifest`);
+  if (manifest["format"] !== format) {
+    throw new TorporError(
+      "snapshot.incompatible",
+      `${path} has format ${String(manifest["format"])}; this version reads ${format}`,
+    );
+  }
+  if (file["digest"] !== digestOf(manifest)) {
+    throw new TorporError("snapshot.corrupt", `${path} does not match its checksum`);
+  }
+  // The checksum proves that this is, field for field, what `writeManifest` was given.
+  return manifest as unknown as M;
+}
+
+async function readText(path: string): Promise<string> {
+  try {
+    return await readFile(path, "utf8");
+  } catch (cause) {
+    const code = systemCode(cause) === "ENOENT" ? "template.missing" : "storage.failed";
+    throw new TorporError(code, `${path} cannot be read`, { cause });
+  }
+}
+
+function parseManifestFile(path: string, text: string): Readonly<Record<string, unknown>> {
+  try {
+    return parseObject(parseJson(text, path), path);
+  } catch (cause) {
+    throw new TorporError("snapshot.corrupt", `${path} is damaged`, { cause });
+  }
+}
+
+function digestOf(manifest: object): string {
+  return createHash("sha256").update(JSON.stringify(manifest)).digest("hex");
+}

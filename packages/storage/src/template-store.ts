@@ -1,0 +1,104 @@
+/**
+ * Templates: booted guests at rest, from which every sandbox is restored.
+ *
+ * A template is a folder that is staged, finished and renamed into place, and never changed again:
+ * sandboxes map its memory and read its disk for as long as they live.
+ */
+import { chmod, mkdir, readFile, readdir, rm } from "node:fs/promises";
+import { join } from "node:path";
+import { TorporError, flush, renameDurably, systemCode, writeFileDurably } from "@torpor/std";
+import { type TemplateManifest, readTemplateManifest, writeManifest } from "./manifest.ts";
+
+const namePattern = /^[a-z0-9][a-z0-9_-]{0,127}$/;
+const idPattern = /^[a-z0-9]{20}$/;
+const stagedSuffix = ".staged";
+
+export interface Template {
+  readonly manifest: TemplateManifest;
+  readonly kernelPath: string;
+  readonly initramfsPath: string;
+  readonly diskPath: string;
+  readonly memoryPath: string;
+  readonly deviceStatePath: string;
+}
+
+export interface StagedTemplate extends AsyncDisposable {
+  readonly files: Omit<Template, "manifest">;
+  publish(manifest: TemplateManifest): Promise<void>;
+}
+
+export class TemplateStore {
+  readonly #folder: string;
+
+  constructor(templatesFolder: string) {
+    this.#folder = templatesFolder;
+  }
+
+  /** Opens a template by id or by name. @throws template.missing, snapshot.corrupt */
+  async open(reference: string): Promise<Template> {
+    const templateId = idPattern.test(reference) ? reference : await this.#resolve(reference);
+    const folder = join(this.#folder, templateId);
+    return { manifest: await readTemplateManifest(folder), ...filesOf(folder) };
+  }
+
+  /** Names of all templates, in order. */
+  async names(): Promise<readonly string[]> {
+    await mkdir(this.#namesFolder, { recursive: true });
+    return (await readdir(this.#namesFolder)).sort();
+  }
+
+  /** A new folder to build a template in; disposing it before `publish` leaves no trace. */
+  async stage(templateId: string): Promise<StagedTemplate> {
+    const folder = join(this.#folder, templateId);
+    const staged = `${folder}${stagedSuffix}`;
+    await rm(staged, { recursive: true, force: true });
+    await mkdir(staged, { recursive: true, mode: 0o700 });
+    return {
+      files: filesOf(staged),
+      publish: (manifest) => this.#publish(staged, folder, manifest),
+      [Symbol.asyncDispose]: () => rm(staged, { recursive: true, force: true }),
+    };
+  }
+
+  async #publish(staged: string, folder: string, manifest: TemplateManifest): Promise<void> {
+    const files = filesOf(staged);
+    for (const path of Object.values(files)) {
+      await chmod(path, 0o400);
+      await flush(path);
+    }
+    await writeManifest(staged, manifest);
+    await flush(staged);
+    await renameDurably(staged, folder);
+    await mkdir(this.#namesFolder, { recursive: true });
+    await writeFileDurably(join(this.#namesFolder, manifest.name), manifest.templateId);
+  }
+
+  get #namesFolder(): string {
+    return join(this.#folder, "names");
+  }
+
+  async #resolve(name: string): Promise<string> {
+    if (!namePattern.test(name)) {
+      throw new TorporError(
+        "argument.invalid",
+        `"${name}" is no template name: use a-z, 0-9, - and _`,
+      );
+    }
+    try {
+      return (await readFile(join(this.#namesFolder, name), "utf8")).trim();
+    } catch (cause) {
+      if (systemCode(cause) !== "ENOENT") throw TorporError.from(cause, "storage.failed");
+      throw new TorporError("template.missing", `there is no template "${name}"`, { cause });
+    }
+  }
+}
+
+function filesOf(folder: string): Omit<Template, "manifest"> {
+  return {
+    kernelPath: join(folder, "vmlinuz"),
+    initramfsPath: join(folder, "initramfs"),
+    diskPath: join(folder, "disk.raw"),
+    memoryPath: join(folder, "memory.img"),
+    deviceStatePath: join(folder, "device.state"),
+  };
+}

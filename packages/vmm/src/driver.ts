@@ -1,0 +1,138 @@
+/**
+ * The one interface to a virtual machine monitor, and its words.
+ *
+ * A driver starts a VM in one of two ways. `boot` powers on a machine whose memory is a shared file
+ * that it fills; this happens once, for a template. `restore` starts from saved device state over a
+ * memory image that stays untouched: the VM's own pages are private to its process. A restored VM
+ * is returned with its vCPUs held, so that the caller can finish the memory before `releaseVcpus`.
+ *
+ *     const vm = await driver.restore(spec, deadline);   // vCPUs held
+ *     await vm.loadDeviceState(path, deadline);          // memory is complete before this
+ *     await vm.releaseVcpus(deadline);                   // the guest goes on
+ *     …
+ *     await vm.holdVcpus(deadline);
+ *     await vm.saveDeviceState(path, deadline);
+ *     const changed = vm.memory.ownRanges();             // read while the vCPUs are held
+ *     await vm.flushDisk(deadline);
+ *     await vm.end(deadline);
+ *
+ * A VM outlives the process that started it: its `handle` is plain data, and `adopt` reaches it
+ * again from another process. A handle names one process for certain (pid, start time, boot id), so
+ * a stale one is refused rather than a stranger signalled.
+ */
+import type { Deadline } from "@torpor/std";
+
+export type Accelerator = "kvm" | "tcg";
+
+/** What a snapshot's device state is tied to; a mismatch is refused before anything is loaded. */
+export interface VmmIdentity {
+  readonly vmm: "qemu" | "firecracker";
+  readonly version: string;
+  readonly accelerator: Accelerator;
+  /** SHA-256, hex, of the CPU's vendor, family, model, stepping and feature flags. */
+  readonly cpuFingerprint: string;
+  /** Rate of the host's timestamp counter; a guest under emulation counts at it. */
+  readonly tscKhz: number;
+}
+
+/** The machine a guest sees. Fixed at boot; every restore repeats it exactly. */
+export interface MachineShape {
+  readonly vcpuCount: number;
+  readonly memoryMiB: number;
+  readonly kernelPath: string;
+  readonly initramfsPath: string;
+  readonly kernelArguments: string;
+  readonly guestMac: string;
+}
+
+export type DiskLayer = Readonly<{ path: string; format: "raw" | "qcow2" }>;
+
+/** How the guest's network card is connected on the host. */
+export type NetworkAttachment =
+  | {
+      readonly kind: "tap";
+      /** Descriptor of the TAP device; the VM gets a copy. */
+      readonly tapFd: number;
+      /** Runs a synchronous function in the namespace that the VM process shall live in. */
+      inNamespace<T>(work: () => T): T;
+    }
+  | {
+      readonly kind: "user";
+      readonly guestAddress: string;
+      readonly gatewayAddress: string;
+      readonly guestPrefixBits: number;
+      /** A port of the host's loopback and the one port of the guest it leads to. */
+      readonly hostPort: number;
+      readonly guestPort: number;
+    };
+
+export interface VmSpec {
+  /** For the process list and messages; a sandbox or template id. */
+  readonly name: string;
+  readonly machine: MachineShape;
+  readonly memoryPath: string;
+  /** Oldest first; the last one is written to. */
+  readonly disk: readonly DiskLayer[];
+  readonly network: NetworkAttachment;
+  /** An existing folder of this run alone, for the control socket, the console and the log. */
+  readonly runFolder: string;
+}
+
+/** Names one process for certain, across restarts of the daemon and of the machine. */
+export interface VmHandle {
+  readonly pid: number;
+  /** Field 22 of /proc/PID/stat, clock ticks after boot. */
+  readonly startTicks: number;
+  readonly bootId: string;
+  readonly runFolder: string;
+  readonly memoryPath: string;
+  readonly memoryMiB: number;
+}
+
+export interface VmExit {
+  /** The last lines of the guest's console, for the report. */
+  readonly consoleTail: string;
+  /** The last lines the VMM itself printed. */
+  readonly vmmTail: string;
+}
+
+/** Half-open range of guest-physical bytes within the memory image, page-aligned. */
+export interface MemoryRange {
+  readonly startBytes: number;
+  readonly endBytes: number;
+}
+
+/** The guest's memory as offsets into its memory image. Only touched while the vCPUs are held. */
+export interface GuestMemory {
+  readonly sizeBytes: number;
+  /** Pages that are the VM's own, in ascending order; all others are still the image's. */
+  ownRanges(): readonly MemoryRange[];
+  read(offsetBytes: number, into: Uint8Array): void;
+  write(offsetBytes: number, from: Uint8Array): void;
+}
+
+export interface Vm {
+  readonly handle: VmHandle;
+  readonly memory: GuestMemory;
+  /** Settles when the process has ended, for whatever reason. Never rejects. */
+  readonly exited: Promise<VmExit>;
+  holdVcpus(deadline: Deadline): Promise<void>;
+  releaseVcpus(deadline: Deadline): Promise<void>;
+  /** Writes everything but memory to a new file; the VM can go on afterwards. */
+  saveDeviceState(path: string, deadline: Deadline): Promise<void>;
+  loadDeviceState(path: string, deadline: Deadline): Promise<void>;
+  /** Everything the guest wrote to its disk is in the top layer's file and flushed. */
+  flushDisk(deadline: Deadline): Promise<void>;
+  /** Ends the process and waits for it. Safe to repeat. */
+  end(deadline: Deadline): Promise<void>;
+}
+
+export interface VmmDriver {
+  identity(): Promise<VmmIdentity>;
+  /** Powers on; memory is written to `memoryPath`, which is created. */
+  boot(spec: VmSpec, deadline: Deadline): Promise<Vm>;
+  /** Starts over an existing memory image with the vCPUs held and no device state yet. */
+  restore(spec: VmSpec, deadline: Deadline): Promise<Vm>;
+  /** @throws vmm.exited when the process of the handle is gone. */
+  adopt(handle: VmHandle, deadline: Deadline): Promise<Vm>;
+}

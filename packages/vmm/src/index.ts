@@ -1,0 +1,17 @@
+export type {
+  Accelerator,
+  DiskLayer,
+  GuestMemory,
+  MachineShape,
+  MemoryRange,
+  NetworkAttachment,
+  Vm,
+  VmExit,
+  VmHandle,
+  VmSpec,
+  VmmDriver,
+  VmmIdentity,
+} from "./driver.ts";
+export { assertLoadable } from "./identity.ts";
+export { runFiles } from "./qemu/command-line.ts";
+export { QemuDriver, qemuVersion } from "./qemu/driver.ts";

@@ -1,0 +1,99 @@
+/**
+ * QEMU's command line for a Torpor guest: the microvm machine with one disk, one network card and a
+ * serial console.
+ *
+ * The guest-visible part (machine, CPU, memory size, devices and their order) is a function of
+ * `MachineShape` and the accelerator alone, because saved device state loads only into the very same
+ * machine. Host-side parts (paths, network backend, memory sharing) may differ from run to run.
+ */
+import { join } from "node:path";
+import type { Accelerator, DiskLayer, NetworkAttachment, VmSpec } from "../driver.ts";
+
+/** LIMIT: TCG keeps translated code; a sandbox rarely needs more, and every sandbox pays for it. */
+const tcgCodeCacheMiB = 128;
+/** The TAP descriptor in the child: the first one after standard error. */
+export const tapChildFd = 3;
+
+export const runFiles = {
+  control: "qmp.sock",
+  console: "console.log",
+  log: "vmm.log",
+} as const;
+
+export type StartMode = "boot" | "restore";
+
+export function commandLine(
+  spec: VmSpec,
+  accelerator: Accelerator,
+  mode: StartMode,
+): readonly string[] {
+  const { machine } = spec;
+  return [
+    ["-name", `torpor-${spec.name}`],
+    ["-nodefaults", "-no-user-config", "-no-reboot"],
+    ["-display", "none"],
+    ["-machine", "microvm,rtc=on,memory-backend=ram"],
+    ["-accel", accelerator === "kvm" ? "kvm" : `tcg,tb-size=${tcgCodeCacheMiB}`],
+    ["-cpu", accelerator === "kvm" ? "host,migratable=on" : "max"],
+    ["-smp", String(machine.vcpuCount)],
+    ["-m", `${machine.memoryMiB}M`],
+    ["-object", memoryBackend(spec, mode)],
+    ["-kernel", machine.kernelPath],
+    ["-initrd", machine.initramfsPath],
+    ["-append", machine.kernelArguments],
+    ["-blockdev", JSON.stringify(blockNode(spec.disk))],
+    ["-device", "virtio-blk-device,drive=disk"],
+    ["-netdev", networkBackend(spec.network)],
+    ["-device", `virtio-net-device,netdev=net,mac=${machine.guestMac}`],
+    [
+      "-chardev",
+      `file,id=console,append=on,path=${escaped(join(spec.runFolder, runFiles.console))}`,
+    ],
+    ["-serial", "chardev:console"],
+    ["-qmp", `unix:${escaped(join(spec.runFolder, runFiles.control))},server=on,wait=off`],
+    // QEMU starts no program and gains no privilege once it runs.
+    ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"],
+    mode === "restore" ? restoreArguments : [],
+  ].flat();
+}
+
+/** State from `xen-save-devices-state` carries no configuration section, so none is expected. */
+const restoreArguments = [
+  ["-incoming", "defer"],
+  ["-global", "migration.send-configuration=off"],
+].flat();
+
+function memoryBackend(spec: VmSpec, mode: StartMode): string {
+  // A restored VM maps the image privately: the file is opened read-only and can never be changed,
+  // not even by a balloon or a hole punched in the guest's memory.
+  const sharing = mode === "boot" ? "share=on" : "share=off,readonly=on,rom=off";
+  const size = `size=${spec.machine.memoryMiB}M`;
+  return `memory-backend-file,id=ram,${size},mem-path=${escaped(spec.memoryPath)},${sharing}`;
+}
+
+/** The layers as one tree of named nodes, so that no path stored inside a qcow2 file is believed. */
+function blockNode(layers: readonly DiskLayer[], index = layers.length - 1): object {
+  const layer = layers[index];
+  const isTop = index === layers.length - 1;
+  return {
+    driver: layer?.format,
+    "node-name": isTop ? "disk" : `layer${index}`,
+    "read-only": !isTop,
+    file: { driver: "file", filename: layer?.path, "read-only": !isTop },
+    ...(index > 0 ? { backing: blockNode(layers, index - 1) } : {}),
+    ...(isTop ? { discard: "unmap", "detect-zeroes": "unmap" } : {}),
+  };
+}
+
+function networkBackend(network: NetworkAttachment): string {
+  if (network.kind === "tap") return `tap,id=net,fd=${tapChildFd}`;
+  const subnet = `${network.gatewayAddress}/${network.guestPrefixBits}`;
+  const forward = `hostfwd=tcp:127.0.0.1:${network.hostPort}-${network.guestAddress}:${network.guestPort}`;
+  // restrict=on: the guest reaches neither the host nor anything beyond it.
+  return `user,id=net,restrict=on,net=${subnet},host=${network.gatewayAddress},dhcpstart=${network.guestAddress},${forward}`;
+}
+
+/** QEMU's option syntax separates by commas; a doubled one is a literal comma. */
+function escaped(path: string): string {
+  return path.replaceAll(",", ",,");
+}

@@ -1,0 +1,96 @@
+/**
+ * The QEMU driver: starts, restores and adopts microvm guests under KVM or TCG.
+ *
+ * A failing start leaves no process behind and reports the last lines QEMU printed.
+ */
+import { join } from "node:path";
+import { measureTscKhz } from "@torpor/native";
+import { Deadline, TorporError, ignoreFailure, runCommand } from "@torpor/std";
+import type { Accelerator, Vm, VmHandle, VmSpec, VmmDriver, VmmIdentity } from "../driver.ts";
+import { cpuFingerprint } from "../identity.ts";
+import { type StartMode, commandLine, runFiles } from "./command-line.ts";
+import { endProcess, isAlive, readExit, startProcess } from "./process.ts";
+import { QmpClient } from "./qmp.ts";
+import { QemuVm } from "./vm.ts";
+
+const versionBudgetMs = 10_000;
+const cleanupBudgetMs = 5_000;
+
+export interface QemuOptions {
+  readonly accelerator: Accelerator;
+  /** Name or path of the QEMU program. */
+  readonly program?: string;
+}
+
+export class QemuDriver implements VmmDriver {
+  readonly #program: string;
+  readonly #accelerator: Accelerator;
+  #identity: Promise<VmmIdentity> | undefined;
+
+  constructor(options: QemuOptions) {
+    this.#program = options.program ?? "qemu-system-x86_64";
+    this.#accelerator = options.accelerator;
+  }
+
+  identity(): Promise<VmmIdentity> {
+    this.#identity ??= this.#readIdentity();
+    return this.#identity;
+  }
+
+  boot(spec: VmSpec, deadline: Deadline): Promise<Vm> {
+    return this.#start(spec, "boot", deadline);
+  }
+
+  restore(spec: VmSpec, deadline: Deadline): Promise<Vm> {
+    return this.#start(spec, "restore", deadline);
+  }
+
+  async adopt(handle: VmHandle, deadline: Deadline): Promise<Vm> {
+    const alive = (): boolean => isAlive(handle);
+    if (!alive()) throw new TorporError("vmm.exited", `process ${handle.pid} is gone`);
+    const qmp = await QmpClient.connect(join(handle.runFolder, runFiles.control), alive, deadline);
+    return new QemuVm(handle, qmp);
+  }
+
+  async #start(spec: VmSpec, mode: StartMode, deadline: Deadline): Promise<Vm> {
+    const argv = commandLine(spec, this.#accelerator, mode);
+    const { handle, alive } = await startProcess(this.#program, argv, spec);
+    try {
+      const control = join(spec.runFolder, runFiles.control);
+      return new QemuVm(handle, await QmpClient.connect(control, alive, deadline));
+    } catch (cause) {
+      const cleanup = Deadline.after(cleanupBudgetMs, "ending a VM that did not start");
+      await ignoreFailure("the start's own failure is reported", endProcess(handle, cleanup));
+      const { vmmTail } = await readExit(handle);
+      const failure = TorporError.from(cause, "vmm.failed");
+      throw new TorporError(failure.code, `${failure.rawMessage}; QEMU said: ${vmmTail.trim()}`, {
+        cause,
+        effect: "none",
+      });
+    }
+  }
+
+  async #readIdentity(): Promise<VmmIdentity> {
+    return {
+      vmm: "qemu",
+      version: await qemuVersion(this.#program),
+      accelerator: this.#accelerator,
+      cpuFingerprint: await cpuFingerprint(),
+      tscKhz: await measureTscKhz(),
+    };
+  }
+}
+
+/** The full version text, Debian's revision included. @throws vmm.missing */
+export async function qemuVersion(program = "qemu-system-x86_64"): Promise<string> {
+  const deadline = Deadline.after(versionBudgetMs, "asking QEMU for its version");
+  try {
+    const { stdout } = await runCommand([program, "--version"], deadline);
+    return /version (.+)/.exec(stdout)?.[1]?.trim() ?? "unknown";
+  } catch (cause) {
+    if (TorporError.is(cause) && cause.code === "command.notFound") {
+      throw new TorporError("vmm.missing", "QEMU is not installed", { cause });
+    }
+    throw cause;
+  }
+}

@@ -1,0 +1,75 @@
+/**
+ * The guest's memory, seen through the QEMU process that maps it.
+ *
+ * A restored VM maps the memory image privately, so the pages it wrote are exactly the ones that are
+ * the process's own. Reading and writing go through /proc/PID/mem at the address of that mapping.
+ */
+import { closeSync, openSync, readFileSync, readSync, writeSync } from "node:fs";
+import { ownPages } from "@torpor/native";
+import { TorporError } from "@torpor/std";
+import type { GuestMemory, MemoryRange, VmHandle } from "../driver.ts";
+
+export class ProcessMemory implements GuestMemory, Disposable {
+  readonly sizeBytes: number;
+  readonly #pid: number;
+  readonly #memoryPath: string;
+  #mapped: { readonly fd: number; readonly start: number } | undefined;
+
+  constructor(handle: VmHandle) {
+    this.sizeBytes = handle.memoryMiB * 1024 * 1024;
+    this.#pid = handle.pid;
+    this.#memoryPath = handle.memoryPath;
+  }
+
+  ownRanges(): readonly MemoryRange[] {
+    const { start } = this.#open();
+    return ownPages(this.#pid, { start, end: start + this.sizeBytes }).map((range) => ({
+      startBytes: range.start - start,
+      endBytes: range.end - start,
+    }));
+  }
+
+  read(offsetBytes: number, into: Uint8Array): void {
+    const { fd, start } = this.#open();
+    assertWhole(readSync(fd, into, 0, into.length, start + offsetBytes), into.length);
+  }
+
+  write(offsetBytes: number, from: Uint8Array): void {
+    const { fd, start } = this.#open();
+    assertWhole(writeSync(fd, from, 0, from.length, start + offsetBytes), from.length);
+  }
+
+  [Symbol.dispose](): void {
+    if (this.#mapped === undefined) return;
+    closeSync(this.#mapped.fd);
+    this.#mapped = undefined;
+  }
+
+  #open(): { readonly fd: number; readonly start: number } {
+    this.#mapped ??= {
+      start: findMapping(this.#pid, this.#memoryPath, this.sizeBytes),
+      fd: openSync(`/proc/${this.#pid}/mem`, "r+"),
+    };
+    return this.#mapped;
+  }
+}
+
+function assertWhole(movedBytes: number, wantedBytes: number): void {
+  if (movedBytes === wantedBytes) return;
+  throw new TorporError(
+    "vmm.failed",
+    `moved ${movedBytes} of ${wantedBytes} bytes of guest memory`,
+  );
+}
+
+/** Each line of /proc/PID/maps is "start-end perms offset device inode path" (proc(5)). */
+function findMapping(pid: number, path: string, sizeBytes: number): number {
+  for (const line of readFileSync(`/proc/${pid}/maps`, "utf8").split("\n")) {
+    if (!line.endsWith(` ${path}`)) continue;
+    const [start = 0, end = 0] = (line.split(" ")[0] ?? "")
+      .split("-")
+      .map((address) => Number.parseInt(address, 16));
+    if (end - start === sizeBytes) return start;
+  }
+  throw new TorporError("vmm.failed", `process ${pid} does not map ${path}`);
+}

@@ -1,0 +1,124 @@
+/**
+ * One QEMU process: started detached so that it outlives the daemon, known by pid, start time and
+ * boot id, ended by signal.
+ *
+ * WARNING: a pid alone can be reused by a stranger; every signal is preceded by a look at the start
+ * time.
+ */
+import { spawn } from "node:child_process";
+import { closeSync, openSync, readFileSync } from "node:fs";
+import { open } from "node:fs/promises";
+import { join } from "node:path";
+import { type Deadline, TorporError, systemCode } from "@torpor/std";
+import type { VmExit, VmHandle, VmSpec } from "../driver.ts";
+import { runFiles } from "./command-line.ts";
+
+const endPollMs = 5;
+/** LIMIT: how much of a log is read for a report. */
+const tailBytes = 4096;
+
+export interface StartedProcess {
+  readonly handle: VmHandle;
+  readonly alive: () => boolean;
+}
+
+/** @throws vmm.missing when there is no QEMU to start. */
+export function startProcess(
+  program: string,
+  argv: readonly string[],
+  spec: VmSpec,
+): Promise<StartedProcess> {
+  const log = openSync(join(spec.runFolder, runFiles.log), "a", 0o600);
+  const tap = spec.network.kind === "tap" ? [spec.network.tapFd] : [];
+  const start = (): ReturnType<typeof spawn> =>
+    spawn(program, argv, { detached: true, stdio: ["ignore", log, log, ...tap] });
+  let child: ReturnType<typeof spawn>;
+  try {
+    child = spec.network.kind === "tap" ? spec.network.inNamespace(start) : start();
+  } finally {
+    closeSync(log);
+  }
+  child.unref();
+  const { promise, resolve, reject } = Promise.withResolvers<StartedProcess>();
+  child.once("error", (cause) => {
+    const missing = systemCode(cause) === "ENOENT";
+    reject(
+      missing
+        ? new TorporError("vmm.missing", `${program} is not installed`, { cause })
+        : TorporError.from(cause, "vmm.failed", `starting ${program}`),
+    );
+  });
+  child.once("spawn", () => {
+    const pid = child.pid ?? 0;
+    const startTicks = readStartTicks(pid);
+    if (startTicks === undefined) {
+      reject(new TorporError("vmm.exited", "QEMU ended at once"));
+      return;
+    }
+    const handle: VmHandle = {
+      pid,
+      startTicks,
+      bootId: readBootId(),
+      runFolder: spec.runFolder,
+      memoryPath: spec.memoryPath,
+      memoryMiB: spec.machine.memoryMiB,
+    };
+    resolve({ handle, alive: () => isAlive(handle) });
+  });
+  return promise;
+}
+
+/** True while the very process of the handle exists and is not a zombie. */
+export function isAlive(handle: VmHandle): boolean {
+  return handle.bootId === readBootId() && readStartTicks(handle.pid) === handle.startTicks;
+}
+
+/** Kills the process and waits until it is gone. Safe to repeat. */
+export async function endProcess(handle: VmHandle, deadline: Deadline): Promise<void> {
+  while (isAlive(handle)) {
+    try {
+      process.kill(handle.pid, "SIGKILL");
+    } catch (error) {
+      if (systemCode(error) !== "ESRCH") throw error;
+    }
+    deadline.check();
+    await deadline.sleep(endPollMs);
+  }
+}
+
+export async function readExit(handle: VmHandle): Promise<VmExit> {
+  return {
+    consoleTail: await readTail(join(handle.runFolder, runFiles.console)),
+    vmmTail: await readTail(join(handle.runFolder, runFiles.log)),
+  };
+}
+
+async function readTail(path: string): Promise<string> {
+  try {
+    await using file = await open(path, "r");
+    const { size } = await file.stat();
+    const length = Math.min(size, tailBytes);
+    const { buffer } = await file.read(Buffer.alloc(length), 0, length, size - length);
+    return buffer.toString("utf8");
+  } catch (error) {
+    if (systemCode(error) === "ENOENT") return "";
+    throw error;
+  }
+}
+
+/** Field 22 of /proc/PID/stat, or undefined when the process is gone or a zombie (proc(5)). */
+function readStartTicks(pid: number): number | undefined {
+  let stat: string;
+  try {
+    stat = readFileSync(`/proc/${pid}/stat`, "utf8");
+  } catch {
+    return undefined;
+  }
+  // The program's name, field 2, may contain spaces and brackets; fields count after its last one.
+  const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+  return fields[0] === "Z" || fields[0] === "X" ? undefined : Number(fields[19]);
+}
+
+function readBootId(): string {
+  return readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim();
+}

@@ -1,0 +1,122 @@
+/**
+ * QEMU's control protocol (QMP) over its Unix socket: one JSON object a line each way.
+ *
+ * Owns the connection and the matching of answers to commands. The socket closing is how the end of
+ * the process is noticed at once, also for a process this one did not start. Every command has a
+ * deadline; a command that QEMU refuses becomes `vmm.failed` with QEMU's own words.
+ */
+import { once } from "node:events";
+import { type Socket, connect } from "node:net";
+import {
+  type Deadline,
+  type JsonObject,
+  TorporError,
+  parseJson,
+  parseObject,
+  systemCode,
+} from "@torpor/std";
+
+/** LIMIT: the longest answer used here is under 4 KiB. */
+const lineBytesMax = 1 << 20;
+const connectRetryMs = 2;
+
+interface Waiter {
+  resolve(value: unknown): void;
+  reject(error: unknown): void;
+}
+
+export class QmpClient {
+  readonly #socket: Socket;
+  readonly #waiters = new Map<number, Waiter>();
+  readonly #closed: Promise<void>;
+  #nextId = 1;
+  #text = "";
+
+  private constructor(socket: Socket) {
+    this.#socket = socket;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#closed = promise;
+    socket.setEncoding("utf8");
+    socket.on("data", (chunk: string) => this.#receive(chunk));
+    socket.on("error", () => socket.destroy());
+    socket.on("close", () => {
+      for (const waiter of this.#waiters.values()) waiter.reject(connectionLost());
+      this.#waiters.clear();
+      resolve();
+    });
+  }
+
+  /** Waits for the socket to appear, as long as `alive` says that somebody may still make it. */
+  static async connect(path: string, alive: () => boolean, deadline: Deadline): Promise<QmpClient> {
+    for (;;) {
+      const socket = connect(path);
+      try {
+        await deadline.race(once(socket, "connect"));
+      } catch (cause) {
+        socket.destroy();
+        const code = systemCode(cause);
+        if (code !== "ENOENT" && code !== "ECONNREFUSED") throw cause;
+        if (!alive()) throw new TorporError("vmm.exited", "QEMU ended before it answered");
+        deadline.check();
+        await deadline.sleep(connectRetryMs);
+        continue;
+      }
+      const client = new QmpClient(socket);
+      await client.execute("qmp_capabilities", {}, deadline);
+      return client;
+    }
+  }
+
+  /** Settles when QEMU's end of the socket is closed. */
+  get closed(): Promise<void> {
+    return this.#closed;
+  }
+
+  async execute(command: string, args: JsonObject, deadline: Deadline): Promise<unknown> {
+    if (this.#socket.destroyed) throw connectionLost();
+    const id = this.#nextId++;
+    const { promise, resolve, reject } = Promise.withResolvers<unknown>();
+    this.#waiters.set(id, { resolve, reject });
+    this.#socket.write(`${JSON.stringify({ execute: command, arguments: args, id })}\n`);
+    try {
+      return await deadline.race(promise);
+    } finally {
+      this.#waiters.delete(id);
+    }
+  }
+
+  /** A command of the human monitor; returns what it prints, which is empty for most. */
+  async executeHuman(commandLine: string, deadline: Deadline): Promise<string> {
+    const args = { "command-line": commandLine };
+    const printed = await this.execute("human-monitor-command", args, deadline);
+    return typeof printed === "string" ? printed.trim() : "";
+  }
+
+  close(): void {
+    this.#socket.destroy();
+  }
+
+  #receive(chunk: string): void {
+    const lines = (this.#text + chunk).split("\n");
+    this.#text = lines.pop() ?? "";
+    if (this.#text.length > lineBytesMax) this.#socket.destroy();
+    for (const line of lines) {
+      if (line.trim() !== "") this.#dispatch(parseObject(parseJson(line, "QMP line"), "QMP line"));
+    }
+  }
+
+  #dispatch(message: JsonObject): void {
+    const waiter = this.#waiters.get(Number(message["id"]));
+    if (waiter === undefined) return; // the greeting or an event
+    if ("error" in message) {
+      const error = parseObject(message["error"], "QMP error");
+      waiter.reject(new TorporError("vmm.failed", `QEMU refused: ${String(error["desc"])}`));
+    } else {
+      waiter.resolve(message["return"]);
+    }
+  }
+}
+
+function connectionLost(): TorporError {
+  return new TorporError("vmm.exited", "QEMU ended or closed its control socket");
+}

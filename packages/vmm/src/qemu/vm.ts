@@ -1,0 +1,63 @@
+/** A running QEMU guest: the `Vm` of this driver, over its control socket and its process. */
+import { type Deadline, TorporError, ignoreFailure, parseObject } from "@torpor/std";
+import type { Vm, VmExit, VmHandle } from "../driver.ts";
+import { ProcessMemory } from "./memory.ts";
+import { endProcess, readExit } from "./process.ts";
+import type { QmpClient } from "./qmp.ts";
+
+const statePollMs = 1;
+
+export class QemuVm implements Vm {
+  readonly handle: VmHandle;
+  readonly memory: ProcessMemory;
+  readonly exited: Promise<VmExit>;
+  readonly #qmp: QmpClient;
+
+  constructor(handle: VmHandle, qmp: QmpClient) {
+    this.handle = handle;
+    this.memory = new ProcessMemory(handle);
+    this.#qmp = qmp;
+    this.exited = qmp.closed.then(() => {
+      this.memory[Symbol.dispose]();
+      return readExit(handle);
+    });
+  }
+
+  async holdVcpus(deadline: Deadline): Promise<void> {
+    await this.#qmp.execute("stop", {}, deadline);
+  }
+
+  async releaseVcpus(deadline: Deadline): Promise<void> {
+    await this.#qmp.execute("cont", {}, deadline);
+  }
+
+  async saveDeviceState(path: string, deadline: Deadline): Promise<void> {
+    // live: the block devices stay usable, so that the VM can go on when the pause is undone.
+    await this.#qmp.execute("xen-save-devices-state", { filename: path, live: true }, deadline);
+  }
+
+  async loadDeviceState(path: string, deadline: Deadline): Promise<void> {
+    await this.#qmp.execute("migrate-incoming", { uri: `file:${path}` }, deadline);
+    while ((await this.#runState(deadline)) === "inmigrate") {
+      deadline.check();
+      await deadline.sleep(statePollMs);
+    }
+  }
+
+  async flushDisk(deadline: Deadline): Promise<void> {
+    // `stop` has drained the device; this reports what `stop` keeps to itself, such as a full disk.
+    const printed = await this.#qmp.executeHuman('qemu-io disk "flush"', deadline);
+    if (printed !== "") throw new TorporError("storage.failed", `flushing the disk: ${printed}`);
+  }
+
+  async end(deadline: Deadline): Promise<void> {
+    await endProcess(this.handle, deadline);
+    this.#qmp.close();
+    await ignoreFailure("a process that is gone has nothing more to tell", this.exited);
+  }
+
+  async #runState(deadline: Deadline): Promise<string> {
+    const status = parseObject(await this.#qmp.execute("query-status", {}, deadline), "status");
+    return String(status["status"]);
+  }
+}
