@@ -89,6 +89,13 @@ export interface VmHandle {
   readonly memoryMiB: number;
 }
 
+/** A VM's process, found by looking rather than remembered. */
+export interface VmProcess {
+  readonly pid: number;
+  readonly runFolder: string;
+  end(deadline: Deadline): Promise<void>;
+}
+
 export interface VmExit {
   /** The last lines of the guest's console, for the report. */
   readonly consoleTail: string;
@@ -135,4 +142,6 @@ export interface VmmDriver {
   restore(spec: VmSpec, deadline: Deadline): Promise<Vm>;
   /** @throws vmm.exited when the process of the handle is gone. */
   adopt(handle: VmHandle, deadline: Deadline): Promise<Vm>;
+  /** The processes of all VMs whose run folder is below `folder`, whoever started them. */
+  processesBelow(folder: string): Promise<readonly VmProcess[]>;
 }

@@ -8,6 +8,7 @@ export type {
   Vm,
   VmExit,
   VmHandle,
+  VmProcess,
   VmSpec,
   VmmDriver,
   VmmIdentity,

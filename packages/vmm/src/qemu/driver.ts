@@ -6,10 +6,18 @@
 import { join } from "node:path";
 import { measureTscKhz } from "@torpor/native";
 import { Deadline, TorporError, ignoreFailure, runCommand } from "@torpor/std";
-import type { Accelerator, Vm, VmHandle, VmSpec, VmmDriver, VmmIdentity } from "../driver.ts";
+import type {
+  Accelerator,
+  Vm,
+  VmHandle,
+  VmProcess,
+  VmSpec,
+  VmmDriver,
+  VmmIdentity,
+} from "../driver.ts";
 import { cpuFingerprint } from "../identity.ts";
 import { type StartMode, commandLine, runFiles } from "./command-line.ts";
-import { endProcess, isAlive, readExit, startProcess } from "./process.ts";
+import { endProcess, findProcesses, isAlive, readExit, startProcess } from "./process.ts";
 import { QmpClient } from "./qmp.ts";
 import { QemuVm } from "./vm.ts";
 
@@ -50,6 +58,10 @@ export class QemuDriver implements VmmDriver {
     if (!alive()) throw new TorporError("vmm.exited", `process ${handle.pid} is gone`);
     const qmp = await QmpClient.connect(join(handle.runFolder, runFiles.control), alive, deadline);
     return new QemuVm(handle, qmp);
+  }
+
+  processesBelow(folder: string): Promise<readonly VmProcess[]> {
+    return findProcesses(folder);
   }
 
   async #start(spec: VmSpec, mode: StartMode, deadline: Deadline): Promise<Vm> {

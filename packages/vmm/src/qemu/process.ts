@@ -7,15 +7,18 @@
  */
 import { spawn } from "node:child_process";
 import { closeSync, openSync, readFileSync } from "node:fs";
-import { open } from "node:fs/promises";
-import { join } from "node:path";
+import { open, readFile, readdir } from "node:fs/promises";
+import { dirname, join } from "node:path";
 import { type Deadline, TorporError, systemCode } from "@torpor/std";
-import type { VmExit, VmHandle, VmSpec } from "../driver.ts";
+import type { VmExit, VmHandle, VmProcess, VmSpec } from "../driver.ts";
 import { runFiles } from "./command-line.ts";
 
 const endPollMs = 5;
 /** LIMIT: how much of a log is read for a report. */
 const tailBytes = 4096;
+
+/** The part of a handle that names the process. */
+type ProcessName = Pick<VmHandle, "pid" | "startTicks" | "bootId">;
 
 export interface StartedProcess {
   readonly handle: VmHandle;
@@ -69,12 +72,12 @@ export function startProcess(
 }
 
 /** True while the very process of the handle exists and is not a zombie. */
-export function isAlive(handle: VmHandle): boolean {
+export function isAlive(handle: ProcessName): boolean {
   return handle.bootId === readBootId() && readStartTicks(handle.pid) === handle.startTicks;
 }
 
 /** Kills the process and waits until it is gone. Safe to repeat. */
-export async function endProcess(handle: VmHandle, deadline: Deadline): Promise<void> {
+export async function endProcess(handle: ProcessName, deadline: Deadline): Promise<void> {
   while (isAlive(handle)) {
     try {
       process.kill(handle.pid, "SIGKILL");
@@ -84,6 +87,38 @@ export async function endProcess(handle: VmHandle, deadline: Deadline): Promise<
     deadline.check();
     await deadline.sleep(endPollMs);
   }
+}
+
+/** Looks through /proc for QEMU processes whose control socket lies below `folder`. */
+export async function findProcesses(folder: string): Promise<readonly VmProcess[]> {
+  const bootId = readBootId();
+  const found: VmProcess[] = [];
+  for (const name of await readdir("/proc")) {
+    const pid = Number(name);
+    if (!Number.isInteger(pid)) continue;
+    const runFolder = await readRunFolder(pid);
+    const startTicks = readStartTicks(pid);
+    if (runFolder === undefined || startTicks === undefined) continue;
+    if (!runFolder.startsWith(`${folder}/`)) continue;
+    const end = (deadline: Deadline): Promise<void> =>
+      endProcess({ pid, startTicks, bootId }, deadline);
+    found.push({ pid, runFolder, end });
+  }
+  return found;
+}
+
+/** The folder of the control socket on a QEMU command line, or undefined for any other process. */
+async function readRunFolder(pid: number): Promise<string | undefined> {
+  let argv: string[];
+  try {
+    argv = (await readFile(`/proc/${pid}/cmdline`, "utf8")).split("\0");
+  } catch {
+    return undefined; // ended while looking
+  }
+  if (!argv.some((argument) => argument.startsWith("torpor-"))) return undefined;
+  const control = argv[argv.indexOf("-qmp") + 1] ?? "";
+  const path = /^unix:(.*),server=on/.exec(control)?.[1]?.replaceAll(",,", ",");
+  return path === undefined ? undefined : dirname(path);
 }
 
 export async function readExit(handle: VmHandle): Promise<VmExit> {

@@ -1,0 +1,191 @@
+/**
+ * The host's connections to one guest agent, for one run of its VM.
+ *
+ * A link belongs to a generation: it is made when the VM starts and destroyed, with every connection
+ * it ever opened, before the guest is saved. A connection must never be used across a restore: the
+ * guest's half is rewound, the host's is not, and whoever writes on it waits minutes for nothing.
+ *
+ * The host's own calls share a small keep-alive pool; connections on behalf of users are opened one
+ * by one with `dial` and tracked, so that they can be cut too.
+ */
+import { Agent, type IncomingMessage, request } from "node:http";
+import type { Socket } from "node:net";
+import type { Duplex } from "node:stream";
+import {
+  type CancelResponse,
+  type InitRequest,
+  type InitResponse,
+  type PrepareResponse,
+  agentPort,
+  cancelRoute,
+  healthRoute,
+  hostKeyHeader,
+  initRoute,
+  parseCancelResponse,
+  parseInitResponse,
+  parsePrepareResponse,
+  prepareRoute,
+} from "@torpor/protocol";
+import { type Deadline, TorporError, parseJson } from "@torpor/std";
+
+/** LIMIT: a hostile guest may answer with anything; our own answers are under 1 KiB. */
+const answerBytesMax = 64 * 1024;
+const readyRetryMs = 10;
+/** A connection attempt that the guest's kernel has not answered by now is started anew. */
+const readyAttemptMs = 1_000;
+
+export interface GuestLinkOptions {
+  /** Opens a connection to a port of the guest. */
+  readonly dial: (port: number) => Socket;
+  /** Authorises private calls; replaced after an init that installed another. */
+  readonly hostKey: string;
+}
+
+export class GuestLink implements Disposable {
+  readonly #dial: (port: number) => Socket;
+  readonly #sockets = new Set<Socket>();
+  readonly #agent: Agent;
+  #hostKey: string;
+  #destroyed = false;
+
+  constructor(options: GuestLinkOptions) {
+    this.#dial = options.dial;
+    this.#hostKey = options.hostKey;
+    this.#agent = new DialingAgent(() => this.dial(agentPort));
+  }
+
+  /** The pool for calls to the agent, for use as the `agent` of Node's HTTP client. */
+  get agent(): Agent {
+    return this.#agent;
+  }
+
+  get openConnections(): number {
+    return this.#sockets.size;
+  }
+
+  /** A tracked connection to a port of the guest. @throws guest.unreachable after `destroy`. */
+  dial(port: number): Socket {
+    if (this.#destroyed) {
+      throw new TorporError("guest.unreachable", "this run of the guest is over", {
+        effect: "none",
+      });
+    }
+    const socket = this.#dial(port);
+    this.#sockets.add(socket);
+    socket.on("error", () => socket.destroy());
+    socket.once("close", () => this.#sockets.delete(socket));
+    return socket;
+  }
+
+  /** Waits until the agent answers its health check. @throws deadline.exceeded */
+  async waitUntilReady(deadline: Deadline): Promise<void> {
+    for (;;) {
+      try {
+        const attempt = deadline.sub(readyAttemptMs, "guest health check");
+        await this.#call("GET", healthRoute, undefined, attempt);
+        return;
+      } catch (cause) {
+        if (deadline.expired) {
+          throw new TorporError("guest.unreachable", "the guest's agent did not answer in time", {
+            cause,
+          });
+        }
+        await deadline.sleep(readyRetryMs);
+      }
+    }
+  }
+
+  /** Makes the guest right again after a start or a restore; user processes run from here on. */
+  async init(body: InitRequest, deadline: Deadline): Promise<InitResponse> {
+    const answer = parseInitResponse(await this.#call("POST", initRoute, body, deadline));
+    this.#hostKey = body.hostKey;
+    return answer;
+  }
+
+  /** Quiets the guest for a snapshot. After it only `cancel` or a restore may follow. */
+  async prepare(deadline: Deadline): Promise<PrepareResponse> {
+    return parsePrepareResponse(await this.#call("POST", prepareRoute, {}, deadline));
+  }
+
+  /** Undoes `prepare`, when the snapshot did not come to be. */
+  async cancel(deadline: Deadline): Promise<CancelResponse> {
+    return parseCancelResponse(await this.#call("POST", cancelRoute, {}, deadline));
+  }
+
+  /** Closes the connections that carry no request right now. */
+  closeIdle(): void {
+    for (const sockets of Object.values(this.#agent.freeSockets)) {
+      for (const socket of sockets ?? []) socket.destroy();
+    }
+  }
+
+  /** Destroys every connection to this run of the guest. */
+  [Symbol.dispose](): void {
+    this.#destroyed = true;
+    this.#agent.destroy();
+    for (const socket of this.#sockets) socket.destroy();
+  }
+
+  async #call(
+    method: "GET" | "POST",
+    path: string,
+    body: unknown,
+    deadline: Deadline,
+  ): Promise<unknown> {
+    const payload = body === undefined ? undefined : JSON.stringify(body);
+    const { promise, resolve, reject } = Promise.withResolvers<IncomingMessage>();
+    const outgoing = request({
+      agent: this.#agent,
+      method,
+      path,
+      host: "guest",
+      port: agentPort,
+      signal: deadline.signal,
+      headers: {
+        [hostKeyHeader]: this.#hostKey,
+        ...(payload === undefined
+          ? {}
+          : { "content-type": "application/json", "content-length": Buffer.byteLength(payload) }),
+      },
+    });
+    outgoing.on("response", resolve);
+    outgoing.on("error", reject);
+    outgoing.end(payload);
+    try {
+      return await readAnswer(await promise, path);
+    } catch (cause) {
+      if (deadline.expired) throw deadline.error(cause);
+      throw TorporError.from(cause, "guest.unreachable", `calling ${path}`);
+    }
+  }
+}
+
+/** Node's keep-alive pool over connections that `dial` opens. */
+class DialingAgent extends Agent {
+  readonly #open: () => Socket;
+
+  constructor(open: () => Socket) {
+    super({ keepAlive: true, maxFreeSockets: 4 });
+    this.#open = open;
+  }
+
+  override createConnection(): Duplex {
+    return this.#open();
+  }
+}
+
+async function readAnswer(response: IncomingMessage, path: string): Promise<unknown> {
+  const chunks: Buffer[] = [];
+  let bytes = 0;
+  for await (const chunk of response as AsyncIterable<Buffer>) {
+    bytes += chunk.length;
+    if (bytes > answerBytesMax) throw new TorporError("guest.refused", `${path}: answer too long`);
+    chunks.push(chunk);
+  }
+  const text = Buffer.concat(chunks).toString("utf8");
+  const status = response.statusCode ?? 0;
+  if (status >= 400) {
+    throw new TorporError("guest.refused", `the agent answered ${path} with ${status}: ${text}`);
+  }
+  return text === "" ? undefined : parseJson(text, `answer of ${path}`);
+}

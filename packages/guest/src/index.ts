@@ -1,0 +1,2 @@
+export { GuestLink, type GuestLinkOptions } from "./guest-link.ts";
+export { guestTransport, processClient } from "./rpc.ts";

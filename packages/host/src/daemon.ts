@@ -1,0 +1,139 @@
+/**
+ * The daemon: takes the state folder, settles what an earlier daemon left, and serves.
+ *
+ * Two listeners share one API: a Unix socket in the state folder for whoever may open it, and a TCP
+ * port of the loopback that asks for a key. VMs outlive the daemon; ending it lets go of them.
+ */
+import { mkdir, rm } from "node:fs/promises";
+import { once } from "node:events";
+import { type Server, createServer } from "node:http";
+import { join } from "node:path";
+import { tryLockFile } from "@torpor/native";
+import { type NetworkKind, defaultNetworkKind } from "@torpor/network";
+import { type Failpoint, type JsonObject, type Logger, TorporError, systemCode } from "@torpor/std";
+import { TemplateStore, stateFiles, templatesFolder } from "@torpor/storage";
+import { QemuDriver, type VmmDriver } from "@torpor/vmm";
+import { createApi } from "./api.ts";
+import { ApiKeys } from "./api-keys.ts";
+import type { HostContext } from "./host-context.ts";
+import { openDatabase } from "./records/database.ts";
+import { SandboxRecords } from "./records/sandbox-records.ts";
+import { Sandboxes } from "./sandboxes.ts";
+
+/** LIMIT: the kernel's `sun_path`, less its final zero. */
+const socketPathBytesMax = 107;
+const version = "0.1.0";
+
+export interface DaemonOptions {
+  readonly stateFolder: string;
+  readonly cacheFolder: string;
+  /** Port of the loopback; 0 lets the kernel choose. */
+  readonly port: number;
+  readonly log: Logger;
+  readonly networkKind?: NetworkKind | undefined;
+  readonly driver?: VmmDriver | undefined;
+  readonly failpoint?: Failpoint | undefined;
+}
+
+export interface Daemon extends AsyncDisposable {
+  readonly sandboxes: Sandboxes;
+  readonly socketPath: string;
+  readonly url: string;
+}
+
+/**
+ * @throws daemon.alreadyRunning when another one holds the state folder, port.inUse, template.missing
+ * when no template tells which accelerator to use.
+ */
+export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
+  await using undo = new AsyncDisposableStack();
+  await mkdir(options.stateFolder, { recursive: true, mode: 0o700 });
+  undo.use(lockState(options.stateFolder));
+  const database = await openDatabase(join(options.stateFolder, stateFiles.database));
+  undo.defer(() => database.destroy());
+  const templates = new TemplateStore(templatesFolder(options.cacheFolder));
+  const driver = options.driver ?? (await driverOf(templates));
+  const host: HostContext = {
+    stateFolder: options.stateFolder,
+    templates,
+    driver,
+    networkKind: options.networkKind ?? defaultNetworkKind(),
+    records: new SandboxRecords(database),
+    log: options.log,
+    failpoint: options.failpoint,
+  };
+  const sandboxes = await Sandboxes.open(host);
+  undo.defer(() => sandboxes.release());
+  const apiKeys = new ApiKeys(database);
+  const startedAtMs = Date.now();
+  let url = "";
+  const describe = async (): Promise<JsonObject> => ({
+    pid: process.pid,
+    version,
+    startedAtMs,
+    stateFolder: options.stateFolder,
+    accelerator: (await driver.identity()).accelerator,
+    network: host.networkKind,
+    url,
+    templates: await templates.names(),
+    sandboxCount: sandboxes.all().length,
+  });
+  const shared = { host, sandboxes, apiKeys, describe, createServer };
+  const tcp = await createApi({ ...shared, requireKey: true });
+  undo.defer(() => closeNow(tcp.server));
+  url = await listenTcp(tcp.server, options.port);
+  const local = await createApi({ ...shared, requireKey: false });
+  undo.defer(() => closeNow(local.server));
+  const socketPath = await listenUnix(local.server, options.stateFolder);
+  const running = undo.move();
+  return { sandboxes, socketPath, url, [Symbol.asyncDispose]: () => running.disposeAsync() };
+}
+
+function lockState(stateFolder: string): Disposable {
+  const lock = tryLockFile(join(stateFolder, stateFiles.lock));
+  if (lock === undefined) {
+    throw new TorporError("daemon.alreadyRunning", `another daemon serves ${stateFolder}`);
+  }
+  return lock;
+}
+
+/** A template runs under the accelerator it was booted with, so the newest one decides. */
+async function driverOf(templates: TemplateStore): Promise<VmmDriver> {
+  const [name] = await templates.names();
+  if (name === undefined) throw new TorporError("template.missing", "there is no template yet");
+  const { manifest } = await templates.open(name);
+  return new QemuDriver({ accelerator: manifest.identity.accelerator });
+}
+
+async function listenTcp(server: Server, port: number): Promise<string> {
+  try {
+    server.listen(port, "127.0.0.1");
+    await once(server, "listening");
+  } catch (cause) {
+    if (systemCode(cause) !== "EADDRINUSE") throw TorporError.from(cause, "network.failed");
+    throw new TorporError("port.inUse", `port ${port} of 127.0.0.1 is taken`, { cause });
+  }
+  const address = server.address();
+  const bound = typeof address === "object" ? address?.port : undefined;
+  return `http://127.0.0.1:${bound}`;
+}
+
+async function listenUnix(server: Server, stateFolder: string): Promise<string> {
+  const path = join(stateFolder, stateFiles.socket);
+  if (Buffer.byteLength(path) > socketPathBytesMax) {
+    throw new TorporError("argument.invalid", `${path} is too long for a socket`, {
+      advice: "Set TORPOR_HOME to a shorter path.",
+    });
+  }
+  await rm(path, { force: true }); // ours: the lock says that nobody listens on it
+  const umask = process.umask(0o077);
+  server.listen(path);
+  process.umask(umask);
+  await once(server, "listening");
+  return path;
+}
+
+function closeNow(server: Server): void {
+  server.close();
+  server.closeAllConnections();
+}

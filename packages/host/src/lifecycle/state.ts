@@ -1,0 +1,60 @@
+/**
+ * The states of a sandbox and every legal move between them. This file and `Sandbox` are the only
+ * places that know them; `decide.ts` says which requests a state allows.
+ *
+ *     creating ──► running ◄──► pausing ──► paused ◄──► resuming ──► running
+ *        │            │            │           │            │
+ *        └────────────┴────────────┴─► failed  └────────────┤   (any) ──► removing ──► gone
+ *                                        └──────► resuming ◄┘
+ *
+ * Resting states are running, paused and failed. The others belong to one operation of the sandbox's
+ * single writer and end with it; a daemon that finds one at its start settles it (see reconcile.ts).
+ */
+import type { NetworkHandle } from "@torpor/network";
+import { assert } from "@torpor/std";
+import type { VmHandle } from "@torpor/vmm";
+
+export type SandboxState =
+  | { readonly kind: "creating" }
+  | { readonly kind: "running"; readonly vm: VmHandle; readonly network: NetworkHandle }
+  | { readonly kind: "pausing"; readonly vm: VmHandle; readonly network: NetworkHandle }
+  | { readonly kind: "paused" }
+  | { readonly kind: "resuming" }
+  | { readonly kind: "removing" }
+  | { readonly kind: "failed"; readonly reason: string };
+
+export type StateKind = SandboxState["kind"];
+
+/** What causes each move. Read by `enter`, by tests and by whoever wants to know. */
+export const moves: Readonly<Record<StateKind, Partial<Record<StateKind, string>>>> = {
+  creating: {
+    running: "the guest is initialised",
+    failed: "the daemon ended while creating",
+    removing: "asked to remove",
+  },
+  running: {
+    pausing: "asked to pause",
+    failed: "the VM ended by itself",
+    removing: "asked to remove",
+  },
+  pausing: {
+    paused: "the snapshot is published",
+    running: "the pause failed and was undone",
+    failed: "the VM ended during the pause",
+    removing: "asked to remove",
+  },
+  paused: { resuming: "asked to resume", removing: "asked to remove" },
+  resuming: {
+    running: "the guest is initialised",
+    paused: "the resume failed and was undone",
+    removing: "asked to remove",
+  },
+  failed: { resuming: "asked to go back to the last snapshot", removing: "asked to remove" },
+  removing: {},
+};
+
+/** Checks that the move is legal; the only way from one state to another. */
+export function enter(from: SandboxState, to: SandboxState): SandboxState {
+  assert(to.kind in moves[from.kind], `no move from ${from.kind} to ${to.kind}`);
+  return to;
+}

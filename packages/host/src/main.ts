@@ -1,0 +1,39 @@
+/**
+ * The daemon as a program. Reads TORPOR_HOME, TORPOR_CACHE, TORPOR_PORT and TORPOR_NETWORK; logs one
+ * JSON object a line to standard error. SIGTERM and SIGINT end it and leave the VMs running.
+ */
+import { once } from "node:events";
+import { type NetworkKind, defaultNetworkKind } from "@torpor/network";
+import { TorporError, jsonLogger, parseInteger } from "@torpor/std";
+import { defaultCacheFolder, defaultStateFolder } from "@torpor/storage";
+import { startDaemon } from "./daemon.ts";
+
+const defaultPort = 7330;
+
+const log = jsonLogger((line) => process.stderr.write(line));
+try {
+  await using daemon = await startDaemon({
+    stateFolder: defaultStateFolder(),
+    cacheFolder: defaultCacheFolder(),
+    port: parsePort(process.env["TORPOR_PORT"]),
+    networkKind: parseNetwork(process.env["TORPOR_NETWORK"]),
+    log,
+  });
+  log.info("serving", { url: daemon.url, socket: daemon.socketPath });
+  const signals = ["SIGTERM", "SIGINT"].map((name) => once(process, name).then(() => name));
+  log.info("ending; the VMs go on running", { signal: await Promise.race(signals) });
+} catch (cause) {
+  const error = TorporError.from(cause, "internal");
+  log.error(error.rawMessage, { code: error.code, advice: error.advice, cause });
+  process.exitCode = 1;
+}
+
+function parsePort(text: string | undefined): number {
+  return text === undefined ? defaultPort : parseInteger(Number(text), "TORPOR_PORT", 0, 65_535);
+}
+
+function parseNetwork(text: string | undefined): NetworkKind {
+  if (text === undefined) return defaultNetworkKind();
+  if (text === "namespace" || text === "user") return text;
+  throw new TorporError("argument.invalid", "TORPOR_NETWORK must be namespace or user");
+}

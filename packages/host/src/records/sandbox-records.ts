@@ -1,0 +1,91 @@
+/**
+ * What the daemon knows of each sandbox, stored before it is acted on.
+ *
+ * A record is read and written whole by the sandbox's single writer, so that no two fields can
+ * disagree after a crash.
+ */
+import type { Selectable } from "kysely";
+import type { SandboxState } from "../lifecycle/state.ts";
+import type { Database, SandboxTable } from "./database.ts";
+
+export interface SandboxRecord {
+  readonly id: string;
+  readonly templateId: string;
+  readonly templateName: string;
+  /** Of the newest VM run. Grows by one with every start, also with a failed one. */
+  readonly generation: number;
+  readonly snapshotGeneration: number | null;
+  readonly state: SandboxState;
+  /** Disk layers of the present state above the template's disk, oldest first. */
+  readonly diskGenerations: readonly number[];
+  readonly hostKey: string;
+  readonly accessToken: string;
+  readonly metadata: Readonly<Record<string, string>>;
+  readonly envVars: Readonly<Record<string, string>>;
+  readonly createdAtMs: number;
+  /** When the present or last run began. */
+  readonly startedAtMs: number;
+}
+
+export class SandboxRecords {
+  readonly #database: Database;
+
+  constructor(database: Database) {
+    this.#database = database;
+  }
+
+  async all(): Promise<readonly SandboxRecord[]> {
+    const rows = await this.#database.selectFrom("sandboxes").selectAll().execute();
+    return rows.map(fromRow);
+  }
+
+  async save(record: SandboxRecord): Promise<void> {
+    const { id, ...rest } = toRow(record);
+    await this.#database
+      .insertInto("sandboxes")
+      .values({ id, ...rest })
+      .onConflict((conflict) => conflict.column("id").doUpdateSet(rest))
+      .execute();
+  }
+
+  async remove(id: string): Promise<void> {
+    await this.#database.deleteFrom("sandboxes").where("id", "=", id).execute();
+  }
+}
+
+function toRow(record: SandboxRecord): SandboxTable {
+  return {
+    id: record.id,
+    template_id: record.templateId,
+    template_name: record.templateName,
+    generation: record.generation,
+    snapshot_generation: record.snapshotGeneration,
+    state: JSON.stringify(record.state),
+    disk_generations: JSON.stringify(record.diskGenerations),
+    host_key: record.hostKey,
+    access_token: record.accessToken,
+    metadata: JSON.stringify(record.metadata),
+    env_vars: JSON.stringify(record.envVars),
+    created_at_ms: record.createdAtMs,
+    started_at_ms: record.startedAtMs,
+  };
+}
+
+/** The columns hold what `toRow` wrote; the database is the daemon's own. */
+function fromRow(row: Selectable<SandboxTable>): SandboxRecord {
+  return {
+    id: row.id,
+    templateId: row.template_id,
+    templateName: row.template_name,
+    generation: row.generation,
+    snapshotGeneration: row.snapshot_generation,
+    state: JSON.parse(row.state) as SandboxState,
+    diskGenerations: JSON.parse(row.disk_generations) as number[],
+    hostKey: row.host_key,
+    accessToken: row.access_token,
+    metadata: JSON.parse(row.metadata) as Record<string, string>,
+    envVars: JSON.parse(row.env_vars) as Record<string, string>,
+    createdAtMs: row.created_at_ms,
+    startedAtMs: row.started_at_ms,
+  };
+}

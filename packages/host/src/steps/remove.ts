@@ -1,0 +1,36 @@
+/**
+ * How a sandbox is removed, in whatever state it is: its VM is ended, its folder deleted, its record
+ * forgotten, in that order, so that a crash in between is finished by the next start of the daemon.
+ * Each step may run twice.
+ */
+import { rm } from "node:fs/promises";
+import type { SandboxFolder } from "@torpor/storage";
+import type { Deadline, Step } from "@torpor/std";
+import type { SandboxRecords } from "../records/sandbox-records.ts";
+import { type SandboxRun, endRun } from "./run.ts";
+
+export interface RemoveContext {
+  readonly sandboxId: string;
+  readonly folder: SandboxFolder;
+  readonly records: SandboxRecords;
+  /** Undefined when no VM is running. */
+  readonly run: SandboxRun | undefined;
+}
+
+export const removeSteps: readonly Step<RemoveContext>[] = [
+  { name: "end VM", budgetMs: 15_000, run: endVm },
+  { name: "delete files", budgetMs: 60_000, run: deleteFiles },
+  { name: "forget", budgetMs: 5_000, run: forget },
+];
+
+async function endVm({ run }: RemoveContext, deadline: Deadline): Promise<void> {
+  if (run !== undefined) await endRun(run, deadline);
+}
+
+async function deleteFiles({ folder }: RemoveContext): Promise<void> {
+  await rm(folder.path, { recursive: true, force: true });
+}
+
+async function forget({ records, sandboxId }: RemoveContext): Promise<void> {
+  await records.remove(sandboxId);
+}

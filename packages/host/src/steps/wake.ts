@@ -1,0 +1,216 @@
+/**
+ * How a sandbox comes to life: from a template (create) or from its own snapshot (resume).
+ *
+ * The order, each step with its budget and its undo:
+ *
+ *   1. check            what is on disk fits this machine and is undamaged
+ *   2. network          a network of this run alone                          undo: release it
+ *   3. disk layer       an empty layer above the sealed ones                 undo: remove it
+ *   4. start VMM        memory mapped privately over the template's image    undo: end the VM
+ *   5. load memory      the snapshot's own pages over the image (resume)
+ *   6. load device state
+ *   7. release vCPUs    the guest goes on where it was; user processes are still frozen
+ *   8. read ahead       memory the guest will need, before it asks
+ *   9. wait until ready the agent answers                                    a deadline of its own
+ *  10. init             entropy, clock, generation, token; old connections destroyed; user
+ *                       processes thawed last                                a deadline of its own
+ *
+ * ORDER: memory is complete before device state is loaded, because loading a device reads its queues
+ * in guest memory. No user instruction runs before step 10 is done inside the guest.
+ *
+ * A failure anywhere leaves the sandbox as it was: a paused one paused, a new one not there.
+ */
+import { mkdir, open, rm } from "node:fs/promises";
+import { GuestLink } from "@torpor/guest";
+import { readAhead } from "@torpor/native";
+import { type NetworkKind, type NewGuestNetwork, createNetwork } from "@torpor/network";
+import type { InitRequest } from "@torpor/protocol";
+import { Deadline, type Step, TorporError, assert } from "@torpor/std";
+import {
+  type SandboxFolder,
+  type SnapshotManifest,
+  type Template,
+  applyMemoryDiff,
+  assertFreeSpace,
+  createOverlay,
+  openSnapshot,
+  snapshotFiles,
+  verifyFile,
+} from "@torpor/storage";
+import { type DiskLayer, type Vm, type VmmDriver, assertLoadable } from "@torpor/vmm";
+import { join } from "node:path";
+import { addressing } from "../addressing.ts";
+import type { SandboxRun } from "./run.ts";
+
+/** LIMIT: a new layer and its metadata; what the guest writes later is its own affair. */
+const newRunBytes = 16 * 1024 * 1024;
+const endBudgetMs = 10_000;
+
+export interface WakeContext {
+  readonly sandboxId: string;
+  readonly generation: number;
+  readonly template: Template;
+  /** The snapshot to go on from; undefined for a new sandbox. */
+  readonly snapshotGeneration: number | undefined;
+  /** Sealed layers above the template's disk; replaced by the snapshot's own list on a resume. */
+  readonly folder: SandboxFolder;
+  readonly driver: VmmDriver;
+  readonly networkKind: NetworkKind;
+  /** The key that the guest in the saved memory knows. */
+  readonly savedHostKey: string;
+  /** All of init but what is only known when it is sent. */
+  readonly init: Omit<InitRequest, "entropy" | "timestampMs">;
+  readonly entropy: () => string;
+  /** Filled in by the steps. */
+  snapshot?: SnapshotManifest;
+  network?: NewGuestNetwork;
+  vm?: Vm;
+  link?: GuestLink;
+  diskGenerations?: readonly number[];
+}
+
+export const wakeSteps: readonly Step<WakeContext>[] = [
+  { name: "check", budgetMs: 10_000, run: checkSources },
+  { name: "network", budgetMs: 5_000, run: makeNetwork },
+  { name: "disk layer", budgetMs: 5_000, run: addDiskLayer },
+  { name: "start VMM", budgetMs: 15_000, run: startVmm },
+  { name: "load memory", budgetMs: 60_000, run: loadMemory },
+  { name: "load device state", budgetMs: 15_000, run: loadDeviceState },
+  { name: "release vCPUs", budgetMs: 5_000, run: releaseVcpus },
+  { name: "read ahead", budgetMs: 5_000, run: readAheadMemory },
+  { name: "wait until ready", budgetMs: 30_000, run: waitUntilReady },
+  { name: "init", budgetMs: 20_000, run: initGuest },
+];
+
+/** What a finished list of steps has made. */
+export function wokenRun(context: WakeContext): SandboxRun {
+  const { vm, network, link, generation } = context;
+  assert(vm !== undefined && network !== undefined && link !== undefined, "the wake is finished");
+  return { generation, vm, network, link };
+}
+
+async function checkSources(context: WakeContext): Promise<void> {
+  await assertFreeSpace(context.folder.path, newRunBytes);
+  const identity = await context.driver.identity();
+  const { template, snapshotGeneration, folder } = context;
+  if (snapshotGeneration === undefined) {
+    assertLoadable(template.manifest.identity, identity);
+    await verifyFile(template.deviceStatePath, template.manifest.deviceState);
+    context.diskGenerations = [];
+    return;
+  }
+  const snapshot = await openSnapshot(folder, snapshotGeneration);
+  assertLoadable(snapshot.identity, identity);
+  if (snapshot.templateId !== template.manifest.templateId) {
+    throw new TorporError("snapshot.incompatible", "the snapshot belongs to another template");
+  }
+  await verifyFile(deviceStatePath(context), snapshot.deviceState);
+  context.snapshot = snapshot;
+  context.diskGenerations = snapshot.diskGenerations;
+}
+
+async function makeNetwork(
+  context: WakeContext,
+  _deadline: Deadline,
+  undo: AsyncDisposableStack,
+): Promise<void> {
+  context.network = undo.use(await createNetwork(context.networkKind, addressing));
+}
+
+async function addDiskLayer(
+  context: WakeContext,
+  _deadline: Deadline,
+  undo: AsyncDisposableStack,
+): Promise<void> {
+  const path = context.folder.disk(context.generation);
+  await mkdir(context.folder.disks, { recursive: true, mode: 0o700 });
+  undo.defer(() => rm(path, { force: true }));
+  await createOverlay(path, context.template.manifest.diskBytes);
+}
+
+async function startVmm(
+  context: WakeContext,
+  deadline: Deadline,
+  undo: AsyncDisposableStack,
+): Promise<void> {
+  const { template, folder, generation, network, sandboxId } = context;
+  assert(network !== undefined, "the network is made before the VMM starts");
+  const runFolder = folder.run(generation);
+  await mkdir(runFolder, { recursive: true, mode: 0o700 });
+  undo.defer(() => rm(runFolder, { recursive: true, force: true }));
+  using attachment = network.attachment;
+  const vm = await context.driver.restore(
+    {
+      name: sandboxId,
+      machine: {
+        ...template.manifest.machine,
+        kernelPath: template.kernelPath,
+        initramfsPath: template.initramfsPath,
+      },
+      memoryPath: template.memoryPath,
+      disk: diskLayers(context),
+      network: attachment,
+      runFolder,
+    },
+    deadline,
+  );
+  undo.defer(() => vm.end(Deadline.after(endBudgetMs, "ending a VM that was not needed")));
+  context.vm = vm;
+}
+
+function diskLayers(context: WakeContext): readonly DiskLayer[] {
+  const sealed = context.diskGenerations ?? [];
+  return [
+    { path: context.template.diskPath, format: "raw" },
+    ...[...sealed, context.generation].map((generation) => ({
+      path: context.folder.disk(generation),
+      format: "qcow2" as const,
+    })),
+  ];
+}
+
+async function loadMemory(context: WakeContext): Promise<void> {
+  const { vm, snapshot, folder } = context;
+  assert(vm !== undefined, "the VMM runs before memory is loaded");
+  if (snapshot === undefined) return;
+  await applyMemoryDiff(folder.snapshot(snapshot.generation), snapshot.memory, vm.memory);
+}
+
+async function loadDeviceState(context: WakeContext, deadline: Deadline): Promise<void> {
+  await context.vm?.loadDeviceState(deviceStatePath(context), deadline);
+}
+
+function deviceStatePath(context: WakeContext): string {
+  const { snapshotGeneration, folder, template } = context;
+  if (snapshotGeneration === undefined) return template.deviceStatePath;
+  return join(folder.snapshot(snapshotGeneration), snapshotFiles.deviceState);
+}
+
+async function releaseVcpus(context: WakeContext, deadline: Deadline): Promise<void> {
+  await context.vm?.releaseVcpus(deadline);
+}
+
+async function readAheadMemory(context: WakeContext): Promise<void> {
+  await using image = await open(context.template.memoryPath, "r");
+  readAhead(image.fd, 0, 0);
+}
+
+async function waitUntilReady(
+  context: WakeContext,
+  deadline: Deadline,
+  undo: AsyncDisposableStack,
+): Promise<void> {
+  const { network, savedHostKey } = context;
+  assert(network !== undefined, "the network is made before the guest is dialled");
+  const link = undo.use(
+    new GuestLink({ dial: (port) => network.dial(port), hostKey: savedHostKey }),
+  );
+  context.link = link;
+  await link.waitUntilReady(deadline);
+}
+
+async function initGuest(context: WakeContext, deadline: Deadline): Promise<void> {
+  const { entropy, init, link } = context;
+  assert(link !== undefined, "the guest is ready before it is initialised");
+  await link.init({ ...init, entropy: entropy(), timestampMs: Date.now() }, deadline);
+}
