@@ -12,6 +12,7 @@ import { mkdir, readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { GuestLink } from "@torpor/guest";
 import { reachNetwork } from "@torpor/network";
+import { guestAddressing } from "@torpor/protocol";
 import {
   Deadline,
   type Logger,
@@ -22,7 +23,6 @@ import {
   runSteps,
 } from "@torpor/std";
 import { SandboxFolder, removeOtherSnapshots } from "@torpor/storage";
-import { addressing } from "./addressing.ts";
 import { newGuestEntropy } from "./entropy.ts";
 import type { HostContext } from "./host-context.ts";
 import { type Verb, decide } from "./lifecycle/decide.ts";
@@ -274,7 +274,7 @@ export class Sandbox {
     let run: SandboxRun;
     try {
       const vm = await this.#host.driver.adopt(state.vm, deadline);
-      const network = reachNetwork(state.network, state.vm.pid, addressing);
+      const network = reachNetwork(state.network, state.vm.pid, guestAddressing);
       const link = new GuestLink({
         dial: (port) => network.dial(port),
         hostKey: this.#record.hostKey,

@@ -30,6 +30,14 @@ export const gatewayAddress = "169.254.0.22";
 export const guestPrefixBits = 30;
 /** MAC of every guest, locally administered. */
 export const guestMac = "02:54:4f:52:50:52";
+/** All of the above, as the network is told. */
+export const guestAddressing = {
+  guestAddress,
+  gatewayAddress,
+  guestPrefixBits,
+  guestMac,
+  agentPort,
+} as const;
 
 export const hostKeyHeader = "x-torpor-host-key";
 export const accessTokenHeader = "x-access-token";

@@ -24,7 +24,7 @@ import { mkdir, open, rm } from "node:fs/promises";
 import { GuestLink } from "@torpor/guest";
 import { readAhead } from "@torpor/native";
 import { type NetworkKind, type NewGuestNetwork, createNetwork } from "@torpor/network";
-import type { InitRequest } from "@torpor/protocol";
+import { type InitRequest, guestAddressing } from "@torpor/protocol";
 import { Deadline, type Step, TorporError, assert } from "@torpor/std";
 import {
   type SandboxFolder,
@@ -39,7 +39,6 @@ import {
 } from "@torpor/storage";
 import { type DiskLayer, type Vm, type VmmDriver, assertLoadable } from "@torpor/vmm";
 import { join } from "node:path";
-import { addressing } from "../addressing.ts";
 import type { SandboxRun } from "./run.ts";
 
 /** LIMIT: a new layer and its metadata; what the guest writes later is its own affair. */
@@ -114,7 +113,7 @@ async function makeNetwork(
   _deadline: Deadline,
   undo: AsyncDisposableStack,
 ): Promise<void> {
-  context.network = undo.use(await createNetwork(context.networkKind, addressing));
+  context.network = undo.use(await createNetwork(context.networkKind, guestAddressing));
 }
 
 async function addDiskLayer(

@@ -1,0 +1,88 @@
+/**
+ * The test command: sets the machine up, then runs every test, and ends with one line of counts.
+ *
+ *     npm test                     everything
+ *     npm test -- unit             tests beside the code and of the repository
+ *     npm test -- vm               tests on real VMs
+ *     npm test -- packages/std     files whose path starts so
+ *
+ * Unit tests run two files at a time; tests on VMs one by one, because two emulated guests on two
+ * cores starve each other.
+ */
+import { glob } from "node:fs/promises";
+import { availableParallelism } from "node:os";
+import { join, relative } from "node:path";
+import { run } from "node:test";
+import { spec } from "node:test/reporters";
+import { TerminalProgress, setUp } from "@torpor/setup";
+import { TorporError } from "@torpor/std";
+import { defaultCacheFolder } from "@torpor/storage";
+
+const root = join(import.meta.dirname, "..");
+/** A hung test file is ended, and fails, after this. */
+const fileBudgetMs = 15 * 60_000;
+
+interface Counts {
+  passed: number;
+  failed: number;
+  skipped: number;
+}
+
+const selection = process.argv.slice(2);
+const unitFiles = await find(["packages/*/src/**/*.test.ts", "test/repository/*.test.ts"]);
+const vmFiles = await find(["test/vm/*.test.ts"]);
+const counts: Counts = { passed: 0, failed: 0, skipped: 0 };
+
+const unit = selected(unitFiles, "unit");
+const vm = selected(vmFiles, "vm");
+if (unit.length > 0) await runFiles(unit, Math.min(2, availableParallelism()));
+if (vm.length > 0 && (await isSetUp())) await runFiles(vm, 1);
+
+const skipped = counts.skipped > 0 ? `, ${counts.skipped} skipped` : "";
+process.stdout.write(`\n${counts.passed} passed, ${counts.failed} failed${skipped}\n`);
+process.exit(counts.failed === 0 && counts.passed > 0 ? 0 : 1);
+
+async function find(patterns: readonly string[]): Promise<readonly string[]> {
+  const files: string[] = [];
+  for await (const file of glob(patterns, { cwd: root })) files.push(join(root, file));
+  return files.sort();
+}
+
+function selected(files: readonly string[], group: string): readonly string[] {
+  if (selection.length === 0 || selection.includes(group)) return files;
+  return files.filter((file) => selection.some((part) => relative(root, file).startsWith(part)));
+}
+
+/** A machine that cannot be set up is a failed test: nothing on a VM can be said to work. */
+async function isSetUp(): Promise<boolean> {
+  try {
+    const progress = new TerminalProgress(process.stdout);
+    await setUp({ cacheFolder: defaultCacheFolder(), progress });
+    return true;
+  } catch (cause) {
+    const error = TorporError.from(cause, "internal");
+    process.stdout.write(`set-up failed: ${error.message}\n  next: ${error.advice}\n`);
+    counts.failed += 1;
+    return false;
+  }
+}
+
+async function runFiles(files: readonly string[], concurrency: number): Promise<void> {
+  const events = run({ files: [...files], concurrency, timeout: fileBudgetMs });
+  events.on("test:pass", (event) => {
+    if (event.details.type === "suite" || isFile(event)) return;
+    if (event.skip === undefined && event.todo === undefined) counts.passed += 1;
+    else counts.skipped += 1;
+  });
+  events.on("test:fail", (event) => {
+    if (event.details.type !== "suite") counts.failed += 1;
+  });
+  for await (const line of events.compose(new spec()) as AsyncIterable<unknown>) {
+    process.stdout.write(String(line));
+  }
+}
+
+/** Files are reported as tests too when they hold none of their own. */
+function isFile(event: { readonly name: string; readonly file?: string | undefined }): boolean {
+  return event.file !== undefined && event.name === event.file;
+}
