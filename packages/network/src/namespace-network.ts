@@ -61,8 +61,8 @@ export class NamespaceNetwork implements GuestNetwork {
   }
 
   dial(guestPort: number): Socket {
-    const socket = new Socket({ fd: this.#namespace.enter(openTcpSocket) });
-    return socket.connect(guestPort, this.#guestAddress);
+    const fd = this.#namespace.enter(openTcpSocket);
+    return new Socket({ fd }).connect(guestPort, this.#guestAddress);
   }
 
   [Symbol.dispose](): void {
