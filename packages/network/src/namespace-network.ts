@@ -5,7 +5,7 @@
  * it, so there is nothing to clean up after a crash. The daemon holds a descriptor while it runs and
  * finds the namespace again through the VM's pid.
  */
-import { closeSync } from "node:fs";
+import { closeSync, writeFileSync } from "node:fs";
 import { Socket } from "node:net";
 import {
   NetworkNamespace,
@@ -71,6 +71,8 @@ export class NamespaceNetwork implements GuestNetwork {
 }
 
 function prepareTap(addressing: GuestAddressing): number {
+  // Guests speak IPv4 only; the host's own announcements would be the first thing a guest handles.
+  writeFileSync("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1");
   bringUp("lo", "127.0.0.1", 8);
   const tapFd = openTap(tapName);
   try {
