@@ -9,3 +9,18 @@ export { NetworkNamespace } from "./network-namespace.ts";
 export { type AddressRange, ownPages, pageBytes } from "./pagemap.ts";
 export { readAhead } from "./read-ahead.ts";
 export { measureTscKhz } from "./timestamp-counter.ts";
+export { setWallClock } from "./clock.ts";
+export { reseedKernel, reseedOpenSsl } from "./entropy.ts";
+export { shrinkHeap } from "./heap.ts";
+export {
+  type InotifyEvent,
+  addInotifyWatch,
+  inotify,
+  openInotify,
+  parseInotify,
+  removeInotifyWatch,
+} from "./inotify.ts";
+export { type Pipe, openPipe } from "./pipe.ts";
+export { type Pty, openPty, resizePty } from "./pty.ts";
+export { readXattrs, removeXattr, writeXattr } from "./xattr.ts";
+export { tryLockFile } from "./file-lock.ts";

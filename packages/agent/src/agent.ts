@@ -1,0 +1,79 @@
+/**
+ * Puts the parts of the agent together and starts its server. Everything the agent holds is made
+ * here, so a test may run as many agents as it likes in one process.
+ */
+import { once } from "node:events";
+import type { AddressInfo } from "node:net";
+import { ServerConnTracker } from "@torpor/conntracker";
+import { type Failpoint, type Logger, assert } from "@torpor/std";
+import { Accounts } from "./accounts.ts";
+import type { AgentConfig } from "./config.ts";
+import { FilesystemService } from "./filesystem-service.ts";
+import { Gate } from "./gate.ts";
+import { Identity } from "./identity.ts";
+import type { Machine } from "./machine.ts";
+import { MetricsReader } from "./metrics.ts";
+import { ProcessService } from "./process-service.ts";
+import { Quiescer } from "./quiesce.ts";
+import { QuietTimers } from "./quiet-timers.ts";
+import { createAgentServer, serveRequests } from "./server.ts";
+import { UserCgroup } from "./user-cgroup.ts";
+import { Waker } from "./wake.ts";
+
+export interface AgentOptions {
+  readonly config: AgentConfig;
+  readonly machine: Machine;
+  readonly log: Logger;
+  readonly accounts?: Accounts;
+  readonly failpoint?: Failpoint;
+}
+
+export interface Agent extends AsyncDisposable {
+  readonly port: number;
+}
+
+/** Resolves when the server listens. Disposing closes it with all its connections. */
+export async function startAgent(options: AgentOptions): Promise<Agent> {
+  const { config, machine, log, failpoint } = options;
+  const accounts = options.accounts ?? new Accounts();
+  const cgroup = config.userCgroup === null ? undefined : await UserCgroup.open(config.userCgroup);
+  if (cgroup === undefined) log.warn("no user cgroup: user processes will not be frozen");
+
+  const timers = new QuietTimers();
+  const gate = new Gate();
+  const identity = new Identity();
+  const server = createAgentServer();
+  const tracker = new ServerConnTracker(server);
+  const shared = { gate, tracker, cgroup, timers, identity, machine, failpoint };
+  const quiescer = new Quiescer(shared);
+  const waker = new Waker({ ...shared, quiescer, markerFolder: config.markerFolder, log });
+  const processes = new ProcessService({ gate, cgroup, timers, config, accounts, identity });
+  const files = new FilesystemService({ accounts, identity, timers });
+  const metrics = new MetricsReader();
+  serveRequests(server, {
+    gate,
+    identity,
+    accounts,
+    quiescer,
+    waker,
+    log,
+    metrics,
+    processes,
+    files,
+  });
+
+  server.listen({ port: config.port, host: config.address, backlog: 511 });
+  await once(server, "listening");
+  const address: AddressInfo | string | null = server.address();
+  assert(typeof address === "object" && address !== null, "a TCP server has an address");
+  return {
+    port: address.port,
+    [Symbol.asyncDispose]: async () => {
+      files.close();
+      tracker.detach();
+      server.close();
+      server.closeAllConnections();
+      if (server.listening) await once(server, "close");
+    },
+  };
+}

@@ -1,0 +1,60 @@
+/**
+ * Builds the agent into one file for the guest. Called by whoever builds a template, on the host.
+ *
+ * The native library is not bundled, because it contains a shared object: copy the folders named by
+ * `nativeFolders` into a `node_modules` folder beside the file.
+ */
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { build } from "esbuild";
+
+/** One folder to copy beside the bundle. */
+export interface NativeFolder {
+  /** Absolute path on the host. */
+  readonly from: string;
+  /** Path relative to the folder of the bundle. */
+  readonly to: string;
+  /** The files needed, relative to `from`; all others may be left out. */
+  readonly files: readonly string[];
+}
+
+/** @throws Error with the messages of the bundler. */
+export async function bundleAgent(outFile: string): Promise<void> {
+  await build({
+    entryPoints: [fileURLToPath(new URL("main.ts", import.meta.url))],
+    outfile: outFile,
+    bundle: true,
+    platform: "node",
+    format: "esm",
+    target: "esnext",
+    external: ["koffi"],
+    // Whitespace only: names stay readable in a stack trace from a guest.
+    minifyWhitespace: true,
+    minifySyntax: true,
+    legalComments: "none",
+    logLevel: "silent",
+  });
+}
+
+/** What the bundle loads at run time besides Node itself. */
+export function nativeFolders(): readonly NativeFolder[] {
+  const koffi = dirname(fileURLToPath(import.meta.resolve("koffi")));
+  return [
+    {
+      from: koffi,
+      to: "node_modules/koffi",
+      files: [
+        "LICENSE.txt",
+        "package.json",
+        "index.js",
+        "src/koffi/index.js",
+        "src/koffi/src/static.js",
+      ],
+    },
+    {
+      from: join(koffi, "..", "@koromix", "koffi-linux-x64"),
+      to: "node_modules/@koromix/koffi-linux-x64",
+      files: ["package.json", "index.js", "linux_x64/koffi.node"],
+    },
+  ];
+}

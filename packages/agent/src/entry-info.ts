@@ -1,0 +1,64 @@
+/**
+ * One file, folder or link as clients see it.
+ *
+ * Of a symbolic link, type and mode are those of what it leads to; permissions and size are its own.
+ * A link that leads nowhere, and anything that is neither file nor folder, has no type.
+ */
+import type { MessageInitShape } from "@bufbuild/protobuf";
+import { timestampFromMs } from "@bufbuild/protobuf/wkt";
+import type { Stats } from "node:fs";
+import { lstat, realpath, stat } from "node:fs/promises";
+import { basename } from "node:path";
+import { type EntryInfoSchema, FileType } from "@torpor/protocol";
+import type { Accounts } from "./accounts.ts";
+import { readMetadata } from "./metadata.ts";
+
+export type Entry = MessageInitShape<typeof EntryInfoSchema>;
+
+/** @throws system error: ENOENT when there is nothing, not even a dangling link. */
+export async function readEntry(path: string, accounts: Accounts): Promise<Entry> {
+  const own = await lstat(path);
+  const target = own.isSymbolicLink() ? await stat(path).catch(() => undefined) : own;
+  return {
+    name: basename(path),
+    type: target === undefined ? FileType.UNSPECIFIED : fileType(target),
+    path,
+    size: BigInt(own.size),
+    mode: (target ?? own).mode & 0o777,
+    permissions: permissionText(own),
+    owner: accounts.userName(own.uid),
+    group: accounts.groupName(own.gid),
+    modifiedTime: timestampFromMs(Math.floor(own.mtimeMs)),
+    ...(own.isSymbolicLink() ? { symlinkTarget: await linkTarget(path) } : {}),
+    metadata: target?.isFile() === true ? readMetadata(path) : {},
+  };
+}
+
+function fileType(stats: Stats): FileType {
+  if (stats.isFile()) return FileType.FILE;
+  if (stats.isDirectory()) return FileType.DIRECTORY;
+  return FileType.UNSPECIFIED;
+}
+
+async function linkTarget(path: string): Promise<string> {
+  return await realpath(path).catch(() => path);
+}
+
+/** As Go prints a file mode: letters for what it is, `-` for a plain file, nine permissions. */
+export function permissionText(stats: Stats): string {
+  const letters = [
+    stats.isDirectory() ? "d" : "",
+    stats.isSymbolicLink() ? "L" : "",
+    stats.isBlockDevice() || stats.isCharacterDevice() ? "D" : "",
+    stats.isFIFO() ? "p" : "",
+    stats.isSocket() ? "S" : "",
+    stats.mode & 0o4000 ? "u" : "",
+    stats.mode & 0o2000 ? "g" : "",
+    stats.isCharacterDevice() ? "c" : "",
+    stats.mode & 0o1000 ? "t" : "",
+  ].join("");
+  const permissions = Array.from("rwxrwxrwx", (letter, index) =>
+    stats.mode & (0o400 >> index) ? letter : "-",
+  );
+  return (letters === "" ? "-" : letters) + permissions.join("");
+}

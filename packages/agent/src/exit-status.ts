@@ -1,0 +1,38 @@
+/** How the end of a process is told to clients, in the words of Go's `os.ProcessState`. */
+import type { MessageInitShape } from "@bufbuild/protobuf";
+import type { ProcessEvent_EndEventSchema } from "@torpor/protocol";
+
+/** Clients look for some of these literally: "signal: killed". */
+const signalText: Readonly<Partial<Record<NodeJS.Signals, string>>> = {
+  SIGABRT: "aborted",
+  SIGALRM: "alarm clock",
+  SIGBUS: "bus error",
+  SIGFPE: "floating point exception",
+  SIGHUP: "hangup",
+  SIGILL: "illegal instruction",
+  SIGINT: "interrupt",
+  SIGKILL: "killed",
+  SIGPIPE: "broken pipe",
+  SIGQUIT: "quit",
+  SIGSEGV: "segmentation fault",
+  SIGSYS: "bad system call",
+  SIGTERM: "terminated",
+  SIGTRAP: "trace/breakpoint trap",
+  SIGUSR1: "user defined signal 1",
+  SIGUSR2: "user defined signal 2",
+  SIGXCPU: "cpu time limit exceeded",
+  SIGXFSZ: "file size limit exceeded",
+};
+
+export function endEvent(
+  exitCode: number | null,
+  signal: NodeJS.Signals | null,
+): MessageInitShape<typeof ProcessEvent_EndEventSchema> {
+  if (signal !== null) {
+    const status = `signal: ${signalText[signal] ?? signal.toLowerCase()}`;
+    return { exitCode: -1, exited: false, status, error: status };
+  }
+  const status = `exit status ${exitCode ?? 0}`;
+  if (exitCode === 0) return { exitCode: 0, exited: true, status };
+  return { exitCode: exitCode ?? -1, exited: true, status, error: status };
+}

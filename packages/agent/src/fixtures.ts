@@ -1,0 +1,281 @@
+/** The one way tests make an agent: real server, real processes; only the machine is tame. */
+import { randomUUID } from "node:crypto";
+import { mkdir, mkdtemp, readFile, rm, rmdir, stat, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { type CallOptions, type Client, createClient } from "@connectrpc/connect";
+import { createConnectTransport } from "@connectrpc/connect-node";
+import {
+  Filesystem,
+  type InitRequest,
+  Process,
+  type ProcessEvent,
+  entropyBytes,
+  hostKeyHeader,
+  initRoute,
+} from "@torpor/protocol";
+import { type Failpoint, silentLogger } from "@torpor/std";
+import type { Accounts } from "./accounts.ts";
+import { startAgent } from "./agent.ts";
+import { type AgentLimits, defaultLimits } from "./config.ts";
+import type { Machine } from "./machine.ts";
+
+export interface TestAgent extends AsyncDisposable {
+  readonly url: string;
+  readonly port: number;
+  /** A folder of the test's own, removed at the end. */
+  readonly folder: string;
+  readonly process: Client<typeof Process>;
+  readonly files: Client<typeof Filesystem>;
+  readonly machine: TameMachine;
+  /** Sends an init that differs from the usual one by `changes`. */
+  init(changes?: Partial<InitRequest>, key?: string): Promise<Response>;
+  /** A call of the host to one of its other routes. */
+  host(route: string, key?: string): Promise<Response>;
+}
+
+export interface TameMachine extends Machine {
+  /** What was asked of it, in order. */
+  readonly calls: string[];
+  offMs: number;
+}
+
+export interface TestAgentOptions {
+  readonly limits?: Partial<AgentLimits>;
+  readonly userCgroup?: string;
+  readonly failpoint?: Failpoint;
+  readonly accounts?: Accounts;
+}
+
+export const testKey = "key of the host";
+
+export async function startTestAgent(options: TestAgentOptions = {}): Promise<TestAgent> {
+  const folder = await mkdtemp(join(tmpdir(), "torpor-agent-test-"));
+  const machine = tameMachine();
+  const agent = await startAgent({
+    config: {
+      address: "127.0.0.1",
+      port: 0,
+      userCgroup: options.userCgroup ?? null,
+      markerFolder: join(folder, ".markers"),
+      path: "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+      limits: { ...defaultLimits, ...options.limits },
+    },
+    machine,
+    log: silentLogger,
+    ...(options.accounts === undefined ? {} : { accounts: options.accounts }),
+    ...(options.failpoint === undefined ? {} : { failpoint: options.failpoint }),
+  });
+  const url = `http://127.0.0.1:${agent.port}`;
+  const transport = createConnectTransport({ baseUrl: url, httpVersion: "1.1" });
+  return {
+    url,
+    port: agent.port,
+    folder,
+    process: createClient(Process, transport),
+    files: createClient(Filesystem, transport),
+    machine,
+    init: async (changes = {}, key = testKey) => {
+      const body: InitRequest = {
+        generation: 1,
+        entropy: Buffer.alloc(entropyBytes, 1).toString("base64"),
+        timestampMs: Date.now(),
+        hostKey: testKey,
+        sandboxId: "sandbox",
+        templateId: "template",
+        accessToken: null,
+        envVars: null,
+        defaultUser: "root",
+        defaultWorkdir: null,
+        ...changes,
+      };
+      return await fetch(`${url}${initRoute}`, {
+        method: "POST",
+        headers: { [hostKeyHeader]: key },
+        body: JSON.stringify(body),
+      });
+    },
+    host: async (route, key = testKey) =>
+      await fetch(`${url}${route}`, { method: "POST", headers: { [hostKeyHeader]: key } }),
+    [Symbol.asyncDispose]: async () => {
+      await agent[Symbol.asyncDispose]();
+      await rm(folder, { recursive: true, force: true });
+    },
+  };
+}
+
+function tameMachine(): TameMachine {
+  const calls: string[] = [];
+  const machine: TameMachine = {
+    calls,
+    offMs: 0,
+    renewGenerators: () => void calls.push("renewGenerators"),
+    wallClockMs: () => Date.now() + machine.offMs,
+    setWallClock: () => {
+      calls.push("setWallClock");
+      machine.offMs = 0;
+    },
+    shrinkHeap: () => void calls.push("shrinkHeap"),
+    protectAgent: async () => undefined,
+  };
+  return machine;
+}
+
+/** A stream of events that a test takes apart one by one. */
+export class Events {
+  readonly #events: AsyncIterator<{ event?: ProcessEvent | undefined }>;
+
+  constructor(events: AsyncIterable<{ event?: ProcessEvent | undefined }>) {
+    this.#events = events[Symbol.asyncIterator]();
+  }
+
+  /** The next event that is not a keepalive; undefined after the last. */
+  async next(): Promise<ProcessEvent["event"] | undefined> {
+    for (;;) {
+      const next = await this.#events.next();
+      if (next.done === true) return undefined;
+      const event = next.value.event?.event;
+      if (event?.case !== "keepalive") return event;
+    }
+  }
+
+  async pid(): Promise<number> {
+    const event = await this.next();
+    if (event?.case !== "start") throw new TypeError(`start, not ${event?.case}`);
+    return event.value.pid;
+  }
+
+  /** Collects output until `text` has been seen in it. */
+  async until(text: string): Promise<string> {
+    let seen = "";
+    while (!seen.includes(text)) {
+      const event = await this.next();
+      if (event?.case !== "data") throw new TypeError(`${text}, not ${event?.case} after ${seen}`);
+      seen += Buffer.from(event.value.output.value ?? []).toString("utf8");
+    }
+    return seen;
+  }
+
+  /** Collects everything to the end. */
+  async rest(): Promise<Ended> {
+    const ended: Ended = { stdout: "", stderr: "", pty: "", kinds: [], end: undefined };
+    for (let event = await this.next(); event !== undefined; event = await this.next()) {
+      if (event.case !== undefined) ended.kinds.push(event.case);
+      if (event.case === "end") {
+        const { exitCode, exited, status, error } = event.value;
+        ended.end = { exitCode, exited, status, error };
+      }
+      if (event.case !== "data" || event.value.output.case === undefined) continue;
+      const { case: kind, value } = event.value.output;
+      ended[kind] += Buffer.from(value).toString("utf8");
+    }
+    return ended;
+  }
+
+  /** Goes away, as a client that lost interest. */
+  async leave(): Promise<void> {
+    await this.#events.return?.();
+  }
+}
+
+interface Ended {
+  stdout: string;
+  stderr: string;
+  pty: string;
+  readonly kinds: string[];
+  end:
+    | {
+        readonly exitCode: number;
+        readonly exited: boolean;
+        readonly status: string;
+        readonly error: string | undefined;
+      }
+    | undefined;
+}
+
+export interface StartOptions extends CallOptions {
+  readonly stdin?: boolean;
+  readonly tag?: string;
+  readonly cwd?: string;
+  readonly envs?: Record<string, string>;
+  readonly terminal?: { cols: number; rows: number };
+}
+
+/** Starts a shell script. */
+export function startScript(agent: TestAgent, script: string, options: StartOptions = {}): Events {
+  const { stdin = false, tag, cwd, envs = {}, terminal, ...call } = options;
+  return new Events(
+    agent.process.start(
+      {
+        process: {
+          cmd: "/bin/sh",
+          args: ["-c", script],
+          envs,
+          ...(cwd === undefined ? {} : { cwd }),
+        },
+        stdin,
+        ...(tag === undefined ? {} : { tag }),
+        ...(terminal === undefined ? {} : { pty: { size: terminal } }),
+      },
+      call,
+    ),
+  );
+}
+
+export function asUser(name: string): { headers: Record<string, string> } {
+  return { headers: { Authorization: `Basic ${Buffer.from(`${name}:`).toString("base64")}` } };
+}
+
+export function byPid(pid: number): { selector: { case: "pid"; value: number } } {
+  return { selector: { case: "pid", value: pid } };
+}
+
+export function stdinInput(text: string): { input: { case: "stdin"; value: Uint8Array } } {
+  return { input: { case: "stdin", value: Buffer.from(text) } };
+}
+
+export function ptyInput(text: string): { input: { case: "pty"; value: Uint8Array } } {
+  return { input: { case: "pty", value: Buffer.from(text) } };
+}
+
+/** Resolves when no such process runs any more; a zombie counts as gone. */
+export async function untilGone(pid: number): Promise<void> {
+  for (;;) {
+    const stats = await readFile(`/proc/${pid}/stat`, "utf8").catch(() => undefined);
+    if (stats === undefined || /\) [ZX] /.test(stats)) return;
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+}
+
+export interface TestCgroup extends AsyncDisposable {
+  readonly path: string;
+}
+
+/** A cgroup v2 of the test's own, or undefined where none can be made. */
+export async function makeTestCgroup(): Promise<TestCgroup | undefined> {
+  for (const root of ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"]) {
+    const isV2 = await stat(join(root, "cgroup.controllers")).catch(() => undefined);
+    if (isV2 === undefined) continue;
+    const path = join(root, `torpor-agent-test-${randomUUID()}`);
+    const made = await mkdir(path).then(
+      () => true,
+      () => false,
+    );
+    if (made) return { path, [Symbol.asyncDispose]: async () => await removeCgroup(path) };
+  }
+  return undefined;
+}
+
+async function removeCgroup(path: string): Promise<void> {
+  await writeFile(join(path, "cgroup.freeze"), "0");
+  await writeFile(join(path, "cgroup.kill"), "1").catch(() => undefined);
+  // It is busy until the last of its processes has been waited for.
+  for (;;) {
+    const removed = await rmdir(path).then(
+      () => true,
+      () => false,
+    );
+    if (removed) return;
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+}

@@ -1,0 +1,1 @@
+export { type NativeFolder, bundleAgent, nativeFolders } from "./bundle.ts";

@@ -1,0 +1,258 @@
+/**
+ * Starts one process of a user: in its own session, in the user cgroup, as that user, with real pipes
+ * or a terminal as its standard streams. Knows nothing of events or clients; process.ts owns what
+ * becomes of the process.
+ *
+ * A child begins as `/bin/sh`, which joins the cgroup, makes itself a better victim of the OOM killer
+ * than the agent, takes the terminal, and becomes the command by `exec`. The process id stays the
+ * same. Under emulation each `exec` costs some 10 ms, so `setpriv` joins the chain only where it is
+ * needed: when the user has groups besides the primary one, which Node's own `uid` option would drop.
+ *
+ * Fails with ConnectError `invalid_argument` for what the request got wrong (folder, command) and
+ * `resource_exhausted` when the machine has no process, terminal or descriptor left.
+ */
+import { type ChildProcess, type StdioOptions, spawn } from "node:child_process";
+import { closeSync, constants, existsSync, fchownSync } from "node:fs";
+import { access, stat } from "node:fs/promises";
+import { Socket } from "node:net";
+import { posix } from "node:path";
+import { Code, ConnectError } from "@connectrpc/connect";
+import { openPipe, openPty, resizePty } from "@torpor/native";
+import { systemCode } from "@torpor/std";
+import type { User } from "./accounts.ts";
+import type { Gate } from "./gate.ts";
+import { PtyStream } from "./pty-stream.ts";
+import type { QuietTimers } from "./quiet-timers.ts";
+import type { UserCgroup } from "./user-cgroup.ts";
+
+const shell = "/bin/sh";
+const setpriv = "/usr/bin/setpriv";
+/** Descriptor number of the cgroup in the child, the first after the standard streams. */
+const cgroupFd = 3;
+/** Exit code of a child that could not join its cgroup: it must not run where no freeze reaches it. */
+const joinFailed = 125;
+
+export interface LaunchRequest {
+  readonly user: User;
+  readonly command: string;
+  readonly args: readonly string[];
+  readonly cwd: string;
+  readonly env: Readonly<Record<string, string>>;
+  /** False: the process reads end of file. */
+  readonly stdin: boolean;
+  readonly terminal: TerminalSize | undefined;
+}
+
+export interface TerminalSize {
+  readonly cols: number;
+  readonly rows: number;
+}
+
+export interface LaunchContext {
+  readonly gate: Gate;
+  readonly cgroup: UserCgroup | undefined;
+  readonly timers: QuietTimers;
+}
+
+export interface Launched {
+  readonly child: ChildProcess;
+  readonly pid: number;
+  readonly streams: Pipes | Terminal;
+}
+
+export interface Pipes {
+  readonly kind: "pipes";
+  /** Undefined when the process was started without input. */
+  readonly stdin: Socket | undefined;
+  readonly stdout: Socket;
+  readonly stderr: Socket;
+}
+
+export interface Terminal {
+  readonly kind: "terminal";
+  readonly pty: PtyStream;
+}
+
+/** @throws ConnectError invalid_argument, resource_exhausted, unavailable */
+export async function launch(request: LaunchRequest, context: LaunchContext): Promise<Launched> {
+  await checkFolder(request.cwd);
+  await checkExecutable(request);
+  try {
+    return await spawnInto(request, context);
+  } catch (cause) {
+    throw asLaunchError(cause);
+  }
+}
+
+async function spawnInto(request: LaunchRequest, context: LaunchContext): Promise<Launched> {
+  // ORDER: nothing is awaited between this check and the spawn.
+  context.gate.check();
+  using childEnds = new DisposableStack();
+  using agentEnds = new DisposableStack();
+  const ends =
+    request.terminal === undefined
+      ? openPipes(request, childEnds, agentEnds)
+      : openTerminal(request, request.terminal, childEnds, agentEnds, context.timers);
+  const stdio: StdioOptions = [...ends.stdio];
+  const script = ["{"];
+  if (context.cgroup !== undefined) {
+    stdio.push(childEnds.use(context.cgroup.openJoin()).fd);
+    script.push(`echo 0 >&${cgroupFd} || exit ${joinFailed};`);
+  }
+  script.push("echo 100 >/proc/self/oom_score_adj; } 2>/dev/null;");
+  if (context.cgroup !== undefined) script.push(`exec ${cgroupFd}>&-;`);
+  // Opening a terminal makes it the controlling one of a session leader that has none.
+  if (ends.slavePath !== undefined) script.push(`: <${ends.slavePath};`);
+  const identity = becomeUser(request.user);
+  script.push(`exec ${identity.prefix} "$@"`);
+  const child = spawn(shell, ["-c", script.join(" "), "sh", request.command, ...request.args], {
+    cwd: request.cwd,
+    env: { ...request.env },
+    stdio,
+    detached: true,
+    ...identity.options,
+  });
+  const { pid } = child;
+  if (pid === undefined) {
+    const failed = Promise.withResolvers<never>();
+    child.once("error", failed.reject);
+    return await failed.promise;
+  }
+  child.on("error", () => undefined);
+  agentEnds.move();
+  return { child, pid, streams: ends.streams };
+}
+
+interface Ends {
+  /** What the child gets as descriptors 0, 1 and 2. */
+  readonly stdio: readonly (number | "ignore")[];
+  readonly streams: Pipes | Terminal;
+  readonly slavePath: string | undefined;
+}
+
+function openPipes(
+  request: LaunchRequest,
+  childEnds: DisposableStack,
+  agentEnds: DisposableStack,
+): Ends {
+  const adopt = (childFd: number, agentFd: number, writable: boolean): Socket => {
+    childEnds.adopt(childFd, closeSync);
+    // Owned by the user, or `/dev/stdout` could not be opened by a process that is not root.
+    fchownSync(childFd, request.user.uid, request.user.gid);
+    const socket = new Socket({ fd: agentFd, readable: !writable, writable });
+    socket.on("error", () => undefined);
+    agentEnds.adopt(socket, (end) => end.destroy());
+    return socket;
+  };
+  const output = (): { fd: number; socket: Socket } => {
+    const pipe = openPipe();
+    return { fd: pipe.writeFd, socket: adopt(pipe.writeFd, pipe.readFd, false) };
+  };
+  const input = (): { fd: number; socket: Socket } => {
+    const pipe = openPipe();
+    return { fd: pipe.readFd, socket: adopt(pipe.readFd, pipe.writeFd, true) };
+  };
+  const stdin = request.stdin ? input() : undefined;
+  const stdout = output();
+  const stderr = output();
+  return {
+    stdio: [stdin?.fd ?? "ignore", stdout.fd, stderr.fd],
+    streams: {
+      kind: "pipes",
+      stdin: stdin?.socket,
+      stdout: stdout.socket,
+      stderr: stderr.socket,
+    },
+    slavePath: undefined,
+  };
+}
+
+function openTerminal(
+  request: LaunchRequest,
+  size: TerminalSize,
+  childEnds: DisposableStack,
+  agentEnds: DisposableStack,
+  timers: QuietTimers,
+): Ends {
+  const { masterFd, slaveFd, slavePath } = openPty();
+  childEnds.adopt(slaveFd, closeSync);
+  const pty = agentEnds.adopt(new PtyStream(masterFd, timers), (end) => end.destroy());
+  resizePty(masterFd, size.cols, size.rows);
+  fchownSync(slaveFd, request.user.uid, request.user.gid);
+  return {
+    stdio: [slaveFd, slaveFd, slaveFd],
+    streams: { kind: "terminal", pty },
+    slavePath,
+  };
+}
+
+interface Become {
+  /** What `exec` runs in front of the command. */
+  readonly prefix: string;
+  readonly options: { uid?: number; gid?: number };
+}
+
+function becomeUser(user: User): Become {
+  if (process.geteuid?.() !== 0) return { prefix: "", options: {} };
+  if (user.otherGroups.length > 0 && existsSync(setpriv)) {
+    const ids = `--reuid=${user.uid} --regid=${user.gid}`;
+    return { prefix: `${setpriv} ${ids} --init-groups --`, options: {} };
+  }
+  // Setting root's ids again would only drop groups that the agent has not got.
+  if (user.uid === 0) return { prefix: "", options: {} };
+  return { prefix: "", options: { uid: user.uid, gid: user.gid } };
+}
+
+async function checkFolder(cwd: string): Promise<void> {
+  const stats = await stat(cwd).catch((cause: unknown) => {
+    if (systemCode(cause) === "ENOENT") return undefined;
+    throw new ConnectError(`cwd '${cwd}' cannot be used`, Code.InvalidArgument, {}, [], cause);
+  });
+  if (stats === undefined) {
+    throw new ConnectError(`cwd '${cwd}' does not exist`, Code.InvalidArgument);
+  }
+  if (!stats.isDirectory()) {
+    throw new ConnectError(`cwd '${cwd}' is not a directory`, Code.InvalidArgument);
+  }
+}
+
+/** Finds the command as `exec` will, so that a missing one is an error of Start and not exit 127. */
+async function checkExecutable(request: LaunchRequest): Promise<void> {
+  const { command, cwd, env } = request;
+  if (command === "") throw new ConnectError("cmd must not be empty", Code.InvalidArgument);
+  if (
+    [command, ...request.args, ...Object.entries(env).flat()].some((text) => text.includes("\0"))
+  ) {
+    throw new ConnectError("no argument may contain a zero byte", Code.InvalidArgument);
+  }
+  const candidates = command.includes("/")
+    ? [posix.resolve(cwd, command)]
+    : (env["PATH"] ?? "").split(":").map((folder) => posix.resolve(cwd, folder, command));
+  let denied = false;
+  for (const candidate of candidates) {
+    const stats = await stat(candidate).catch(() => undefined);
+    if (stats === undefined) continue;
+    const runnable = stats.isFile() && (await isExecutable(candidate));
+    if (runnable) return;
+    denied = true;
+  }
+  const reason = denied ? "permission denied" : "no such file or directory";
+  throw new ConnectError(`cannot start '${command}': ${reason}`, Code.InvalidArgument);
+}
+
+async function isExecutable(path: string): Promise<boolean> {
+  return await access(path, constants.X_OK).then(
+    () => true,
+    () => false,
+  );
+}
+
+const exhausted = new Set(["EAGAIN", "EMFILE", "ENFILE", "ENOMEM", "ENOSPC"]);
+
+function asLaunchError(cause: unknown): ConnectError {
+  if (cause instanceof ConnectError) return cause;
+  const text = cause instanceof Error ? cause.message : String(cause);
+  const isExhausted = exhausted.has(systemCode(cause) ?? "");
+  const code = isExhausted ? Code.ResourceExhausted : Code.InvalidArgument;
+  return new ConnectError(`cannot start the process: ${text}`, code, {}, [], cause);
+}

@@ -1,0 +1,25 @@
+/**
+ * The guest daemon. Started by the guest's init as root, inside a cgroup of its own, and never
+ * expected to end: an exit is a bug, and the reason is on standard error.
+ *
+ * Boot order:
+ *   1. read the configuration;
+ *   2. become the last victim of the OOM killer, so that a hungry workload cannot take the agent away;
+ *   3. serve. The host polls `GET /health` and sends `init` as soon as it answers.
+ */
+import { jsonLogger } from "@torpor/std";
+import { startAgent } from "./agent.ts";
+import { configFromEnvironment } from "./config.ts";
+import { realMachine } from "./machine.ts";
+
+const log = jsonLogger((line) => process.stderr.write(line));
+
+const config = configFromEnvironment(process.env);
+
+await realMachine
+  .protectAgent()
+  .catch((cause: unknown) => log.warn("the agent may be killed when memory runs out", { cause }));
+
+const agent = await startAgent({ config, machine: realMachine, log });
+
+log.info("the agent is ready", { address: config.address, port: agent.port, pid: process.pid });

@@ -1,0 +1,165 @@
+/**
+ * Takes a `multipart/form-data` body apart while it arrives; nothing but the headers of a part and one
+ * delimiter's length of its content is ever held.
+ *
+ * File names keep their folders: a client names the target path there. Quotes and line breaks that a
+ * browser's `fetch` percent-encodes in a name are decoded; nothing else is.
+ */
+import { Code, ConnectError } from "@connectrpc/connect";
+
+/** LIMIT: headers of one part; a path and a content type fit many times. */
+const headerBytesMax = 16 << 10;
+/** LIMIT: text before the first part, which no client sends. */
+const preambleBytesMax = 16 << 10;
+const lineBreak = Buffer.from("\r\n");
+const blankLine = Buffer.from("\r\n\r\n");
+
+export interface Part {
+  readonly name: string | undefined;
+  readonly filename: string | undefined;
+  /** Read it to its end, or not at all: what is left is skipped before the next part. */
+  readonly body: AsyncIterable<Buffer>;
+}
+
+/** @throws ConnectError invalid_argument */
+export function parseBoundary(contentType: string): string {
+  const match = /;\s*boundary=(?:"([^"]{1,70})"|([^\s;"]{1,70}))/i.exec(contentType);
+  const boundary = match?.[1] ?? match?.[2];
+  if (boundary === undefined) throw malformed("no boundary in the content type");
+  return boundary;
+}
+
+/** @throws ConnectError invalid_argument when the body is malformed or ends early. */
+export async function* parseMultipart(
+  source: AsyncIterable<Buffer>,
+  boundary: string,
+): AsyncGenerator<Part, void, undefined> {
+  const delimiter = Buffer.from(`\r\n--${boundary}`, "latin1");
+  const input = new Input(source);
+  // The first delimiter may open the body, without the line break that belongs to the others.
+  input.unread(lineBreak);
+  await input.takeThrough(delimiter, preambleBytesMax);
+  while (await opensPart(input)) {
+    const disposition = parseDisposition(await input.takeThrough(blankLine, headerBytesMax));
+    const body = readBody(input, delimiter);
+    yield { ...disposition, body: { [Symbol.asyncIterator]: () => body } };
+    while ((await body.next()).done !== true);
+  }
+}
+
+/** Reads what follows a delimiter: `--` ends the body, a line break begins a part. */
+async function opensPart(input: Input): Promise<boolean> {
+  const mark = await input.take(2);
+  if (mark.equals(Buffer.from("--"))) return false;
+  input.unread(mark);
+  const padding = await input.takeThrough(lineBreak, 256);
+  if (padding.toString("latin1").trim() !== "") throw malformed("text after a boundary");
+  // The headers may be empty, and the line break above is then the first of the blank line.
+  input.unread(lineBreak);
+  return true;
+}
+
+/** Does not end its input when it is left early, so that the next part can be found. */
+function readBody(input: Input, delimiter: Buffer): AsyncGenerator<Buffer, void, undefined> {
+  const body = (async function* (): AsyncGenerator<Buffer, void, undefined> {
+    for (;;) {
+      const found = input.held.indexOf(delimiter);
+      if (found !== -1) {
+        const last = await input.take(found);
+        await input.take(delimiter.length);
+        if (last.length > 0) yield last;
+        return;
+      }
+      // The end of what is held may be the beginning of a delimiter.
+      const safe = input.held.length - delimiter.length + 1;
+      if (safe > 0) yield await input.take(safe);
+      await input.more();
+    }
+  })();
+  return Object.assign(body, { return: async () => ({ done: true as const, value: undefined }) });
+}
+
+function parseDisposition(header: Buffer): {
+  name: string | undefined;
+  filename: string | undefined;
+} {
+  for (const line of header.toString("utf8").split("\r\n")) {
+    const match = /^content-disposition\s*:\s*form-data\s*(;.*)$/i.exec(line);
+    if (match?.[1] === undefined) continue;
+    const extended = /;\s*filename\*=utf-8''([^;\s]*)/i.exec(match[1]);
+    const plain = parameter(match[1], "filename");
+    return {
+      name: parameter(match[1], "name"),
+      filename: extended?.[1] === undefined ? plain : decodeExtended(extended[1]),
+    };
+  }
+  return { name: undefined, filename: undefined };
+}
+
+function parameter(text: string, name: string): string | undefined {
+  const match = new RegExp(`;\\s*${name}=(?:"((?:[^"\\\\]|\\\\.)*)"|([^\\s;"]+))`, "i").exec(text);
+  const value = match?.[1]?.replace(/\\(["\\])/g, "$1") ?? match?.[2];
+  return value?.replace(/%22/g, '"').replace(/%0d/gi, "\r").replace(/%0a/gi, "\n");
+}
+
+function decodeExtended(text: string): string {
+  try {
+    return decodeURIComponent(text);
+  } catch (cause) {
+    throw malformed("bad filename*", cause);
+  }
+}
+
+/** The body as bytes to look at and take. */
+class Input {
+  held: Buffer = Buffer.alloc(0);
+  readonly #source: AsyncIterator<Buffer>;
+
+  constructor(source: AsyncIterable<Buffer>) {
+    this.#source = source[Symbol.asyncIterator]();
+  }
+
+  /** Waits for more. @throws ConnectError invalid_argument at the end of the body. */
+  async more(): Promise<void> {
+    const next = await this.#source.next();
+    if (next.done === true) throw malformed("the body ends early");
+    this.held = this.held.length === 0 ? next.value : Buffer.concat([this.held, next.value]);
+  }
+
+  async take(count: number): Promise<Buffer> {
+    while (this.held.length < count) await this.more();
+    const taken = this.held.subarray(0, count);
+    this.held = this.held.subarray(count);
+    return taken;
+  }
+
+  /** Takes what comes before `end`, and `end` itself, which is not returned. */
+  async takeThrough(end: Buffer, bytesMax: number): Promise<Buffer> {
+    for (;;) {
+      const found = this.held.indexOf(end);
+      if (found > bytesMax || (found === -1 && this.held.length > bytesMax + end.length)) {
+        throw malformed("a header is too long");
+      }
+      if (found !== -1) {
+        const taken = await this.take(found);
+        await this.take(end.length);
+        return taken;
+      }
+      await this.more();
+    }
+  }
+
+  unread(bytes: Buffer): void {
+    this.held = Buffer.concat([bytes, this.held]);
+  }
+}
+
+function malformed(problem: string, cause?: unknown): ConnectError {
+  return new ConnectError(
+    `malformed multipart body: ${problem}`,
+    Code.InvalidArgument,
+    {},
+    [],
+    cause,
+  );
+}

@@ -1,0 +1,111 @@
+/**
+ * The routes of the host: init, prepare, cancel. See lifecycle.ts of the protocol for their contract.
+ *
+ * SAFETY: each needs the host key once one is installed. Before the first init there is none, and
+ * init alone is accepted: no code of a user has run by then, so only the host can be calling.
+ *
+ * Failures are Torpor's error bodies: code, message, effect, advice.
+ */
+import type { IncomingMessage, ServerResponse } from "node:http";
+import { performance } from "node:perf_hooks";
+import {
+  type CancelResponse,
+  cancelRoute,
+  hostKeyHeader,
+  initBodyBytesMax,
+  initRoute,
+  parseInitRequest,
+  prepareRoute,
+} from "@torpor/protocol";
+import { type Logger, TorporError, parseJson } from "@torpor/std";
+import { readBody, sendJson } from "./http-answer.ts";
+import type { Identity } from "./identity.ts";
+import type { Quiescer } from "./quiesce.ts";
+import type { Waker } from "./wake.ts";
+
+export interface PrivateRoutesContext {
+  readonly identity: Identity;
+  readonly quiescer: Quiescer;
+  readonly waker: Waker;
+  readonly log: Logger;
+}
+
+export async function servePrivateRoute(
+  route: string,
+  request: IncomingMessage,
+  response: ServerResponse,
+  context: PrivateRoutesContext,
+): Promise<void> {
+  try {
+    if (request.method !== "POST") {
+      throw new TorporError("argument.invalid", `${route} wants POST`);
+    }
+    if (route === initRoute) await init(request, response, context);
+    else if (route === prepareRoute) await prepare(request, response, context);
+    else if (route === cancelRoute) await cancel(request, response, context);
+  } catch (cause) {
+    const error = TorporError.from(cause, "internal");
+    context.log.error("a call of the host failed", { route, cause });
+    sendJson(response, error.status, error.toBody());
+  }
+}
+
+async function init(
+  request: IncomingMessage,
+  response: ServerResponse,
+  { identity, waker }: PrivateRoutesContext,
+): Promise<void> {
+  const arrivedMonoMs = performance.now();
+  const key = givenKey(request);
+  // Before anything is read: a body may be large.
+  if (!identity.acceptsRepeatedInit(key)) throw wrongKey();
+  const body = await readBody(request, initBodyBytesMax);
+  const initRequest = parseInitRequest(parseJson(body.toString("utf8"), "init"));
+  if (!waker.isRepeat(initRequest.generation) && !identity.acceptsHostKey(key)) throw wrongKey();
+  const answer = await waker.wake({ request: initRequest, arrivedMonoMs, carrier: request.socket });
+  sendJson(response, 200, answer);
+}
+
+async function prepare(
+  request: IncomingMessage,
+  response: ServerResponse,
+  { identity, quiescer }: PrivateRoutesContext,
+): Promise<void> {
+  demandKey(request, identity);
+  const answer = await quiescer.prepare();
+  // Its own connection must not outlive the snapshot either.
+  response.writeHead(200, {
+    "Content-Type": "application/json",
+    "Content-Length": answer.length,
+    Connection: "close",
+  });
+  response.end(answer);
+}
+
+async function cancel(
+  request: IncomingMessage,
+  response: ServerResponse,
+  { identity, quiescer }: PrivateRoutesContext,
+): Promise<void> {
+  demandKey(request, identity);
+  const answer: CancelResponse = { canceled: await quiescer.cancel() };
+  sendJson(response, 200, answer);
+}
+
+/** @throws auth.missing, also before the first init. */
+function demandKey(request: IncomingMessage, identity: Identity): void {
+  if (identity.current.hostKey === null || !identity.acceptsHostKey(givenKey(request))) {
+    throw wrongKey();
+  }
+}
+
+function givenKey(request: IncomingMessage): string | undefined {
+  const key = request.headers[hostKeyHeader];
+  return typeof key === "string" ? key : undefined;
+}
+
+function wrongKey(): TorporError {
+  return new TorporError("auth.missing", "wrong host key", {
+    advice: `Send the key of the last init in ${hostKeyHeader}.`,
+  });
+}

@@ -1,0 +1,101 @@
+/**
+ * The processes that were started through the API, found by pid or by tag.
+ *
+ * One that has ended stays for a while, so that a client which comes back late still learns how.
+ * INVARIANT: at most one entry a pid; a new process evicts an ended one whose number it got.
+ */
+import { Code, ConnectError } from "@connectrpc/connect";
+import type { ProcessConfig, ProcessSelector } from "@torpor/protocol";
+import { ignoreFailure } from "@torpor/std";
+import type { ManagedProcess } from "./process.ts";
+import type { QuietTimer, QuietTimers } from "./quiet-timers.ts";
+
+/** LIMIT: far above what a workload starts by this API, far below what the descriptors allow. */
+const runningMax = 1024;
+/** LIMIT: ended ones that are remembered; the oldest go first. */
+const endedMax = 1024;
+
+export interface ProcessEntry {
+  readonly process: ManagedProcess;
+  /** As it was asked for. */
+  readonly config: ProcessConfig | undefined;
+  readonly tag: string | undefined;
+}
+
+export class ProcessTable {
+  readonly #timers: QuietTimers;
+  readonly #exitKeptMs: number;
+  /** SNAPSHOT: the processes are in the same snapshot and are there again after a restore. */
+  readonly #running = new Map<number, ProcessEntry>();
+  readonly #ended = new Map<number, ProcessEntry & { readonly expiry: QuietTimer }>();
+
+  constructor(timers: QuietTimers, exitKeptMs: number) {
+    this.#timers = timers;
+    this.#exitKeptMs = exitKeptMs;
+  }
+
+  /** @throws ConnectError resource_exhausted when no further process may be started. */
+  checkRoom(): void {
+    if (this.#running.size >= runningMax) {
+      throw new ConnectError(`more than ${runningMax} processes`, Code.ResourceExhausted);
+    }
+  }
+
+  add(entry: ProcessEntry): void {
+    const { pid } = entry.process;
+    this.#forget(pid);
+    this.#running.set(pid, entry);
+    const retire = async (): Promise<void> => {
+      await entry.process.ended;
+      this.#retire(entry);
+    };
+    void ignoreFailure("a process always ends, and its end cannot fail", retire());
+  }
+
+  running(): ProcessEntry[] {
+    return [...this.#running.values()];
+  }
+
+  /** @throws ConnectError not_found, also for one that has ended. */
+  findRunning(selector: ProcessSelector | undefined): ProcessEntry {
+    return this.#find(selector, false);
+  }
+
+  /** @throws ConnectError not_found when it ended longer ago than its status is kept. */
+  findRecent(selector: ProcessSelector | undefined): ProcessEntry {
+    return this.#find(selector, true);
+  }
+
+  #find(selector: ProcessSelector | undefined, orEnded: boolean): ProcessEntry {
+    const wanted = selector?.selector;
+    if (wanted?.case === undefined) {
+      throw new ConnectError("a process must be selected by pid or tag", Code.InvalidArgument);
+    }
+    const matches = ({ process, tag }: ProcessEntry): boolean =>
+      wanted.case === "pid" ? process.pid === wanted.value : tag === wanted.value;
+    // A tag may be used again: the newest process that has it is meant.
+    const found =
+      this.running().findLast(matches) ??
+      (orEnded ? [...this.#ended.values()].findLast(matches) : undefined);
+    if (found === undefined) {
+      throw new ConnectError(`no process with ${wanted.case} ${wanted.value}`, Code.NotFound);
+    }
+    return found;
+  }
+
+  #retire(entry: ProcessEntry): void {
+    const { pid } = entry.process;
+    if (this.#running.get(pid) !== entry) return;
+    this.#running.delete(pid);
+    const expiry = this.#timers.after(this.#exitKeptMs, () => this.#forget(pid));
+    this.#ended.set(pid, { ...entry, expiry });
+    const oldest = this.#ended.keys().next();
+    if (this.#ended.size > endedMax && oldest.done !== true) this.#forget(oldest.value);
+  }
+
+  #forget(pid: number): void {
+    this.#ended.get(pid)?.expiry.cancel();
+    this.#ended.delete(pid);
+    this.#running.delete(pid);
+  }
+}

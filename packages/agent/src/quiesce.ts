@@ -1,0 +1,199 @@
+/**
+ * Brings the guest to rest for a snapshot, and back if none is taken.
+ *
+ *   awake ──prepare──► quiescing ──all steps done──► quiesced ──cancel──► awake
+ *                          │                            │
+ *                          └──a step fails: undone──►   └──snapshot, restore, init (wake.ts)──► awake
+ *
+ * Called for `POST /snapshot/prepare` and `POST /snapshot/cancel` only. The story, in order:
+ *
+ *   1. no new work is taken: everything but health, init and cancel is refused from now on;
+ *   2. idle connections are closed, busy ones noted, to be destroyed by the next init;
+ *   3. user processes are frozen, so that none runs again before the next init;
+ *   4. the agent's own timers stop;
+ *   5. the answer is made, garbage collected and free memory given back, so that it is not saved.
+ *
+ * INVARIANT: in `quiesced` no process of a user runs, none can be started, and the agent does nothing
+ * of its own accord. Each step brings its undo; a failure undoes all of them, newest first, and
+ * `cancel` does the same later. The undo of a step is safe to repeat.
+ */
+import type { ServerConnTracker } from "@torpor/conntracker";
+import type { PrepareResponse } from "@torpor/protocol";
+import { type Failpoint, type Step, TorporError, assert, runSteps } from "@torpor/std";
+import type { Gate } from "./gate.ts";
+import type { Identity } from "./identity.ts";
+import type { Machine } from "./machine.ts";
+import type { QuietTimers } from "./quiet-timers.ts";
+import type { UserCgroup } from "./user-cgroup.ts";
+
+export interface QuiesceContext {
+  readonly gate: Gate;
+  readonly tracker: ServerConnTracker;
+  readonly cgroup: UserCgroup | undefined;
+  readonly timers: QuietTimers;
+  readonly identity: Identity;
+  readonly machine: Machine;
+  readonly failpoint?: Failpoint | undefined;
+}
+
+export type RestState = "awake" | "quiescing" | "quiesced" | "waking";
+
+/** What the steps of one prepare work out and hold. */
+interface Preparation extends QuiesceContext {
+  /** Undoes the steps so far; kept for `cancel` when all succeed. */
+  readonly held: AsyncDisposableStack;
+  connections: { closed: number; recorded: number };
+  processesFrozen: number;
+  answer: Buffer | undefined;
+}
+
+const steps: readonly Step<Preparation>[] = [
+  {
+    name: "refuse new work",
+    budgetMs: 100,
+    async run({ gate, held }, _deadline, undo) {
+      undo.defer(async () => await held.disposeAsync());
+      gate.close();
+      held.defer(() => gate.open());
+    },
+  },
+  {
+    name: "retire connections",
+    budgetMs: 1_000,
+    async run(preparation) {
+      const { tracker, held } = preparation;
+      held.defer(() => tracker.cancel());
+      preparation.connections = tracker.prepareForSnapshot();
+    },
+  },
+  {
+    name: "freeze user processes",
+    budgetMs: 5_000,
+    async run(preparation, deadline) {
+      const { cgroup, held } = preparation;
+      if (cgroup === undefined) return;
+      held.defer(async () => await cgroup.thaw());
+      await cgroup.freeze(deadline);
+      preparation.processesFrozen = await cgroup.processCount();
+    },
+  },
+  {
+    name: "suspend timers",
+    budgetMs: 100,
+    async run({ timers, held }) {
+      held.defer(() => timers.resume());
+      timers.suspend();
+    },
+  },
+  {
+    name: "make the answer",
+    budgetMs: 100,
+    async run(preparation) {
+      const { connections, identity, processesFrozen } = preparation;
+      const answer: PrepareResponse = {
+        generation: identity.current.generation,
+        connectionsClosed: connections.closed,
+        // The connection of this very request is among them, and ends with its answer.
+        connectionsRecorded: Math.max(0, connections.recorded - 1),
+        processesFrozen,
+      };
+      preparation.answer = Buffer.from(JSON.stringify(answer));
+    },
+  },
+  {
+    // ORDER: last, so that nothing that is allocated for the steps above is saved as garbage.
+    name: "shrink the heap",
+    budgetMs: 5_000,
+    async run({ machine }) {
+      machine.shrinkHeap();
+    },
+  },
+];
+
+/** Names of the steps in order, for tests that fail each of them. */
+export const quiesceStepNames: readonly string[] = steps.map(({ name }) => name);
+
+export class Quiescer {
+  readonly #context: QuiesceContext;
+  /** SNAPSHOT: `quiesced` in every snapshot; `init` or `cancel` ends it. */
+  #state: RestState = "awake";
+  #held: AsyncDisposableStack | undefined;
+
+  constructor(context: QuiesceContext) {
+    this.#context = context;
+  }
+
+  get state(): RestState {
+    return this.#state;
+  }
+
+  /**
+   * Brings the guest to rest; the answer is returned as bytes, because making it would allocate.
+   * @throws sandbox.wrongState unless awake; the TorporError of the step that failed, all undone.
+   */
+  async prepare(): Promise<Buffer> {
+    this.#expect("awake", "prepare");
+    this.#state = "quiescing";
+    const preparation: Preparation = {
+      ...this.#context,
+      held: new AsyncDisposableStack(),
+      connections: { closed: 0, recorded: 0 },
+      processesFrozen: 0,
+      answer: undefined,
+    };
+    try {
+      await runSteps(steps, preparation, { verb: "prepare", failpoint: this.#context.failpoint });
+      assert(preparation.answer !== undefined, "a step makes the answer");
+      this.#held = preparation.held;
+      this.#state = "quiesced";
+      return preparation.answer;
+    } finally {
+      if (this.#state === "quiescing") this.#state = "awake";
+    }
+  }
+
+  /**
+   * Undoes a prepare. Safe to repeat: false when nothing was prepared.
+   * @throws sandbox.wrongState in the midst of prepare or init.
+   */
+  async cancel(): Promise<boolean> {
+    if (this.#state === "awake") return false;
+    this.#expect("quiesced", "cancel");
+    this.#state = "waking";
+    try {
+      await this.#held?.disposeAsync();
+      // A thaw that failed in an earlier attempt is not tried again by the stack.
+      await this.#context.cgroup?.thaw();
+      this.#held = undefined;
+      this.#state = "awake";
+      return true;
+    } finally {
+      if (this.#state === "waking") this.#state = "quiesced";
+    }
+  }
+
+  /**
+   * Runs `wake` as the end of the rest. If it fails, the guest stays at rest and it may be repeated.
+   * @throws sandbox.wrongState in the midst of prepare or cancel; whatever `wake` throws.
+   */
+  async endRest<T>(wake: () => Promise<T>): Promise<T> {
+    const before = this.#state;
+    if (before !== "awake") this.#expect("quiesced", "init");
+    this.#state = "waking";
+    try {
+      const result = await wake();
+      // The steps were ended by `wake` in its own order, not by their undo.
+      this.#held?.move();
+      this.#held = undefined;
+      this.#state = "awake";
+      return result;
+    } finally {
+      if (this.#state === "waking") this.#state = before;
+    }
+  }
+
+  #expect(wanted: RestState, verb: string): void {
+    if (this.#state === wanted) return;
+    throw new TorporError("sandbox.wrongState", `cannot ${verb}: the guest is ${this.#state}`);
+  }
+}

@@ -1,0 +1,53 @@
+/**
+ * Serves the RPCs: the Connect protocol with JSON, on Node's own request and response.
+ *
+ * In the place of the library's own adapter, which writes to the console whenever a client hangs up.
+ */
+import type { IncomingMessage, ServerResponse } from "node:http";
+import { type ConnectRouter, createConnectRouter, createContextValues } from "@connectrpc/connect";
+import {
+  universalRequestFromNodeRequest,
+  universalResponseToNodeResponse,
+} from "@connectrpc/connect-node";
+import type { Logger } from "@torpor/std";
+import { takeTimeoutHeader, timeoutKey } from "./stream-headers.ts";
+
+/** LIMIT: one message of an RPC. Files travel over `/files`; terminal input comes in small pieces. */
+const messageBytesMax = 16 << 20;
+
+/** Answers a request if its path is that of an RPC; returns whether it is. */
+export type RpcHandler = (
+  path: string,
+  request: IncomingMessage,
+  response: ServerResponse,
+) => boolean;
+
+export function createRpcHandler(
+  register: (router: ConnectRouter) => void,
+  log: Logger,
+): RpcHandler {
+  const router = createConnectRouter({
+    grpc: false,
+    grpcWeb: false,
+    // Small messages over a local line: compressing costs more than it saves.
+    acceptCompression: [],
+    readMaxBytes: messageBytesMax,
+  });
+  register(router);
+  const handlers = new Map(router.handlers.map((handler) => [handler.requestPath, handler]));
+  return (path, request, response) => {
+    const handler = handlers.get(path);
+    if (handler === undefined) return false;
+    const values = createContextValues().set(timeoutKey, takeTimeoutHeader(request.headers));
+    // The library makes an address of it, which nothing reads.
+    request.headers.host = "agent";
+    const universal = universalRequestFromNodeRequest(request, response, undefined, values);
+    handler(universal)
+      .then((answer) => universalResponseToNodeResponse(answer, response))
+      .catch((cause: unknown) => {
+        // A client that hung up is no failure of ours.
+        if (!response.destroyed) log.error("an RPC failed", { path, cause });
+      });
+    return true;
+  };
+}

@@ -1,0 +1,38 @@
+/**
+ * Signed links to files: a path, what may be done with it, and optionally until when, sealed with the
+ * sandbox's token. COMPAT: the text that is hashed is the one E2B clients hash.
+ */
+import { createHash } from "node:crypto";
+import { sameSecret } from "./identity.ts";
+
+export interface SignedRequest {
+  readonly path: string;
+  readonly operation: "read" | "write";
+  /** Of the query; empty when it names none. */
+  readonly username: string;
+  readonly signature: string;
+  /** Seconds since 1970, verbatim. */
+  readonly expiration: string | undefined;
+}
+
+/** Why the signature does not hold, or undefined if it does. */
+export function signatureProblem(
+  request: SignedRequest,
+  accessToken: string,
+  nowMs: number,
+): string | undefined {
+  const expected = sign(request, accessToken);
+  if (!sameSecret(expected, request.signature)) return "invalid signature";
+  if (request.expiration === undefined) return undefined;
+  if (!/^\d{1,15}$/.test(request.expiration)) return "invalid signature expiration";
+  const expired = Number(request.expiration) < Math.floor(nowMs / 1000);
+  return expired ? "signature is already expired" : undefined;
+}
+
+export function sign(request: Omit<SignedRequest, "signature">, accessToken: string): string {
+  const { path, operation, username, expiration } = request;
+  const parts = [path, operation, username, accessToken];
+  if (expiration !== undefined) parts.push(expiration);
+  const digest = createHash("sha256").update(parts.join(":"), "utf8").digest("base64");
+  return `v1_${digest.replace(/=+$/, "")}`;
+}

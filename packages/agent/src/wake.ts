@@ -1,0 +1,187 @@
+/**
+ * Makes the guest right again after a boot or a restore, and lets user processes run.
+ *
+ * Called for `POST /init` only. The story, in order:
+ *
+ *   1. the kernel's and the agent's random generators forget what other clones share with them;
+ *   2. the wall clock is set;
+ *   3. the sandbox gets its own key, token, environment, user and folder;
+ *   4. connections from before the snapshot are destroyed;
+ *   5. the agent's timers go on;
+ *   6. user processes are thawed, and new work is taken.
+ *
+ * ORDER: thawing comes last. Until then no code of a user has run with an old clock, an old token or
+ * random numbers that another clone draws too. Work is taken after it, never into a frozen cgroup.
+ *
+ * Generations make it safe to repeat and safe against late repeats: a smaller one than the last is
+ * refused, the same one is answered as before without doing anything, so a repeat that arrives late
+ * cannot thaw what a newer prepare has frozen. A wake that fails half-way leaves the guest at rest,
+ * and the host repeats it: each step may run twice.
+ */
+import type { Socket } from "node:net";
+import { performance } from "node:perf_hooks";
+import type { ServerConnTracker } from "@torpor/conntracker";
+import type { InitRequest, InitResponse } from "@torpor/protocol";
+import { type Failpoint, type Logger, type Step, TorporError, assert, runSteps } from "@torpor/std";
+import { randomHash } from "./entropy.ts";
+import type { Gate } from "./gate.ts";
+import { type Identity, writeMarkers } from "./identity.ts";
+import type { Machine } from "./machine.ts";
+import type { Quiescer } from "./quiesce.ts";
+import type { QuietTimers } from "./quiet-timers.ts";
+import type { UserCgroup } from "./user-cgroup.ts";
+
+/** A clock that is off by less is left alone: a step costs programs more than it gives them. */
+const clockToleranceMs = 50;
+
+export interface WakeContext {
+  readonly gate: Gate;
+  readonly tracker: ServerConnTracker;
+  readonly cgroup: UserCgroup | undefined;
+  readonly timers: QuietTimers;
+  readonly identity: Identity;
+  readonly machine: Machine;
+  readonly quiescer: Quiescer;
+  readonly markerFolder: string;
+  readonly log: Logger;
+  readonly failpoint?: Failpoint | undefined;
+}
+
+export interface InitCall {
+  readonly request: InitRequest;
+  /** `performance.now()` when the request arrived, for the delay the timestamp has not seen. */
+  readonly arrivedMonoMs: number;
+  /** The connection of the call: newer than the snapshot, so it is spared. */
+  readonly carrier: Socket;
+}
+
+/** What the steps of one wake work on and find out. */
+interface Wake extends WakeContext, InitCall {
+  clockStepMs: number;
+  connectionsDestroyed: number;
+  randomHash: string;
+}
+
+const steps: readonly Step<Wake>[] = [
+  {
+    name: "renew random generators",
+    budgetMs: 1_000,
+    async run(wake) {
+      wake.machine.renewGenerators(Buffer.from(wake.request.entropy, "base64"));
+      wake.randomHash = randomHash();
+    },
+  },
+  {
+    name: "set the clock",
+    budgetMs: 1_000,
+    async run(wake) {
+      const { machine, request } = wake;
+      const dueMs = request.timestampMs + (performance.now() - wake.arrivedMonoMs);
+      const offMs = Math.round(dueMs - machine.wallClockMs());
+      if (Math.abs(offMs) <= clockToleranceMs) return;
+      machine.setWallClock(dueMs);
+      wake.clockStepMs = offMs;
+    },
+  },
+  {
+    name: "take the identity",
+    budgetMs: 5_000,
+    async run({ identity, request, markerFolder, log }) {
+      const before = identity.current;
+      identity.replace(request);
+      const { sandboxId, templateId } = request;
+      if (before.sandboxId === sandboxId && before.templateId === templateId) return;
+      // Marks for curious programs are not worth a sandbox that does not wake.
+      await writeMarkers(markerFolder, identity.current).catch((cause: unknown) =>
+        log.warn("no marker files", { cause }),
+      );
+    },
+  },
+  {
+    name: "destroy old connections",
+    budgetMs: 1_000,
+    async run(wake) {
+      const { tracker, request, carrier } = wake;
+      const { destroyed } = tracker.restoreAfterSnapshot(request.generation, { carrier });
+      wake.connectionsDestroyed += destroyed;
+    },
+  },
+  {
+    // ORDER: after the connections, or a keepalive would be written to one that is dead.
+    name: "resume timers",
+    budgetMs: 100,
+    async run({ timers }) {
+      timers.resume();
+    },
+  },
+  {
+    name: "thaw user processes and take new work",
+    budgetMs: 5_000,
+    async run({ cgroup, gate }) {
+      await cgroup?.thaw();
+      gate.open();
+    },
+  },
+];
+
+/** Names of the steps in order, for tests that fail each of them. */
+export const wakeStepNames: readonly string[] = steps.map(({ name }) => name);
+
+export class Waker {
+  readonly #context: WakeContext;
+  /** SNAPSHOT: the last wake of the run that was saved; a restore brings a larger generation. */
+  #last: { readonly generation: number; readonly response: Promise<InitResponse> } | undefined;
+
+  constructor(context: WakeContext) {
+    this.#context = context;
+  }
+
+  /** Whether `generation` has been woken to, completely or as far as taking its identity. */
+  isRepeat(generation: number): boolean {
+    return this.#context.identity.current.generation === generation;
+  }
+
+  /**
+   * @throws sandbox.wrongState for a generation below the last one, or in the midst of a prepare; the
+   *   TorporError of the step that failed.
+   */
+  async wake(call: InitCall): Promise<InitResponse> {
+    const { generation } = call.request;
+    const last = this.#last;
+    if (last?.generation === generation) return await last.response;
+    if (last !== undefined && generation < last.generation) {
+      throw new TorporError(
+        "sandbox.wrongState",
+        `generation ${generation} is older than ${last.generation}`,
+        { effect: "none" },
+      );
+    }
+    const response = this.#context.quiescer.endRest(async () => await this.#run(call));
+    this.#last = { generation, response };
+    try {
+      return await response;
+    } catch (cause) {
+      // Forgotten, so that the repeat of a failed wake does the work.
+      this.#last = last;
+      throw cause;
+    }
+  }
+
+  async #run(call: InitCall): Promise<InitResponse> {
+    const wake: Wake = {
+      ...this.#context,
+      ...call,
+      clockStepMs: 0,
+      connectionsDestroyed: 0,
+      randomHash: "",
+    };
+    await runSteps(steps, wake, { verb: "init", failpoint: this.#context.failpoint });
+    assert(wake.randomHash !== "", "a step draws from the generators");
+    return {
+      generation: call.request.generation,
+      randomHash: wake.randomHash,
+      clockStepMs: wake.clockStepMs,
+      connectionsDestroyed: wake.connectionsDestroyed,
+    };
+  }
+}

@@ -1,0 +1,107 @@
+import assert from "node:assert/strict";
+import { rm, writeFile } from "node:fs/promises";
+import { test } from "node:test";
+import { TorporError } from "@torpor/std";
+import { DaemonClient } from "./daemon-client.ts";
+import { FakeDaemon, accessToken, sandboxInfo } from "./fixtures.ts";
+
+test("sandboxes are read with all their fields", async () => {
+  await using daemon = await FakeDaemon.start();
+  const snapshot = { generation: 2, createdAtMs: 5, memoryBytes: 6, diskBytes: 7 };
+  const sandbox = sandboxInfo({ state: "paused", pid: null, metadata: { a: "b" }, snapshot });
+  daemon.sandboxes = [sandbox];
+  const client = new DaemonClient(daemon.socketPath);
+  assert.deepEqual(await client.list(), [sandbox]);
+  assert.deepEqual(await client.look(sandbox.id), sandbox);
+});
+
+test("create sends what was asked for and returns the token and the times", async () => {
+  await using daemon = await FakeDaemon.start();
+  const bodies: unknown[] = [];
+  daemon.answer = ({ method, body }) => {
+    if (method !== "POST") return undefined;
+    bodies.push(JSON.parse(body));
+    const answer = { sandboxID: "i1", envdAccessToken: accessToken };
+    return { status: 201, body: answer, headers: { "server-timing": "boot;dur=3" } };
+  };
+  const client = new DaemonClient(daemon.socketPath);
+  const created = await client.create({ template: "base", env: { A: "1" }, metadata: { b: "2" } });
+  assert.deepEqual(bodies, [{ templateID: "base", envVars: { A: "1" }, metadata: { b: "2" } }]);
+  const timings = [{ step: "boot", tookMs: 3 }];
+  assert.deepEqual(created, { id: "i1", accessToken, timings });
+});
+
+test("the daemon's error arrives as it was sent", async () => {
+  await using daemon = await FakeDaemon.start();
+  const error = new TorporError("storage.noSpace", "the disk is full", {
+    effect: "maybe",
+    advice: "Buy a disk.",
+  });
+  daemon.answer = () => ({ status: error.status, body: { ...error.toBody() } });
+  await assert.rejects(new DaemonClient(daemon.socketPath).resume("i1"), {
+    code: "storage.noSpace",
+    rawMessage: "the disk is full",
+    effect: "maybe",
+    advice: "Buy a disk.",
+  });
+});
+
+test("an answer that is not ours still names its status", async () => {
+  await using daemon = await FakeDaemon.start();
+  daemon.answer = () => ({ status: 418, body: "<html>" });
+  await assert.rejects(new DaemonClient(daemon.socketPath).list(), /status 418/);
+});
+
+test("pausing a paused sandbox changes nothing; another wrong state is a failure", async () => {
+  await using daemon = await FakeDaemon.start();
+  daemon.sandboxes = [sandboxInfo({ id: "iaaa" })];
+  const client = new DaemonClient(daemon.socketPath);
+  const first = await client.pause("iaaa");
+  assert.deepEqual(first.timings.at(-1), { step: "total", tookMs: 2 });
+  assert.equal(first.changed, true);
+  assert.equal((await client.pause("iaaa")).changed, false);
+  daemon.sandboxes = [sandboxInfo({ id: "iaaa", state: "removing" })];
+  daemon.answer = ({ path }) =>
+    path.endsWith("/pause")
+      ? { status: 409, body: { ...new TorporError("sandbox.wrongState", "no").toBody() } }
+      : undefined;
+  await assert.rejects(client.pause("iaaa"), { code: "sandbox.wrongState" });
+});
+
+test("resume tells whether it changed anything", async () => {
+  await using daemon = await FakeDaemon.start();
+  daemon.sandboxes = [sandboxInfo({ id: "iaaa", state: "paused", pid: null })];
+  const client = new DaemonClient(daemon.socketPath);
+  assert.equal((await client.resume("iaaa")).changed, true);
+  assert.equal((await client.resume("iaaa")).changed, false);
+});
+
+test("without a daemon nothing can have happened", async () => {
+  const daemon = await FakeDaemon.start();
+  const client = new DaemonClient(daemon.socketPath);
+  assert.equal(await client.isAnswering(), true);
+  await daemon[Symbol.asyncDispose]();
+  assert.equal(await client.isAnswering(), false);
+  await assert.rejects(client.remove("iaaa"), { code: "daemon.unreachable", effect: "none" });
+});
+
+test("a file in the place of the socket is no daemon", async () => {
+  await using daemon = await FakeDaemon.start();
+  await rm(daemon.socketPath);
+  await writeFile(daemon.socketPath, "");
+  assert.equal(await new DaemonClient(daemon.socketPath).isAnswering(), false);
+});
+
+test("a line that breaks after the request leaves its effect open", async () => {
+  await using daemon = await FakeDaemon.start();
+  daemon.answer = () => ({ status: 200, headers: { "content-length": "5" }, body: "" });
+  const client = new DaemonClient(daemon.socketPath);
+  await assert.rejects(client.resume("iaaa"), { code: "daemon.unreachable", effect: "maybe" });
+  await assert.rejects(client.list(), { code: "daemon.unreachable", effect: "none" });
+});
+
+test("a state that we do not know is refused", async () => {
+  await using daemon = await FakeDaemon.start();
+  daemon.answer = () => ({ status: 200, body: { ...sandboxInfo(), state: "dreaming" } });
+  await assert.rejects(new DaemonClient(daemon.socketPath).look("iaaa"), /dreaming/);
+});

@@ -1,0 +1,410 @@
+/**
+ * The CLI's end of the line to the daemon: JSON over HTTP on the Unix socket in the state folder.
+ * Whoever may open the socket is trusted, so no key is sent.
+ *
+ * Every call has a deadline. A failure is a `TorporError`: the daemon's own, rebuilt from the body
+ * it sent, or one made here that says whether the request can have arrived. Each call opens a
+ * connection of its own, so none is left to keep the process alive.
+ */
+import { type IncomingMessage, request as httpRequest } from "node:http";
+import {
+  Deadline,
+  type Effect,
+  type ErrorBody,
+  type JsonObject,
+  type StepTiming,
+  TorporError,
+  optional,
+  parseInteger,
+  parseJson,
+  parseObject,
+  parseString,
+  parseStringMap,
+  systemCode,
+} from "@torpor/std";
+import { parseServerTiming } from "./server-timing.ts";
+
+const healthMs = 2_000;
+const lookMs = 15_000;
+/** LIMITS of the verbs; wide, because an emulated machine is some twenty times slower. */
+const createMs = 300_000;
+const resumeMs = 300_000;
+/** Saving memory to a slow disk may take minutes. */
+const pauseMs = 600_000;
+const removeMs = 120_000;
+/** LIMIT: the largest answer is a console, and the daemon cuts that. */
+const answerBytesMax = 16 << 20;
+
+const sandboxStates = [
+  "creating",
+  "running",
+  "pausing",
+  "paused",
+  "resuming",
+  "removing",
+  "failed",
+] as const;
+export type SandboxStateName = (typeof sandboxStates)[number];
+
+export interface DaemonInfo {
+  readonly pid: number;
+  readonly version: string;
+  readonly startedAtMs: number;
+  readonly stateFolder: string;
+  readonly accelerator: string;
+  readonly url: string;
+  readonly templates: readonly string[];
+  readonly sandboxCount: number;
+}
+
+export interface SnapshotInfo {
+  readonly generation: number;
+  readonly createdAtMs: number;
+  readonly memoryBytes: number;
+  readonly diskBytes: number;
+}
+
+export interface SandboxInfo {
+  readonly id: string;
+  readonly template: string;
+  readonly templateId: string;
+  readonly state: SandboxStateName;
+  /** Why it failed; null in every other state. */
+  readonly reason: string | null;
+  readonly generation: number;
+  /** Of the VM on this machine; null while there is none. */
+  readonly pid: number | null;
+  readonly createdAtMs: number;
+  readonly startedAtMs: number | null;
+  readonly metadata: Readonly<Record<string, string>>;
+  readonly snapshot: SnapshotInfo | null;
+}
+
+export interface NewSandbox {
+  readonly template: string;
+  readonly env: Readonly<Record<string, string>>;
+  readonly metadata: Readonly<Record<string, string>>;
+}
+
+export interface CreatedSandbox extends SandboxAccess {
+  readonly timings: readonly StepTiming[];
+}
+
+/** What is needed to talk to the agent of a sandbox. */
+export interface SandboxAccess {
+  readonly id: string;
+  readonly accessToken: string | null;
+}
+
+export interface Changed {
+  /** False when the sandbox was in the wanted state before. */
+  readonly changed: boolean;
+  readonly timings: readonly StepTiming[];
+}
+
+export interface ApiKeyInfo {
+  readonly id: string;
+  readonly name: string;
+  readonly prefix: string;
+  readonly createdAtMs: number;
+}
+
+export interface SandboxLogs {
+  readonly console: string;
+  readonly vmm: string;
+}
+
+interface Answer {
+  readonly status: number;
+  readonly headers: IncomingMessage["headers"];
+  readonly text: string;
+}
+
+type Method = "GET" | "POST" | "DELETE";
+
+export class DaemonClient {
+  readonly socketPath: string;
+
+  constructor(socketPath: string) {
+    this.socketPath = socketPath;
+  }
+
+  /** Whether a daemon answers. */
+  async isAnswering(): Promise<boolean> {
+    try {
+      await this.#send("GET", "/health", undefined, Deadline.after(healthMs, "health check"));
+      return true;
+    } catch (error) {
+      if (TorporError.is(error) && error.code === "daemon.unreachable") return false;
+      throw error;
+    }
+  }
+
+  async describe(): Promise<DaemonInfo> {
+    return parseDaemon(await this.#get("/torpor/daemon"));
+  }
+
+  async list(): Promise<readonly SandboxInfo[]> {
+    return parseList(await this.#get("/torpor/sandboxes"), "sandboxes").map(parseSandbox);
+  }
+
+  /** @throws sandbox.notFound */
+  async look(id: string): Promise<SandboxInfo> {
+    return parseSandbox(await this.#get(`/torpor/sandboxes/${encodeURIComponent(id)}`));
+  }
+
+  /** @throws template.missing, argument.invalid, vmm.failed and others of the daemon */
+  async create(sandbox: NewSandbox): Promise<CreatedSandbox> {
+    const { text, headers } = await this.#send(
+      "POST",
+      "/v2/sandboxes",
+      { templateID: sandbox.template, metadata: sandbox.metadata, envVars: sandbox.env },
+      Deadline.after(createMs, "creating the sandbox"),
+    );
+    return { ...parseAccess(parseJson(text, "answer")), timings: timingsOf(headers) };
+  }
+
+  /** The id and token with which the agent of an existing sandbox is reached. */
+  async access(id: string): Promise<SandboxAccess> {
+    return parseAccess(await this.#get(`/sandboxes/${encodeURIComponent(id)}`));
+  }
+
+  /** Puts a sandbox to sleep; one that sleeps already stays as it is. @throws sandbox.wrongState */
+  async pause(id: string): Promise<Changed> {
+    const path = `/sandboxes/${encodeURIComponent(id)}/pause`;
+    try {
+      const deadline = Deadline.after(pauseMs, "pausing the sandbox");
+      const { headers } = await this.#send("POST", path, {}, deadline);
+      return { changed: true, timings: timingsOf(headers) };
+    } catch (error) {
+      if (!TorporError.is(error) || error.code !== "sandbox.wrongState") throw error;
+      // The same code stands for every state that cannot be paused, so the state decides.
+      const { state } = await this.look(id);
+      if (state !== "paused") throw error;
+      return { changed: false, timings: [] };
+    }
+  }
+
+  /** Wakes a sandbox; one that runs already stays as it is. */
+  async resume(id: string): Promise<Changed> {
+    const path = `/v2/sandboxes/${encodeURIComponent(id)}/connect`;
+    const deadline = Deadline.after(resumeMs, "resuming the sandbox");
+    const { status, headers } = await this.#send("POST", path, {}, deadline);
+    return { changed: status === 201, timings: timingsOf(headers) };
+  }
+
+  /** @throws sandbox.notFound */
+  async remove(id: string): Promise<void> {
+    const deadline = Deadline.after(removeMs, "removing the sandbox");
+    await this.#send("DELETE", `/sandboxes/${encodeURIComponent(id)}`, undefined, deadline);
+  }
+
+  async logs(id: string): Promise<SandboxLogs> {
+    const path = `/torpor/sandboxes/${encodeURIComponent(id)}/console`;
+    const body = parseObject(await this.#get(path), "console");
+    return {
+      console: parseString(body["console"], "console", answerBytesMax),
+      vmm: parseString(body["vmm"], "vmm", answerBytesMax),
+    };
+  }
+
+  async apiKeys(): Promise<readonly ApiKeyInfo[]> {
+    return parseList(await this.#get("/torpor/api-keys"), "keys").map(parseApiKey);
+  }
+
+  /** The key itself is in this answer and nowhere else. */
+  async createApiKey(name: string): Promise<ApiKeyInfo & { readonly key: string }> {
+    const deadline = Deadline.after(lookMs, "creating the key");
+    const { text } = await this.#send("POST", "/torpor/api-keys", { name }, deadline);
+    const body = parseObject(parseJson(text, "answer"), "key");
+    const key = parseString(body["key"], "key");
+    // COMPAT: the time of creation may be left out of this answer.
+    return { ...parseApiKey({ createdAtMs: Date.now(), ...body }), key };
+  }
+
+  async #get(path: string): Promise<unknown> {
+    const { text } = await this.#send(
+      "GET",
+      path,
+      undefined,
+      Deadline.after(lookMs, `GET ${path}`),
+    );
+    return parseJson(text, "answer");
+  }
+
+  /** @throws the daemon's error, daemon.unreachable, deadline.exceeded */
+  async #send(
+    method: Method,
+    path: string,
+    body: JsonObject | undefined,
+    deadline: Deadline,
+  ): Promise<Answer> {
+    const answer = await this.#exchange(method, path, body, deadline);
+    if (answer.status < 400) return answer;
+    throw TorporError.fromBody(errorBody(answer, method, path));
+  }
+
+  async #exchange(
+    method: Method,
+    path: string,
+    body: JsonObject | undefined,
+    deadline: Deadline,
+  ): Promise<Answer> {
+    const payload = body === undefined ? "" : JSON.stringify(body);
+    const { promise, resolve, reject } = Promise.withResolvers<Answer>();
+    const outgoing = httpRequest({
+      socketPath: this.socketPath,
+      agent: false,
+      method,
+      path,
+      headers: {
+        host: "torpor",
+        connection: "close",
+        ...(body === undefined
+          ? {}
+          : { "content-type": "application/json", "content-length": Buffer.byteLength(payload) }),
+      },
+    });
+    outgoing.once("error", reject);
+    outgoing.once("response", (response) => void readAnswer(response).then(resolve, reject));
+    outgoing.end(payload);
+    try {
+      return await deadline.race(promise);
+    } catch (cause) {
+      outgoing.destroy();
+      throw asDaemonError(cause, this.socketPath, method);
+    }
+  }
+}
+
+async function readAnswer(response: IncomingMessage): Promise<Answer> {
+  const chunks: Buffer[] = [];
+  let bytes = 0;
+  for await (const chunk of response as AsyncIterable<Buffer>) {
+    bytes += chunk.length;
+    if (bytes > answerBytesMax) {
+      throw new TorporError("internal", "the daemon's answer has no end", { effect: "maybe" });
+    }
+    chunks.push(chunk);
+  }
+  const { statusCode: status = 0, headers } = response;
+  return { status, headers, text: Buffer.concat(chunks).toString("utf8") };
+}
+
+/** The socket is missing, nobody listens, or a path too long for one was given. */
+const refusals = new Set(["ENOENT", "ECONNREFUSED", "ENOTSOCK", "EINVAL", "ENAMETOOLONG"]);
+
+function asDaemonError(cause: unknown, socketPath: string, method: Method): TorporError {
+  const effect: Effect = method === "GET" ? "none" : "maybe";
+  if (TorporError.is(cause)) {
+    return new TorporError(cause.code, cause.rawMessage, { cause, effect, advice: cause.advice });
+  }
+  const code = systemCode(cause) ?? "";
+  if (code === "EACCES" || code === "EPERM") {
+    return new TorporError("root.required", `${socketPath} may not be opened by this user`, {
+      cause,
+      advice: "Run the same command as the user that started the daemon.",
+    });
+  }
+  if (refusals.has(code)) {
+    return new TorporError("daemon.unreachable", `no daemon answers on ${socketPath}`, { cause });
+  }
+  const text = cause instanceof Error ? cause.message : String(cause);
+  return new TorporError("daemon.unreachable", `the line to the daemon broke: ${text}`, {
+    cause,
+    effect,
+  });
+}
+
+function errorBody({ status, text }: Answer, method: Method, path: string): Partial<ErrorBody> {
+  try {
+    return parseObject(parseJson(text, "answer"), "answer");
+  } catch {
+    return { message: `${method} ${path} was answered with status ${status}` };
+  }
+}
+
+function timingsOf(headers: IncomingMessage["headers"]): readonly StepTiming[] {
+  const header = headers["server-timing"];
+  return parseServerTiming(Array.isArray(header) ? header.join(",") : header);
+}
+
+function parseDaemon(value: unknown): DaemonInfo {
+  const body = parseObject(value, "daemon");
+  return {
+    pid: parseCount(body["pid"], "pid"),
+    version: parseString(body["version"], "version"),
+    startedAtMs: parseCount(body["startedAtMs"], "startedAtMs"),
+    stateFolder: parseString(body["stateFolder"], "stateFolder"),
+    accelerator: parseString(body["accelerator"], "accelerator"),
+    url: parseString(body["url"], "url"),
+    templates: parseList(body["templates"], "templates").map((name) =>
+      parseString(name, "templates"),
+    ),
+    sandboxCount: parseCount(body["sandboxCount"], "sandboxCount"),
+  };
+}
+
+function parseSandbox(value: unknown): SandboxInfo {
+  const body = parseObject(value, "sandbox");
+  return {
+    id: parseString(body["id"], "id"),
+    template: parseString(body["template"], "template"),
+    templateId: parseString(body["templateId"], "templateId"),
+    state: parseState(body["state"]),
+    reason: optional(body["reason"], parseString, "reason") ?? null,
+    generation: parseCount(body["generation"], "generation"),
+    pid: optional(body["pid"], parseCount, "pid") ?? null,
+    createdAtMs: parseCount(body["createdAtMs"], "createdAtMs"),
+    startedAtMs: optional(body["startedAtMs"], parseCount, "startedAtMs") ?? null,
+    metadata: optional(body["metadata"], parseStringMap, "metadata") ?? {},
+    snapshot: optional(body["snapshot"], parseSnapshot, "snapshot") ?? null,
+  };
+}
+
+function parseSnapshot(value: unknown): SnapshotInfo {
+  const body = parseObject(value, "snapshot");
+  return {
+    generation: parseCount(body["generation"], "generation"),
+    createdAtMs: parseCount(body["createdAtMs"], "createdAtMs"),
+    memoryBytes: parseCount(body["memoryBytes"], "memoryBytes"),
+    diskBytes: parseCount(body["diskBytes"], "diskBytes"),
+  };
+}
+
+function parseState(value: unknown): SandboxStateName {
+  const state = sandboxStates.find((name) => name === value);
+  if (state === undefined) {
+    throw new TorporError("internal", `the daemon knows a state ${String(value)} that we do not`);
+  }
+  return state;
+}
+
+function parseAccess(value: unknown): SandboxAccess {
+  const body = parseObject(value, "sandbox");
+  return {
+    id: parseString(body["sandboxID"], "sandboxID"),
+    accessToken: optional(body["envdAccessToken"], parseString, "envdAccessToken") ?? null,
+  };
+}
+
+function parseApiKey(value: unknown): ApiKeyInfo {
+  const body = parseObject(value, "key");
+  return {
+    id: parseString(body["id"], "id"),
+    name: parseString(body["name"], "name"),
+    prefix: parseString(body["prefix"], "prefix"),
+    createdAtMs: parseCount(body["createdAtMs"], "createdAtMs"),
+  };
+}
+
+function parseList(value: unknown, what: string): readonly unknown[] {
+  if (!Array.isArray(value)) {
+    throw new TorporError("internal", `the daemon's ${what} are not a list`);
+  }
+  return value as readonly unknown[];
+}
+
+function parseCount(value: unknown, what: string): number {
+  return parseInteger(value, what, 0, Number.MAX_SAFE_INTEGER);
+}

@@ -1,0 +1,110 @@
+/**
+ * Starting and ending the daemon's process.
+ *
+ * It is started in a session of its own, so that Ctrl-C in our terminal does not reach it, with its
+ * output appended to `<state>/daemon.log`. Two commands may start one at the same time; the lock on
+ * the state folder lets one of them win, and both use that one.
+ */
+import { spawn } from "node:child_process";
+import { mkdir, open } from "node:fs/promises";
+import { join, resolve } from "node:path";
+import { fileURLToPath } from "node:url";
+import { Deadline, TorporError, systemCode } from "@torpor/std";
+import { stateFiles } from "@torpor/storage";
+import type { DaemonClient } from "./daemon-client.ts";
+import { errorFromLog, logSize, readLogFrom } from "./daemon-log.ts";
+import { isRunningProcess } from "./process-state.ts";
+
+/** Reconciling what an earlier daemon left may probe every VM. */
+const startMs = 60_000;
+/** Ending waits for verbs that are under way. */
+const endMs = 120_000;
+const pollMs = 50;
+
+export interface DaemonFolders {
+  readonly stateFolder: string;
+  readonly cacheFolder: string;
+}
+
+/**
+ * Starts the daemon of `stateFolder` and waits until it answers.
+ * @throws the error with which it ended, or deadline.exceeded
+ */
+export async function startDaemonProcess(
+  client: DaemonClient,
+  { stateFolder, cacheFolder }: DaemonFolders,
+): Promise<void> {
+  await mkdir(stateFolder, { recursive: true, mode: 0o700 });
+  const logPath = join(stateFolder, stateFiles.log);
+  const logStart = await logSize(logPath);
+  const ended = await spawnDetached(logPath, stateFolder, cacheFolder);
+  const deadline = Deadline.after(startMs, "starting the daemon");
+  while (!(await client.isAnswering())) {
+    if (deadline.expired) throw failedStart("the daemon does not answer", logPath, undefined);
+    if (ended.aborted) {
+      const cause = errorFromLog(await readLogFrom(logPath, logStart));
+      // Another command won the race; its daemon will answer in a moment.
+      if (cause?.code !== "daemon.alreadyRunning") {
+        throw failedStart("the daemon ended at its start", logPath, cause);
+      }
+    }
+    await deadline.sleep(pollMs);
+  }
+}
+
+/** @returns a signal that aborts when the process ends */
+async function spawnDetached(
+  logPath: string,
+  stateFolder: string,
+  cacheFolder: string,
+): Promise<AbortSignal> {
+  const ended = new AbortController();
+  await using log = await open(logPath, "a", 0o600);
+  const main = fileURLToPath(import.meta.resolve("@torpor/host/main"));
+  const child = spawn(process.execPath, [main], {
+    // Ours may be a folder that somebody wants to remove or unmount later.
+    cwd: stateFolder,
+    detached: true,
+    // Absolute: a relative folder in our environment means one below ours, not below the daemon's.
+    env: {
+      ...process.env,
+      TORPOR_HOME: resolve(stateFolder),
+      TORPOR_CACHE: resolve(cacheFolder),
+    },
+    stdio: ["ignore", log.fd, log.fd],
+  });
+  child.once("error", () => ended.abort());
+  child.once("exit", () => ended.abort());
+  child.unref();
+  return ended.signal;
+}
+
+function failedStart(what: string, logPath: string, cause: TorporError | undefined): TorporError {
+  if (cause === undefined) {
+    return new TorporError("daemon.unreachable", what, { advice: `Read its log, ${logPath}.` });
+  }
+  return new TorporError(cause.code, `${what}: ${cause.rawMessage}`, {
+    cause,
+    effect: "none",
+    advice: cause.advice,
+  });
+}
+
+/** Asks the daemon with process `pid` to end and waits until it has. @throws root.required */
+export async function endDaemonProcess(client: DaemonClient, pid: number): Promise<void> {
+  try {
+    process.kill(pid, "SIGTERM");
+  } catch (cause) {
+    if (systemCode(cause) === "ESRCH") return;
+    throw new TorporError("root.required", `process ${pid} may not be ended by this user`, {
+      cause,
+      advice: "Run the same command as the user that started the daemon.",
+    });
+  }
+  const deadline = Deadline.after(endMs, "ending the daemon");
+  // ORDER: the socket goes first, the lock on the state folder with the process.
+  while (isRunningProcess(pid) || (await client.isAnswering())) {
+    deadline.check();
+    await deadline.sleep(pollMs);
+  }
+}

@@ -1,0 +1,348 @@
+/**
+ * For tests: a daemon that keeps its sandboxes in a list and runs their commands on this machine,
+ * speaking the contract of the real one on a real Unix socket, and streams that remember.
+ */
+import { type ChildProcess, spawn } from "node:child_process";
+import { EventEmitter, on, once } from "node:events";
+import { mkdtemp, rm } from "node:fs/promises";
+import { type IncomingMessage, type Server, type ServerResponse, createServer } from "node:http";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { Readable } from "node:stream";
+import { Code, ConnectError, type ConnectRouter, type HandlerContext } from "@connectrpc/connect";
+import { connectNodeAdapter } from "@connectrpc/connect-node";
+import { Process, Signal, type StartRequest } from "@torpor/protocol";
+import { type JsonObject, TorporError, parseJson, parseObject, systemCode } from "@torpor/std";
+import { stateFiles } from "@torpor/storage";
+import type { SandboxInfo } from "./daemon-client.ts";
+import { Output, type TextStream } from "./output.ts";
+import { runCli, wantsJson } from "./program.ts";
+import { Session } from "./session.ts";
+
+export const accessToken = "secret-token";
+
+export function sandboxInfo(given: Partial<SandboxInfo> = {}): SandboxInfo {
+  return {
+    id: "iabcdef0123456789",
+    template: "base",
+    templateId: "base-1",
+    state: "running",
+    reason: null,
+    generation: 1,
+    pid: process.pid,
+    createdAtMs: 1_700_000_000_000,
+    startedAtMs: 1_700_000_000_000,
+    metadata: {},
+    snapshot: null,
+    ...given,
+  };
+}
+
+/** A stream that keeps what is written to it. */
+export class MemoryStream implements TextStream {
+  readonly writableLength = 0;
+  readonly isTTY: boolean;
+  #text = "";
+
+  constructor(isTTY = false) {
+    this.isTTY = isTTY;
+  }
+
+  get text(): string {
+    return this.#text;
+  }
+
+  write(text: string | Uint8Array): boolean {
+    this.#text += Buffer.from(text).toString("utf8");
+    return true;
+  }
+
+  once(): void {
+    // Nothing is ever waited for: every write is taken at once.
+  }
+}
+
+type Answerer = (request: ReceivedRequest) => FakeAnswer | undefined;
+
+export interface ReceivedRequest {
+  readonly method: string;
+  readonly path: string;
+  readonly body: string;
+}
+
+export interface FakeAnswer {
+  readonly status: number;
+  readonly body?: JsonObject | string;
+  readonly headers?: Readonly<Record<string, string>>;
+}
+
+export class FakeDaemon implements AsyncDisposable {
+  readonly stateFolder: string;
+  readonly requests: string[] = [];
+  sandboxes: SandboxInfo[] = [];
+  /** Answers before the daemon itself does. */
+  answer: Answerer = () => undefined;
+  readonly guest = new FakeGuest();
+  readonly #server: Server;
+  #nextId = 1;
+
+  private constructor(stateFolder: string) {
+    this.stateFolder = stateFolder;
+    const agent = connectNodeAdapter({ routes: (router) => this.guest.routes(router) });
+    this.#server = createServer((request, response) => {
+      const sandboxId = request.headers["e2b-sandbox-id"];
+      if (sandboxId === undefined) void this.#serve(request, response);
+      else if (this.#isRunning(String(sandboxId))) agent(request, response);
+      else send(response, { status: 502, body: { sandboxId, message: "not running", code: 502 } });
+    });
+  }
+
+  static async start(): Promise<FakeDaemon> {
+    const daemon = new FakeDaemon(await mkdtemp(join(tmpdir(), "torpor-cli-")));
+    daemon.#server.listen(join(daemon.stateFolder, stateFiles.socket));
+    await once(daemon.#server, "listening");
+    return daemon;
+  }
+
+  get socketPath(): string {
+    return join(this.stateFolder, stateFiles.socket);
+  }
+
+  /** Runs a command line against this daemon. */
+  async run(argv: readonly string[], given: FakeSurroundings = {}): Promise<CliResult> {
+    return await runForTest(argv, this.stateFolder, given);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.guest.killAll();
+    this.#server.close();
+    this.#server.closeAllConnections();
+    await rm(this.stateFolder, { recursive: true, force: true });
+  }
+
+  #isRunning(id: string): boolean {
+    return this.sandboxes.some((one) => one.id === id && one.state === "running");
+  }
+
+  async #serve(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const { method = "", url: path = "" } = request;
+    let body = "";
+    for await (const chunk of request) body += String(chunk);
+    this.requests.push(`${method} ${path}`);
+    try {
+      send(response, this.answer({ method, path, body }) ?? this.#route(method, path, body));
+    } catch (cause) {
+      const error = TorporError.from(cause, "internal");
+      send(response, { status: error.status, body: { ...error.toBody() } });
+    }
+  }
+
+  #route(method: string, path: string, body: string): FakeAnswer {
+    const [, first = "", second = "", third = "", fourth = ""] = path.split("/");
+    switch (`${method} ${path.replaceAll(/\/i[0-9a-z]{3,}/g, "/:id")}`) {
+      case "GET /health":
+        return { status: 204 };
+      case "GET /torpor/sandboxes":
+        return { status: 200, body: JSON.stringify(this.sandboxes) };
+      case "GET /torpor/sandboxes/:id":
+        return { status: 200, body: { ...this.#find(third) } };
+      case "GET /torpor/sandboxes/:id/console":
+        return { status: 200, body: { console: `hello from ${third}\n`, vmm: "" } };
+      case "POST /v2/sandboxes":
+        return this.#create(parseObject(parseJson(body, "body"), "body"));
+      case "GET /sandboxes/:id":
+        return { status: 200, body: accessBody(this.#find(second).id) };
+      case "POST /sandboxes/:id/pause":
+        if (this.#find(second).state === "paused") {
+          throw new TorporError("sandbox.wrongState", "it is paused already");
+        }
+        this.#change(second, { state: "paused", pid: null });
+        return { status: 204, headers: { "server-timing": "save-memory;dur=1.5, total;dur=2" } };
+      case "POST /v2/sandboxes/:id/connect": {
+        const wasRunning = this.#find(third).state === "running";
+        this.#change(third, { state: "running", pid: process.pid });
+        return { status: wasRunning ? 200 : 201, body: accessBody(third) };
+      }
+      case "DELETE /sandboxes/:id":
+        this.#find(second);
+        this.sandboxes = this.sandboxes.filter(({ id }) => id !== second);
+        return { status: 204 };
+      default:
+        throw new TorporError("internal", `no route ${method} ${path} ${first} ${fourth}`);
+    }
+  }
+
+  #find(id: string): SandboxInfo {
+    const found = this.sandboxes.find((one) => one.id === id);
+    if (found === undefined) throw new TorporError("sandbox.notFound", `there is no sandbox ${id}`);
+    return found;
+  }
+
+  #change(id: string, change: Partial<SandboxInfo>): void {
+    const found = this.#find(id);
+    this.sandboxes = this.sandboxes.map((one) => (one === found ? { ...one, ...change } : one));
+  }
+
+  #create(body: JsonObject): FakeAnswer {
+    if (body["templateID"] !== "base") {
+      throw new TorporError(
+        "template.missing",
+        `there is no template ${String(body["templateID"])}`,
+      );
+    }
+    const id = `inew${this.#nextId}`;
+    this.#nextId += 1;
+    this.sandboxes.push(sandboxInfo({ id }));
+    return { status: 201, body: accessBody(id) };
+  }
+}
+
+/** The agent of every fake sandbox: runs commands as children of the test. */
+export class FakeGuest {
+  /** Users and tokens of the calls, in order. */
+  readonly callers: { user: string | null; token: string | null }[] = [];
+  readonly sizes: { cols: number; rows: number }[] = [];
+  readonly starts: StartRequest[] = [];
+  /** Called when a command has started. */
+  onStart: () => void = () => undefined;
+  readonly #children = new Map<number, ChildProcess>();
+
+  routes(router: ConnectRouter): void {
+    const find = (
+      selector: { case?: string | undefined; value?: unknown } | undefined,
+    ): ChildProcess => {
+      const child = this.#children.get(Number(selector?.value));
+      if (child === undefined) throw new ConnectError("no such process", Code.NotFound);
+      return child;
+    };
+    router.service(Process, {
+      start: (request, context) => this.#start(request, context),
+      sendInput: async ({ process: selected, input }) => {
+        const { stdin } = find(selected?.selector);
+        const bytes = input?.input.value ?? new Uint8Array();
+        await new Promise<unknown>((resolve) => stdin?.write(bytes, resolve));
+        return {};
+      },
+      closeStdin: ({ process: selected }) => {
+        find(selected?.selector).stdin?.end();
+        return {};
+      },
+      sendSignal: ({ process: selected, signal }) => {
+        find(selected?.selector).kill(signal === Signal.SIGKILL ? "SIGKILL" : "SIGTERM");
+        return {};
+      },
+      update: ({ pty }) => {
+        if (pty?.size !== undefined) this.sizes.push({ cols: pty.size.cols, rows: pty.size.rows });
+        return {};
+      },
+    });
+  }
+
+  killAll(): void {
+    for (const child of this.#children.values()) child.kill("SIGKILL");
+  }
+
+  async *#start(request: StartRequest, { requestHeader }: HandlerContext) {
+    this.callers.push({
+      user: requestHeader.get("authorization"),
+      token: requestHeader.get("x-access-token"),
+    });
+    this.starts.push(request);
+    const { cmd = "", args = [], envs = {}, cwd } = request.process ?? {};
+    const child = spawn(cmd, args, {
+      env: { PATH: process.env["PATH"], ...envs },
+      cwd,
+      stdio: [request.stdin === false ? "ignore" : "pipe", "pipe", "pipe"],
+    });
+    child.stdin?.on("error", () => undefined);
+    // ORDER: listened to at once; Node drops what nobody listens to when the process ends.
+    const pieces = outputPieces(child);
+    const closed = once(child, "close").catch((error: unknown) => error);
+    const pid = child.pid ?? 0;
+    if (pid === 0) {
+      const reason =
+        systemCode(await closed) === "EACCES" ? "permission denied" : "no such file or directory";
+      throw new ConnectError(`cannot start '${cmd}': ${reason}`, Code.InvalidArgument);
+    }
+    this.#children.set(pid, child);
+    yield { event: { event: { case: "start" as const, value: { pid } } } };
+    this.onStart();
+    for await (const [output] of pieces) {
+      yield { event: { event: { case: "data" as const, value: { output } } } };
+    }
+    await closed;
+    this.#children.delete(pid);
+    yield { event: { event: { case: "end" as const, value: endOf(child) } } };
+  }
+}
+
+type OutputPiece = { case: "stdout" | "stderr"; value: Uint8Array<ArrayBuffer> };
+
+function outputPieces(child: ChildProcess): AsyncIterable<[OutputPiece]> {
+  const pieces = new EventEmitter();
+  const arrivals = on(pieces, "piece", { close: ["end"] });
+  for (const name of ["stdout", "stderr"] as const) {
+    child[name]?.on("data", (bytes: Buffer) => {
+      pieces.emit("piece", { case: name, value: new Uint8Array(bytes) });
+    });
+  }
+  child.once("close", () => pieces.emit("end"));
+  return arrivals as AsyncIterable<[OutputPiece]>;
+}
+
+function endOf({ exitCode, signalCode }: ChildProcess) {
+  if (signalCode === null) {
+    return { exitCode: exitCode ?? 0, exited: true, status: `exit status ${exitCode}` };
+  }
+  const word = signalCode === "SIGKILL" ? "killed" : "terminated";
+  return { exitCode: -1, exited: false, status: `signal: ${word}`, error: `signal: ${word}` };
+}
+
+export interface FakeSurroundings {
+  readonly input?: string;
+  readonly env?: NodeJS.ProcessEnv;
+}
+
+export interface CliResult {
+  readonly exitCode: number;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+/** Runs a command line in this process. */
+export async function runForTest(
+  argv: readonly string[],
+  stateFolder: string,
+  { input = "", env = {} }: FakeSurroundings = {},
+): Promise<CliResult> {
+  const stdout = new MemoryStream();
+  const stderr = new MemoryStream();
+  const session = new Session({
+    output: new Output(stdout, stderr, env),
+    input: Readable.from([Buffer.from(input)]),
+    env,
+    stateFolder,
+    cacheFolder: join(stateFolder, "cache"),
+    asJson: wantsJson(argv),
+  });
+  const exitCode = await runCli(argv, session);
+  return { exitCode, stdout: stdout.text, stderr: stderr.text };
+}
+
+function accessBody(id: string): JsonObject {
+  return {
+    sandboxID: id,
+    templateID: "base-1",
+    alias: "base",
+    clientID: "torpor",
+    envdVersion: "0.6.13",
+    envdAccessToken: accessToken,
+    domain: null,
+  };
+}
+
+function send(response: ServerResponse, { status, body, headers = {} }: FakeAnswer): void {
+  const text = typeof body === "string" ? body : JSON.stringify(body);
+  response.writeHead(status, { ...headers, "content-type": "application/json" });
+  response.end(body === undefined ? undefined : text);
+}

@@ -1,0 +1,170 @@
+/**
+ * Runs a command in a sandbox as if it ran here: with our input, output, terminal and signals.
+ *
+ * The end of the command decides: whatever is still on its way to its input is then dropped.
+ */
+import { setTimeout as sleep } from "node:timers/promises";
+import { TorporError, ignoreFailure } from "@torpor/std";
+import type { DaemonClient, SandboxAccess, SandboxInfo } from "./daemon-client.ts";
+import { Guest, type GuestOutput, type GuestProcess } from "./guest-process.ts";
+import type { Interrupt } from "./interrupt.ts";
+import type { Input, Session } from "./session.ts";
+import { RawTerminal, terminalSize } from "./terminal.ts";
+
+/** How long an interrupted command may take to end by itself. */
+const graceMs = 5_000;
+
+export interface ForegroundCommand {
+  readonly argv: readonly [string, ...string[]];
+  readonly env: Readonly<Record<string, string>>;
+  readonly workdir?: string | undefined;
+  readonly user?: string | undefined;
+  /** Pass on standard input. */
+  readonly input: boolean;
+  /** Give it a terminal, which is then ours. */
+  readonly tty: boolean;
+  /** What Ctrl-C does to the command: end it, or just leave it, because its sandbox will go. */
+  readonly onInterrupt: "end" | "leave";
+}
+
+/** @returns its exit code. @throws guest.refused, guest.unreachable, sandbox.wrongState, canceled */
+export async function runForeground(
+  session: Session,
+  access: SandboxAccess,
+  command: ForegroundCommand,
+  interrupt: Interrupt,
+): Promise<number> {
+  const { tty } = command;
+  using guest = new Guest(session.client.socketPath, access, command.user);
+  try {
+    const started = await guest.start(
+      {
+        argv: command.argv,
+        env: tty ? { ...terminalEnv(session.env), ...command.env } : command.env,
+        workdir: command.workdir,
+        stdin: command.input,
+        terminal: tty ? terminalSize(process.stdout) : undefined,
+      },
+      interrupt.signal,
+    );
+    using terminal = new DisposableStack();
+    if (tty) terminal.use(openTerminal(started));
+    return await attach(started, {
+      output: session.output,
+      input: command.input ? session.input : undefined,
+      // A terminal has no end of input; Ctrl-D is a key.
+      closeInputAtEnd: !tty,
+      interrupt,
+      onInterrupt: command.onInterrupt,
+    });
+  } catch (cause) {
+    throw await explainLost(session.client, access.id, cause);
+  }
+}
+
+function openTerminal(started: GuestProcess): RawTerminal {
+  return new RawTerminal(process.stdin, process.stdout, (size) => {
+    void ignoreFailure("the next change of size sets it right", started.resize(size));
+  });
+}
+
+function terminalEnv(env: NodeJS.ProcessEnv): Readonly<Record<string, string>> {
+  return { TERM: env["TERM"] ?? "xterm-256color", LANG: "C.UTF-8", LC_ALL: "C.UTF-8" };
+}
+
+export interface AttachOptions {
+  readonly output: GuestOutput;
+  /** Undefined: nothing is passed on. */
+  readonly input: Input | undefined;
+  readonly closeInputAtEnd: boolean;
+  readonly interrupt: Pick<Interrupt, "signal" | "happened" | "exitCode">;
+  readonly onInterrupt: ForegroundCommand["onInterrupt"];
+}
+
+/** Passes everything on until the process ends. @throws guest.unreachable */
+export async function attach(started: GuestProcess, options: AttachOptions): Promise<number> {
+  const { input, interrupt } = options;
+  using undo = new DisposableStack();
+  if (input !== undefined) {
+    undo.defer(() => void input.destroy());
+    void ignoreFailure(
+      "the output stream tells what became of the process",
+      passInput(started, input, options.closeInputAtEnd),
+    );
+  }
+  const ended = new AbortController();
+  undo.defer(() => ended.abort());
+  const left = Promise.withResolvers<number>();
+  const stop = (): void => {
+    if (options.onInterrupt === "leave") left.resolve(interrupt.exitCode);
+    else void ignoreFailure("it may have ended meanwhile", endProcess(started, ended.signal));
+  };
+  if (interrupt.happened) stop();
+  interrupt.signal.addEventListener("abort", stop);
+  undo.defer(() => interrupt.signal.removeEventListener("abort", stop));
+  undo.defer(() => started.detach());
+  const exitCode = await Promise.race([started.follow(options.output), left.promise]);
+  return interrupt.happened ? interrupt.exitCode : exitCode;
+}
+
+async function passInput(started: GuestProcess, input: Input, closeAtEnd: boolean): Promise<void> {
+  try {
+    for await (const chunk of input) await started.sendInput(chunk as Uint8Array);
+  } finally {
+    // Also when our input cannot be read: the command must not wait for more.
+    if (closeAtEnd) await started.closeInput();
+  }
+}
+
+async function endProcess(started: GuestProcess, ended: AbortSignal): Promise<void> {
+  await started.signal("SIGTERM");
+  await sleep(graceMs, undefined, { signal: ended });
+  await started.signal("SIGKILL");
+}
+
+const wait = (id: string): string => `Wait until \`torpor info ${id}\` says that it is running.`;
+
+const adviceFor: Readonly<Record<SandboxInfo["state"], (id: string) => string>> = {
+  creating: wait,
+  running: wait,
+  pausing: (id) => `Wait a moment, then wake it with \`torpor resume ${id}\`.`,
+  paused: (id) => `Wake it with \`torpor resume ${id}\`; its processes go on where they were.`,
+  resuming: wait,
+  removing: () => "List the other sandboxes with `torpor ls`.",
+  failed: (id) =>
+    `Read its console with \`torpor logs ${id}\`, or remove it with \`torpor rm ${id}\`.`,
+};
+
+/** @throws sandbox.wrongState when no command can run in it now */
+export function requireRunning({ id, state, reason }: SandboxInfo): void {
+  if (state !== "running") throw notRunning(id, state, reason);
+}
+
+/** What a broken line means: most often the sandbox was paused or removed meanwhile. */
+async function explainLost(client: DaemonClient, id: string, cause: unknown): Promise<TorporError> {
+  const error = TorporError.from(cause, "internal");
+  if (error.code !== "guest.unreachable") return error;
+  try {
+    const { state, reason } = await client.look(id);
+    return state === "running" ? error : notRunning(id, state, reason, error);
+  } catch (failure) {
+    if (TorporError.is(failure) && failure.code === "sandbox.notFound") {
+      return new TorporError("sandbox.notFound", `sandbox ${id} was removed`, { cause });
+    }
+    return error;
+  }
+}
+
+function notRunning(
+  id: string,
+  state: SandboxInfo["state"],
+  reason: string | null,
+  cause?: TorporError,
+): TorporError {
+  const why = reason === null ? "" : `: ${reason}`;
+  return new TorporError("sandbox.wrongState", `sandbox ${id} is ${state}${why}`, {
+    cause,
+    effect: cause?.effect ?? "none",
+    advice: adviceFor[state](id),
+  });
+}

@@ -1,0 +1,126 @@
+/**
+ * The torpor command: its verbs, and what becomes of their failures.
+ *
+ * Exit codes: 0 done, 1 failed, 2 misused, 126 and 127 a command that cannot run in a sandbox or was
+ * not found there, 128 and more after a signal; `run` and `exec` pass on the command's own.
+ */
+import { readFileSync } from "node:fs";
+import { Command, CommanderError } from "commander";
+import { TorporError, parseJson, parseObject, parseString } from "@torpor/std";
+import type { Session } from "./session.ts";
+import { isUsageError, usageError } from "./usage.ts";
+import { addCompletion } from "./verbs/completion.ts";
+import { addCreate } from "./verbs/create.ts";
+import { addDoctor } from "./verbs/doctor.ts";
+import { addDown } from "./verbs/down.ts";
+import { addExec } from "./verbs/exec.ts";
+import { addKeys } from "./verbs/keys.ts";
+import { addList } from "./verbs/list.ts";
+import { addLogs } from "./verbs/logs.ts";
+import { addPauseAndResume } from "./verbs/pause.ts";
+import { addRemove } from "./verbs/remove.ts";
+import { addRun } from "./verbs/run.ts";
+import { addUp } from "./verbs/up.ts";
+
+const helpColumns = 96;
+
+/** Runs one command line, without the program's name. Never throws; the result is the exit code. */
+export async function runCli(argv: readonly string[], session: Session): Promise<number> {
+  const program = buildProgram(session);
+  try {
+    await program.parseAsync([...argv], { from: "user" });
+    return session.exitCode;
+  } catch (cause) {
+    if (cause instanceof CommanderError && isHelp(cause)) return cause.exitCode === 0 ? 0 : 2;
+    const error =
+      cause instanceof CommanderError
+        ? commanderError(cause, argv, program)
+        : TorporError.from(cause, "internal");
+    session.fail(error);
+    return exitCodeOf(error);
+  }
+}
+
+/** Whether failures of this command line go to a script. What follows `--` is another's. */
+export function wantsJson(argv: readonly string[]): boolean {
+  const [verb] = argv;
+  // Their options end where the command of another begins, and neither has a form in JSON.
+  if (verb === "run" || verb === "exec") return false;
+  const end = argv.indexOf("--");
+  return argv.slice(0, end < 0 ? undefined : end).includes("--json");
+}
+
+export function buildProgram(session: Session): Command {
+  const program = new Command("torpor")
+    .description("Sandboxes for AI agents that sleep and wake.")
+    .version(loadVersion())
+    .enablePositionalOptions()
+    .helpCommand(false)
+    .exitOverride()
+    .configureHelp({ helpWidth: helpColumns })
+    .configureOutput({
+      writeOut: (text) => session.output.print(text.trimEnd()),
+      writeErr: (text) => session.output.note(text.trimEnd()),
+      // Told by `runCli`, in the form of all our failures.
+      outputError: () => undefined,
+    })
+    .addHelpText(
+      "after",
+      `
+Sandboxes are named by the first characters of their ids, at least three.
+TORPOR_HOME is where sandboxes are kept; TORPOR_PORT is where the daemon listens.
+
+Examples:
+  torpor up --tour
+  torpor run -- python3 -c 'print(2**64)'
+  torpor ls`,
+    );
+  program.commandsGroup("Machine:");
+  addUp(program, session);
+  addDown(program, session);
+  addDoctor(program, session);
+  program.commandsGroup("Sandboxes:");
+  addRun(program, session);
+  addCreate(program, session);
+  addExec(program, session);
+  addList(program, session);
+  addPauseAndResume(program, session);
+  addRemove(program, session);
+  addLogs(program, session);
+  program.commandsGroup("Access:");
+  addKeys(program, session);
+  addCompletion(program, session);
+  return program;
+}
+
+function isHelp({ code }: CommanderError): boolean {
+  return code === "commander.helpDisplayed" || code === "commander.help" || isVersion(code);
+}
+
+function isVersion(code: string): boolean {
+  return code === "commander.version";
+}
+
+function commanderError(
+  { message }: CommanderError,
+  argv: readonly string[],
+  program: Command,
+): TorporError {
+  const verb = program.commands.find((one) => one.name() === argv[0]);
+  const help = verb === undefined ? "torpor --help" : `torpor ${verb.name()} --help`;
+  return usageError(message.replace(/^error: /, "").replaceAll("\n", " "), `See \`${help}\`.`);
+}
+
+function exitCodeOf(error: TorporError): number {
+  if (isUsageError(error)) return 2;
+  const { exitCode } = error.details;
+  return typeof exitCode === "number" ? exitCode : 1;
+}
+
+function loadVersion(): string {
+  const text = readFileSync(new URL("../package.json", import.meta.url), "utf8");
+  return parseString(
+    parseObject(parseJson(text, "package.json"), "package.json")["version"],
+    "version",
+  );
+}

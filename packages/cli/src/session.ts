@@ -1,0 +1,107 @@
+/** What every verb works with: where to write, what surrounds us, and the daemon. */
+import { join } from "node:path";
+import { TorporError } from "@torpor/std";
+import { stateFiles } from "@torpor/storage";
+import { type CreatedSandbox, DaemonClient, type SandboxInfo } from "./daemon-client.ts";
+import { startDaemonProcess } from "./daemon-process.ts";
+import type { Output } from "./output.ts";
+import { findSandbox } from "./sandbox-id.ts";
+
+/** The part of standard input that is used here. */
+export interface Input extends AsyncIterable<unknown> {
+  readonly isTTY?: boolean;
+  destroy(): unknown;
+}
+
+export interface SessionOptions {
+  readonly output: Output;
+  readonly input: Input;
+  readonly env: NodeJS.ProcessEnv;
+  readonly stateFolder: string;
+  readonly cacheFolder: string;
+  /** Answers and failures are for a script. */
+  readonly asJson: boolean;
+}
+
+export class Session {
+  readonly output: Output;
+  readonly input: Input;
+  readonly env: NodeJS.ProcessEnv;
+  readonly stateFolder: string;
+  readonly cacheFolder: string;
+  readonly asJson: boolean;
+  /** The line to the daemon, whether or not one runs. */
+  readonly client: DaemonClient;
+  /** Of the program, set by verbs that end with another code than 0 without a failure. */
+  exitCode = 0;
+
+  constructor(options: SessionOptions) {
+    this.output = options.output;
+    this.input = options.input;
+    this.env = options.env;
+    this.stateFolder = options.stateFolder;
+    this.cacheFolder = options.cacheFolder;
+    this.asJson = options.asJson;
+    this.client = new DaemonClient(join(options.stateFolder, stateFiles.socket));
+  }
+
+  get logPath(): string {
+    return join(this.stateFolder, stateFiles.log);
+  }
+
+  fail(error: TorporError): void {
+    this.output.fail(error, this.asJson);
+  }
+
+  /** A daemon that answers; starts one when none does, and says so. */
+  async daemon(): Promise<DaemonClient> {
+    if (await this.client.isAnswering()) return this.client;
+    this.output.note("No daemon answers: starting one.");
+    await this.output.busy("starting the daemon", startDaemonProcess(this.client, this));
+    return this.client;
+  }
+
+  /** The sandbox that a full id, or the beginning of one, names. */
+  async find(wanted: string): Promise<SandboxInfo> {
+    const daemon = await this.daemon();
+    return findSandbox(wanted, await daemon.list());
+  }
+
+  /** As `find`, for several; all are found before anything happens to one. */
+  async findAll(wanted: readonly string[]): Promise<readonly SandboxInfo[]> {
+    const daemon = await this.daemon();
+    const sandboxes = await daemon.list();
+    return [...new Set(wanted.map((one) => findSandbox(one, sandboxes)))];
+  }
+
+  async create(
+    template: string,
+    env: Readonly<Record<string, string>>,
+    metadata: Readonly<Record<string, string>>,
+  ): Promise<CreatedSandbox> {
+    const daemon = await this.daemon();
+    return await this.output.busy(
+      "creating the sandbox",
+      daemon.create({ template, env, metadata }),
+    );
+  }
+}
+
+/** Does `work` for each in turn; all are tried, and a failure is thrown after the last. */
+export async function forEach(
+  session: Session,
+  sandboxes: readonly SandboxInfo[],
+  work: (sandbox: SandboxInfo) => Promise<void>,
+): Promise<void> {
+  const failures: TorporError[] = [];
+  for (const sandbox of sandboxes) {
+    try {
+      await work(sandbox);
+    } catch (cause) {
+      failures.push(TorporError.from(cause, "internal"));
+    }
+  }
+  const last = failures.pop();
+  for (const failure of failures) session.fail(failure);
+  if (last !== undefined) throw last;
+}

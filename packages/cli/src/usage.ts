@@ -1,0 +1,81 @@
+/**
+ * Mistakes in the command line itself: they exit with 2, as shells and most tools do, and are raised
+ * before anything is asked of the daemon.
+ */
+import { TorporError } from "@torpor/std";
+
+/** A mistake in the words of the command. */
+export function usageError(message: string, advice: string): TorporError {
+  return new TorporError("argument.invalid", message, { advice, details: { usage: true } });
+}
+
+export function isUsageError(error: TorporError): boolean {
+  return error.details["usage"] === true;
+}
+
+/** For repeated options: `--metadata A=1 --metadata B=2`. */
+export function collect(value: string, previous: readonly string[] = []): readonly string[] {
+  return [...previous, value];
+}
+
+/** `K=V` words as a map; a later one wins. @throws usage error without a key or `=`. */
+export function parsePairs(
+  words: readonly string[] | undefined,
+  option: string,
+): Readonly<Record<string, string>> {
+  return Object.fromEntries((words ?? []).map((word) => splitPair(word, option)));
+}
+
+/**
+ * Like `parsePairs`, but a bare `K` takes its value from our own environment, so that a secret need
+ * not stand in the command line, where everyone can read it.
+ */
+export function parseEnv(
+  words: readonly string[] | undefined,
+  own: NodeJS.ProcessEnv,
+): Readonly<Record<string, string>> {
+  return Object.fromEntries(
+    (words ?? []).map((word) => {
+      if (word.includes("=")) return splitPair(word, "--env");
+      const value = own[word];
+      if (value !== undefined) return [word, value] as const;
+      throw usageError(
+        `--env ${word} has no value, and ${word} is not set here`,
+        `Write --env ${word}=VALUE, or set ${word} first.`,
+      );
+    }),
+  );
+}
+
+function splitPair(word: string, option: string): readonly [string, string] {
+  const at = word.indexOf("=");
+  if (at < 1) {
+    throw usageError(
+      `${option} ${word} is not of the form KEY=VALUE`,
+      `Write ${option} KEY=VALUE.`,
+    );
+  }
+  return [word.slice(0, at), word.slice(at + 1)];
+}
+
+/**
+ * The command after the options, without the `--` that may stand in front of it.
+ * @throws usage error when an option follows the sandbox id.
+ */
+export function parseCommandWords(words: readonly string[]): readonly string[] {
+  const [first, ...rest] = words;
+  if (first === "--") return rest;
+  if (first?.startsWith("-") === true) {
+    throw usageError(
+      `${first} comes too late to be an option and is no command`,
+      "Put options before the sandbox id, and `--` before a command.",
+    );
+  }
+  return words;
+}
+
+/** One word with spaces is a line for the shell; anything else is the command as it stands. */
+export function shellArgv(words: readonly [string, ...string[]]): readonly [string, ...string[]] {
+  const [first, ...rest] = words;
+  return rest.length === 0 && /\s/.test(first) ? ["/bin/bash", "-l", "-c", first] : words;
+}

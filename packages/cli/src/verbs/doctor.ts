@@ -1,0 +1,44 @@
+/** `torpor doctor`: is this machine fit, and if not, what to do. Needs no daemon. */
+import type { Command } from "commander";
+import { TemplateStore, templatesFolder } from "@torpor/storage";
+import type { Session } from "../session.ts";
+
+export function addDoctor(program: Command, session: Session): void {
+  program
+    .command("doctor")
+    .description("check this machine and say how to fix what is wrong")
+    .option("--json", "print the checks as JSON")
+    .action(async () => {
+      session.exitCode = await doctor(session);
+    });
+}
+
+async function doctor(session: Session): Promise<number> {
+  const { output } = session;
+  // Loaded here: it is large, and few verbs need it.
+  const { runDoctor } = await import("@torpor/setup");
+  const templates = new TemplateStore(templatesFolder(session.cacheFolder));
+  const checks = await output.busy(
+    "checking this machine",
+    runDoctor({
+      stateDir: session.stateFolder,
+      cacheDir: session.cacheFolder,
+      listTemplates: () => templates.names(),
+    }),
+  );
+  const failed = checks.filter(({ ok, required }) => required && !ok).length;
+  if (session.asJson) {
+    output.printJson(checks);
+    return failed === 0 ? 0 : 1;
+  }
+  const nameCells = Math.max(...checks.map(({ name }) => name.length));
+  for (const check of checks) {
+    const mark = check.ok || check.required ? output.mark(check.ok) : "!";
+    output.print(`${mark} ${check.name.padEnd(nameCells)}  ${check.detail}`);
+    if (!check.ok) output.print(`  ${" ".repeat(nameCells)}  fix: ${check.fix}`);
+  }
+  output.print("");
+  if (failed === 0) output.print("This machine can run sandboxes.");
+  else output.print(`${failed === 1 ? "1 check" : `${failed} checks`} failed.`);
+  return failed === 0 ? 0 : 1;
+}

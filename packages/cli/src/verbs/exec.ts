@@ -1,0 +1,75 @@
+/** `torpor exec`: a command, or a shell, in a sandbox that runs. */
+import type { Command } from "commander";
+import { interruptible } from "../interrupt.ts";
+import type { Session } from "../session.ts";
+import { requireTerminal } from "../terminal.ts";
+import { collect, parseCommandWords, parseEnv, shellArgv, usageError } from "../usage.ts";
+
+const loginShell = ["/bin/bash", "-i", "-l"] as const;
+
+interface ExecOptions {
+  readonly interactive?: boolean;
+  readonly tty?: boolean;
+  readonly user?: string;
+  readonly workdir?: string;
+  readonly env?: readonly string[];
+}
+
+export function addExec(program: Command, session: Session): void {
+  program
+    .command("exec")
+    .description("run a command in a sandbox")
+    .argument("<id>", "sandbox, by the first characters of its id")
+    .argument("[command...]", "the command, after `--`; with -t a shell when left out")
+    .option("-i, --interactive", "pass on standard input")
+    .option("-t, --tty", "give the command a terminal; includes -i")
+    .option("-u, --user <name>", "run it as this user of the sandbox")
+    .option("-w, --workdir <folder>", "run it in this folder")
+    .option("-e, --env <K=V>", "set a variable for it; repeat for more", collect)
+    .passThroughOptions()
+    .addHelpText(
+      "after",
+      `
+The exit code is the command's; 127 when it was not found, 126 when it cannot run. A single
+word with spaces runs by \`bash -l -c\`. Ctrl-C ends the command; with -t it is a key like any
+other.
+
+Examples:
+  torpor exec -t ID
+  torpor exec -u root ID -- apt-get update
+  torpor exec -i ID -- sh -c 'cat >data.csv' <data.csv`,
+    )
+    .action(async (id: string, words: readonly string[], options: ExecOptions) => {
+      session.exitCode = await exec(session, id, words, options);
+    });
+}
+
+async function exec(
+  session: Session,
+  wanted: string,
+  words: readonly string[],
+  options: ExecOptions,
+): Promise<number> {
+  const tty = options.tty === true;
+  const [cmd, ...args] = parseCommandWords(words);
+  if (cmd === undefined && !tty) {
+    throw usageError("there is no command", "Add `-- COMMAND`, or -t for a shell.");
+  }
+  if (tty) requireTerminal(process.stdin, process.stdout);
+  const command = {
+    argv: cmd === undefined ? loginShell : shellArgv([cmd, ...args]),
+    env: parseEnv(options.env, session.env),
+    user: options.user,
+    workdir: options.workdir,
+    input: tty || options.interactive === true,
+    tty,
+    onInterrupt: "end",
+  } as const;
+  const { requireRunning, runForeground } = await import("../foreground.ts");
+  const sandbox = await session.find(wanted);
+  requireRunning(sandbox);
+  const access = await session.client.access(sandbox.id);
+  return await interruptible(session.output, (interrupt) =>
+    runForeground(session, access, command, interrupt),
+  );
+}

@@ -1,0 +1,121 @@
+/**
+ * Whether guests run under KVM or under emulation (TCG).
+ *
+ * A present /dev/kvm proves nothing: on some hosts a guest hangs under it. So KVM is chosen only after
+ * a guest has really come up under it, within a deadline. The verdict is kept until the QEMU version,
+ * the host's kernel or the device itself changes.
+ */
+import { mkdtemp, readFile, rm, stat } from "node:fs/promises";
+import { release, tmpdir } from "node:os";
+import { join } from "node:path";
+import { GuestLink } from "@torpor/guest";
+import { createNetwork, defaultNetworkKind } from "@torpor/network";
+import { guestAddressing, guestMac } from "@torpor/protocol";
+import { Deadline, TorporError, parseJson, parseObject, writeFileDurably } from "@torpor/std";
+import { createOverlay } from "@torpor/storage";
+import { type Accelerator, QemuDriver, qemuVersion } from "@torpor/vmm";
+import type { BaseImage } from "./base-image.ts";
+import type { Progress } from "./progress.ts";
+import { baseMachine, kernelArguments } from "./template.ts";
+
+/** Ten times what a boot under working KVM takes. */
+const probeBudgetMs = 20_000;
+const endBudgetMs = 10_000;
+
+export interface AcceleratorVerdict {
+  readonly accelerator: Accelerator;
+  /** Why, in one line for the user. */
+  readonly reason: string;
+}
+
+export interface AcceleratorOptions {
+  readonly cacheFolder: string;
+  readonly base: BaseImage;
+  readonly progress: Progress;
+}
+
+/** @throws vmm.missing */
+export async function chooseAccelerator(options: AcceleratorOptions): Promise<AcceleratorVerdict> {
+  const key = await verdictKey();
+  const path = join(options.cacheFolder, "accelerator.json");
+  const known = await readVerdict(path, key);
+  if (known !== undefined) return known;
+  const verdict = await probe(options);
+  await writeFileDurably(path, `${JSON.stringify({ key, ...verdict })}\n`);
+  return verdict;
+}
+
+async function verdictKey(): Promise<string> {
+  const device = await stat("/dev/kvm").catch(() => undefined);
+  return [await qemuVersion(), release(), device === undefined ? "no kvm" : device.rdev].join("|");
+}
+
+async function readVerdict(path: string, key: string): Promise<AcceleratorVerdict | undefined> {
+  try {
+    const stored = parseObject(parseJson(await readFile(path, "utf8"), path), path);
+    if (stored["key"] !== key) return undefined;
+    return {
+      accelerator: stored["accelerator"] === "kvm" ? "kvm" : "tcg",
+      reason: String(stored["reason"]),
+    };
+  } catch {
+    return undefined; // not there or not readable: probe again
+  }
+}
+
+async function probe({ base, progress }: AcceleratorOptions): Promise<AcceleratorVerdict> {
+  if ((await stat("/dev/kvm").catch(() => undefined)) === undefined) {
+    return { accelerator: "tcg", reason: "this machine has no /dev/kvm" };
+  }
+  return await progress.step("KVM probe", async (report) => {
+    report(0, `booting a guest under KVM, up to ${probeBudgetMs / 1000} s`);
+    try {
+      await bootUnderKvm(base);
+      return { accelerator: "kvm", reason: "a guest booted under KVM" };
+    } catch (cause) {
+      const { rawMessage } = TorporError.from(cause, "vmm.failed");
+      const reason = `/dev/kvm is there, but a guest did not boot under it: ${rawMessage}`;
+      return { accelerator: "tcg", reason };
+    }
+  });
+}
+
+/** Boots the base image up to the agent's first answer and ends it. */
+async function bootUnderKvm(base: BaseImage): Promise<void> {
+  await using undo = new AsyncDisposableStack();
+  const folder = undo.adopt(await mkdtemp(join(tmpdir(), "torpor-kvm-")), (path) =>
+    rm(path, { recursive: true, force: true }),
+  );
+  const diskPath = join(folder, "disk.qcow2");
+  await createOverlay(diskPath, base.diskBytes);
+  const network = undo.use(await createNetwork(defaultNetworkKind(), guestAddressing));
+  const driver = new QemuDriver({ accelerator: "kvm" });
+  const deadline = Deadline.after(probeBudgetMs, "booting under KVM");
+  const vm = await driver.boot(
+    {
+      name: "kvm-probe",
+      machine: {
+        ...baseMachine,
+        kernelPath: base.kernelPath,
+        initramfsPath: base.initramfsPath,
+        kernelArguments: kernelArguments(await driver.identity()),
+        guestMac,
+      },
+      memoryPath: join(folder, "memory.img"),
+      disk: [
+        { path: base.diskPath, format: "raw" },
+        { path: diskPath, format: "qcow2" },
+      ],
+      network: network.attachment,
+      runFolder: folder,
+    },
+    deadline,
+  );
+  undo.defer(() => vm.end(Deadline.after(endBudgetMs, "ending the KVM probe")));
+  network.attachment[Symbol.dispose]();
+  const link = undo.use(new GuestLink({ dial: (port) => network.dial(port), hostKey: "" }));
+  const ended = vm.exited.then(() => {
+    throw new TorporError("vmm.exited", "the VM ended");
+  });
+  await Promise.race([link.waitUntilReady(deadline), ended]);
+}

@@ -1,0 +1,189 @@
+/**
+ * What is asked of apt: where this machine gets its packages from, and how far a run of it is.
+ *
+ * No mirror is named in this repository: every address comes from the machine's own sources, so
+ * that a mirror, a proxy or an archive that an administrator chose is used here too.
+ */
+import { access, readFile } from "node:fs/promises";
+import { type Deadline, TorporError, runCommand } from "@torpor/std";
+
+/** Messages are parsed, and nothing may stop to ask. */
+export const aptEnv: Readonly<Record<string, string>> = {
+  LC_ALL: "C",
+  DEBIAN_FRONTEND: "noninteractive",
+  NEEDRESTART_MODE: "l",
+};
+
+/** Where the Debian keys are on every Debian machine; sources name it so that no other key counts. */
+const keyringPath = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/** One index that apt would fetch, as `apt-get indextargets` prints it. */
+export interface AptTarget {
+  readonly uri: string;
+  /** The suite as the source names it: "bookworm", "bookworm-security", "stable". */
+  readonly suite: string;
+  /** The release it turned out to be; empty before the first update. */
+  readonly codename: string;
+  readonly component: string;
+  /** Empty before the first update. */
+  readonly origin: string;
+}
+
+/** Addresses of the two Debian archives. */
+export interface DebianArchives {
+  readonly mainUri: string;
+  /** Undefined when the machine has no source for security updates. */
+  readonly securityUri: string | undefined;
+}
+
+const targetFormat = "$(REPO_URI)|$(RELEASE)|$(CODENAME)|$(COMPONENT)|$(ORIGIN)";
+
+/** All indexes of this machine's sources. Works before the first `apt-get update` too. */
+export async function listAptTargets(deadline: Deadline): Promise<readonly AptTarget[]> {
+  const list = async (option: readonly string[]): Promise<readonly AptTarget[]> => {
+    const { stdout } = await runCommand(
+      ["apt-get", "indextargets", ...option, "--format", targetFormat, "Created-By: Packages"],
+      deadline,
+      { env: aptEnv },
+    );
+    return parseAptTargets(stdout);
+  };
+  // What has been fetched tells its origin; the rest is known by its address and suite only.
+  const fetched = await list([]);
+  return fetched.length > 0 ? fetched : list(["--no-release-info"]);
+}
+
+export function parseAptTargets(text: string): readonly AptTarget[] {
+  return text.split("\n").flatMap((line) => {
+    const [uri = "", suite = "", codename = "", component = "", origin = ""] = line.split("|");
+    if (uri === "" || component === "") return [];
+    // apt leaves a field that it does not know yet as it was written in the format.
+    const known = (field: string): string => (field.startsWith("$(") ? "" : field);
+    return [{ uri, suite, codename: known(codename), component, origin: known(origin) }];
+  });
+}
+
+/** Picks the main and the security archive among the sources of a machine of this release. */
+export function findDebianArchives(
+  targets: readonly AptTarget[],
+  codename: string,
+): DebianArchives | undefined {
+  const usable = targets.filter(
+    (target) =>
+      target.component === "main" &&
+      (target.origin === "" || target.origin === "Debian") &&
+      !/^(cdrom|file|copy):/.test(target.uri),
+  );
+  const is = (target: AptTarget, kind: "" | "-security"): boolean =>
+    target.codename === `${codename}${kind}` ||
+    new RegExp(`^(${codename}|stable|oldstable)${kind === "" ? "" : "(-security|/updates)"}$`).test(
+      target.suite,
+    );
+  const mains = usable.filter((target) => is(target, ""));
+  // Others publish under Debian's suite names too, but never its updates.
+  const main =
+    mains.find(({ uri }) => usable.some((one) => one.uri === uri && /-updates$/.test(one.suite))) ??
+    mains[0];
+  if (main === undefined) return undefined;
+  return { mainUri: main.uri, securityUri: usable.find((target) => is(target, "-security"))?.uri };
+}
+
+/**
+ * The archives of this machine, with lists of mirrors resolved to their first entry.
+ * @throws command.failed when no Debian source is configured.
+ */
+export async function loadDebianArchives(deadline: Deadline): Promise<DebianArchives> {
+  const { codename } = await loadOsRelease();
+  const archives = findDebianArchives(await listAptTargets(deadline), codename);
+  if (archives === undefined) {
+    throw new TorporError("command.failed", `apt has no source for Debian ${codename} main`, {
+      effect: "none",
+      advice: "Add the Debian archive to /etc/apt/sources.list.d, then run the same command again.",
+    });
+  }
+  const { mainUri, securityUri } = archives;
+  return {
+    mainUri: await resolveMirrorList(mainUri),
+    securityUri: securityUri === undefined ? undefined : await resolveMirrorList(securityUri),
+  };
+}
+
+/** Debian's cloud images say `mirror+file:/etc/apt/mirrors/…`: a file with one address a line. */
+async function resolveMirrorList(uri: string): Promise<string> {
+  const path = /^mirror\+file:(?:\/\/)?(\/.*?)\/?$/.exec(uri)?.[1];
+  if (path === undefined) return uri;
+  const first = /^\s*([a-z][^\s#]*)/m.exec(await readFile(path, "utf8"))?.[1];
+  return first ?? uri;
+}
+
+/** The `deb` lines for a release: the release, its updates and its security updates. */
+export async function guestSourceLines(
+  archives: DebianArchives,
+  release: string,
+): Promise<readonly string[]> {
+  const keyed = await access(keyringPath).then(
+    () => `deb [signed-by=${keyringPath}]`,
+    () => "deb",
+  );
+  const { mainUri, securityUri } = archives;
+  return [
+    `${keyed} ${mainUri} ${release} main`,
+    `${keyed} ${mainUri} ${release}-updates main`,
+    ...(securityUri === undefined ? [] : [`${keyed} ${securityUri} ${release}-security main`]),
+  ];
+}
+
+/** Proxy and validity settings of this machine's apt, as `-o` values for an apt that does not read them. */
+export async function inheritedAptOptions(deadline: Deadline): Promise<readonly string[]> {
+  const { stdout } = await runCommand(["apt-config", "dump", "Acquire"], deadline, { env: aptEnv });
+  return parseInheritedOptions(stdout);
+}
+
+export function parseInheritedOptions(dump: string): readonly string[] {
+  const kept = /^Acquire::(https?::(proxy|verify|ca)|check-valid-until|check-date|retries)/i;
+  return dump.split("\n").flatMap((line) => {
+    const [, name, value] = /^(\S+) "(.*)";$/.exec(line) ?? [];
+    if (name === undefined || value === undefined || value === "") return [];
+    return kept.test(name) ? [`${name}=${value}`] : [];
+  });
+}
+
+export interface OsRelease {
+  readonly id: string;
+  readonly codename: string;
+  /** 12 for Debian 12; 0 when it is not a number (testing). */
+  readonly version: number;
+  readonly prettyName: string;
+}
+
+export async function loadOsRelease(path = "/etc/os-release"): Promise<OsRelease> {
+  return parseOsRelease(await readFile(path, "utf8").catch(() => ""));
+}
+
+export function parseOsRelease(text: string): OsRelease {
+  const field = (name: string): string =>
+    new RegExp(`^${name}="?([^"\\n]*)"?$`, "m").exec(text)?.[1] ?? "";
+  return {
+    id: field("ID"),
+    codename: field("VERSION_CODENAME"),
+    version: Number.parseInt(field("VERSION_ID"), 10) || 0,
+    prettyName: field("PRETTY_NAME") || "an unknown system",
+  };
+}
+
+export interface AptStatus {
+  readonly phase: "download" | "install";
+  /** From 0 to 1 within the phase. */
+  readonly fraction: number;
+  readonly what: string;
+}
+
+/** Reads one line of `APT::Status-Fd`; undefined for any other line. */
+export function parseAptStatus(line: string): AptStatus | undefined {
+  const [, kind, what = "", percent = "0", text = ""] =
+    /^(dlstatus|pmstatus):([^:]*(?::[a-z0-9]+)?):([0-9.]+):(.*)$/.exec(line) ?? [];
+  if (kind === undefined) return undefined;
+  const fraction = Math.min(1, Number(percent) / 100);
+  if (kind === "pmstatus") return { phase: "install", fraction, what: what.replace(/:.*$/, "") };
+  return { phase: "download", fraction, what: text.replace(/^Retrieving file /, "file ") };
+}

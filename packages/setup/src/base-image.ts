@@ -1,0 +1,199 @@
+/**
+ * The files every template boots from: kernel, initramfs and base disk, built once and kept.
+ *
+ * Three layers (see layers.ts): `kernel` and `rootfs` are fetched from Debian, `base` is made of
+ * those two and the agent, without the network. Debian's own versions are not part of a key, so what
+ * was built once stays in use until its recipe changes or its folder is removed. Old `base` layers
+ * are never removed here: the disks of sandboxes are overlays on them.
+ */
+import { mkdir, stat } from "node:fs/promises";
+import { join } from "node:path";
+import { Deadline, TorporError, runCommand } from "@torpor/std";
+import { buildDiskImage, diskBytesDefault } from "./disk-image.ts";
+import {
+  addGuestFiles,
+  defaultNodeModulesDir,
+  guestFilesInputs,
+  guestNodePath,
+} from "./guest-files.ts";
+import { buildInitramfs, initramfsInit } from "./initramfs.ts";
+import { buildKernelLayer, kernelMetaPackage, kernelModules, loadKernelLayer } from "./kernel.ts";
+import {
+  ensureLayer,
+  exists,
+  hashFile,
+  layerKey,
+  layerPath,
+  removeStaleStaging,
+  removeTree,
+  withCacheLock,
+} from "./layers.ts";
+import { type Progress, silentProgress } from "./progress.ts";
+import { buildRootfsLayer, guestRelease, rootfsInputs } from "./rootfs.ts";
+
+/** Raise it when the way a layer is built changes but none of its inputs does. */
+const recipes = { kernel: 1, rootfs: 1, base: 1 } as const;
+
+const kernelBudgetMs = 15 * 60_000;
+const rootfsBudgetMs = 60 * 60_000;
+const diskBudgetMs = 10 * 60_000;
+/** Another builder may have all of it to do. */
+const lockBudgetMs = 90 * 60_000;
+
+export interface BaseImageOptions {
+  /** Holds the layers; made when it is missing. Readable by its owner only. */
+  readonly cacheDir: string;
+  /** The agent as one file of JavaScript. */
+  readonly agentBundle: string;
+  readonly progress?: Progress;
+  readonly diskBytes?: number;
+  /** Where `koffi` and the pinned Node are; the workspace's own by default. */
+  readonly nodeModulesDir?: string;
+}
+
+export interface BaseImage {
+  readonly kernelPath: string;
+  readonly initramfsPath: string;
+  /** Raw and sparse. INVARIANT: never written to; everything that runs uses an overlay. */
+  readonly diskPath: string;
+  readonly diskBytes: number;
+  /** `uname -r` of the guest. */
+  readonly kernelVersion: string;
+  /** Of everything that went in: the same hash means the same files. */
+  readonly inputsHash: string;
+}
+
+/**
+ * Returns the base image, building what is missing; takes milliseconds when nothing is. Safe to
+ * repeat and to run twice at once: the second waits. Building needs root and, for Debian's part,
+ * the network.
+ */
+export async function prepareBaseImage(options: BaseImageOptions): Promise<BaseImage> {
+  const { cacheDir, progress = silentProgress } = options;
+  const found = await findBaseImage(options);
+  if (found !== undefined) return found;
+  if (process.getuid?.() !== 0) {
+    throw new TorporError("root.required", "building the guest system needs root");
+  }
+  return withCacheLock(
+    cacheDir,
+    Deadline.after(lockBudgetMs, "waiting for another set-up"),
+    () => progress.note("Another set-up is building the guest system: waiting for it"),
+    async () => {
+      await removeStaleStaging(cacheDir);
+      await ensureKernel(cacheDir, progress);
+      await ensureRootfs(cacheDir, progress);
+      await ensureBase(options, progress);
+      const built = await findBaseImage(options);
+      if (built === undefined) {
+        throw new TorporError("internal", "the base image is not where it was built");
+      }
+      return built;
+    },
+  );
+}
+
+/** The base image for these inputs, if it is there already. Touches nothing. */
+export async function findBaseImage(options: BaseImageOptions): Promise<BaseImage | undefined> {
+  const { cacheDir } = options;
+  const kernelDir = layerPath(cacheDir, "kernel", kernelKey());
+  if (!(await exists(kernelDir))) return undefined;
+  const kernel = await loadKernelLayer(kernelDir);
+  const key = await baseKey(options, kernel.packageVersion);
+  const dir = layerPath(cacheDir, "base", key);
+  if (!(await exists(dir))) return undefined;
+  return {
+    kernelPath: kernel.vmlinuzPath,
+    initramfsPath: join(dir, "initramfs.cpio"),
+    diskPath: join(dir, "disk.raw"),
+    diskBytes: (await stat(join(dir, "disk.raw"))).size,
+    kernelVersion: kernel.version,
+    inputsHash: key,
+  };
+}
+
+async function ensureKernel(cacheDir: string, progress: Progress): Promise<void> {
+  const key = kernelKey();
+  if (await exists(layerPath(cacheDir, "kernel", key))) return;
+  await progress.step("Guest kernel", async (report) => {
+    const deadline = Deadline.after(kernelBudgetMs, "fetching the guest kernel");
+    await ensureLayer(cacheDir, "kernel", key, async (dir) =>
+      buildKernelLayer(dir, guestRelease, report, deadline),
+    );
+  });
+}
+
+async function ensureRootfs(cacheDir: string, progress: Progress): Promise<void> {
+  const key = rootfsKey();
+  if (await exists(layerPath(cacheDir, "rootfs", key))) return;
+  await progress.step("Guest system", async (report) => {
+    const deadline = Deadline.after(rootfsBudgetMs, "building the guest system");
+    await ensureLayer(cacheDir, "rootfs", key, async (dir) =>
+      buildRootfsLayer(dir, report, deadline),
+    );
+  });
+}
+
+async function ensureBase(options: BaseImageOptions, progress: Progress): Promise<void> {
+  const { cacheDir, agentBundle } = options;
+  const kernel = await loadKernelLayer(layerPath(cacheDir, "kernel", kernelKey()));
+  const key = await baseKey(options, kernel.packageVersion);
+  if (await exists(layerPath(cacheDir, "base", key))) return;
+  const nodeModulesDir = options.nodeModulesDir ?? defaultNodeModulesDir();
+  await progress.step("Base disk", async (report) => {
+    const deadline = Deadline.after(diskBudgetMs, "making the base disk");
+    await ensureLayer(cacheDir, "base", key, async (dir) => {
+      const rootDir = join(dir, "root");
+      await mkdir(rootDir);
+      report(0, "unpacking");
+      const archive = join(layerPath(cacheDir, "rootfs", rootfsKey()), "rootfs.tar");
+      await runCommand(
+        [
+          ...(["tar", "--extract", "--file", archive, "--directory", rootDir] as const),
+          ...["--numeric-owner", "--xattrs", "--xattrs-include=*"],
+        ],
+        deadline,
+      );
+      report(0.3, "adding the agent");
+      const nodePath = guestNodePath(nodeModulesDir);
+      await addGuestFiles(rootDir, { nodePath, agentBundle, nodeModulesDir });
+      await buildInitramfs(join(dir, "initramfs.cpio"), {
+        busyboxPath: join(rootDir, "usr/bin/busybox"),
+        modulePaths: kernel.modulePaths,
+      });
+      report(0.5, "writing the disk");
+      const diskBytes = options.diskBytes ?? diskBytesDefault;
+      const diskPath = join(dir, "disk.raw");
+      await buildDiskImage({ rootDir, outPath: diskPath, diskBytes }, deadline);
+      report(0.9, "cleaning up");
+      await removeTree(rootDir);
+    });
+  });
+}
+
+function kernelKey(): string {
+  return layerKey({
+    recipe: recipes.kernel,
+    release: guestRelease,
+    package: kernelMetaPackage,
+    modules: kernelModules,
+  });
+}
+
+function rootfsKey(): string {
+  return layerKey({ recipe: recipes.rootfs, ...rootfsInputs });
+}
+
+async function baseKey(options: BaseImageOptions, kernelPackageVersion: string): Promise<string> {
+  const files = await guestFilesInputs(options.nodeModulesDir ?? defaultNodeModulesDir());
+  return layerKey({
+    recipe: recipes.base,
+    kernel: kernelKey(),
+    kernelPackageVersion,
+    rootfs: rootfsKey(),
+    agent: await hashFile(options.agentBundle),
+    initramfs: initramfsInit(kernelModules),
+    diskBytes: options.diskBytes ?? diskBytesDefault,
+    ...files,
+  });
+}

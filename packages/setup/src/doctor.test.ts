@@ -1,0 +1,91 @@
+import assert from "node:assert/strict";
+import { mkdtempDisposable } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { test } from "node:test";
+import { type DoctorFacts, atLeast, gatherFacts, judge, parseMemoryAvailable } from "./doctor.ts";
+
+const healthy: DoctorFacts = {
+  platform: "linux",
+  arch: "x64",
+  os: { id: "debian", codename: "bookworm", version: 12, prettyName: "Debian 12" },
+  isRoot: true,
+  nodeVersion: "v24.21.0",
+  kernelRelease: "6.18.0",
+  qemuVersion: "10.0.2",
+  accelerator: { name: "kvm", detail: "a guest booted" },
+  kvmDevice: true,
+  tunDevice: true,
+  missingNamespaces: [],
+  missingPackages: [],
+  diskFreeBytes: 50 * 1024 ** 3,
+  memoryAvailableBytes: 8 * 1024 ** 3,
+  stateProblem: undefined,
+  stateDir: "/var/lib/torpor",
+  layers: ["base-0123"],
+  templates: ["base"],
+  userfaultfd: true,
+};
+
+test("judge() passes a healthy machine, without a fix to read", () => {
+  const checks = judge(healthy);
+  assert.deepEqual(
+    checks.filter((check) => !check.ok || check.fix !== ""),
+    [],
+  );
+});
+
+const broken: readonly (readonly [string, Partial<DoctorFacts>])[] = [
+  ["machine", { arch: "arm64" }],
+  ["system", { os: { id: "debian", codename: "bullseye", version: 11, prettyName: "Debian 11" } }],
+  ["root", { isRoot: false }],
+  ["node", { nodeVersion: "v20.20.2" }],
+  ["Debian packages", { missingPackages: ["qemu-utils"] }],
+  ["QEMU", { qemuVersion: undefined }],
+  ["QEMU", { qemuVersion: "7.1.9" }],
+  ["KVM", { accelerator: { name: "tcg", detail: "the guest did not boot" } }],
+  ["/dev/net/tun", { tunDevice: false }],
+  ["namespaces", { missingNamespaces: ["net"] }],
+  ["PAGEMAP_SCAN", { kernelRelease: "6.1.0-50-amd64" }],
+  ["userfaultfd", { userfaultfd: false }],
+  ["state folder", { stateProblem: "it is read-only" }],
+  ["free disk", { diskFreeBytes: 1 }],
+  ["free memory", { memoryAvailableBytes: 1 }],
+  ["base image", { layers: ["rootfs-0123"] }],
+  ["templates", { templates: [] }],
+];
+
+for (const [name, facts] of broken) {
+  test(`judge() fails only "${name}" when ${Object.keys(facts).join()} is wrong, with one line to fix it`, () => {
+    const failed = judge({ ...healthy, ...facts }).filter((check) => !check.ok);
+    assert.deepEqual(
+      failed.map((check) => check.name),
+      [name],
+    );
+    assert.match(failed[0]?.fix ?? "", /^[^\n]{10,160}$/);
+  });
+}
+
+test("gatherFacts() reads this machine and leaves the state folder as it was", async () => {
+  await using dir = await mkdtempDisposable(join(tmpdir(), "torpor-doctor-"));
+  const missing = join(dir.path, "not", "there", "yet");
+  const facts = await gatherFacts({ stateDir: missing, cacheDir: missing });
+  assert.equal(facts.stateProblem, undefined);
+  assert.ok(facts.diskFreeBytes > 0);
+  assert.ok(facts.memoryAvailableBytes > 0);
+  const here = await gatherFacts({ stateDir: dir.path, cacheDir: dir.path });
+  assert.equal(here.stateProblem, undefined);
+  assert.deepEqual(here.layers, []);
+});
+
+test("atLeast() compares numbers, not text", () => {
+  assert.ok(atLeast("10.0.2", [7, 2]));
+  assert.ok(atLeast("7.2.0", [7, 2]));
+  assert.ok(!atLeast("7.1", [7, 2]));
+  assert.ok(atLeast("6.18.0-x", [6, 7]));
+});
+
+test("parseMemoryAvailable() reads kibibytes", () => {
+  assert.equal(parseMemoryAvailable("MemTotal: 1 kB\nMemAvailable:    2048 kB\n"), 2_097_152);
+  assert.equal(parseMemoryAvailable(""), 0);
+});

@@ -1,0 +1,335 @@
+/**
+ * What `torpor doctor` looks at: is this machine able to run sandboxes, and if not, what to do.
+ *
+ * Gathering the facts and judging them are apart, so that every failure can be tested without a
+ * machine that has it. Nothing is changed, and nothing is sent anywhere. A check that is not
+ * required only costs speed or a feature.
+ */
+import { constants } from "node:fs";
+import {
+  access,
+  mkdir,
+  open,
+  readFile,
+  readdir,
+  readlink,
+  statfs,
+  writeFile,
+} from "node:fs/promises";
+import { release } from "node:os";
+import { dirname, join } from "node:path";
+import { Deadline, runCommand } from "@torpor/std";
+import { type OsRelease, loadOsRelease } from "./apt.ts";
+import { installCommand, loadInstalledPackages, missingPackages } from "./debian-packages.ts";
+import { removeTree } from "./layers.ts";
+
+export interface Check {
+  readonly name: string;
+  readonly ok: boolean;
+  /** What was found. */
+  readonly detail: string;
+  /** One line: what to do; empty when the check passed. */
+  readonly fix: string;
+  /** False: sandboxes run without it. */
+  readonly required: boolean;
+}
+
+/** What a probe of the accelerator found by really starting a machine. */
+export interface AcceleratorVerdict {
+  readonly name: "kvm" | "tcg";
+  readonly detail: string;
+}
+
+export interface DoctorOptions {
+  /** Where sandboxes and snapshots are kept. */
+  readonly stateDir: string;
+  /** Where `prepareBaseImage` keeps its layers. */
+  readonly cacheDir: string;
+  /** Passed in, because this package starts no machines for it. */
+  readonly probeAccelerator?: () => Promise<AcceleratorVerdict>;
+  /** Names of the templates that are ready. */
+  readonly listTemplates?: () => Promise<readonly string[]>;
+}
+
+/** Everything the checks are judged by. */
+export interface DoctorFacts {
+  readonly platform: string;
+  readonly arch: string;
+  readonly os: OsRelease;
+  readonly isRoot: boolean;
+  readonly nodeVersion: string;
+  /** Of the kernel: "6.18.0". */
+  readonly kernelRelease: string;
+  /** Undefined: not installed. */
+  readonly qemuVersion: string | undefined;
+  readonly accelerator: AcceleratorVerdict | undefined;
+  readonly kvmDevice: boolean;
+  readonly tunDevice: boolean;
+  /** Those of `neededNamespaces` that the kernel lacks. */
+  readonly missingNamespaces: readonly string[];
+  readonly missingPackages: readonly string[];
+  readonly diskFreeBytes: number;
+  readonly memoryAvailableBytes: number;
+  /** Undefined: writable. */
+  readonly stateProblem: string | undefined;
+  readonly stateDir: string;
+  readonly layers: readonly string[];
+  readonly templates: readonly string[];
+  readonly userfaultfd: boolean;
+}
+
+const neededNamespaces: readonly string[] = ["net", "mnt", "pid"];
+const qemuVersionMin = [7, 2] as const;
+const nodeMajorMin = 24;
+const debianVersionMin = 12;
+/** The first with the PAGEMAP_SCAN ioctl. */
+const pagemapScanKernelMin = [6, 7] as const;
+/** The base image takes 0.6 GiB, building it 1.5 GiB; the rest is for sandboxes. */
+const diskFreeGiBMin = 4;
+/** One guest of 512 MiB, QEMU, the daemon. */
+const memoryAvailableGiBMin = 1;
+const bytesPerGiB = 1024 ** 3;
+const commandBudgetMs = 10_000;
+
+export async function runDoctor(options: DoctorOptions): Promise<readonly Check[]> {
+  return judge(await gatherFacts(options));
+}
+
+/** Pure: the checks for these facts, in the order they are shown. */
+export function judge(facts: DoctorFacts): readonly Check[] {
+  return [...judgeMachine(facts), ...judgeVirtualisation(facts), ...judgeState(facts)];
+}
+
+function judgeMachine(facts: DoctorFacts): readonly Check[] {
+  const { os } = facts;
+  const nodeMajor = Number.parseInt(facts.nodeVersion.replace(/^v/, ""), 10);
+  const missing = facts.missingPackages;
+  return [
+    check(
+      "machine",
+      facts.platform === "linux" && facts.arch === "x64",
+      `${facts.platform} ${facts.arch}, kernel ${facts.kernelRelease}`,
+      "Use an x86-64 machine or VM that runs Linux.",
+    ),
+    check(
+      "system",
+      os.id === "debian" && (os.version === 0 || os.version >= debianVersionMin),
+      os.prettyName,
+      `Use Debian ${debianVersionMin} or newer.`,
+    ),
+    check("root", facts.isRoot, facts.isRoot ? "yes" : "no", "Run the same command as root."),
+    check(
+      "node",
+      nodeMajor >= nodeMajorMin,
+      facts.nodeVersion,
+      "Start through `npm start` or bin/bootstrap.mjs, which use the pinned Node.",
+    ),
+    check(
+      "Debian packages",
+      missing.length === 0,
+      missing.length === 0 ? "all installed" : `missing: ${missing.join(", ")}`,
+      `Run as root: ${installCommand(missing)}`,
+    ),
+  ];
+}
+
+function judgeVirtualisation(facts: DoctorFacts): readonly Check[] {
+  const { qemuVersion, accelerator } = facts;
+  const namespaces = facts.missingNamespaces;
+  return [
+    check(
+      "QEMU",
+      qemuVersion !== undefined && atLeast(qemuVersion, qemuVersionMin),
+      qemuVersion ?? "not installed",
+      `Install QEMU ${qemuVersionMin.join(".")} or newer: run \`torpor up\` as root.`,
+    ),
+    hint(
+      "KVM",
+      accelerator?.name === "kvm",
+      accelerator?.detail ??
+        (facts.kvmDevice ? "/dev/kvm is there, but was not tried" : "there is no /dev/kvm"),
+      accelerator === undefined && facts.kvmDevice
+        ? "Run `torpor up`: it tries KVM by booting a guest."
+        : "Sandboxes run by software emulation, slower; use a machine with virtualisation for speed.",
+    ),
+    check(
+      "/dev/net/tun",
+      facts.tunDevice,
+      facts.tunDevice ? "present" : "missing",
+      "Load it with `modprobe tun`; in a container, pass the device in.",
+    ),
+    check(
+      "namespaces",
+      namespaces.length === 0,
+      namespaces.length === 0 ? neededNamespaces.join(", ") : `missing: ${namespaces.join(", ")}`,
+      "Use a kernel built with namespaces, as Debian's are.",
+    ),
+    hint(
+      "PAGEMAP_SCAN",
+      atLeast(facts.kernelRelease, pagemapScanKernelMin),
+      `kernel ${facts.kernelRelease}`,
+      `Pauses read the page map in full; a kernel from ${pagemapScanKernelMin.join(".")} on is faster.`,
+    ),
+    hint(
+      "userfaultfd",
+      facts.userfaultfd,
+      facts.userfaultfd ? "available" : "not in this kernel",
+      "Wakes load memory in one piece; a kernel with CONFIG_USERFAULTFD does it on demand.",
+    ),
+  ];
+}
+
+function judgeState(facts: DoctorFacts): readonly Check[] {
+  const base = facts.layers.some((name) => name.startsWith("base-"));
+  return [
+    check(
+      "state folder",
+      facts.stateProblem === undefined,
+      facts.stateProblem ?? `${facts.stateDir} is writable`,
+      `Make ${facts.stateDir} writable, or name another folder with TORPOR_STATE_DIR.`,
+    ),
+    check(
+      "free disk",
+      facts.diskFreeBytes >= diskFreeGiBMin * bytesPerGiB,
+      gib(facts.diskFreeBytes),
+      `Free at least ${diskFreeGiBMin} GiB on the disk that holds ${facts.stateDir}.`,
+    ),
+    check(
+      "free memory",
+      facts.memoryAvailableBytes >= memoryAvailableGiBMin * bytesPerGiB,
+      gib(facts.memoryAvailableBytes),
+      `Free at least ${memoryAvailableGiBMin} GiB of memory, or pause sandboxes.`,
+    ),
+    check(
+      "base image",
+      base,
+      base ? "built" : "not built yet",
+      "Run `torpor up` as root: it builds the base image.",
+    ),
+    check(
+      "templates",
+      facts.templates.length > 0,
+      facts.templates.length > 0 ? facts.templates.join(", ") : "none",
+      "Run `torpor up`: it makes the base template.",
+    ),
+  ];
+}
+
+function check(name: string, ok: boolean, detail: string, fix: string): Check {
+  return { name, ok, detail, fix: ok ? "" : fix, required: true };
+}
+
+/** A check that only tells how well it will run. */
+function hint(name: string, ok: boolean, detail: string, fix: string): Check {
+  return { ...check(name, ok, detail, fix), required: false };
+}
+
+export async function gatherFacts(options: DoctorOptions): Promise<DoctorFacts> {
+  const { stateDir, cacheDir } = options;
+  const installed = await loadInstalledPackages().catch(() => new Map<string, string>());
+  return {
+    platform: process.platform,
+    arch: process.arch,
+    os: await loadOsRelease(),
+    isRoot: process.getuid?.() === 0,
+    nodeVersion: process.version,
+    kernelRelease: release(),
+    qemuVersion: await loadQemuVersion(),
+    accelerator: await options.probeAccelerator?.(),
+    kvmDevice: await canUse("/dev/kvm"),
+    tunDevice: await canUse("/dev/net/tun"),
+    missingNamespaces: await findMissingNamespaces(),
+    missingPackages: missingPackages(installed).map((one) => one.name),
+    diskFreeBytes: await findFreeBytes(stateDir),
+    memoryAvailableBytes: parseMemoryAvailable(await readText("/proc/meminfo")),
+    stateProblem: await findStateProblem(stateDir),
+    stateDir,
+    layers: await readdir(cacheDir).catch(() => []),
+    templates: (await options.listTemplates?.()) ?? [],
+    userfaultfd: (await readText("/proc/sys/vm/unprivileged_userfaultfd")) !== "",
+  };
+}
+
+/** The version of the installed QEMU: "10.0.2"; undefined when there is none. */
+export async function loadQemuVersion(): Promise<string | undefined> {
+  const deadline = Deadline.after(commandBudgetMs, "qemu-system-x86_64 --version");
+  const text = await runCommand(["qemu-system-x86_64", "--version"], deadline).then(
+    (result) => result.stdout,
+    () => "",
+  );
+  return /version (\d+\.\d+(?:\.\d+)?)/.exec(text)?.[1];
+}
+
+/** In bytes; 0 when the text does not say. */
+export function parseMemoryAvailable(meminfo: string): number {
+  const kib = /^MemAvailable:\s+(\d+) kB/m.exec(meminfo)?.[1];
+  return kib === undefined ? 0 : Number(kib) * 1024;
+}
+
+/** Compares the leading numbers of a version. */
+export function atLeast(version: string, least: readonly [number, number]): boolean {
+  const [major = 0, minor = 0] = version.split(/[.-]/).map((part) => Number.parseInt(part, 10));
+  return major > least[0] || (major === least[0] && minor >= least[1]);
+}
+
+/** There, and ours to open. A device node can exist while its driver does not. */
+async function canUse(path: string): Promise<boolean> {
+  return open(path, constants.O_RDWR).then(
+    async (handle) => {
+      await handle.close();
+      return true;
+    },
+    () => false,
+  );
+}
+
+async function findMissingNamespaces(): Promise<readonly string[]> {
+  const missing: string[] = [];
+  for (const name of neededNamespaces) {
+    const link = await readlink(`/proc/self/ns/${name}`).catch(() => undefined);
+    if (link === undefined) missing.push(name);
+  }
+  return missing;
+}
+
+/** Of the nearest folder that exists. */
+async function findFreeBytes(dir: string): Promise<number> {
+  const found = await statfs(dir).catch(() => undefined);
+  if (found !== undefined) return found.bavail * found.bsize;
+  return dirname(dir) === dir ? 0 : findFreeBytes(dirname(dir));
+}
+
+async function findStateProblem(dir: string): Promise<string | undefined> {
+  const existing = await nearestExisting(dir);
+  if (existing !== dir) {
+    return access(existing, constants.W_OK).then(
+      () => undefined,
+      () => `${existing} is not writable`,
+    );
+  }
+  const probe = join(dir, `.doctor-${process.pid}`);
+  try {
+    await mkdir(probe);
+    await writeFile(join(probe, "probe"), "x");
+    await removeTree(probe);
+    return undefined;
+  } catch (error) {
+    return error instanceof Error ? error.message : String(error);
+  }
+}
+
+async function nearestExisting(dir: string): Promise<string> {
+  const there = await access(dir).then(
+    () => true,
+    () => false,
+  );
+  return there || dirname(dir) === dir ? dir : nearestExisting(dirname(dir));
+}
+
+async function readText(path: string): Promise<string> {
+  return readFile(path, "utf8").catch(() => "");
+}
+
+function gib(bytes: number): string {
+  return `${(bytes / bytesPerGiB).toFixed(1)} GiB`;
+}

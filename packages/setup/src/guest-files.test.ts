@@ -1,0 +1,58 @@
+import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
+import { mkdir, mkdtempDisposable, readlink, stat, symlink, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { test } from "node:test";
+import { addGuestFiles, defaultNodeModulesDir, runAgent, torporInit } from "./guest-files.ts";
+import { customizeScript, mmdebstrapProgress } from "./rootfs.ts";
+
+test("the scripts of the guest can be read by the shell", () => {
+  for (const script of [torporInit(), runAgent(), customizeScript]) {
+    assert.ok(script.startsWith("#!/"));
+    execFileSync("sh", ["-n"], { input: script });
+  }
+});
+
+test("customizeScript leaves the tree's /tmp to mmdebstrap", () => {
+  assert.doesNotMatch(customizeScript, /\$root"?\/tmp/);
+});
+
+test("addGuestFiles() lays out the agent so that koffi is found, and can be repeated", async (t) => {
+  if (process.getuid?.() !== 0) return t.skip("needs root to give files to root");
+  await using dir = await mkdtempDisposable(join(tmpdir(), "torpor-guest-files-"));
+  const root = join(dir.path, "root");
+  await mkdir(join(root, "usr/bin"), { recursive: true });
+  await mkdir(join(root, "usr/local/bin"), { recursive: true });
+  await mkdir(join(root, "etc"));
+  await writeFile(join(root, "usr/bin/busybox"), "busybox");
+  const outside = join(dir.path, "outside");
+  await writeFile(outside, "untouched");
+  await symlink(outside, join(root, "etc/resolv.conf"));
+  const agentBundle = join(dir.path, "agent.mjs");
+  await writeFile(
+    agentBundle,
+    'import koffi from "koffi"; process.stdout.write(typeof koffi.load);',
+  );
+  const nodePath = join(dir.path, "node");
+  await writeFile(nodePath, "node");
+  const sources = { nodePath, agentBundle, nodeModulesDir: defaultNodeModulesDir() };
+  await addGuestFiles(root, sources);
+  await addGuestFiles(root, sources);
+  const agent = join(root, "usr/lib/torpor/agent.mjs");
+  assert.equal(execFileSync(process.execPath, [agent]).toString(), "function");
+  assert.equal(await readlink(join(root, "usr/local/bin/node")), "/usr/lib/torpor/node");
+  assert.equal((await stat(join(root, "sbin/torpor-init"))).mode & 0o777, 0o755);
+  assert.equal((await stat(outside)).size, "untouched".length);
+});
+
+test("mmdebstrapProgress() only moves forward", () => {
+  const seen: number[] = [];
+  const onLine = mmdebstrapProgress((fraction) => seen.push(fraction));
+  for (const line of ["I: running apt-get update...", "I: extracting archives...", "noise"])
+    onLine(line);
+  for (let index = 0; index < 500; index += 1) onLine(`Setting up package${index} (1.0) ...`);
+  onLine("I: creating tarball...");
+  assert.ok(seen.every((fraction, index) => fraction >= (seen[index - 1] ?? 0) && fraction <= 1));
+  assert.equal(seen.at(-1), 0.97);
+});

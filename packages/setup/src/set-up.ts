@@ -1,0 +1,39 @@
+/**
+ * Everything a machine needs before the daemon can start, in order: Debian packages, the guest
+ * system, the choice of accelerator, the base template. Each part is skipped when it is there, so a
+ * second run takes a second.
+ */
+import { join } from "node:path";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { bundleAgent } from "@torpor/agent";
+import type { Template } from "@torpor/storage";
+import { chooseAccelerator } from "./accelerator.ts";
+import { prepareBaseImage } from "./base-image.ts";
+import { ensureDebianPackages } from "./debian-packages.ts";
+import type { Progress } from "./progress.ts";
+import { prepareTemplate } from "./template.ts";
+
+export interface SetUpOptions {
+  readonly cacheFolder: string;
+  readonly progress: Progress;
+}
+
+/** Safe to repeat, and to run twice at once. @throws root.required, command.failed, vmm.missing … */
+export async function setUp({ cacheFolder, progress }: SetUpOptions): Promise<Template> {
+  await ensureDebianPackages({ progress });
+  await using undo = new AsyncDisposableStack();
+  const bundleFolder = undo.adopt(await mkdtemp(join(tmpdir(), "torpor-agent-")), (folder) =>
+    rm(folder, { recursive: true, force: true }),
+  );
+  const agentBundle = join(bundleFolder, "agent.mjs");
+  await bundleAgent(agentBundle);
+  const base = await prepareBaseImage({ cacheDir: cacheFolder, agentBundle, progress });
+  const { accelerator, reason } = await chooseAccelerator({ cacheFolder, base, progress });
+  if (accelerator === "tcg") {
+    progress.note(
+      `Guests run under software emulation: ${reason}. It is slow and, by QEMU's own policy, not a security boundary.`,
+    );
+  }
+  return await prepareTemplate({ cacheFolder, base, accelerator, progress });
+}

@@ -1,0 +1,251 @@
+/**
+ * The base template: a guest booted once, initialised, warmed up and saved, from which every sandbox
+ * is restored.
+ *
+ * Its memory is a file that the booting VM shares; when the VM has ended, that file is the image all
+ * sandboxes map. The guest is saved quiet (see the agent's prepare), so no connection and no
+ * half-done work is in the image.
+ *
+ * The template's id is a hash of everything that decides its content, so an unchanged machine finds
+ * it again, and a change of agent, kernel or VMM makes another beside it: sandboxes made from the
+ * old one keep it.
+ */
+import { createHash, randomBytes } from "node:crypto";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { GuestLink, processClient } from "@torpor/guest";
+import { createNetwork, defaultNetworkKind } from "@torpor/network";
+import { entropyBytes, guestAddressing, guestMac } from "@torpor/protocol";
+import { Deadline, TorporError, runCommand } from "@torpor/std";
+import {
+  type StagedTemplate,
+  type Template,
+  TemplateStore,
+  digestFile,
+  templatesFolder,
+} from "@torpor/storage";
+import {
+  type Accelerator,
+  QemuDriver,
+  type Vm,
+  type VmmDriver,
+  type VmmIdentity,
+  assertLoadable,
+} from "@torpor/vmm";
+import type { BaseImage } from "./base-image.ts";
+import { guestUserName } from "./rootfs.ts";
+import type { Progress, Report } from "./progress.ts";
+
+export const baseTemplateName = "base";
+/** Raise it when the way a template is booted or warmed up changes but none of its inputs does. */
+const recipe = 1;
+const templateGeneration = 1;
+
+export const baseMachine = { vcpuCount: 1, memoryMiB: 512 } as const;
+
+const copyBudgetMs = 5 * 60_000;
+const bootBudgetMs = 3 * 60_000;
+const initBudgetMs = 60_000;
+const warmUpBudgetMs = 3 * 60_000;
+const saveBudgetMs = 2 * 60_000;
+const endBudgetMs = 15_000;
+
+/**
+ * Run before the template is saved, so that the agent's code is compiled and the programs that
+ * nearly every sandbox starts with are in memory. Twice: the second time compiles what the first
+ * found to be used again.
+ */
+const warmUpCommands: readonly (readonly [string, ...string[]])[] = [
+  ["/bin/true"],
+  ["/bin/bash", "-l", "-c", "true"],
+  ["/usr/bin/python3", "-c", "print(1)"],
+];
+const warmUpRounds = 3;
+
+export interface TemplateOptions {
+  readonly cacheFolder: string;
+  readonly base: BaseImage;
+  readonly accelerator: Accelerator;
+  readonly progress: Progress;
+}
+
+/** Returns the template for these inputs, booting and saving it when it is not there yet. */
+export async function prepareTemplate(options: TemplateOptions): Promise<Template> {
+  const driver = new QemuDriver({ accelerator: options.accelerator });
+  const identity = await driver.identity();
+  const templateId = idOf(options.base, identity);
+  const store = new TemplateStore(templatesFolder(options.cacheFolder));
+  const found = await findUsable(store, templateId, identity);
+  if (found !== undefined) return found;
+  await options.progress.step("Base template", (report) =>
+    buildTemplate({ ...options, store, driver, identity, templateId, report }),
+  );
+  return await store.open(templateId);
+}
+
+/** TSC rate apart: two measurements differ a little, and `assertLoadable` compares with tolerance. */
+function idOf(base: BaseImage, identity: VmmIdentity): string {
+  const { tscKhz: _tscKhz, ...fixed } = identity;
+  const inputs = JSON.stringify([recipe, base.inputsHash, fixed, baseMachine, warmUpCommands]);
+  return createHash("sha256").update(inputs).digest("hex").slice(0, 20);
+}
+
+async function findUsable(
+  store: TemplateStore,
+  templateId: string,
+  identity: VmmIdentity,
+): Promise<Template | undefined> {
+  try {
+    const template = await store.open(templateId);
+    assertLoadable(template.manifest.identity, identity);
+    return template;
+  } catch (cause) {
+    if (TorporError.is(cause) && cause.code === "template.missing") return undefined;
+    throw cause;
+  }
+}
+
+interface Build extends TemplateOptions {
+  readonly store: TemplateStore;
+  readonly driver: VmmDriver;
+  readonly identity: VmmIdentity;
+  readonly templateId: string;
+  readonly report: Report;
+}
+
+async function buildTemplate(build: Build): Promise<void> {
+  await using undo = new AsyncDisposableStack();
+  build.report(0, "copying the disk");
+  const staged = undo.use(await build.store.stage(build.templateId));
+  await copyBaseFiles(build.base, staged);
+  const runFolder = undo.adopt(await mkdtemp(join(tmpdir(), "torpor-template-")), (folder) =>
+    rm(folder, { recursive: true, force: true }),
+  );
+  build.report(0.2, "booting the guest");
+  const network = undo.use(await createNetwork(defaultNetworkKind(), guestAddressing));
+  const vm = await bootVm(build, staged, network.attachment, runFolder);
+  undo.defer(() => vm.end(Deadline.after(endBudgetMs, "ending the template's VM")));
+  network.attachment[Symbol.dispose]();
+  const hostKey = randomBytes(32).toString("hex");
+  const link = undo.use(new GuestLink({ dial: (port) => network.dial(port), hostKey }));
+  await settleGuest(build, link, vm, hostKey);
+  build.report(0.9, "saving it");
+  await saveVm(vm, link, staged);
+  await staged.publish({
+    format: "torpor-template-1",
+    templateId: build.templateId,
+    name: baseTemplateName,
+    createdAtMs: Date.now(),
+    identity: build.identity,
+    machine: { ...baseMachine, kernelArguments: kernelArguments(build.identity), guestMac },
+    diskBytes: build.base.diskBytes,
+    deviceState: await digestFile(staged.files.deviceStatePath),
+    hostKey,
+    generation: templateGeneration,
+  });
+}
+
+async function copyBaseFiles(base: BaseImage, { files }: StagedTemplate): Promise<void> {
+  const deadline = Deadline.after(copyBudgetMs, "copying the base disk");
+  const copies = [
+    [base.kernelPath, files.kernelPath],
+    [base.initramfsPath, files.initramfsPath],
+    [base.diskPath, files.diskPath],
+  ] as const;
+  for (const [from, to] of copies) {
+    await runCommand(["cp", "--sparse=always", "--reflink=auto", from, to], deadline);
+  }
+}
+
+async function bootVm(
+  build: Build,
+  { files }: StagedTemplate,
+  network: Parameters<VmmDriver["boot"]>[0]["network"],
+  runFolder: string,
+): Promise<Vm> {
+  return await build.driver.boot(
+    {
+      name: build.templateId,
+      machine: {
+        ...baseMachine,
+        kernelPath: files.kernelPath,
+        initramfsPath: files.initramfsPath,
+        kernelArguments: kernelArguments(build.identity),
+        guestMac,
+      },
+      memoryPath: files.memoryPath,
+      disk: [{ path: files.diskPath, format: "raw" }],
+      network,
+      runFolder,
+    },
+    Deadline.after(bootBudgetMs, "starting the template's VM"),
+  );
+}
+
+/**
+ * Under emulation the guest is told the rate of its timestamp counter: left to measure it on a busy
+ * host, Linux gives up and hangs.
+ */
+export function kernelArguments(identity: VmmIdentity): string {
+  const counter =
+    identity.accelerator === "tcg" ? [`tsc_early_khz=${identity.tscKhz}`, "tsc=reliable"] : [];
+  return ["console=ttyS0", "quiet", "loglevel=4", "panic=-1", "reboot=t", ...counter].join(" ");
+}
+
+/** Waits for the agent, initialises it and warms it up; reports the console if the VM ends. */
+async function settleGuest(build: Build, link: GuestLink, vm: Vm, hostKey: string): Promise<void> {
+  const ended = vm.exited.then(({ consoleTail, vmmTail }) => {
+    throw new TorporError("vmm.exited", `the guest ended: ${vmmTail}${consoleTail}`);
+  });
+  const settled = async (): Promise<void> => {
+    await link.waitUntilReady(Deadline.after(bootBudgetMs, "booting the template's guest"));
+    build.report(0.6, "warming it up");
+    await link.init(
+      {
+        generation: templateGeneration,
+        entropy: randomBytes(entropyBytes).toString("base64"),
+        timestampMs: Date.now(),
+        hostKey,
+        sandboxId: "template",
+        templateId: build.templateId,
+        accessToken: null,
+        envVars: null,
+        defaultUser: guestUserName,
+        defaultWorkdir: null,
+      },
+      Deadline.after(initBudgetMs, "initialising the template's guest"),
+    );
+    await warmUp(link);
+  };
+  await Promise.race([settled(), ended]);
+}
+
+async function warmUp(link: GuestLink): Promise<void> {
+  const client = processClient(link, null);
+  const { signal } = Deadline.after(warmUpBudgetMs, "warming up the template's guest");
+  for (let round = 0; round < warmUpRounds; round += 1) {
+    for (const [cmd, ...args] of warmUpCommands) {
+      for await (const { event } of client.start(
+        { process: { cmd, args }, stdin: false },
+        { signal },
+      )) {
+        const end = event?.event.case === "end" ? event.event.value : undefined;
+        if (end !== undefined && end.exitCode !== 0) {
+          throw new TorporError("guest.refused", `${cmd} ended with ${end.status} in the template`);
+        }
+      }
+    }
+  }
+}
+
+async function saveVm(vm: Vm, link: GuestLink, { files }: StagedTemplate): Promise<void> {
+  const deadline = Deadline.after(saveBudgetMs, "saving the template");
+  link.closeIdle();
+  await link.prepare(deadline);
+  await vm.holdVcpus(deadline);
+  await vm.saveDeviceState(files.deviceStatePath, deadline);
+  await vm.flushDisk(deadline);
+  link[Symbol.dispose]();
+  await vm.end(deadline);
+}
