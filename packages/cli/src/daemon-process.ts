@@ -104,7 +104,11 @@ export async function endDaemonProcess(client: DaemonClient, pid: number): Promi
   const deadline = Deadline.after(endMs, "ending the daemon");
   // ORDER: the socket goes first, the lock on the state folder with the process.
   while (isRunningProcess(pid) || (await client.isAnswering())) {
-    deadline.check();
+    if (deadline.expired) {
+      throw new TorporError("deadline.exceeded", `process ${pid} was asked to end and still runs`, {
+        advice: `Read \`torpor logs --daemon\`; \`kill -9 ${pid}\` ends it, and sandboxes go on running.`,
+      });
+    }
     await deadline.sleep(pollMs);
   }
 }

@@ -97,6 +97,7 @@ export class Sandbox {
       const { snapshotGeneration } = this.#record;
       assert(snapshotGeneration !== null, "only a sandbox with a snapshot is resumed");
       const before = this.#record.state;
+      await this.#endStrays();
       await this.#move({ kind: "resuming" });
       try {
         return await this.#wake("resume", snapshotGeneration);
@@ -147,6 +148,7 @@ export class Sandbox {
       const run = this.#run;
       this.#run = undefined;
       run?.link[Symbol.dispose]();
+      run?.vm.release();
       run?.network[Symbol.dispose]();
     });
   }
@@ -234,10 +236,20 @@ export class Sandbox {
       await this.#settlePaused(run.generation);
       return { changed: true, timings };
     } catch (cause) {
-      if (published) await this.#settlePaused(run.generation);
+      if (published) await this.#settlePublished(run);
       else await this.#move({ ...state, kind: "running" });
       throw cause;
     }
+  }
+
+  /** Publishing worked and ending the VM did not: it must not go on beside its snapshot. */
+  async #settlePublished(run: SandboxRun): Promise<void> {
+    try {
+      await endRun(run, Deadline.after(endBudgetMs, "ending a VM whose snapshot is published"));
+    } catch (cause) {
+      this.#log.error("a VM cannot be ended; the next start of the daemon tries again", { cause });
+    }
+    await this.#settlePaused(run.generation);
   }
 
   /** The snapshot of `generation` is durable: the sandbox is paused, and older ones may go. */
@@ -253,18 +265,19 @@ export class Sandbox {
 
   async #runRemove(): Promise<readonly StepTiming[]> {
     if (this.#record.state.kind !== "removing") await this.#move({ kind: "removing" });
-    const run = this.#run;
-    this.#run = undefined;
+    if (this.#run === undefined) await this.#endStrays();
     const context = {
       sandboxId: this.#record.id,
       folder: this.folder,
       records: this.#host.records,
-      run,
+      run: this.#run,
     };
     const timings = await runSteps(removeSteps, context, {
       verb: "remove",
       failpoint: this.#host.failpoint,
     });
+    // Kept until here: the repeat of a removal that failed has to end the VM too.
+    this.#run = undefined;
     this.#removed = true;
     return timings;
   }
@@ -281,8 +294,9 @@ export class Sandbox {
       });
       run = { generation: this.#record.generation, vm, network, link };
     } catch (cause) {
-      this.#log.warn("the VM did not outlive the daemon", { cause });
-      await this.#settleDead(state);
+      this.#log.warn("the VM did not outlive the daemon, or does not answer", { cause });
+      await this.#endStrays();
+      await this.#settleDead(state, TorporError.from(cause, "vmm.failed").rawMessage);
       return;
     }
     if (state.kind === "pausing") await this.#settlePausing(state, run, deadline);
@@ -306,12 +320,15 @@ export class Sandbox {
     this.#attach(run);
   }
 
-  async #settleDead(state: Extract<SandboxState, { kind: "running" | "pausing" }>): Promise<void> {
+  async #settleDead(
+    state: Extract<SandboxState, { kind: "running" | "pausing" }>,
+    reason: string,
+  ): Promise<void> {
     if (state.kind === "pausing" && (await this.#isPublished(this.#record.generation))) {
       await this.#settlePaused(this.#record.generation);
       return;
     }
-    await this.#move({ kind: "failed", reason: "the VM ended while no daemon was running" });
+    await this.#move({ kind: "failed", reason: `no VM to take over: ${reason}` });
   }
 
   async #isPublished(generation: number): Promise<boolean> {
@@ -325,7 +342,7 @@ export class Sandbox {
       ignoreFailure(
         "the failure is in the log of the queue",
         this.#enqueue(async () => {
-          if (this.#run !== run) return; // ended by us
+          if (this.#run !== run || this.#record.state.kind === "removing") return; // ended by us
           const reason = lastLine(exit.vmmTail) ?? lastLine(exit.consoleTail) ?? "no last words";
           this.#log.error("the VM ended by itself", { ...exit });
           this.#run = undefined;
@@ -334,6 +351,14 @@ export class Sandbox {
         }),
       ),
     );
+  }
+
+  /** Ends VMs of this sandbox that no run knows, such as one that cannot be adopted. */
+  async #endStrays(): Promise<void> {
+    for (const stray of await this.#host.driver.processesBelow(this.folder.path)) {
+      this.#log.warn("ending a VM that could not be reached", { pid: stray.pid });
+      await stray.end(Deadline.after(endBudgetMs, "ending a stray VM"));
+    }
   }
 
   /** Removes the folders of VM runs; only called while none is running. */

@@ -18,7 +18,10 @@ export interface StagedSnapshot extends AsyncDisposable {
   publish(manifest: SnapshotManifest): Promise<void>;
 }
 
-/** A new folder to write a snapshot into; disposing it before `publish` leaves no trace. */
+/**
+ * A new folder to write a snapshot into. Disposing it leaves no trace, not even of a `publish` that
+ * failed half-way: a run that goes on must never find a snapshot of itself.
+ */
 export async function stageSnapshot(
   folder: SandboxFolder,
   generation: number,
@@ -33,7 +36,10 @@ export async function stageSnapshot(
       await flush(path);
       await renameDurably(path, folder.snapshot(generation));
     },
-    [Symbol.asyncDispose]: () => rm(path, { recursive: true, force: true }),
+    [Symbol.asyncDispose]: async () => {
+      await rm(path, { recursive: true, force: true });
+      await rm(folder.snapshot(generation), { recursive: true, force: true });
+    },
   };
 }
 

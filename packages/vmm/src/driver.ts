@@ -132,6 +132,8 @@ export interface Vm {
   flushDisk(deadline: Deadline): Promise<void>;
   /** Ends the process and waits for it. Safe to repeat. */
   end(deadline: Deadline): Promise<void>;
+  /** Lets go of the process, which runs on; `adopt` reaches it again. `exited` never settles then. */
+  release(): void;
 }
 
 export interface VmmDriver {

@@ -1,5 +1,5 @@
 /** A running QEMU guest: the `Vm` of this driver, over its control socket and its process. */
-import { type Deadline, TorporError, ignoreFailure, parseObject } from "@torpor/std";
+import { type Deadline, TorporError, parseObject } from "@torpor/std";
 import type { Vm, VmExit, VmHandle } from "../driver.ts";
 import { ProcessMemory } from "./memory.ts";
 import { endProcess, readExit } from "./process.ts";
@@ -12,14 +12,17 @@ export class QemuVm implements Vm {
   readonly memory: ProcessMemory;
   readonly exited: Promise<VmExit>;
   readonly #qmp: QmpClient;
+  #released = false;
 
   constructor(handle: VmHandle, qmp: QmpClient) {
     this.handle = handle;
     this.memory = new ProcessMemory(handle);
     this.#qmp = qmp;
-    this.exited = qmp.closed.then(() => {
+    const { promise, resolve } = Promise.withResolvers<VmExit>();
+    this.exited = promise;
+    void qmp.closed.then(() => {
       this.memory[Symbol.dispose]();
-      return readExit(handle);
+      if (!this.#released) resolve(readExit(handle));
     });
   }
 
@@ -53,7 +56,12 @@ export class QemuVm implements Vm {
   async end(deadline: Deadline): Promise<void> {
     await endProcess(this.handle, deadline);
     this.#qmp.close();
-    await ignoreFailure("a process that is gone has nothing more to tell", this.exited);
+    await this.#qmp.closed;
+  }
+
+  release(): void {
+    this.#released = true;
+    this.#qmp.close(); // QEMU serves one client at a time: the next daemon waits for this
   }
 
   async #runState(deadline: Deadline): Promise<string> {
