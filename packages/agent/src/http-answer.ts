@@ -17,15 +17,19 @@ export function sendError(response: ServerResponse, status: number, message: str
 
 /** @throws argument.invalid when it is longer than `bytesMax`; the rest is then left unread. */
 export async function readBody(request: IncomingMessage, bytesMax: number): Promise<Buffer> {
+  const { promise, resolve, reject } = Promise.withResolvers<Buffer>();
   const chunks: Buffer[] = [];
   let bytes = 0;
-  const body: AsyncIterable<Buffer> = request.iterator({ destroyOnReturn: false });
-  for await (const chunk of body) {
+  request.on("data", (chunk: Buffer) => {
     bytes += chunk.length;
-    if (bytes > bytesMax) {
-      throw new TorporError("argument.invalid", `the body must have at most ${bytesMax} bytes`);
+    if (bytes <= bytesMax) {
+      chunks.push(chunk);
+      return;
     }
-    chunks.push(chunk);
-  }
-  return Buffer.concat(chunks);
+    request.pause();
+    reject(new TorporError("argument.invalid", `the body must have at most ${bytesMax} bytes`));
+  });
+  request.once("end", () => resolve(Buffer.concat(chunks)));
+  request.once("error", reject);
+  return await promise;
 }

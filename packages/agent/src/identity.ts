@@ -5,7 +5,7 @@
  * the first `init` replaces it before any user code runs and before new work is taken.
  */
 import { timingSafeEqual } from "node:crypto";
-import { mkdir, writeFile } from "node:fs/promises";
+import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { InitRequest } from "@torpor/protocol";
 
@@ -96,10 +96,13 @@ export function sameSecret(expected: string, given: string | undefined): boolean
   return timingSafeEqual(expectedBytes, givenBytes);
 }
 
-/** Files by which programs recognise the sandbox they are in. */
-export async function writeMarkers(folder: string, identity: IdentityFields): Promise<void> {
-  await mkdir(folder, { recursive: true });
-  await writeFile(join(folder, ".E2B_SANDBOX"), "true");
-  await writeFile(join(folder, ".E2B_SANDBOX_ID"), identity.sandboxId);
-  await writeFile(join(folder, ".E2B_TEMPLATE_ID"), identity.templateId);
+/**
+ * Files by which programs recognise the sandbox they are in. Written at once and not by Node's
+ * thread pool: the folder is in memory, and every wake waits for this.
+ */
+export function writeMarkers(folder: string, identity: IdentityFields): void {
+  mkdirSync(folder, { recursive: true });
+  writeFileSync(join(folder, ".E2B_SANDBOX"), "true");
+  writeFileSync(join(folder, ".E2B_SANDBOX_ID"), identity.sandboxId);
+  writeFileSync(join(folder, ".E2B_TEMPLATE_ID"), identity.templateId);
 }

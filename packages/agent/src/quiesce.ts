@@ -72,7 +72,7 @@ const steps: readonly Step<Preparation>[] = [
     async run(preparation, deadline) {
       const { cgroup, held } = preparation;
       if (cgroup === undefined) return;
-      held.defer(async () => await cgroup.thaw());
+      held.defer(() => cgroup.thaw());
       await cgroup.freeze(deadline);
       preparation.processesFrozen = await cgroup.processCount();
     },
@@ -163,7 +163,7 @@ export class Quiescer {
     try {
       await this.#held?.disposeAsync();
       // A thaw that failed in an earlier attempt is not tried again by the stack.
-      await this.#context.cgroup?.thaw();
+      this.#context.cgroup?.thaw();
       this.#held = undefined;
       this.#state = "awake";
       return true;

@@ -5,8 +5,8 @@
  * agent opened: permission is checked at opening, so a child that is not root may join too. A child
  * that joins while the folder is frozen stops there and runs on when it is thawed.
  */
-import { closeSync, openSync } from "node:fs";
-import { open, readFile, readdir, stat, writeFile } from "node:fs/promises";
+import { closeSync, openSync, writeFileSync } from "node:fs";
+import { open, readFile, readdir, stat } from "node:fs/promises";
 import { join } from "node:path";
 import type { Deadline } from "@torpor/std";
 
@@ -40,7 +40,7 @@ export class UserCgroup {
    * @throws deadline.exceeded with some still running; thaw then.
    */
   async freeze(deadline: Deadline): Promise<void> {
-    await this.#write("1");
+    this.#write("1");
     while (!(await this.#isFrozen())) {
       deadline.check();
       await deadline.sleep(pollMs);
@@ -48,8 +48,8 @@ export class UserCgroup {
   }
 
   /** Lets them run on. Returns before they have all started. Safe to repeat. */
-  async thaw(): Promise<void> {
-    await this.#write("0");
+  thaw(): void {
+    this.#write("0");
   }
 
   /** Processes inside, those in folders below included. */
@@ -57,8 +57,9 @@ export class UserCgroup {
     return await countProcesses(this.#folder);
   }
 
-  async #write(value: "0" | "1"): Promise<void> {
-    await writeFile(join(this.#folder, "cgroup.freeze"), value);
+  /** A kernel file, so nothing is waited for; the thread pool would only add to every wake. */
+  #write(value: "0" | "1"): void {
+    writeFileSync(join(this.#folder, "cgroup.freeze"), value);
   }
 
   async #isFrozen(): Promise<boolean> {

@@ -92,9 +92,11 @@ const steps: readonly Step<Wake>[] = [
       const { sandboxId, templateId } = request;
       if (before.sandboxId === sandboxId && before.templateId === templateId) return;
       // Marks for curious programs are not worth a sandbox that does not wake.
-      await writeMarkers(markerFolder, identity.current).catch((cause: unknown) =>
-        log.warn("no marker files", { cause }),
-      );
+      try {
+        writeMarkers(markerFolder, identity.current);
+      } catch (cause) {
+        log.warn("no marker files", { cause });
+      }
     },
   },
   {
@@ -118,7 +120,7 @@ const steps: readonly Step<Wake>[] = [
     name: "thaw user processes and take new work",
     budgetMs: 5_000,
     async run({ cgroup, gate }) {
-      await cgroup?.thaw();
+      cgroup?.thaw();
       gate.open();
     },
   },

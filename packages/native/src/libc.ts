@@ -12,8 +12,11 @@ export const libc = koffi.load("libc.so.6");
 /** Symbols that the Node executable itself exports, OpenSSL's among them. */
 export const self = koffi.load(null);
 
+/** The first name of each number: EAGAIN, not its other name EWOULDBLOCK. */
 const nameByErrno = new Map<number, string>(
-  Object.entries(constants.errno).map(([name, number]) => [number, name]),
+  Object.entries(constants.errno)
+    .reverse()
+    .map(([name, number]) => [number, name]),
 );
 
 /** Turns the -1 of a system call into an error; returns any other result as it is. */

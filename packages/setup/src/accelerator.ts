@@ -8,19 +8,15 @@
 import { mkdtemp, readFile, rm, stat } from "node:fs/promises";
 import { release, tmpdir } from "node:os";
 import { join } from "node:path";
-import { GuestLink } from "@torpor/guest";
-import { createNetwork, defaultNetworkKind } from "@torpor/network";
-import { guestAddressing, guestMac } from "@torpor/protocol";
 import { Deadline, TorporError, parseJson, parseObject, writeFileDurably } from "@torpor/std";
 import { createOverlay } from "@torpor/storage";
 import { type Accelerator, QemuDriver, qemuVersion } from "@torpor/vmm";
 import type { BaseImage } from "./base-image.ts";
+import { bootGuest } from "./boot-guest.ts";
 import type { Progress } from "./progress.ts";
-import { baseMachine, kernelArguments } from "./template.ts";
 
 /** Ten times what a boot under working KVM takes. */
 const probeBudgetMs = 20_000;
-const endBudgetMs = 10_000;
 
 export interface AcceleratorVerdict {
   readonly accelerator: Accelerator;
@@ -88,34 +84,20 @@ async function bootUnderKvm(base: BaseImage): Promise<void> {
   );
   const diskPath = join(folder, "disk.qcow2");
   await createOverlay(diskPath, base.diskBytes);
-  const network = undo.use(await createNetwork(defaultNetworkKind(), guestAddressing));
-  const driver = new QemuDriver({ accelerator: "kvm" });
-  const deadline = Deadline.after(probeBudgetMs, "booting under KVM");
-  const vm = await driver.boot(
+  await bootGuest(
     {
       name: "kvm-probe",
-      machine: {
-        ...baseMachine,
-        kernelPath: base.kernelPath,
-        initramfsPath: base.initramfsPath,
-        kernelArguments: kernelArguments(await driver.identity()),
-        guestMac,
-      },
+      driver: new QemuDriver({ accelerator: "kvm" }),
+      kernelPath: base.kernelPath,
+      initramfsPath: base.initramfsPath,
       memoryPath: join(folder, "memory.img"),
       disk: [
         { path: base.diskPath, format: "raw" },
         { path: diskPath, format: "qcow2" },
       ],
-      network: network.attachment,
       runFolder: folder,
     },
-    deadline,
+    Deadline.after(probeBudgetMs, "booting under KVM"),
+    undo,
   );
-  undo.defer(() => vm.end(Deadline.after(endBudgetMs, "ending the KVM probe")));
-  network.attachment[Symbol.dispose]();
-  const link = undo.use(new GuestLink({ dial: (port) => network.dial(port), hostKey: "" }));
-  const ended = vm.exited.then(() => {
-    throw new TorporError("vmm.exited", "the VM ended");
-  });
-  await Promise.race([link.waitUntilReady(deadline), ended]);
 }

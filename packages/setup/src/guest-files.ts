@@ -29,6 +29,15 @@ export const guestLibDir = "/usr/lib/torpor";
 export const guestHostName = "torpor";
 
 /**
+ * Under emulation nearly all of a wake is the emulator translating code that this VM has not run yet.
+ * An interpreter runs little code many times where a compiler makes new code all the time, so the
+ * agent is not compiled there, and works in one thread.
+ */
+const emulatedNodeFlags: readonly string[] = ["--jitless", "--single-threaded"];
+/** A kernel argument, which reaches the agent's start as an environment variable. */
+export const emulatedKernelArgument = "torpor_emulated=1";
+
+/**
  * The agent's own limits: it shares the guest's memory with the user's programs, and every page it
  * touches is in every snapshot.
  */
@@ -37,6 +46,9 @@ export const agentNodeFlags: readonly string[] = [
   "--max-semi-space-size=2",
   // Garbage is collected on request before a snapshot.
   "--expose-gc",
+  // What the template's warm-up compiled and learned stays through that collection.
+  "--no-flush-bytecode",
+  "--no-lazy-feedback-allocation",
   "--disable-warning=ExperimentalWarning",
 ];
 
@@ -120,7 +132,8 @@ export function runAgent(): string {
 echo $$ >/sys/fs/cgroup/agent/cgroup.procs
 export PATH=${path} HOME=/root USER=root LANG=C.UTF-8
 cd /
-exec ${guestLibDir}/node ${agentNodeFlags.join(" ")} ${guestLibDir}/agent.mjs
+[ -z "$torpor_emulated" ] || set -- ${emulatedNodeFlags.join(" ")}
+exec ${guestLibDir}/node ${agentNodeFlags.join(" ")} "$@" ${guestLibDir}/agent.mjs
 `;
 }
 

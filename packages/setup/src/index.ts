@@ -31,4 +31,5 @@ export {
   silentProgress,
 } from "./progress.ts";
 export { guestRelease, guestUserId, guestUserName } from "./rootfs.ts";
-export { type SetUpOptions, setUp } from "./set-up.ts";
+export { type SetUpOptions, baseImage, setUp } from "./set-up.ts";
+export { type BootOptions, type BootedGuest, bootGuest } from "./boot-guest.ts";

@@ -3,22 +3,20 @@
  *
  * INVARIANT: a layer folder that exists is complete. It is built in `staging/`, flushed, and only
  * then renamed; so a Ctrl-C, a crash or a power cut leaves at most a staging folder, which the next
- * builder removes. Building happens under one lock, held by the kernel for the life of a child
- * process (flock), so that a builder that is killed cannot leave it behind.
+ * builder removes. Building happens under one lock, which the kernel gives back when its holder ends
+ * (flock), so that a builder that is killed cannot leave it behind.
  */
-import { spawn } from "node:child_process";
 import { createHash } from "node:crypto";
-import { once } from "node:events";
 import { createReadStream } from "node:fs";
 import { access, mkdir, readFile, readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { pipeline } from "node:stream/promises";
+import { tryLockFile } from "@torpor/native";
 import { type Deadline, TorporError, flush, renameDurably } from "@torpor/std";
 
 /** LIMIT: 64 bits of SHA-256 tell apart every layer a machine will ever hold. */
 const keyChars = 16;
-/** A lock that takes longer than this is held by someone: say so. */
-const lockPatienceMs = 500;
+const lockPollMs = 200;
 
 /** What a layer is made from; any change gives another key. */
 export type LayerInputs = Readonly<Record<string, string | number | readonly string[]>>;
@@ -87,30 +85,18 @@ export async function withCacheLock<T>(
   work: () => Promise<T>,
 ): Promise<T> {
   await mkdir(cacheDir, { recursive: true, mode: 0o700 });
-  // The child holds the lock until its standard input closes, which the kernel does when we end.
-  // It is detached so that a Ctrl-C cannot take it from under the work.
-  const holder = spawn(
-    "flock",
-    ["--exclusive", join(cacheDir, "build.lock"), "sh", "-c", "echo held; exec cat"],
-    { stdio: ["pipe", "pipe", "ignore"], detached: true },
-  );
-  const closed = Promise.withResolvers<void>();
-  holder.on("close", () => closed.resolve());
-  const patience = setTimeout(onWait, lockPatienceMs);
-  try {
-    const failed = once(holder, "exit").then(() => {
-      throw new TorporError("storage.failed", `${cacheDir} cannot be locked`);
-    });
-    await deadline.race(Promise.race([once(holder.stdout, "data"), failed]));
-    clearTimeout(patience);
-    failed.catch(() => undefined);
-    return await work();
-  } finally {
-    clearTimeout(patience);
-    holder.stdin.on("error", () => undefined);
-    holder.stdin.end();
-    if (deadline.expired) holder.kill("SIGKILL");
-    await closed.promise;
+  await using held = new AsyncDisposableStack();
+  held.use(await takeLock(join(cacheDir, "build.lock"), deadline, onWait));
+  return await work();
+}
+
+async function takeLock(path: string, deadline: Deadline, onWait: () => void): Promise<Disposable> {
+  for (let attempt = 0; ; attempt += 1) {
+    const lock = tryLockFile(path);
+    if (lock !== undefined) return lock;
+    if (attempt === 0) onWait();
+    deadline.check();
+    await deadline.sleep(lockPollMs);
   }
 }
 

@@ -9,9 +9,9 @@ import { tmpdir } from "node:os";
 import { bundleAgent } from "@torpor/agent";
 import type { Template } from "@torpor/storage";
 import { chooseAccelerator } from "./accelerator.ts";
-import { prepareBaseImage } from "./base-image.ts";
+import { type BaseImage, prepareBaseImage } from "./base-image.ts";
 import { ensureDebianPackages } from "./debian-packages.ts";
-import type { Progress } from "./progress.ts";
+import { type Progress, silentProgress } from "./progress.ts";
 import { prepareTemplate } from "./template.ts";
 
 export interface SetUpOptions {
@@ -19,16 +19,24 @@ export interface SetUpOptions {
   readonly progress: Progress;
 }
 
-/** Safe to repeat, and to run twice at once. @throws root.required, command.failed, vmm.missing … */
-export async function setUp({ cacheFolder, progress }: SetUpOptions): Promise<Template> {
-  await ensureDebianPackages({ progress });
+/** The guest's kernel and system as they are before the first boot, built when they are missing. */
+export async function baseImage(
+  cacheFolder: string,
+  progress: Progress = silentProgress,
+): Promise<BaseImage> {
   await using undo = new AsyncDisposableStack();
-  const bundleFolder = undo.adopt(await mkdtemp(join(tmpdir(), "torpor-agent-")), (folder) =>
+  const bundleFolder = undo.adopt(await mkdtemp(join(tmpdir(), "torpor-bundle-")), (folder) =>
     rm(folder, { recursive: true, force: true }),
   );
   const agentBundle = join(bundleFolder, "agent.mjs");
   await bundleAgent(agentBundle);
-  const base = await prepareBaseImage({ cacheDir: cacheFolder, agentBundle, progress });
+  return await prepareBaseImage({ cacheDir: cacheFolder, agentBundle, progress });
+}
+
+/** Safe to repeat, and to run twice at once. @throws root.required, command.failed, vmm.missing … */
+export async function setUp({ cacheFolder, progress }: SetUpOptions): Promise<Template> {
+  await ensureDebianPackages({ progress });
+  const base = await baseImage(cacheFolder, progress);
   const { accelerator, reason } = await chooseAccelerator({ cacheFolder, base, progress });
   if (accelerator === "tcg") {
     progress.note(

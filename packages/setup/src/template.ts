@@ -10,13 +10,12 @@
  * it again, and a change of agent, kernel or VMM makes another beside it: sandboxes made from the
  * old one keep it.
  */
-import { createHash, randomBytes } from "node:crypto";
+import { createHash } from "node:crypto";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { GuestLink, processClient } from "@torpor/guest";
-import { createNetwork, defaultNetworkKind } from "@torpor/network";
-import { entropyBytes, guestAddressing, guestMac } from "@torpor/protocol";
+import { type GuestLink, processClient } from "@torpor/guest";
+import { type InitRequest, guestMac } from "@torpor/protocol";
 import { Deadline, TorporError, runCommand } from "@torpor/std";
 import {
   type StagedTemplate,
@@ -34,34 +33,40 @@ import {
   assertLoadable,
 } from "@torpor/vmm";
 import type { BaseImage } from "./base-image.ts";
-import { guestUserName } from "./rootfs.ts";
+import { withCacheLock } from "./layers.ts";
+import {
+  baseMachine,
+  bootGeneration,
+  bootGuest,
+  kernelArgumentsOf,
+  whenEnded,
+} from "./boot-guest.ts";
 import type { Progress, Report } from "./progress.ts";
 
 export const baseTemplateName = "base";
 /** Raise it when the way a template is booted or warmed up changes but none of its inputs does. */
 const recipe = 1;
-const templateGeneration = 1;
-
-export const baseMachine = { vcpuCount: 1, memoryMiB: 512 } as const;
-
 const copyBudgetMs = 5 * 60_000;
 const bootBudgetMs = 3 * 60_000;
 const initBudgetMs = 60_000;
 const warmUpBudgetMs = 3 * 60_000;
 const saveBudgetMs = 2 * 60_000;
-const endBudgetMs = 15_000;
+/** Another set-up may have all of it to do. */
+const lockBudgetMs = 30 * 60_000;
 
 /**
  * Run before the template is saved, so that the agent's code is compiled and the programs that
- * nearly every sandbox starts with are in memory. Twice: the second time compiles what the first
- * found to be used again.
+ * nearly every sandbox starts with are in memory.
  */
 const warmUpCommands: readonly (readonly [string, ...string[]])[] = [
   ["/bin/true"],
   ["/bin/bash", "-l", "-c", "true"],
   ["/usr/bin/python3", "-c", "print(1)"],
 ];
-const warmUpRounds = 3;
+/** Measured: more rounds make no wake faster. */
+const warmUpRounds = 12;
+/** What the agent and the guest's kernel still have to do after a prepare, every wake would repeat. */
+const settleMs = 1_500;
 
 export interface TemplateOptions {
   readonly cacheFolder: string;
@@ -70,18 +75,32 @@ export interface TemplateOptions {
   readonly progress: Progress;
 }
 
-/** Returns the template for these inputs, booting and saving it when it is not there yet. */
+/**
+ * Returns the template for these inputs, booting and saving it when it is not there yet, and gives it
+ * the name that sandboxes are made from. Safe to run twice at once: the second waits.
+ */
 export async function prepareTemplate(options: TemplateOptions): Promise<Template> {
+  const { cacheFolder, progress } = options;
   const driver = new QemuDriver({ accelerator: options.accelerator });
   const identity = await driver.identity();
   const templateId = idOf(options.base, identity);
-  const store = new TemplateStore(templatesFolder(options.cacheFolder));
-  const found = await findUsable(store, templateId, identity);
-  if (found !== undefined) return found;
-  await options.progress.step("Base template", (report) =>
-    buildTemplate({ ...options, store, driver, identity, templateId, report }),
+  const store = new TemplateStore(templatesFolder(cacheFolder));
+  const named = await findUsable(store, baseTemplateName, identity);
+  if (named?.manifest.templateId === templateId) return named;
+  return await withCacheLock(
+    cacheFolder,
+    Deadline.after(lockBudgetMs, "waiting for another set-up"),
+    () => progress.note("Another set-up is making the template: waiting for it"),
+    async () => {
+      if ((await findUsable(store, templateId, identity)) === undefined) {
+        await progress.step("Base template", (report) =>
+          buildTemplate({ ...options, store, driver, identity, templateId, report }),
+        );
+      }
+      await store.assignName(baseTemplateName, templateId);
+      return await store.open(templateId);
+    },
   );
-  return await store.open(templateId);
 }
 
 /** TSC rate apart: two measurements differ a little, and `assertLoadable` compares with tolerance. */
@@ -93,11 +112,11 @@ function idOf(base: BaseImage, identity: VmmIdentity): string {
 
 async function findUsable(
   store: TemplateStore,
-  templateId: string,
+  reference: string,
   identity: VmmIdentity,
 ): Promise<Template | undefined> {
   try {
-    const template = await store.open(templateId);
+    const template = await store.open(reference);
     assertLoadable(template.manifest.identity, identity);
     return template;
   } catch (cause) {
@@ -123,13 +142,19 @@ async function buildTemplate(build: Build): Promise<void> {
     rm(folder, { recursive: true, force: true }),
   );
   build.report(0.2, "booting the guest");
-  const network = undo.use(await createNetwork(defaultNetworkKind(), guestAddressing));
-  const vm = await bootVm(build, staged, network.attachment, runFolder);
-  undo.defer(() => vm.end(Deadline.after(endBudgetMs, "ending the template's VM")));
-  network.attachment[Symbol.dispose]();
-  const hostKey = randomBytes(32).toString("hex");
-  const link = undo.use(new GuestLink({ dial: (port) => network.dial(port), hostKey }));
-  await settleGuest(build, link, vm, hostKey);
+  const { vm, link, init } = await bootGuest(
+    {
+      ...staged.files,
+      name: build.templateId,
+      driver: build.driver,
+      disk: [{ path: staged.files.diskPath, format: "raw" }],
+      runFolder,
+    },
+    Deadline.after(bootBudgetMs, "booting the template's guest"),
+    undo,
+  );
+  build.report(0.6, "warming it up");
+  await Promise.race([settleGuest(link, init), whenEnded(vm)]);
   build.report(0.9, "saving it");
   await saveVm(vm, link, staged);
   await staged.publish({
@@ -138,11 +163,11 @@ async function buildTemplate(build: Build): Promise<void> {
     name: baseTemplateName,
     createdAtMs: Date.now(),
     identity: build.identity,
-    machine: { ...baseMachine, kernelArguments: kernelArguments(build.identity), guestMac },
+    machine: { ...baseMachine, kernelArguments: kernelArgumentsOf(build.identity), guestMac },
     diskBytes: build.base.diskBytes,
     deviceState: await digestFile(staged.files.deviceStatePath),
-    hostKey,
-    generation: templateGeneration,
+    hostKey: init.hostKey,
+    generation: bootGeneration,
   });
 }
 
@@ -158,67 +183,10 @@ async function copyBaseFiles(base: BaseImage, { files }: StagedTemplate): Promis
   }
 }
 
-async function bootVm(
-  build: Build,
-  { files }: StagedTemplate,
-  network: Parameters<VmmDriver["boot"]>[0]["network"],
-  runFolder: string,
-): Promise<Vm> {
-  return await build.driver.boot(
-    {
-      name: build.templateId,
-      machine: {
-        ...baseMachine,
-        kernelPath: files.kernelPath,
-        initramfsPath: files.initramfsPath,
-        kernelArguments: kernelArguments(build.identity),
-        guestMac,
-      },
-      memoryPath: files.memoryPath,
-      disk: [{ path: files.diskPath, format: "raw" }],
-      network,
-      runFolder,
-    },
-    Deadline.after(bootBudgetMs, "starting the template's VM"),
-  );
-}
-
-/**
- * Under emulation the guest is told the rate of its timestamp counter: left to measure it on a busy
- * host, Linux gives up and hangs.
- */
-export function kernelArguments(identity: VmmIdentity): string {
-  const counter =
-    identity.accelerator === "tcg" ? [`tsc_early_khz=${identity.tscKhz}`, "tsc=reliable"] : [];
-  return ["console=ttyS0", "quiet", "loglevel=4", "panic=-1", "reboot=t", ...counter].join(" ");
-}
-
-/** Waits for the agent, initialises it and warms it up; reports the console if the VM ends. */
-async function settleGuest(build: Build, link: GuestLink, vm: Vm, hostKey: string): Promise<void> {
-  const ended = vm.exited.then(({ consoleTail, vmmTail }) => {
-    throw new TorporError("vmm.exited", `the guest ended: ${vmmTail}${consoleTail}`);
-  });
-  const settled = async (): Promise<void> => {
-    await link.waitUntilReady(Deadline.after(bootBudgetMs, "booting the template's guest"));
-    build.report(0.6, "warming it up");
-    await link.init(
-      {
-        generation: templateGeneration,
-        entropy: randomBytes(entropyBytes).toString("base64"),
-        timestampMs: Date.now(),
-        hostKey,
-        sandboxId: "template",
-        templateId: build.templateId,
-        accessToken: null,
-        envVars: null,
-        defaultUser: guestUserName,
-        defaultWorkdir: null,
-      },
-      Deadline.after(initBudgetMs, "initialising the template's guest"),
-    );
-    await warmUp(link);
-  };
-  await Promise.race([settled(), ended]);
+async function settleGuest(link: GuestLink, init: InitRequest): Promise<void> {
+  const deadline = Deadline.after(initBudgetMs, "initialising the template's guest");
+  await link.init({ ...init, timestampMs: Date.now() }, deadline);
+  await warmUp(link);
 }
 
 async function warmUp(link: GuestLink): Promise<void> {
@@ -243,6 +211,7 @@ async function saveVm(vm: Vm, link: GuestLink, { files }: StagedTemplate): Promi
   const deadline = Deadline.after(saveBudgetMs, "saving the template");
   link.closeIdle();
   await link.prepare(deadline);
+  await deadline.sleep(settleMs);
   await vm.holdVcpus(deadline);
   await vm.saveDeviceState(files.deviceStatePath, deadline);
   await vm.flushDisk(deadline);

@@ -14,6 +14,7 @@
  *     memory.map:  "TORPMAP1", then per run: u32 first page, u32 page count, u32 state (1 zero, 2 data)
  */
 import { createHash } from "node:crypto";
+import { readSync } from "node:fs";
 import { type FileHandle, open, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { setImmediate as yieldToOthers } from "node:timers/promises";
@@ -67,12 +68,8 @@ export async function writeMemoryDiff(
     await using pages = await open(join(folder, "memory.pages"), "wx", 0o600);
     await using base = await open(basePath, "r");
     const writer = new ChunkWriter(pages, chunkSha256);
-    for (const range of memory.ownRanges()) {
-      for (let start = range.startBytes; start < range.endBytes; start += chunkBytes) {
-        const length = Math.min(chunkBytes, range.endBytes - start);
-        await compareChunk(memory, base, start, length, runs, writer);
-      }
-    }
+    const comparer = new Comparer(memory, base.fd, runs, writer);
+    for (const range of memory.ownRanges()) await comparer.compare(range);
     await writer.finish();
     await pages.sync();
   }
@@ -117,26 +114,53 @@ export async function applyMemoryDiff(
   }
 }
 
-async function compareChunk(
-  memory: ReadableMemory,
-  base: FileHandle,
-  startBytes: number,
-  lengthBytes: number,
-  runs: PageRun[],
-  writer: ChunkWriter,
-): Promise<void> {
-  const now = Buffer.alloc(lengthBytes);
-  memory.read(startBytes, now);
-  const before = Buffer.alloc(lengthBytes);
-  await base.read(before, 0, lengthBytes, startBytes);
-  for (let offset = 0; offset < lengthBytes; offset += pageBytes) {
-    const page = now.subarray(offset, offset + pageBytes);
-    if (page.equals(before.subarray(offset, offset + pageBytes))) continue;
-    const state = page.equals(zeroPage) ? stateZero : stateData;
-    appendPage(runs, (startBytes + offset) / pageBytes, state);
-    if (state === stateData) await writer.add(page);
+/**
+ * Compares ranges of memory with the image, page by page.
+ *
+ * Reads are synchronous: the guest stands still meanwhile, there are hundreds of short ranges, and a
+ * trip through the thread pool for each costs more than the read. Others get their turn regularly.
+ */
+class Comparer {
+  readonly #memory: ReadableMemory;
+  readonly #baseFd: number;
+  readonly #runs: PageRun[];
+  readonly #writer: ChunkWriter;
+  readonly #now = Buffer.alloc(chunkBytes);
+  readonly #before = Buffer.alloc(chunkBytes);
+  #bytesSinceTurn = 0;
+
+  constructor(memory: ReadableMemory, baseFd: number, runs: PageRun[], writer: ChunkWriter) {
+    this.#memory = memory;
+    this.#baseFd = baseFd;
+    this.#runs = runs;
+    this.#writer = writer;
   }
-  await yieldToOthers(); // a large guest must not hold up the daemon's other sandboxes
+
+  async compare(range: { readonly startBytes: number; readonly endBytes: number }): Promise<void> {
+    for (let start = range.startBytes; start < range.endBytes; start += chunkBytes) {
+      const lengthBytes = Math.min(chunkBytes, range.endBytes - start);
+      const now = this.#now.subarray(0, lengthBytes);
+      const before = this.#before.subarray(0, lengthBytes);
+      this.#memory.read(start, now);
+      // The image may be sparse, but it is never shorter than the guest's memory.
+      readSync(this.#baseFd, before, 0, lengthBytes, start);
+      await this.#comparePages(start, now, before);
+      this.#bytesSinceTurn += lengthBytes;
+      if (this.#bytesSinceTurn < chunkBytes) continue;
+      this.#bytesSinceTurn = 0;
+      await yieldToOthers();
+    }
+  }
+
+  async #comparePages(startBytes: number, now: Buffer, before: Buffer): Promise<void> {
+    for (let offset = 0; offset < now.length; offset += pageBytes) {
+      const page = now.subarray(offset, offset + pageBytes);
+      if (page.equals(before.subarray(offset, offset + pageBytes))) continue;
+      const state = page.equals(zeroPage) ? stateZero : stateData;
+      appendPage(this.#runs, (startBytes + offset) / pageBytes, state);
+      if (state === stateData && this.#writer.add(page)) await this.#writer.finish();
+    }
+  }
 }
 
 function appendPage(runs: PageRun[], page: number, state: PageRun["state"]): void {
@@ -197,12 +221,14 @@ class ChunkWriter {
     this.#chunkSha256 = chunkSha256;
   }
 
-  async add(page: Buffer): Promise<void> {
+  /** Takes a page. @returns true when the chunk is full, and `finish` has to come next. */
+  add(page: Buffer): boolean {
     page.copy(this.#chunk, this.#filledBytes);
     this.#filledBytes += page.length;
-    if (this.#filledBytes === chunkBytes) await this.finish();
+    return this.#filledBytes === chunkBytes;
   }
 
+  /** Writes what has been collected. */
   async finish(): Promise<void> {
     if (this.#filledBytes === 0) return;
     const chunk = this.#chunk.subarray(0, this.#filledBytes);

@@ -47,6 +47,12 @@ export class TemplateStore {
     return (await readdir(this.#namesFolder)).sort();
   }
 
+  /** From now on `name` means this template; sandboxes made from another keep theirs. */
+  async assignName(name: string, templateId: string): Promise<void> {
+    await mkdir(this.#namesFolder, { recursive: true });
+    await writeFileDurably(join(this.#namesFolder, name), templateId);
+  }
+
   /** A new folder to build a template in; disposing it before `publish` leaves no trace. */
   async stage(templateId: string): Promise<StagedTemplate> {
     const folder = join(this.#folder, templateId);
@@ -69,8 +75,6 @@ export class TemplateStore {
     await writeManifest(staged, manifest);
     await flush(staged);
     await renameDurably(staged, folder);
-    await mkdir(this.#namesFolder, { recursive: true });
-    await writeFileDurably(join(this.#namesFolder, manifest.name), manifest.templateId);
   }
 
   get #namesFolder(): string {

@@ -32,8 +32,10 @@ export function commandLine(
     ["-name", `torpor-${spec.name}`],
     ["-nodefaults", "-no-user-config", "-no-reboot"],
     ["-display", "none"],
-    ["-machine", "microvm,rtc=on,memory-backend=ram"],
-    ["-accel", accelerator === "kvm" ? "kvm" : `tcg,tb-size=${tcgCodeCacheMiB}`],
+    // No description of the saved fields: `xen-save-devices-state` writes none, and QEMU 10.0 fails an
+    // assertion when it saves again after such a load.
+    ["-machine", "microvm,rtc=on,memory-backend=ram,suppress-vmdesc=on"],
+    ["-accel", accelerator === "kvm" ? "kvm" : emulation(machine.vcpuCount)],
     ["-cpu", accelerator === "kvm" ? "host,migratable=on" : "max"],
     ["-smp", String(machine.vcpuCount)],
     ["-m", `${machine.memoryMiB}M`],
@@ -55,6 +57,11 @@ export function commandLine(
     ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"],
     mode === "restore" ? restoreArguments : [],
   ].flat();
+}
+
+/** One vCPU needs no atomic instructions between emulated CPUs: measured, a wake is a tenth faster. */
+function emulation(vcpuCount: number): string {
+  return `tcg,thread=${vcpuCount === 1 ? "single" : "multi"},tb-size=${tcgCodeCacheMiB}`;
 }
 
 /** State from `xen-save-devices-state` carries no configuration section, so none is expected. */

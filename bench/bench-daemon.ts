@@ -1,0 +1,50 @@
+/** A daemon of its own for a benchmark, over a folder that goes away with it. */
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { processClient } from "@torpor/guest";
+import { type Daemon, type Sandbox, startDaemon } from "@torpor/host";
+import { silentLogger } from "@torpor/std";
+
+export async function openBenchDaemon(
+  cacheFolder: string,
+  undo: AsyncDisposableStack,
+): Promise<Daemon> {
+  const stateFolder = undo.adopt(await mkdtemp(join(tmpdir(), "torpor-bench-")), (path) =>
+    rm(path, { recursive: true, force: true }),
+  );
+  const daemon = await startDaemon({ stateFolder, cacheFolder, port: 0, log: silentLogger });
+  undo.use(daemon);
+  return daemon;
+}
+
+export async function createSandbox(daemon: Daemon): Promise<Sandbox> {
+  const { sandbox } = await daemon.sandboxes.create({
+    template: "base",
+    metadata: {},
+    envVars: {},
+  });
+  return sandbox;
+}
+
+/** Runs a command in the guest and waits for its end. */
+export async function runCommandIn(
+  sandbox: Sandbox,
+  ...argv: [string, ...string[]]
+): Promise<void> {
+  const { run, record } = sandbox;
+  if (run === undefined) throw new Error("the sandbox is not running");
+  await runToEnd(processClient(run.link, record.accessToken), ...argv);
+}
+
+export async function runToEnd(
+  client: ReturnType<typeof processClient>,
+  cmd: string,
+  ...args: string[]
+): Promise<void> {
+  for await (const { event } of client.start({ process: { cmd, args }, stdin: false })) {
+    if (event?.event.case === "end" && event.event.value.exitCode !== 0) {
+      throw new Error(`${cmd}: ${event.event.value.status}`);
+    }
+  }
+}

@@ -1,0 +1,82 @@
+/**
+ * From the request for a sandbox to the end of its first command, against powering the same VM on and
+ * running the same command.
+ */
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { processClient } from "@torpor/guest";
+import { baseImage, bootGuest } from "@torpor/setup";
+import { Deadline } from "@torpor/std";
+import { TemplateStore, createOverlay, templatesFolder } from "@torpor/storage";
+import { QemuDriver } from "@torpor/vmm";
+import { createSandbox, openBenchDaemon, runCommandIn, runToEnd } from "./bench-daemon.ts";
+import { type Row, atLeast, median } from "./row.ts";
+
+const createRounds = 9;
+const bootRounds = 3;
+const bootBudgetMs = 120_000;
+const command = "/bin/true";
+
+export async function measureCreate(cacheFolder: string): Promise<readonly Row[]> {
+  const createMs = median(await timeCreates(cacheFolder));
+  const bootMs = median(await timeBoots(cacheFolder));
+  return [
+    { row: "create to first command", value: createMs, unit: "ms" },
+    { row: "cold boot to first command", value: bootMs, unit: "ms" },
+    atLeast("create against cold boot", bootMs / createMs, "times faster", 20),
+  ];
+}
+
+async function timeCreates(cacheFolder: string): Promise<readonly number[]> {
+  await using undo = new AsyncDisposableStack();
+  const daemon = await openBenchDaemon(cacheFolder, undo);
+  const times: number[] = [];
+  // One more than is counted: the first pays for the host's own first time.
+  for (let round = 0; round <= createRounds; round += 1) {
+    const startedMonoMs = performance.now();
+    const sandbox = await createSandbox(daemon);
+    await runCommandIn(sandbox, command);
+    if (round > 0) times.push(performance.now() - startedMonoMs);
+    await daemon.sandboxes.remove(sandbox.record.id);
+  }
+  return times;
+}
+
+async function timeBoots(cacheFolder: string): Promise<readonly number[]> {
+  const store = new TemplateStore(templatesFolder(cacheFolder));
+  const { accelerator } = (await store.open("base")).manifest.identity;
+  const driver = new QemuDriver({ accelerator });
+  await driver.identity();
+  const base = await baseImage(cacheFolder);
+  const times: number[] = [];
+  for (let round = 0; round < bootRounds; round += 1) {
+    await using undo = new AsyncDisposableStack();
+    const runFolder = undo.adopt(await mkdtemp(join(tmpdir(), "torpor-bench-")), (path) =>
+      rm(path, { recursive: true, force: true }),
+    );
+    const startedMonoMs = performance.now();
+    const layer = join(runFolder, "disk.qcow2");
+    await createOverlay(layer, base.diskBytes);
+    const deadline = Deadline.after(bootBudgetMs, "a cold boot");
+    const { link, init } = await bootGuest(
+      {
+        ...base,
+        name: "bench",
+        driver,
+        disk: [
+          { path: base.diskPath, format: "raw" },
+          { path: layer, format: "qcow2" },
+        ],
+        memoryPath: join(runFolder, "memory.img"),
+        runFolder,
+      },
+      deadline,
+      undo,
+    );
+    await link.init({ ...init, timestampMs: Date.now() }, deadline);
+    await runToEnd(processClient(link, null), command);
+    times.push(performance.now() - startedMonoMs);
+  }
+  return times;
+}

@@ -1,0 +1,88 @@
+/** Pausing an idle sandbox, against QEMU's own save of the same guest's whole memory. */
+import { rm, stat } from "node:fs/promises";
+import { join } from "node:path";
+import { flush } from "@torpor/std";
+import { type Sandbox, readDetail } from "@torpor/host";
+import { createSandbox, openBenchDaemon, runCommandIn } from "./bench-daemon.ts";
+import { saveWholeMemory } from "./full-save.ts";
+import { type Row, atMost, median } from "./row.ts";
+
+const rounds = 5;
+
+export async function measurePause(cacheFolder: string): Promise<readonly Row[]> {
+  await using undo = new AsyncDisposableStack();
+  const daemon = await openBenchDaemon(cacheFolder, undo);
+  const sandbox = await createSandbox(daemon);
+  undo.defer(async () => void (await daemon.sandboxes.remove(sandbox.record.id)));
+  await runCommandIn(sandbox, "/bin/true");
+  const pauses: TimedPause[] = [];
+  const resumes: number[] = [];
+  for (let round = 0; round < rounds; round += 1) {
+    pauses.push(await timePause(sandbox));
+    resumes.push(await timed(() => sandbox.resume()));
+  }
+  const saves = await timeFullSaves(sandbox);
+  const pauseMs = median(pauses.map(({ ms }) => ms));
+  const ownSaveMs = median(pauses.map(({ saveMs }) => saveMs));
+  const saveMs = median(saves.map(({ ms }) => ms));
+  return [
+    { row: "pause of an idle sandbox", value: pauseMs, unit: "ms" },
+    { row: "pause, guest stopped to published", value: ownSaveMs, unit: "ms" },
+    { row: "resume of an idle sandbox", value: median(resumes), unit: "ms" },
+    { row: "QEMU full save", value: saveMs, unit: "ms" },
+    { row: "QEMU full save writes", value: median(saves.map(({ mib }) => mib)), unit: "MiB" },
+    atMost("pause writes", Math.max(...pauses.map(({ mib }) => mib)), "MiB", 16),
+    { row: "whole pause against QEMU full save", value: pauseMs / saveMs, unit: "of its time" },
+    atMost("pause save against QEMU full save", ownSaveMs / saveMs, "of its time", 0.1),
+  ];
+}
+
+interface Timed {
+  readonly ms: number;
+  readonly mib: number;
+}
+
+interface TimedPause extends Timed {
+  /** From the last instruction of the guest to the published snapshot: what QEMU's save does. */
+  readonly saveMs: number;
+}
+
+const saveSteps = ["hold vCPUs", "save device state", "save memory", "flush disk", "publish"];
+
+async function timePause(sandbox: Sandbox): Promise<TimedPause> {
+  const startedMonoMs = performance.now();
+  const { timings } = await sandbox.pause();
+  const ms = performance.now() - startedMonoMs;
+  const saveMs = timings
+    .filter(({ step }) => saveSteps.includes(step))
+    .reduce((sum, { tookMs }) => sum + tookMs, 0);
+  const { snapshot } = await readDetail(sandbox);
+  const { memoryBytes } = snapshot as { readonly memoryBytes: number };
+  return { ms, saveMs, mib: memoryBytes / 2 ** 20 };
+}
+
+/** Both sides end with everything flushed to disk. */
+async function timeFullSaves(sandbox: Sandbox): Promise<readonly Timed[]> {
+  const { run } = sandbox;
+  if (run === undefined) throw new Error("the sandbox is not running");
+  const { handle } = run.vm;
+  const path = join(sandbox.folder.path, "full.save");
+  await sandbox.release(); // QEMU serves one control connection at a time
+  const saves: Timed[] = [];
+  for (let round = 0; round < rounds; round += 1) {
+    await rm(path, { force: true });
+    const ms = await timed(async () => {
+      await saveWholeMemory(handle.runFolder, path);
+      await flush(path);
+    });
+    saves.push({ ms, mib: ((await stat(path)).blocks * 512) / 2 ** 20 });
+  }
+  await sandbox.settle();
+  return saves;
+}
+
+async function timed(work: () => Promise<unknown>): Promise<number> {
+  const startedMonoMs = performance.now();
+  await work();
+  return performance.now() - startedMonoMs;
+}

@@ -1,0 +1,97 @@
+/** Powers on a guest from its base files and waits for its agent; sandboxes are never made this way. */
+import { randomBytes } from "node:crypto";
+import { GuestLink } from "@torpor/guest";
+import { createNetwork, defaultNetworkKind } from "@torpor/network";
+import { type InitRequest, entropyBytes, guestAddressing, guestMac } from "@torpor/protocol";
+import { Deadline, TorporError } from "@torpor/std";
+import type { DiskLayer, Vm, VmmDriver, VmmIdentity } from "@torpor/vmm";
+import { emulatedKernelArgument } from "./guest-files.ts";
+import { guestUserName } from "./rootfs.ts";
+
+export const baseMachine = { vcpuCount: 1, memoryMiB: 512 } as const;
+/** Of a guest that was booted and never restored; every restore has a larger one. */
+export const bootGeneration = 1;
+
+const endBudgetMs = 15_000;
+
+export interface BootOptions {
+  /** For the process list. */
+  readonly name: string;
+  readonly driver: VmmDriver;
+  readonly kernelPath: string;
+  readonly initramfsPath: string;
+  readonly disk: readonly DiskLayer[];
+  /** Created by the boot. */
+  readonly memoryPath: string;
+  readonly runFolder: string;
+}
+
+export interface BootedGuest {
+  readonly vm: Vm;
+  readonly link: GuestLink;
+  /** What the agent has to be told first, and the key that authorises the host from then on. */
+  readonly init: InitRequest;
+}
+
+/**
+ * The guest is ended by `undo`.
+ * @throws vmm.exited with the console when the guest ends, guest.unreachable when it stays silent.
+ */
+export async function bootGuest(
+  options: BootOptions,
+  deadline: Deadline,
+  undo: AsyncDisposableStack,
+): Promise<BootedGuest> {
+  const { driver, kernelPath, initramfsPath, ...spec } = options;
+  const network = undo.use(await createNetwork(defaultNetworkKind(), guestAddressing));
+  using attachment = network.attachment;
+  const kernelArguments = kernelArgumentsOf(await driver.identity());
+  const vm = await driver.boot(
+    {
+      ...spec,
+      machine: { ...baseMachine, kernelPath, initramfsPath, kernelArguments, guestMac },
+      network: attachment,
+    },
+    deadline,
+  );
+  undo.defer(() => vm.end(Deadline.after(endBudgetMs, "ending a booted guest")));
+  const init = firstInit(options.name);
+  const link = undo.use(
+    new GuestLink({ dial: (port) => network.dial(port), hostKey: init.hostKey }),
+  );
+  await Promise.race([link.waitUntilReady(deadline), whenEnded(vm)]);
+  return { vm, link, init };
+}
+
+/** Rejects when the VM ends, with what it said last. */
+export async function whenEnded(vm: Vm): Promise<never> {
+  const { consoleTail, vmmTail } = await vm.exited;
+  throw new TorporError("vmm.exited", `the guest ended: ${vmmTail}${consoleTail}`);
+}
+
+/**
+ * Under emulation the guest is told the rate of its timestamp counter: left to measure it on a busy
+ * host, Linux gives up and hangs.
+ */
+export function kernelArgumentsOf(identity: VmmIdentity): string {
+  const emulated = [`tsc_early_khz=${identity.tscKhz}`, "tsc=reliable", emulatedKernelArgument];
+  return [
+    ...["console=ttyS0", "quiet", "loglevel=4", "panic=-1", "reboot=t"],
+    ...(identity.accelerator === "tcg" ? emulated : []),
+  ].join(" ");
+}
+
+function firstInit(name: string): InitRequest {
+  return {
+    generation: bootGeneration,
+    entropy: randomBytes(entropyBytes).toString("base64"),
+    timestampMs: Date.now(),
+    hostKey: randomBytes(32).toString("hex"),
+    sandboxId: "template",
+    templateId: name,
+    accessToken: null,
+    envVars: null,
+    defaultUser: guestUserName,
+    defaultWorkdir: null,
+  };
+}
