@@ -41,7 +41,9 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
 
   const timers = new QuietTimers();
   const gate = new Gate();
-  const identity = new Identity();
+  const identity = Identity.open(config.identityPath);
+  // An agent that died between a prepare and its end has left them frozen, and nobody else knows.
+  if (identity.current.generation > 0) cgroup?.thaw();
   const server = createAgentServer();
   const tracker = new ServerConnTracker(server);
   const shared = { gate, tracker, cgroup, timers, identity, machine, failpoint };

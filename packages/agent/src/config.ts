@@ -10,6 +10,8 @@ export interface AgentConfig {
   readonly userCgroup: string | null;
   /** Where programs inside look for the marks of a sandbox. */
   readonly markerFolder: string;
+  /** Where a restarted agent finds who it is; null keeps nothing. In memory and closed to users. */
+  readonly identityPath: string | null;
   /** PATH of user processes, unless their environment says otherwise. */
   readonly path: string;
   readonly limits: AgentLimits;
@@ -47,6 +49,7 @@ export function configFromEnvironment(env: NodeJS.ProcessEnv): AgentConfig {
       port === undefined ? agentPort : parseInteger(Number(port), "TORPOR_AGENT_PORT", 0, 65_535),
     userCgroup: env["TORPOR_AGENT_USER_CGROUP"] ?? "/sys/fs/cgroup/user",
     markerFolder: "/run/e2b",
+    identityPath: "/run/torpor/identity.json",
     path: env["PATH"] ?? defaultPath,
     limits: defaultLimits,
   };

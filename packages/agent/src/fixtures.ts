@@ -45,12 +45,14 @@ export interface TestAgentOptions {
   readonly userCgroup?: string;
   readonly failpoint?: Failpoint;
   readonly accounts?: Accounts;
+  /** Of an earlier agent whose place this one takes; removed with that one. */
+  readonly folder?: string;
 }
 
 export const testKey = "key of the host";
 
 export async function startTestAgent(options: TestAgentOptions = {}): Promise<TestAgent> {
-  const folder = await mkdtemp(join(tmpdir(), "torpor-agent-test-"));
+  const folder = options.folder ?? (await mkdtemp(join(tmpdir(), "torpor-agent-test-")));
   const machine = tameMachine();
   const agent = await startAgent({
     config: {
@@ -58,6 +60,7 @@ export async function startTestAgent(options: TestAgentOptions = {}): Promise<Te
       port: 0,
       userCgroup: options.userCgroup ?? null,
       markerFolder: join(folder, ".markers"),
+      identityPath: join(folder, ".identity", "identity.json"),
       path: "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
       limits: { ...defaultLimits, ...options.limits },
     },
@@ -99,7 +102,7 @@ export async function startTestAgent(options: TestAgentOptions = {}): Promise<Te
       await fetch(`${url}${route}`, { method: "POST", headers: { [hostKeyHeader]: key } }),
     [Symbol.asyncDispose]: async () => {
       await agent[Symbol.asyncDispose]();
-      await rm(folder, { recursive: true, force: true });
+      if (options.folder === undefined) await rm(folder, { recursive: true, force: true });
     },
   };
 }

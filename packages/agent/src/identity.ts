@@ -5,9 +5,10 @@
  * the first `init` replaces it before any user code runs and before new work is taken.
  */
 import { timingSafeEqual } from "node:crypto";
-import { mkdirSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
 import type { InitRequest } from "@torpor/protocol";
+import { parseJson, systemCode } from "@torpor/std";
 
 export interface IdentityFields {
   /** 0 before the first init. */
@@ -35,9 +36,24 @@ const unborn: IdentityFields = {
 };
 
 export class Identity {
-  #fields = unborn;
+  #fields: IdentityFields;
+  readonly #path: string | null;
   /** The key that the last init was authorised by, for a host that repeats it. */
   #previousHostKey: string | null = null;
+
+  private constructor(fields: IdentityFields, path: string | null) {
+    this.#fields = fields;
+    this.#path = path;
+  }
+
+  /**
+   * Of an agent that starts. One that takes the place of another reads what that one was told: without
+   * it, it would take the first caller for the host, and user code may be calling by then.
+   * @param path A file in memory that only root may read; null keeps nothing.
+   */
+  static open(path: string | null): Identity {
+    return new Identity((path === null ? undefined : readFields(path)) ?? unborn, path);
+  }
 
   get current(): IdentityFields {
     return this.#fields;
@@ -56,6 +72,7 @@ export class Identity {
       defaultUser: request.defaultUser,
       defaultWorkdir: request.defaultWorkdir,
     };
+    if (this.#path !== null) writeFields(this.#path, this.#fields);
   }
 
   acceptsHostKey(key: string | undefined): boolean {
@@ -85,6 +102,23 @@ export class Identity {
       ...envVars,
     };
   }
+}
+
+/** The file is the agent's own: `writeFields` made it, and nobody but root can change it. */
+function readFields(path: string): IdentityFields | undefined {
+  try {
+    return parseJson(readFileSync(path, "utf8"), path) as IdentityFields;
+  } catch (cause) {
+    if (systemCode(cause) === "ENOENT") return undefined;
+    throw cause;
+  }
+}
+
+function writeFields(path: string, fields: IdentityFields): void {
+  mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
+  const staged = `${path}.new`;
+  writeFileSync(staged, JSON.stringify(fields), { mode: 0o600 });
+  renameSync(staged, path);
 }
 
 /** Compares without revealing by its duration where the first difference is. */

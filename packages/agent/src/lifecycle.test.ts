@@ -271,3 +271,15 @@ test("a key that is not the installed one is refused by every private route", as
     assert.equal((await agent.host(route, `${testKey}x`)).status, 401);
   }
 });
+
+test("an agent that takes the place of another knows who it is, and takes no stranger for the host", async () => {
+  await using first = await startTestAgent();
+  await first.init({ generation: 4, accessToken: "token", sandboxId: "same" });
+  await using second = await startTestAgent({ folder: first.folder });
+  assert.equal((await second.init({ generation: 9 }, "another key")).status, 401);
+  assert.equal((await second.init({ generation: 3 })).status, 409, "an older generation");
+  const answer = await fetch(`${second.url}/envs`, { headers: { "x-access-token": "token" } });
+  const environment = (await answer.json()) as Record<string, string>;
+  assert.equal(environment["E2B_SANDBOX_ID"], "same");
+  assert.equal((await fetch(`${second.url}/envs`)).status, 401);
+});

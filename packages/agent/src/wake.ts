@@ -151,10 +151,11 @@ export class Waker {
     const { generation } = call.request;
     const last = this.#last;
     if (last?.generation === generation) return await last.response;
-    if (last !== undefined && generation < last.generation) {
+    const newest = Math.max(last?.generation ?? 0, this.#context.identity.current.generation);
+    if (generation < newest) {
       throw new TorporError(
         "sandbox.wrongState",
-        `generation ${generation} is older than ${last.generation}`,
+        `generation ${generation} is older than ${newest}`,
         { effect: "none" },
       );
     }
