@@ -35,8 +35,9 @@ const counts: Counts = { passed: 0, failed: 0, skipped: 0 };
 
 const unit = selected(unitFiles, "unit");
 const vm = selected(vmFiles, "vm");
+const runVm = vm.length > 0 && (await isSetUp());
 if (unit.length > 0) await runFiles(unit, Math.min(2, availableParallelism()));
-if (vm.length > 0 && (await isSetUp())) await runFiles(vm, 1);
+if (runVm) await runFiles(vm, 1);
 
 const skipped = counts.skipped > 0 ? `, ${counts.skipped} skipped` : "";
 process.stdout.write(`\n${counts.passed} passed, ${counts.failed} failed${skipped}\n`);
