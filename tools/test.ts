@@ -76,11 +76,16 @@ async function runFiles(files: readonly string[], concurrency: number): Promise<
     else counts.skipped += 1;
   });
   events.on("test:fail", (event) => {
-    if (event.details.type !== "suite") counts.failed += 1;
+    if (!isSumOfOthers(event.details.error)) counts.failed += 1;
   });
   for await (const line of events.compose(new spec()) as AsyncIterable<unknown>) {
     process.stdout.write(String(line));
   }
+}
+
+/** A test that failed only because tests inside it did, which are counted themselves. */
+function isSumOfOthers(error: unknown): boolean {
+  return error instanceof Error && "failureType" in error && error.failureType === "subtestsFailed";
 }
 
 /** Files are reported as tests too when they hold none of their own. */

@@ -73,6 +73,11 @@ async function prepare(
 ): Promise<void> {
   demandKey(request, identity);
   const answer = await quiescer.prepare();
+  // A host that gave up has sent its cancel already, perhaps too early to undo this.
+  if (!request.socket.writable) {
+    await quiescer.cancel();
+    return;
+  }
   // Its own connection must not outlive the snapshot either.
   response.writeHead(200, {
     "Content-Type": "application/json",

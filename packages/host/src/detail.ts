@@ -31,10 +31,12 @@ export async function readDetail(sandbox: Sandbox): Promise<JsonObject> {
   };
 }
 
+/** Null also when the description is damaged: a resume says so, and a list has to go on. */
 async function readSnapshotDetail({ record, folder }: Sandbox): Promise<JsonObject | null> {
   const { snapshotGeneration } = record;
   if (snapshotGeneration === null) return null;
-  const manifest = await openSnapshot(folder, snapshotGeneration);
+  const manifest = await openSnapshot(folder, snapshotGeneration).catch(() => undefined);
+  if (manifest === undefined) return null;
   const disks = await Promise.all(
     manifest.diskGenerations.map((generation) => allocatedBytes(folder.disk(generation))),
   );

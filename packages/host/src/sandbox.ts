@@ -22,7 +22,7 @@ import {
   ignoreFailure,
   runSteps,
 } from "@torpor/std";
-import { SandboxFolder, removeOtherSnapshots } from "@torpor/storage";
+import { SandboxFolder, removeOtherSnapshots, removeStagedSnapshots } from "@torpor/storage";
 import { newGuestEntropy } from "./entropy.ts";
 import type { HostContext } from "./host-context.ts";
 import { type Verb, decide } from "./lifecycle/decide.ts";
@@ -120,6 +120,7 @@ export class Sandbox {
   settle(): Promise<void> {
     return this.#enqueue(async () => {
       const { state } = this.#record;
+      await removeStagedSnapshots(this.folder);
       switch (state.kind) {
         case "running":
         case "pausing":
@@ -315,7 +316,11 @@ export class Sandbox {
       return;
     }
     await run.vm.releaseVcpus(deadline);
-    await run.link.cancel(deadline);
+    try {
+      await run.link.cancel(deadline);
+    } catch (cause) {
+      this.#log.error("the guest does not answer; it may still be at rest", { cause });
+    }
     await this.#move({ ...state, kind: "running" });
     this.#attach(run);
   }

@@ -32,7 +32,8 @@ export class Sandboxes {
     const records = await host.records.all();
     for (const record of records) sandboxes.#byId.set(record.id, new Sandbox(host, record));
     await sandboxes.#endStrayVms();
-    await Promise.all(sandboxes.all().map((sandbox) => sandbox.settle()));
+    // One that cannot be settled must not keep the daemon from serving the others.
+    await Promise.allSettled(sandboxes.all().map((sandbox) => sandbox.settle()));
     for (const record of records) sandboxes.#forgetIfRemoved(record.id);
     await sandboxes.#removeStrayFolders();
     return sandboxes;

@@ -70,11 +70,23 @@ export async function whenEnded(vm: Vm): Promise<never> {
 }
 
 /**
+ * Hardening that protects a guest from itself, where every user may become root, costs code on each
+ * system call; an emulated wake without it is measured 7 % faster.
+ */
+const withoutHardening = [
+  ...["mitigations=off", "apparmor=0", "audit=0"],
+  ...["init_on_alloc=0", "randomize_kstack_offset=off"],
+];
+
+/**
  * Under emulation the guest is told the rate of its timestamp counter: left to measure it on a busy
  * host, Linux gives up and hangs.
  */
 export function kernelArgumentsOf(identity: VmmIdentity): string {
-  const emulated = [`tsc_early_khz=${identity.tscKhz}`, "tsc=reliable", emulatedKernelArgument];
+  const emulated = [
+    ...[`tsc_early_khz=${identity.tscKhz}`, "tsc=reliable", emulatedKernelArgument],
+    ...withoutHardening,
+  ];
   return [
     ...["console=ttyS0", "quiet", "loglevel=4", "panic=-1", "reboot=t"],
     ...(identity.accelerator === "tcg" ? emulated : []),

@@ -26,6 +26,7 @@ export {
   type StagedSnapshot,
   openSnapshot,
   removeOtherSnapshots,
+  removeStagedSnapshots,
   snapshotFiles,
   stageSnapshot,
 } from "./snapshot-store.ts";

@@ -86,7 +86,7 @@ async function readManifest<M extends TemplateManifest | SnapshotManifest>(
   format: M["format"],
 ): Promise<M> {
   const path = join(folder, manifestName);
-  const file = parseManifestFile(path, await readText(path));
+  const file = parseManifestFile(path, await readText(path, format));
   const manifest = parseObject(file["manifest"], `${path}: manifest`);
   if (manifest["format"] !== format) {
     throw new TorporError(
@@ -101,11 +101,13 @@ async function readManifest<M extends TemplateManifest | SnapshotManifest>(
   return manifest as unknown as M;
 }
 
-async function readText(path: string): Promise<string> {
+async function readText(path: string, format: string): Promise<string> {
   try {
     return await readFile(path, "utf8");
   } catch (cause) {
-    const code = systemCode(cause) === "ENOENT" ? "template.missing" : "storage.failed";
+    // A template may well not be there; a snapshot is only looked for where one was published.
+    const missing = format === "torpor-template-1" ? "template.missing" : "snapshot.corrupt";
+    const code = systemCode(cause) === "ENOENT" ? missing : "storage.failed";
     throw new TorporError(code, `${path} cannot be read`, { cause });
   }
 }

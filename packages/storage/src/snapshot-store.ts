@@ -64,3 +64,12 @@ export async function removeOtherSnapshots(
     await rm(join(folder.snapshots, name), { recursive: true, force: true });
   }
 }
+
+/** Removes what was being written when the daemon ended; nobody will finish it. */
+export async function removeStagedSnapshots(folder: SandboxFolder): Promise<void> {
+  await mkdir(folder.snapshots, { recursive: true, mode: 0o700 });
+  for (const name of await readdir(folder.snapshots)) {
+    if (!name.endsWith(stagedSuffix)) continue;
+    await rm(join(folder.snapshots, name), { recursive: true, force: true });
+  }
+}

@@ -114,6 +114,7 @@ async function makeNetwork(
   undo: AsyncDisposableStack,
 ): Promise<void> {
   context.network = undo.use(await createNetwork(context.networkKind, guestAddressing));
+  undo.use(context.network.attachment); // the VMM may never come to take its copy
 }
 
 async function addDiskLayer(

@@ -6,7 +6,7 @@
  * time.
  */
 import { spawn } from "node:child_process";
-import { closeSync, openSync, readFileSync } from "node:fs";
+import { closeSync, openSync, readFileSync, readdirSync } from "node:fs";
 import { open, readFile, readdir } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { type Deadline, TorporError, systemCode } from "@torpor/std";
@@ -141,17 +141,23 @@ async function readTail(path: string): Promise<string> {
   }
 }
 
-/** Field 22 of /proc/PID/stat, or undefined when the process is gone or a zombie (proc(5)). */
+/**
+ * Field 22 of /proc/PID/stat, or undefined when the process is gone or a zombie (proc(5)). One whose
+ * first thread is a zombie but not its last still holds its memory and its files.
+ */
 function readStartTicks(pid: number): number | undefined {
   let stat: string;
+  let threadCount: number;
   try {
     stat = readFileSync(`/proc/${pid}/stat`, "utf8");
+    threadCount = readdirSync(`/proc/${pid}/task`).length;
   } catch {
     return undefined;
   }
   // The program's name, field 2, may contain spaces and brackets; fields count after its last one.
   const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
-  return fields[0] === "Z" || fields[0] === "X" ? undefined : Number(fields[19]);
+  const hasEnded = fields[0] === "X" || (fields[0] === "Z" && threadCount <= 1);
+  return hasEnded ? undefined : Number(fields[19]);
 }
 
 function readBootId(): string {

@@ -18,11 +18,11 @@ export class QemuVm implements Vm {
     this.handle = handle;
     this.memory = new ProcessMemory(handle);
     this.#qmp = qmp;
-    const { promise, resolve } = Promise.withResolvers<VmExit>();
-    this.exited = promise;
-    void qmp.closed.then(() => {
+    this.exited = qmp.closed.then(async () => {
       this.memory[Symbol.dispose]();
-      if (!this.#released) resolve(readExit(handle));
+      // Let go of, not ended: there is no exit to tell of.
+      if (this.#released) return await new Promise<never>(() => undefined);
+      return await readExit(handle);
     });
   }
 

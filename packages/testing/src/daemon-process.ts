@@ -1,0 +1,84 @@
+/** A daemon in a process of its own, to be killed. */
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import { fileURLToPath } from "node:url";
+import { createInterface } from "node:readline";
+import { Deadline, TorporError } from "@torpor/std";
+import { DaemonApi } from "./daemon-api.ts";
+import type { StateFolder } from "./state-folder.ts";
+
+const startMs = 60_000;
+const endMs = 30_000;
+const productionMain = fileURLToPath(import.meta.resolve("@torpor/host/main"));
+const dyingMain = fileURLToPath(new URL("dying-daemon.ts", import.meta.url));
+
+/** Where in an operation the daemon kills itself. */
+export interface DeathPoint {
+  readonly moment: "before" | "after";
+  readonly step: string;
+}
+
+/** Disposing it kills it. Its VMs are the state folder's affair. */
+export interface DaemonProcess extends AsyncDisposable {
+  readonly pid: number;
+  readonly api: DaemonApi;
+  /** Kills it with SIGKILL and waits for its end. Safe to repeat. */
+  kill(): Promise<void>;
+  /** Waits for it to end by itself. */
+  ended(): Promise<void>;
+  /** Asks it to end, and waits for that. Its VMs go on. */
+  stop(): Promise<void>;
+}
+
+/**
+ * Starts the real program over `state` and waits until it serves; with `diesAt`, one that differs in
+ * nothing but that it kills itself there.
+ */
+export async function spawnTestDaemon(
+  state: StateFolder,
+  diesAt?: DeathPoint,
+): Promise<DaemonProcess> {
+  const argv = diesAt === undefined ? [productionMain] : [dyingMain, diesAt.moment, diesAt.step];
+  const child = spawn(process.execPath, argv, {
+    stdio: ["ignore", "ignore", "pipe"],
+    env: { ...process.env, TORPOR_HOME: state.path, TORPOR_PORT: "0" },
+  });
+  const exited = once(child, "exit");
+  const ended = async (): Promise<void> => {
+    await Deadline.after(endMs, "waiting for the daemon to end").race(exited);
+  };
+  const kill = async (): Promise<void> => {
+    child.kill("SIGKILL");
+    await ended();
+  };
+  try {
+    await Deadline.after(startMs, "starting the daemon").race(whenServing(child));
+  } catch (cause) {
+    await kill();
+    throw cause;
+  }
+  return {
+    pid: child.pid ?? 0,
+    api: new DaemonApi(state.socketPath),
+    kill,
+    ended,
+    stop: async () => {
+      child.kill("SIGTERM");
+      await ended();
+    },
+    [Symbol.asyncDispose]: kill,
+  };
+}
+
+async function whenServing(child: ChildProcess): Promise<void> {
+  const said: string[] = [];
+  if (child.stderr === null) throw new TorporError("internal", "the daemon has no log");
+  for await (const line of createInterface({ input: child.stderr })) {
+    if (line.includes('"message":"serving"')) {
+      child.stderr.resume(); // nobody reads on, and a full pipe would stop it
+      return;
+    }
+    said.push(line);
+  }
+  throw new TorporError("internal", `the daemon did not start: ${said.join("\n")}`);
+}

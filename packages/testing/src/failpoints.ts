@@ -1,0 +1,39 @@
+/**
+ * Makes one step of the next operation fail, before or after it has done its work, and writes down
+ * which steps there are, so that a test of each of them never forgets a new one.
+ */
+import { type Failpoint, TorporError } from "@torpor/std";
+
+export interface FailingStep {
+  readonly moment: "before" | "after";
+  readonly step: string;
+}
+
+export class Failpoints {
+  #armed: FailingStep | undefined;
+  readonly #seen: FailingStep[] = [];
+
+  /** Fails once; then the same step succeeds. */
+  failOnce(moment: FailingStep["moment"], step: string): void {
+    this.#armed = { moment, step };
+  }
+
+  /** Whether a failure is still to come: true after an operation that never came to the step. */
+  get isArmed(): boolean {
+    return this.#armed !== undefined;
+  }
+
+  /** Runs `work` and returns every point it passed, in order. */
+  async record(work: () => Promise<unknown>): Promise<readonly FailingStep[]> {
+    const from = this.#seen.length;
+    await work();
+    return this.#seen.slice(from);
+  }
+
+  readonly failpoint: Failpoint = (step, moment) => {
+    this.#seen.push({ moment, step });
+    if (this.#armed?.step !== step || this.#armed.moment !== moment) return;
+    this.#armed = undefined;
+    throw new TorporError("internal", `failed on purpose ${moment} "${step}"`);
+  };
+}

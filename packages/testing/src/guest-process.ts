@@ -1,0 +1,145 @@
+/**
+ * One process inside a sandbox, started by the agent's `process.Process` service through the edge,
+ * and what it has written so far.
+ */
+import { Agent } from "node:http";
+import { type Client, type Interceptor, createClient } from "@connectrpc/connect";
+import { createConnectTransport } from "@connectrpc/connect-node";
+import { Process, type ProcessEvent, accessTokenHeader, agentPort } from "@torpor/protocol";
+import { Deadline, TorporError, ignoreFailure } from "@torpor/std";
+
+/** LIMIT: how long a test waits for one line or for the end of a process. */
+const waitMs = 60_000;
+
+export interface GuestAccess {
+  readonly socketPath: string;
+  readonly sandboxId: string;
+  readonly accessToken: string;
+}
+
+export interface GuestResult {
+  readonly stdout: string;
+  readonly stderr: string;
+  /** "exit status N" or "signal: killed". */
+  readonly status: string;
+  readonly exitCode: number;
+}
+
+type Events = AsyncIterable<{ readonly event?: ProcessEvent | undefined }>;
+
+/** Disposing it stops listening; the process itself goes on. */
+export class GuestProcess implements Disposable {
+  readonly pid: number;
+  readonly #client: Client<typeof Process>;
+  readonly #stop: AbortController;
+  readonly #ended: Promise<GuestResult>;
+  readonly #text = { stdout: "", stderr: "" };
+  #readChars = 0;
+  #grown = Promise.withResolvers<void>();
+
+  private constructor(
+    pid: number,
+    client: Client<typeof Process>,
+    stop: AbortController,
+    events: AsyncIterator<{ readonly event?: ProcessEvent | undefined }>,
+  ) {
+    this.pid = pid;
+    this.#client = client;
+    this.#stop = stop;
+    this.#ended = this.#pump(events);
+    void ignoreFailure("whoever waits for the end is told", this.#ended);
+  }
+
+  /** @throws ConnectError when the guest cannot run it */
+  static async start(
+    access: GuestAccess,
+    argv: readonly [string, ...string[]],
+    user: string,
+    stdin: boolean,
+  ): Promise<GuestProcess> {
+    const client = createClient(
+      Process,
+      createConnectTransport({
+        baseUrl: "http://torpor",
+        httpVersion: "1.1",
+        useBinaryFormat: false,
+        nodeOptions: { socketPath: access.socketPath, agent: new Agent({ keepAlive: false }) },
+        interceptors: [addressedTo(access, user)],
+      }),
+    );
+    const [cmd, ...args] = argv;
+    const stop = new AbortController();
+    const answers: Events = client.start(
+      { process: { cmd, args }, stdin },
+      { signal: stop.signal },
+    );
+    const events = answers[Symbol.asyncIterator]();
+    const deadline = Deadline.after(waitMs, `starting ${cmd}`);
+    const first = await deadline.race(events.next());
+    const event = first.done === true ? undefined : first.value.event?.event;
+    if (event?.case !== "start") throw new TorporError("guest.refused", "no start event");
+    return new GuestProcess(event.value.pid, client, stop, events);
+  }
+
+  /** The next line of standard output. @throws when the stream ends before there is one */
+  async readLine(): Promise<string> {
+    const deadline = Deadline.after(waitMs, `a line of process ${this.pid}`);
+    for (;;) {
+      const grown = this.#grown.promise;
+      const end = this.#text.stdout.indexOf("\n", this.#readChars);
+      if (end !== -1) {
+        const line = this.#text.stdout.slice(this.#readChars, end);
+        this.#readChars = end + 1;
+        return line;
+      }
+      const ended = this.#ended.then(({ status }) => {
+        throw new TorporError("guest.refused", `ended (${status}) without another line`);
+      });
+      await deadline.race(Promise.race([grown, ended]));
+    }
+  }
+
+  async write(text: string): Promise<void> {
+    const process = { selector: { case: "pid" as const, value: this.pid } };
+    const input = { input: { case: "stdin" as const, value: Buffer.from(text) } };
+    await this.#client.sendInput({ process, input }, { timeoutMs: waitMs });
+  }
+
+  /** Waits for the end. @throws ConnectError when the stream breaks before */
+  async finish(): Promise<GuestResult> {
+    return await Deadline.after(waitMs, `process ${this.pid}`).race(this.#ended);
+  }
+
+  [Symbol.dispose](): void {
+    this.#stop.abort();
+  }
+
+  async #pump(
+    events: AsyncIterator<{ readonly event?: ProcessEvent | undefined }>,
+  ): Promise<GuestResult> {
+    for (;;) {
+      const next = await events.next();
+      if (next.done === true) throw new TorporError("guest.unreachable", "the stream has no end");
+      const event = next.value.event?.event;
+      if (event?.case === "end") {
+        return { ...this.#text, status: event.value.status, exitCode: event.value.exitCode };
+      }
+      if (event?.case !== "data") continue;
+      const { output } = event.value;
+      const name = output.case === "stderr" ? "stderr" : "stdout";
+      this.#text[name] += Buffer.from(output.value ?? []).toString("utf8");
+      this.#grown.resolve();
+      this.#grown = Promise.withResolvers<void>();
+    }
+  }
+}
+
+function addressedTo(access: GuestAccess, user: string): Interceptor {
+  return (next) => async (call) => {
+    call.header.set("e2b-sandbox-id", access.sandboxId);
+    call.header.set("e2b-sandbox-port", String(agentPort));
+    call.header.set(accessTokenHeader, access.accessToken);
+    call.header.set("authorization", `Basic ${Buffer.from(`${user}:`).toString("base64")}`);
+    return await next(call);
+  };
+}

@@ -1,0 +1,107 @@
+/**
+ * A daemon inside the test's own process, on a port that the kernel chooses. It may be stopped and
+ * started again over the same state folder, as a new daemon would be.
+ *
+ * Disposing it removes its sandboxes, if the folder is its own, and then asserts that nothing is
+ * left: no VM, no folder, no socket, no network namespace held open by this process.
+ */
+import assert from "node:assert/strict";
+import { readdirSync, readlinkSync } from "node:fs";
+import { type Daemon, startDaemon } from "@torpor/host";
+import type { NetworkKind } from "@torpor/network";
+import { type Failpoint, type Logger, silentLogger } from "@torpor/std";
+import { defaultCacheFolder } from "@torpor/storage";
+import type { VmmDriver } from "@torpor/vmm";
+import { DaemonApi } from "./daemon-api.ts";
+import { StateFolder } from "./state-folder.ts";
+import { TestSandbox } from "./test-sandbox.ts";
+
+export interface TestDaemonOptions {
+  readonly failpoint?: Failpoint | undefined;
+  readonly networkKind?: NetworkKind | undefined;
+  readonly driver?: VmmDriver | undefined;
+  readonly port?: number | undefined;
+  readonly log?: Logger | undefined;
+  /** Undefined: one of its own. A given one outlives the daemon, sandboxes and VMs included. */
+  readonly state?: StateFolder | undefined;
+}
+
+/** The live parts of a sandbox, for tests that look behind the API. */
+type LiveSandbox = ReturnType<Daemon["sandboxes"]["get"]>;
+type LiveRun = NonNullable<LiveSandbox["run"]>;
+
+export interface TestDaemon extends AsyncDisposable {
+  readonly state: StateFolder;
+  readonly api: DaemonApi;
+  create(template?: string): Promise<TestSandbox>;
+  live(sandbox: TestSandbox): LiveSandbox;
+  /** @throws AssertionError when it is not running */
+  run(sandbox: TestSandbox): LiveRun;
+  /** Ends the daemon; its VMs go on running. */
+  stop(): Promise<void>;
+  /** Starts a new one over the same folder. */
+  start(): Promise<void>;
+}
+
+/** @throws whatever `startDaemon` throws, with nothing left behind */
+export async function startTestDaemon(options: TestDaemonOptions = {}): Promise<TestDaemon> {
+  const namespacesBefore = countNamespaces();
+  await using undo = new AsyncDisposableStack();
+  const state = options.state ?? undo.use(await StateFolder.make());
+  const open = async (): Promise<Daemon> =>
+    await startDaemon({
+      stateFolder: state.path,
+      cacheFolder: defaultCacheFolder(),
+      port: options.port ?? 0,
+      log: options.log ?? silentLogger,
+      networkKind: options.networkKind,
+      driver: options.driver,
+      failpoint: options.failpoint,
+    });
+  let daemon: Daemon | undefined = await open();
+  const running = (): Daemon => {
+    assert.ok(daemon !== undefined, "the daemon of this test is stopped");
+    return daemon;
+  };
+  const stop = async (): Promise<void> => {
+    await daemon?.[Symbol.asyncDispose]();
+    daemon = undefined;
+  };
+  undo.defer(() => assert.equal(countNamespaces(), namespacesBefore, "a namespace is held open"));
+  undo.defer(stop);
+  undo.defer(async () => {
+    if (options.state !== undefined) return;
+    const sandboxes = daemon?.sandboxes;
+    for (const { record } of sandboxes?.all() ?? []) await sandboxes?.remove(record.id);
+  });
+  const owned = undo.move();
+  const api = new DaemonApi(state.socketPath);
+  const live = (sandbox: TestSandbox): LiveSandbox => running().sandboxes.get(sandbox.id);
+  return {
+    state,
+    api,
+    create: (template) => TestSandbox.create(api, template),
+    live,
+    run: (sandbox) => {
+      const { run } = live(sandbox);
+      assert.ok(run !== undefined, "the sandbox is running");
+      return run;
+    },
+    stop,
+    start: async () => {
+      daemon ??= await open();
+    },
+    [Symbol.asyncDispose]: () => owned.disposeAsync(),
+  };
+}
+
+/** Descriptors of this process that keep a network namespace or a TAP device alive. */
+function countNamespaces(): number {
+  return readdirSync("/proc/self/fd").filter((fd) => {
+    try {
+      return /^net:|^\/dev\/net\/tun$/.test(readlinkSync(`/proc/self/fd/${fd}`));
+    } catch {
+      return false; // the descriptor of the listing itself
+    }
+  }).length;
+}

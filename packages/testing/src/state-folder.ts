@@ -1,0 +1,89 @@
+/**
+ * A state folder of its own for one test, and the proof that the test left nothing behind.
+ *
+ * Disposing it ends every VM below it, removes the folder, and then fails if there was anything to
+ * end or to remove but the daemon's own files.
+ */
+import assert from "node:assert/strict";
+import { mkdtemp, readdir, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { Deadline, systemCode } from "@torpor/std";
+import { stateFiles } from "@torpor/storage";
+import { QemuDriver, type VmProcess } from "@torpor/vmm";
+
+const endVmMs = 10_000;
+/** What a daemon that has ended leaves of itself. */
+const ownFiles: ReadonlySet<string> = new Set([
+  stateFiles.lock,
+  stateFiles.log,
+  stateFiles.database,
+  `${stateFiles.database}-wal`,
+  `${stateFiles.database}-shm`,
+  stateFiles.sandboxes,
+]);
+
+export class StateFolder implements AsyncDisposable {
+  readonly path: string;
+
+  private constructor(path: string) {
+    this.path = path;
+  }
+
+  /** @param below An existing folder; the machine's temporary one unless told otherwise. */
+  static async make(below = tmpdir()): Promise<StateFolder> {
+    return new StateFolder(await mkdtemp(join(below, "torpor-test-")));
+  }
+
+  get socketPath(): string {
+    return join(this.path, stateFiles.socket);
+  }
+
+  /** The processes of all VMs below the folder. */
+  async vms(): Promise<readonly VmProcess[]> {
+    const finder = new QemuDriver({ accelerator: "tcg" });
+    return await finder.processesBelow(join(this.path, stateFiles.sandboxes));
+  }
+
+  /** Every file of one sandbox, relative to its folder, sorted. */
+  async filesOf(sandboxId: string): Promise<readonly string[]> {
+    const folder = join(this.path, stateFiles.sandboxes, sandboxId);
+    return (await listAll(folder)).sort();
+  }
+
+  /** Folders of sandboxes, whether a daemon knows them or not. */
+  async sandboxIds(): Promise<readonly string[]> {
+    return await listOrNone(join(this.path, stateFiles.sandboxes));
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    const vms = await this.vms();
+    const sandboxes = await this.sandboxIds();
+    const strangers = (await listOrNone(this.path)).filter((name) => !ownFiles.has(name));
+    for (const vm of vms) await vm.end(Deadline.after(endVmMs, "ending what a test left"));
+    await rm(this.path, { recursive: true, force: true });
+    assert.deepEqual(
+      { vms: vms.map(({ runFolder }) => runFolder), sandboxes, strangers },
+      { vms: [], sandboxes: [], strangers: [] },
+      "the test left something behind",
+    );
+  }
+}
+
+async function listAll(folder: string): Promise<string[]> {
+  const found: string[] = [];
+  for (const entry of await readdir(folder, { withFileTypes: true, recursive: true })) {
+    if (!entry.isDirectory())
+      found.push(join(entry.parentPath, entry.name).slice(folder.length + 1));
+  }
+  return found;
+}
+
+async function listOrNone(folder: string): Promise<readonly string[]> {
+  try {
+    return await readdir(folder);
+  } catch (error) {
+    if (systemCode(error) === "ENOENT") return [];
+    throw error;
+  }
+}

@@ -1,0 +1,94 @@
+/** One sandbox of a daemon, seen from outside: through its API and through the edge. */
+import assert from "node:assert/strict";
+import { parseJson, parseObject, parseString } from "@torpor/std";
+import type { ApiAnswer, DaemonApi, SandboxInfo } from "./daemon-api.ts";
+import { GuestProcess, type GuestResult } from "./guest-process.ts";
+
+export interface RunOptions {
+  /** "user" unless told otherwise. */
+  readonly user?: "user" | "root";
+  /** Whether the process has an open standard input. */
+  readonly stdin?: boolean;
+}
+
+export class TestSandbox {
+  readonly id: string;
+  readonly accessToken: string;
+  readonly api: DaemonApi;
+
+  private constructor(api: DaemonApi, text: string) {
+    const body = parseObject(parseJson(text, "answer"), "answer");
+    this.api = api;
+    this.id = parseString(body["sandboxID"], "sandboxID");
+    this.accessToken = parseString(body["envdAccessToken"], "envdAccessToken");
+  }
+
+  /** @throws the daemon's error */
+  static async create(api: DaemonApi, template = "base"): Promise<TestSandbox> {
+    const { text } = await api.call("POST", "/v2/sandboxes", { templateID: template });
+    return new TestSandbox(api, text);
+  }
+
+  /** The same sandbox at a daemon that was started after. @throws sandbox.notFound */
+  static async find(api: DaemonApi, id: string): Promise<TestSandbox> {
+    return new TestSandbox(api, (await api.call("GET", `/sandboxes/${id}`)).text);
+  }
+
+  /** @throws the daemon's error; sandbox.wrongState for one that is paused already */
+  async pause(): Promise<void> {
+    await this.api.call("POST", `/sandboxes/${this.id}/pause`, {});
+  }
+
+  /** Returns the answer: its status is 201, or 200 when there was nothing to do. */
+  async resume(): Promise<ApiAnswer> {
+    return await this.api.call("POST", `/v2/sandboxes/${this.id}/connect`, {});
+  }
+
+  async remove(): Promise<void> {
+    await this.api.call("DELETE", `/sandboxes/${this.id}`);
+  }
+
+  async info(): Promise<SandboxInfo> {
+    const { text } = await this.api.call("GET", `/torpor/sandboxes/${this.id}`);
+    return parseJson(text, "info") as SandboxInfo;
+  }
+
+  async start(
+    argv: readonly [string, ...string[]],
+    options: RunOptions = {},
+  ): Promise<GuestProcess> {
+    const access = {
+      socketPath: this.api.socketPath,
+      sandboxId: this.id,
+      accessToken: this.accessToken,
+    };
+    return await GuestProcess.start(access, argv, options.user ?? "user", options.stdin ?? false);
+  }
+
+  /** Runs a command to its end, however it ends. */
+  async run(argv: readonly [string, ...string[]], options?: RunOptions): Promise<GuestResult> {
+    using process = await this.start(argv, options);
+    return await process.finish();
+  }
+
+  /** Runs a line of shell that must succeed, and returns what it printed, trimmed. */
+  async shell(line: string, options?: RunOptions): Promise<string> {
+    const { exitCode, stdout, stderr, status } = await this.run(["sh", "-c", line], options);
+    assert.equal(exitCode, 0, `${line}: ${status}: ${stderr}`);
+    return stdout.trim();
+  }
+
+  /** A request to a port of the guest, through the edge. */
+  async request(
+    port: number,
+    method: string,
+    path: string,
+    headers: Readonly<Record<string, string>> = {},
+  ): Promise<ApiAnswer> {
+    return await this.api.exchange(method, path, undefined, {
+      "e2b-sandbox-id": this.id,
+      "e2b-sandbox-port": String(port),
+      ...headers,
+    });
+  }
+}

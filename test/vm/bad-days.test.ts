@@ -1,0 +1,329 @@
+/**
+ * Bad input and bad days. Each ends in an error with a code, an effect and an advice; a sandbox is
+ * never worse off for it, and nothing half-made stays behind.
+ *
+ * One guest is deaf from the beginning: its agent is stopped, and the pause that asks it to prepare
+ * has to give up by itself. That takes its whole budget, so the other days pass meanwhile.
+ */
+import assert from "node:assert/strict";
+import { once } from "node:events";
+import { mkdtemp, open, rename, rm, statfs, writeFile } from "node:fs/promises";
+import { type AddressInfo, createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { test } from "node:test";
+import { Code, ConnectError } from "@connectrpc/connect";
+import { Deadline, type Failpoint, TorporError, parseJson, runCommand } from "@torpor/std";
+import { SandboxFolder } from "@torpor/storage";
+import {
+  StateFolder,
+  type TestDaemon,
+  type TestSandbox,
+  Witness,
+  failsWith,
+  startTestDaemon,
+  waitUntil,
+} from "@torpor/testing";
+import { QemuDriver } from "@torpor/vmm";
+
+const bytesPerMiB = 1024 * 1024;
+const isRoot = process.getuid?.() === 0;
+
+/** Stops the agent when someone connects for the first time, and lets it run on the second time. */
+const stopper = `
+import os, signal, socket
+agent = int(open("/sys/fs/cgroup/agent/cgroup.procs").readline())
+server = socket.create_server(("0.0.0.0", 9000))
+print("ready", flush=True)
+for what in [signal.SIGSTOP, signal.SIGCONT]:
+    client, _ = server.accept()
+    os.kill(agent, what)
+    client.close()
+`;
+
+async function tellStopper(daemon: TestDaemon, sandbox: TestSandbox): Promise<void> {
+  const socket = daemon.run(sandbox).link.dial(9000);
+  socket.resume();
+  await Deadline.after(30_000, "the guest's stopper").race(once(socket, "close"));
+}
+
+async function whenFailed(sandbox: TestSandbox): Promise<string> {
+  return await waitUntil("the sandbox has failed", async () => {
+    const { state, reason } = await sandbox.info();
+    return state === "failed" ? (reason ?? "") : undefined;
+  });
+}
+
+async function inspectStatus(
+  daemon: TestDaemon,
+  method: string,
+  path: string,
+  body?: object,
+): Promise<{ readonly status: number; readonly error: Readonly<Record<string, unknown>> }> {
+  const { status, text } = await daemon.api.exchange(method, path, body);
+  return { status, error: parseJson(text, "error") as Record<string, unknown> };
+}
+
+async function flipByte(path: string): Promise<void> {
+  await using file = await open(path, "r+");
+  const { size } = await file.stat();
+  const at = Math.floor(size / 2);
+  const { buffer } = await file.read(Buffer.alloc(1), 0, 1, at);
+  await file.write(Buffer.from([(buffer[0] ?? 0) ^ 0x01]), 0, 1, at);
+}
+
+/** A file system of its own, small enough to be filled. */
+async function mountSmallDisk(): Promise<AsyncDisposable & { readonly path: string }> {
+  const deadline = Deadline.after(60_000, "making a small disk");
+  const path = await mkdtemp(join(tmpdir(), "torpor-disk-"));
+  const image = `${path}.img`;
+  await writeFile(image, "");
+  await runCommand(["truncate", "-s", "320M", image], deadline);
+  await runCommand(["mke2fs", "-q", "-F", "-t", "ext4", "-m", "0", image], deadline);
+  await runCommand(["mount", "-o", "loop", image, path], deadline);
+  return {
+    path,
+    [Symbol.asyncDispose]: async () => {
+      await runCommand(["umount", path], Deadline.after(60_000, "unmounting"));
+      await rm(path, { recursive: true });
+      await rm(image);
+    },
+  };
+}
+
+/** Takes up room on the disk of `folder` until only `leftBytes` are free. Freed by deleting it. */
+async function fillDisk(folder: string, leftBytes: number): Promise<string> {
+  const path = join(folder, "filler");
+  const { bavail, bsize } = await statfs(folder);
+  const bytes = Math.max(0, bavail * bsize - leftBytes);
+  const deadline = Deadline.after(60_000, "filling the disk");
+  await runCommand(["fallocate", "-l", String(bytes), path], deadline);
+  return path;
+}
+
+test("bad input is refused by name", async (t) => {
+  await using daemon = await startTestDaemon();
+  const sandbox = await daemon.create();
+
+  await t.test("an unknown sandbox", async () => {
+    for (const [method, path] of [
+      ["GET", "/sandboxes/nobody"],
+      ["GET", "/torpor/sandboxes/nobody"],
+      ["POST", "/sandboxes/nobody/pause"],
+      ["POST", "/v2/sandboxes/nobody/connect"],
+      ["DELETE", "/sandboxes/nobody"],
+    ] as const) {
+      const { status, error } = await inspectStatus(daemon, method, path);
+      assert.equal(status, 404, path);
+      assert.equal(error["error_code"], "sandbox.notFound");
+      assert.equal(error["effect"], "none");
+      assert.ok(typeof error["advice"] === "string" && error["advice"] !== "");
+    }
+  });
+
+  await t.test("a missing template", async () => {
+    const { status, error } = await inspectStatus(daemon, "POST", "/v2/sandboxes", {
+      templateID: "nothing",
+    });
+    assert.equal(status, 404);
+    assert.equal(error["error_code"], "template.missing");
+    assert.deepEqual(await daemon.state.sandboxIds(), [sandbox.id]);
+    assert.equal((await daemon.api.list()).length, 1);
+  });
+
+  await t.test("a body that is no JSON, and one that lacks a field", async () => {
+    const missing = await inspectStatus(daemon, "POST", "/v2/sandboxes", {});
+    assert.equal(missing.status, 400);
+    assert.equal(missing.error["error_code"], "argument.invalid");
+  });
+
+  await t.test("a command that does not exist", async () => {
+    await assert.rejects(sandbox.run(["/no/such/program"]), (error) => {
+      assert.ok(error instanceof ConnectError && error.code === Code.InvalidArgument);
+      assert.match(error.message, /no such file/);
+      return true;
+    });
+    assert.equal(await sandbox.shell("echo works"), "works");
+  });
+
+  await t.test("a pause of what sleeps, and a second one at the same time", async () => {
+    const outcomes = await Promise.allSettled([sandbox.pause(), sandbox.pause()]);
+    assert.deepEqual(outcomes.map(({ status }) => status).sort(), ["fulfilled", "rejected"]);
+    await assert.rejects(sandbox.pause(), failsWith("sandbox.wrongState", "none"));
+    const { status } = await sandbox.request(8000, "GET", "/");
+    assert.equal(status, 502, "the edge answers for a guest that sleeps");
+  });
+
+  await t.test("two resumes at the same time are one", async () => {
+    const answers = await Promise.all([sandbox.resume(), sandbox.resume()]);
+    const statuses = answers.map(({ status }) => String(status)).sort();
+    assert.deepEqual(statuses, ["200", "201"]);
+    assert.equal((await daemon.state.vms()).length, 1);
+  });
+});
+
+test("a daemon that cannot start says why and leaves the state alone", async (t) => {
+  await using state = await StateFolder.make();
+  await t.test("a port in use", async () => {
+    await using server = createServer().listen(0, "127.0.0.1");
+    await once(server, "listening");
+    const { port } = server.address() as AddressInfo;
+    await assert.rejects(startTestDaemon({ state, port }), failsWith("port.inUse", "none"));
+  });
+  await t.test("a second daemon on one state folder", async () => {
+    await using daemon = await startTestDaemon({ state });
+    await assert.rejects(startTestDaemon({ state }), failsWith("daemon.alreadyRunning", "none"));
+    assert.deepEqual(await daemon.api.list(), [], "the first one serves on");
+  });
+  await t.test("no QEMU", async () => {
+    const driver = new QemuDriver({ accelerator: "tcg", program: "/nonexistent" });
+    await using daemon = await startTestDaemon({ state, driver });
+    await assert.rejects(daemon.create(), failsWith("vmm.missing", "none"));
+    assert.deepEqual(await daemon.api.list(), []);
+    assert.deepEqual(await state.sandboxIds(), []);
+  });
+});
+
+test("bad days end well", async (t) => {
+  await using daemon = await startTestDaemon();
+  const deaf = await daemon.create();
+  const deafWitness = await Witness.start(deaf);
+  {
+    using process = await deaf.start(["python3", "-c", stopper], { user: "root" });
+    assert.equal(await process.readLine(), "ready");
+  }
+  await tellStopper(daemon, deaf);
+  const deafPause = deaf.pause().then(
+    () => undefined,
+    (error: unknown) => error,
+  );
+  const sandbox = await daemon.create();
+  const folder = new SandboxFolder(daemon.state.path, sandbox.id);
+
+  await t.test(
+    "a VM that is killed fails the sandbox, which has nowhere to go back to",
+    async () => {
+      const doomed = await daemon.create();
+      process.kill(daemon.run(doomed).vm.handle.pid, "SIGKILL");
+      assert.match(await whenFailed(doomed), /ended by itself/);
+      await assert.rejects(doomed.pause(), failsWith("sandbox.wrongState", "none"));
+      await assert.rejects(doomed.resume(), failsWith("sandbox.wrongState", "none"));
+      assert.equal((await doomed.request(8000, "GET", "/")).status, 502);
+      await doomed.remove();
+    },
+  );
+
+  const witness = await Witness.start(sandbox);
+  await sandbox.shell("echo kept > note && sync");
+  await sandbox.pause();
+  await sandbox.resume();
+
+  await t.test("a VM that is killed goes back to its last snapshot", async () => {
+    await sandbox.shell("echo lost > note && sync");
+    process.kill(daemon.run(sandbox).vm.handle.pid, "SIGKILL");
+    await whenFailed(sandbox);
+    await sandbox.resume();
+    await witness.confirm(sandbox);
+    assert.equal(await sandbox.shell("cat note"), "kept");
+  });
+
+  await t.test(
+    "a snapshot with one wrong bit is refused, and resumes once it is right",
+    async () => {
+      await sandbox.pause();
+      const { snapshot } = await sandbox.info();
+      assert.ok(snapshot !== null);
+      for (const name of ["memory.pages", "memory.map", "device.state", "manifest.json"]) {
+        const path = join(folder.snapshot(snapshot.generation), name);
+        await flipByte(path);
+        await assert.rejects(sandbox.resume(), (error) => {
+          assert.ok(failsWith("snapshot.corrupt", "none")(error) && TorporError.is(error));
+          assert.ok(error.message.includes(name), error.message);
+          return true;
+        });
+        const other = (await daemon.api.list()).find(({ id }) => id === sandbox.id);
+        assert.equal(other?.state, "paused", "the list shows it all the same");
+        assert.equal((await daemon.state.vms()).length, 1, "the deaf one's only");
+        await flipByte(path);
+      }
+      const manifest = join(folder.snapshot(snapshot.generation), "manifest.json");
+      await rename(manifest, `${manifest}.away`);
+      await assert.rejects(sandbox.resume(), failsWith("snapshot.corrupt", "none"));
+      await rename(`${manifest}.away`, manifest);
+      await sandbox.resume();
+      await witness.confirm(sandbox);
+    },
+  );
+
+  await t.test("a guest that does not answer cannot be paused, and is left running", async () => {
+    const error = await deafPause;
+    assert.ok(TorporError.is(error), String(error));
+    assert.equal(error.code, "deadline.exceeded", error.message);
+    assert.match(error.message, /prepare/);
+    assert.equal((await deaf.info()).state, "running");
+
+    await tellStopper(daemon, deaf);
+    const { ticks } = await deafWitness.confirm(deaf);
+    await waitUntil("its processes run on", async () => {
+      return (await Witness.ask(deaf)).ticks > ticks || undefined;
+    });
+    assert.equal(await deaf.shell("echo works again"), "works again");
+    await deaf.pause();
+    await deaf.resume();
+    await deafWitness.confirm(deaf);
+  });
+});
+
+test("a full disk", { skip: isRoot ? false : "needs root to mount" }, async (t) => {
+  await using disk = await mountSmallDisk();
+  await using state = await StateFolder.make(disk.path);
+  let fillAtSaveMemory = false;
+  const failpoint: Failpoint = async (step, moment) => {
+    if (!fillAtSaveMemory || step !== "save memory" || moment !== "before") return;
+    fillAtSaveMemory = false;
+    await fillDisk(disk.path, bytesPerMiB);
+  };
+  await using daemon = await startTestDaemon({ state, failpoint });
+  const sandbox = await daemon.create();
+  const witness = await Witness.start(sandbox);
+
+  const assertRefused = async (): Promise<void> => {
+    const filesBefore = await state.filesOf(sandbox.id);
+    try {
+      await assert.rejects(sandbox.pause(), failsWith("storage.noSpace", "none"));
+    } finally {
+      await rm(join(disk.path, "filler"));
+    }
+    assert.equal((await sandbox.info()).state, "running");
+    assert.deepEqual(await state.filesOf(sandbox.id), filesBefore);
+    await witness.confirm(sandbox);
+  };
+
+  await t.test("a pause is refused before the guest is disturbed", async () => {
+    await fillDisk(disk.path, 64 * bytesPerMiB);
+    await assertRefused();
+  });
+
+  await t.test("a disk that fills while memory is written undoes the pause", async () => {
+    fillAtSaveMemory = true;
+    await assertRefused();
+    assert.ok(!fillAtSaveMemory);
+  });
+
+  await t.test("a new sandbox is refused", async () => {
+    await fillDisk(disk.path, 16 * bytesPerMiB);
+    try {
+      await assert.rejects(daemon.create(), failsWith("storage.noSpace", "none"));
+    } finally {
+      await rm(join(disk.path, "filler"));
+    }
+    assert.deepEqual(await state.sandboxIds(), [sandbox.id]);
+  });
+
+  await t.test("with room again, it sleeps and wakes", async () => {
+    await sandbox.pause();
+    await sandbox.resume();
+    await witness.confirm(sandbox);
+  });
+  await sandbox.remove();
+});

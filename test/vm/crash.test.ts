@@ -1,0 +1,185 @@
+/**
+ * The daemon is killed with SIGKILL, while sandboxes run and at each step of each verb. VMs go on
+ * running. The next daemon finds every sandbox either as it was before or as was asked, with
+ * everything in it, and no VM, file or folder that belongs to nobody.
+ *
+ * A daemon that kills itself at a step differs from the real one in nothing else; it is the next
+ * daemon's predecessor and its successor's at once, so each step costs one start.
+ */
+import assert from "node:assert/strict";
+import { existsSync } from "node:fs";
+import { test } from "node:test";
+import { Deadline } from "@torpor/std";
+import {
+  type DeathPoint,
+  Failpoints,
+  StateFolder,
+  TestSandbox,
+  Witness,
+  failsWith,
+  spawnTestDaemon,
+  startTestDaemon,
+} from "@torpor/testing";
+
+interface Points {
+  readonly create: readonly DeathPoint[];
+  readonly pause: readonly DeathPoint[];
+  readonly resume: readonly DeathPoint[];
+  readonly remove: readonly DeathPoint[];
+}
+
+/** Before each step and after the last: what lies between two steps is nothing at all. */
+async function learnPoints(): Promise<Points> {
+  const failpoints = new Failpoints();
+  await using daemon = await startTestDaemon({ failpoint: failpoints.failpoint });
+  const made: TestSandbox[] = [];
+  const record = async (work: () => Promise<unknown>): Promise<readonly DeathPoint[]> => {
+    const points = await failpoints.record(work);
+    return points.filter(
+      (point, index) => point.moment === "before" || index === points.length - 1,
+    );
+  };
+  const create = await record(async () => made.push(await daemon.create()));
+  const [sandbox] = made;
+  assert.ok(sandbox !== undefined);
+  return {
+    create,
+    pause: await record(() => sandbox.pause()),
+    resume: await record(() => sandbox.resume()),
+    remove: await record(() => sandbox.remove()),
+  };
+}
+
+/** Files that no state of a sandbox accounts for. */
+async function strayFiles(state: StateFolder, id: string): Promise<readonly string[]> {
+  return (await state.filesOf(id)).filter((name) => name.includes(".staged"));
+}
+
+test("the daemon may be killed at any moment", async (t) => {
+  const points = await learnPoints();
+  await using state = await StateFolder.make();
+  let sandboxId = "";
+  let witness: Witness | undefined;
+
+  /** Asks a daemon that will die in the middle of it, and waits for its death. */
+  const dieDuring = async (
+    point: DeathPoint,
+    ask: (sandbox: TestSandbox) => Promise<unknown>,
+  ): Promise<void> => {
+    await using daemon = await spawnTestDaemon(state, point);
+    const asked = ask(await TestSandbox.find(daemon.api, sandboxId));
+    await assert.rejects(asked, /ECONNRESET|socket hang up/);
+    await daemon.ended();
+  };
+
+  /** What the next daemon makes of it. */
+  const settle = async (
+    check: (sandbox: TestSandbox, stateName: string) => Promise<void>,
+  ): Promise<void> => {
+    await using daemon = await startTestDaemon({ state });
+    const sandbox = await TestSandbox.find(daemon.api, sandboxId);
+    await check(sandbox, (await sandbox.info()).state);
+  };
+
+  await t.test("VMs outlive a daemon that is killed, and the next one adopts them", async () => {
+    let pid: number | null = null;
+    {
+      await using daemon = await spawnTestDaemon(state);
+      const sandbox = await TestSandbox.create(daemon.api);
+      sandboxId = sandbox.id;
+      witness = await Witness.start(sandbox);
+      pid = (await sandbox.info()).pid;
+      await daemon.kill();
+    }
+    assert.ok(pid !== null && existsSync(`/proc/${pid}`), "the VM runs on");
+    {
+      await using daemon = await spawnTestDaemon(state);
+      const sandbox = await TestSandbox.find(daemon.api, sandboxId);
+      assert.deepEqual(
+        { ...(await sandbox.info()), reason: null },
+        { ...(await sandbox.info()), state: "running", pid },
+      );
+      await witness.confirm(sandbox);
+      assert.equal(await sandbox.shell("echo it runs commands"), "it runs commands");
+      await sandbox.pause();
+      await sandbox.resume();
+      await witness.confirm(sandbox);
+      await daemon.stop();
+    }
+  });
+
+  await t.test("a VM that ended while no daemon ran has failed, and can go back", async () => {
+    for (const vm of await state.vms()) await vm.end(Deadline.after(10_000, "ending the VM"));
+    await settle(async (sandbox, now) => {
+      assert.equal(now, "failed");
+      assert.match((await sandbox.info()).reason ?? "", /is gone/);
+      await sandbox.resume();
+      await witness?.confirm(sandbox);
+    });
+  });
+
+  await t.test("pause", async (on) => {
+    for (const point of points.pause) {
+      await on.test(`killed ${point.moment} "${point.step}"`, async () => {
+        await dieDuring(point, (sandbox) => sandbox.pause());
+        await settle(async (sandbox, now) => {
+          assert.ok(now === "running" || now === "paused", now);
+          assert.equal((await state.vms()).length, now === "running" ? 1 : 0);
+          assert.deepEqual(await strayFiles(state, sandboxId), []);
+          if (now === "paused") await sandbox.resume();
+          await witness?.confirm(sandbox);
+        });
+      });
+    }
+  });
+
+  await t.test("resume", async (on) => {
+    await settle((sandbox) => sandbox.pause());
+    const filesBefore = await state.filesOf(sandboxId);
+    for (const point of points.resume) {
+      await on.test(`killed ${point.moment} "${point.step}"`, async () => {
+        await dieDuring(point, (sandbox) => sandbox.resume());
+        await settle(async (_sandbox, now) => {
+          assert.equal(now, "paused");
+          assert.deepEqual(await state.vms(), []);
+          assert.deepEqual(await state.filesOf(sandboxId), filesBefore);
+        });
+      });
+    }
+    await settle(async (sandbox) => {
+      await sandbox.resume();
+      await witness?.confirm(sandbox);
+    });
+  });
+
+  await t.test("create", async (on) => {
+    for (const point of points.create) {
+      await on.test(`killed ${point.moment} "${point.step}"`, async () => {
+        await dieDuring(point, (sandbox) => TestSandbox.create(sandbox.api));
+        await settle(async (sandbox) => {
+          assert.equal((await sandbox.api.list()).length, 1);
+          assert.deepEqual(await state.sandboxIds(), [sandboxId]);
+          assert.equal((await state.vms()).length, 1);
+        });
+      });
+    }
+    await settle(async (sandbox) => void (await witness?.confirm(sandbox)));
+  });
+
+  await t.test("remove", async (on) => {
+    for (const point of points.remove) {
+      await on.test(`killed ${point.moment} "${point.step}"`, async () => {
+        await dieDuring(point, (sandbox) => sandbox.remove());
+        await using daemon = await startTestDaemon({ state });
+        await assert.rejects(
+          TestSandbox.find(daemon.api, sandboxId),
+          failsWith("sandbox.notFound"),
+        );
+        assert.deepEqual(await state.sandboxIds(), []);
+        assert.deepEqual(await state.vms(), []);
+        sandboxId = (await daemon.create()).id;
+      });
+    }
+    await settle((sandbox) => sandbox.remove());
+  });
+});

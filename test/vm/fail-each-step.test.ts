@@ -1,0 +1,150 @@
+/**
+ * Every step of every verb fails, before and after it has done its work. Each time the sandbox is as
+ * it was, or, after the point of no return, as was asked; it works; and nothing is left lying about.
+ * The steps are learned from a run that succeeds, so a new one is tested from its first day.
+ */
+import assert from "node:assert/strict";
+import { type TestContext, test } from "node:test";
+import { TorporError } from "@torpor/std";
+import {
+  type FailingStep,
+  Failpoints,
+  type TestDaemon,
+  type TestSandbox,
+  Witness,
+  failsWith,
+  startTestDaemon,
+} from "@torpor/testing";
+
+interface Story {
+  readonly daemon: TestDaemon;
+  readonly failpoints: Failpoints;
+  /** One sandbox lives through all of it. */
+  readonly sandbox: TestSandbox;
+  readonly witness: Witness;
+}
+
+async function failEach(
+  t: TestContext,
+  { failpoints }: Story,
+  points: readonly FailingStep[],
+  check: () => Promise<void>,
+): Promise<void> {
+  assert.ok(points.length > 0);
+  for (const { moment, step } of points) {
+    await t.test(`${moment} "${step}"`, async () => {
+      failpoints.failOnce(moment, step);
+      await check();
+      assert.ok(!failpoints.isArmed, "the step was reached");
+    });
+  }
+}
+
+/** The error of an operation that must fail. */
+async function failureOf(work: Promise<unknown>): Promise<TorporError> {
+  try {
+    await work;
+  } catch (error) {
+    assert.ok(failsWith("internal")(error) && TorporError.is(error));
+    return error;
+  }
+  return assert.fail("it did not fail");
+}
+
+async function vmFolders({ state }: TestDaemon): Promise<readonly string[]> {
+  return (await state.vms()).map(({ runFolder }) => runFolder).sort();
+}
+
+async function failCreate(
+  t: TestContext,
+  story: Story,
+  points: readonly FailingStep[],
+): Promise<void> {
+  const { daemon, sandbox } = story;
+  const vmsBefore = await vmFolders(daemon);
+  await failEach(t, story, points, async () => {
+    await assert.rejects(daemon.create(), failsWith("internal", "none"));
+    assert.deepEqual(await vmFolders(daemon), vmsBefore);
+    assert.deepEqual(await daemon.state.sandboxIds(), [sandbox.id]);
+    assert.equal((await daemon.api.list()).length, 1);
+  });
+}
+
+async function failPause(
+  t: TestContext,
+  story: Story,
+  points: readonly FailingStep[],
+): Promise<void> {
+  const { daemon, sandbox, witness } = story;
+  await failEach(t, story, points, async () => {
+    const filesBefore = await daemon.state.filesOf(sandbox.id);
+    const { effect } = await failureOf(sandbox.pause());
+    const { state } = await sandbox.info();
+    if (effect === "none") {
+      assert.equal(state, "running");
+      assert.deepEqual(await daemon.state.filesOf(sandbox.id), filesBefore);
+    } else {
+      assert.equal(effect, "done");
+      assert.equal(state, "paused");
+      assert.deepEqual(await vmFolders(daemon), []);
+      await sandbox.resume();
+    }
+    await witness.confirm(sandbox);
+  });
+  // Nothing that failed stands in the way of a pause that works.
+  await sandbox.pause();
+  assert.deepEqual(await vmFolders(daemon), []);
+}
+
+async function failResume(
+  t: TestContext,
+  story: Story,
+  points: readonly FailingStep[],
+): Promise<void> {
+  const { daemon, sandbox, witness } = story;
+  const filesBefore = await daemon.state.filesOf(sandbox.id);
+  await failEach(t, story, points, async () => {
+    assert.equal((await failureOf(sandbox.resume())).effect, "none");
+    assert.equal((await sandbox.info()).state, "paused");
+    assert.deepEqual(await vmFolders(daemon), []);
+    assert.deepEqual(await daemon.state.filesOf(sandbox.id), filesBefore);
+  });
+  await sandbox.resume();
+  await witness.confirm(sandbox);
+  await sandbox.pause();
+  await sandbox.resume();
+  await witness.confirm(sandbox);
+}
+
+async function failRemove(t: TestContext, story: Story): Promise<void> {
+  const { daemon, sandbox, failpoints } = story;
+  const spare = await daemon.create();
+  const points = await failpoints.record(() => spare.remove());
+  await failEach(t, story, points, async () => {
+    const doomed = await daemon.create();
+    await failureOf(doomed.remove());
+    await doomed.remove();
+    assert.deepEqual(await daemon.state.sandboxIds(), [sandbox.id]);
+    assert.equal((await vmFolders(daemon)).length, 1);
+    await assert.rejects(doomed.info(), failsWith("sandbox.notFound"));
+  });
+}
+
+test("any step may fail", async (t) => {
+  const failpoints = new Failpoints();
+  await using daemon = await startTestDaemon({ failpoint: failpoints.failpoint });
+  const spare: TestSandbox[] = [];
+  const createPoints = await failpoints.record(async () => spare.push(await daemon.create()));
+  const [sandbox] = spare;
+  assert.ok(sandbox !== undefined);
+  const story: Story = { daemon, failpoints, sandbox, witness: await Witness.start(sandbox) };
+  const pausePoints = await failpoints.record(() => sandbox.pause());
+  const wakePoints = await failpoints.record(() => sandbox.resume());
+
+  await t.test("create leaves nothing", async (on) => await failCreate(on, story, createPoints));
+  await t.test("pause leaves the sandbox running, or asleep once that is safe", async (on) => {
+    await failPause(on, story, pausePoints);
+  });
+  await t.test("resume leaves it asleep", async (on) => await failResume(on, story, wakePoints));
+  await t.test("remove is finished by its repeat", async (on) => await failRemove(on, story));
+});

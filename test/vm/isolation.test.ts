@@ -1,0 +1,125 @@
+/**
+ * Who may do what inside a sandbox. Commands run as an ordinary user in a cgroup of their own; the
+ * agent stands apart and survives a program that takes all memory; the routes of the host are closed
+ * to clients and to programs inside; and no two sandboxes, nor two runs of one snapshot, share random
+ * numbers or tokens.
+ */
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { agentPort, guestAddress, privateRoutes } from "@torpor/protocol";
+import { type TestSandbox, startTestDaemon, waitUntil } from "@torpor/testing";
+
+const agentPids = "cat /sys/fs/cgroup/agent/cgroup.procs";
+
+/** Random values from everywhere a program in the guest would ask. */
+async function draw(sandbox: TestSandbox): Promise<readonly string[]> {
+  const line = [
+    "head -c 32 /dev/urandom | base64",
+    "cat /proc/sys/kernel/random/uuid",
+    `python3 -c 'import os, random; print(os.urandom(16).hex()); print(random.random())'`,
+    `node -p 'crypto.randomUUID()'`,
+  ].join(" && ");
+  const values = (await sandbox.shell(line)).split("\n");
+  assert.equal(values.length, 5);
+  return values;
+}
+
+test("a sandbox is its user's, and its agent is the host's", async (t) => {
+  await using daemon = await startTestDaemon();
+  const sandbox = await daemon.create();
+
+  await t.test("commands run as the user, who may become root", async () => {
+    assert.equal(await sandbox.shell("id -u; id -un; pwd"), "1000\nuser\n/home/user");
+    assert.equal(await sandbox.shell("sudo -n id -u"), "0");
+    assert.equal(await sandbox.shell("id -u", { user: "root" }), "0");
+  });
+
+  await t.test("commands live in one cgroup and the agent in another", async () => {
+    assert.equal(await sandbox.shell("cat /proc/self/cgroup"), "0::/user");
+    assert.equal(await sandbox.shell("cat /proc/self/cgroup", { user: "root" }), "0::/user");
+    assert.equal(await sandbox.shell("sudo cat /proc/self/cgroup"), "0::/user");
+    const [agentPid = ""] = (await sandbox.shell(agentPids)).split("\n");
+    assert.match(
+      await sandbox.shell(`tr '\\0' ' ' < /proc/${agentPid}/cmdline`, { user: "root" }),
+      /agent\.mjs/,
+    );
+    assert.equal(await sandbox.shell(`cat /proc/${agentPid}/oom_score_adj`), "-1000");
+    const own = Number(await sandbox.shell("cat /proc/self/oom_score_adj"));
+    assert.ok(own >= 0, "a command is a better victim than the agent");
+  });
+
+  await t.test("the host's routes are closed to clients", async () => {
+    for (const path of privateRoutes) {
+      for (const variant of [path, `${path}?x=1`]) {
+        const answer = await sandbox.request(agentPort, "POST", variant);
+        assert.equal(answer.status, 404, variant);
+      }
+      for (const variant of [`/${path}`, `${path}/`, `/.${path}`, path.replace("i", "%69")]) {
+        const answer = await sandbox.request(agentPort, "POST", variant);
+        assert.ok(answer.status >= 400, `${variant}: ${answer.status}`);
+      }
+    }
+    assert.equal((await sandbox.info()).state, "running");
+    await sandbox.shell("true");
+  });
+
+  await t.test("the host's routes are closed to programs inside, root included", async () => {
+    const script = `
+import http.client, json
+for path in ${JSON.stringify(privateRoutes)}:
+    for host in ["127.0.0.1", "${guestAddress}"]:
+        line = http.client.HTTPConnection(host, ${agentPort}, timeout=30)
+        line.request("POST", path, "{}", {"x-torpor-host-key": "guess", "content-type": "application/json"})
+        print(line.getresponse().status)`;
+    const { stdout, stderr } = await sandbox.run(["python3", "-c", script], { user: "root" });
+    const statuses = stdout.trim().split("\n");
+    assert.deepEqual(
+      statuses,
+      Array.from({ length: privateRoutes.length * 2 }, () => "401"),
+      stderr,
+    );
+  });
+
+  await t.test("a client without the sandbox's token is refused", async () => {
+    assert.equal((await sandbox.request(agentPort, "GET", "/envs")).status, 401);
+    const headers = { "x-access-token": sandbox.accessToken };
+    assert.equal((await sandbox.request(agentPort, "GET", "/envs", headers)).status, 200);
+  });
+
+  await t.test("no two sandboxes share tokens or random numbers", async () => {
+    const other = await daemon.create();
+    assert.notEqual(other.accessToken, sandbox.accessToken);
+    const values = [...(await draw(sandbox)), ...(await draw(other))];
+    assert.equal(new Set(values).size, values.length);
+    await other.remove();
+  });
+
+  await t.test("two runs of one snapshot share no random numbers", async () => {
+    await sandbox.pause();
+    const runs: string[] = [];
+    for (let count = 0; count < 2; count++) {
+      await sandbox.resume();
+      runs.push(...(await draw(sandbox)));
+      process.kill(daemon.run(sandbox).vm.handle.pid, "SIGKILL");
+      await waitUntil("the sandbox has failed", async () => {
+        return (await sandbox.info()).state === "failed" || undefined;
+      });
+    }
+    assert.equal(new Set(runs).size, runs.length);
+    await sandbox.resume();
+  });
+
+  await t.test("a program that takes all memory is killed, and the agent is not", async () => {
+    const before = await sandbox.shell(agentPids);
+    using bystander = await sandbox.start(["cat"], { stdin: true });
+    const bomb = await sandbox.run([
+      "python3",
+      "-c",
+      "held = []\nwhile True: held.append(b'x' * (16 << 20))",
+    ]);
+    assert.equal(bomb.status, "signal: killed");
+    assert.equal(await sandbox.shell(agentPids), before, "the same agent answers");
+    await bystander.write("still here\n");
+    assert.equal(await bystander.readLine(), "still here");
+  });
+});
