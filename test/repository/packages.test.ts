@@ -28,7 +28,9 @@ const ranks: Readonly<Record<string, number>> = {
 /** The daemon inside the guest stays small: it may use these and nothing else of ours. */
 const agentMayUse = ["std", "conntracker", "native", "protocol"];
 const bannedNames = /^(utils?|helpers?|common|misc|managers?|handlers?)$/;
-const importPattern = /(?:from|import)\s*\(?\s*"([^"]+)"/g;
+/** Static ones begin a line; the others are calls. Prose in a comment is neither. */
+const importPattern =
+  /(?:^(?:import|export)\s[\w\s{},*$]*?\bfrom\s+|^import\s+|\bimport\(|\bimport\.meta\.resolve\()"([^"]+)"/gm;
 
 interface Import {
   readonly file: string;

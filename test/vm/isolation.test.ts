@@ -5,9 +5,14 @@
  * numbers or tokens.
  */
 import assert from "node:assert/strict";
+import { readFile, stat, truncate } from "node:fs/promises";
+import { join } from "node:path";
 import { test } from "node:test";
+import { cutLongConsoles } from "@torpor/host";
 import { agentPort, guestAddress, privateRoutes } from "@torpor/protocol";
+import { silentLogger } from "@torpor/std";
 import { type TestSandbox, startTestDaemon, waitUntil } from "@torpor/testing";
+import { runFiles } from "@torpor/vmm";
 
 const agentPids = "cat /sys/fs/cgroup/agent/cgroup.procs";
 
@@ -46,6 +51,17 @@ test("a sandbox is its user's, and its agent is the host's", async (t) => {
     assert.equal(await sandbox.shell(`cat /proc/${agentPid}/oom_score_adj`), "-1000");
     const own = Number(await sandbox.shell("cat /proc/self/oom_score_adj"));
     assert.ok(own >= 0, "a command is a better victim than the agent");
+  });
+
+  await t.test("a console that grows too long begins anew and goes on", async () => {
+    const path = join(daemon.run(sandbox).vm.handle.runFolder, runFiles.console);
+    await truncate(path, 5 * 1024 * 1024);
+    await cutLongConsoles([daemon.live(sandbox)], silentLogger);
+    assert.equal((await stat(path)).size, 0);
+    await sandbox.shell("echo still printing > /dev/ttyS0", { user: "root" });
+    await waitUntil("the console goes on", async () =>
+      (await readFile(path, "utf8")).includes("still printing") ? true : undefined,
+    );
   });
 
   await t.test("the host's routes are closed to clients", async () => {

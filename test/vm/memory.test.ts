@@ -109,7 +109,8 @@ test("every byte of memory and disk comes back", async (t) => {
     await tell(sandbox, "blank");
     const blankedMiB = await cycle(sandbox);
     const shrunkMiB = fullMiB - blankedMiB;
-    assert.ok(Math.abs(shrunkMiB - heldMiB) <= noiseMiB / 2, `it shrank by ${shrunkMiB} MiB`);
+    // It may shrink by more: the guest's kernel takes freed pages for the zeroes, too.
+    assert.ok(shrunkMiB >= heldMiB - noiseMiB / 2, `it shrank by ${shrunkMiB} MiB`);
     assert.equal(
       (await tell(sandbox, "digest")).split(" ")[0],
       "080acf35a507ac9849cfcba47dc2ad83e01b75663a516279c8b9d243b719643e",

@@ -15,6 +15,7 @@ import { TemplateStore, stateFiles, templatesFolder } from "@torpor/storage";
 import { QemuDriver, type VmmDriver } from "@torpor/vmm";
 import { createApi } from "./api.ts";
 import { ApiKeys } from "./api-keys.ts";
+import { limitConsoles } from "./console-limit.ts";
 import type { HostContext } from "./host-context.ts";
 import { openDatabase } from "./records/database.ts";
 import { SandboxRecords } from "./records/sandbox-records.ts";
@@ -64,6 +65,7 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
   };
   const sandboxes = await Sandboxes.open(host);
   undo.defer(() => sandboxes.release());
+  undo.use(limitConsoles(sandboxes, options.log));
   const apiKeys = new ApiKeys(database);
   const startedAtMs = Date.now();
   let url = "";
@@ -97,7 +99,7 @@ function lockState(stateFolder: string): Disposable {
   return lock;
 }
 
-/** A template runs under the accelerator it was booted with, so the newest one decides. */
+/** A template runs under the accelerator it was booted with, so the first one decides. */
 async function driverOf(templates: TemplateStore): Promise<VmmDriver> {
   const [name] = await templates.names();
   if (name === undefined) throw new TorporError("template.missing", "there is no template yet");

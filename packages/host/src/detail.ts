@@ -1,13 +1,13 @@
 /** What `torpor ls`, `info` and `logs` show of a sandbox: its record, its files and its last words. */
-import { readFile, readdir, stat } from "node:fs/promises";
+import { readdir, stat } from "node:fs/promises";
 import { join } from "node:path";
-import { type JsonObject, systemCode } from "@torpor/std";
+import type { JsonObject } from "@torpor/std";
 import { openSnapshot } from "@torpor/storage";
-import { runFiles } from "@torpor/vmm";
+import { readTail, runFiles } from "@torpor/vmm";
 import type { Sandbox } from "./sandbox.ts";
 
 /** LIMIT: how much of a log is shown. */
-const logCharsMax = 64 * 1024;
+const logBytesMax = 64 * 1024;
 
 export async function readDetails(sandboxes: readonly Sandbox[]): Promise<readonly JsonObject[]> {
   return await Promise.all(sandboxes.map(readDetail));
@@ -52,18 +52,9 @@ async function readSnapshotDetail({ record, folder }: Sandbox): Promise<JsonObje
 export async function readConsole({ record, folder }: Sandbox): Promise<JsonObject> {
   const run = folder.run(record.generation);
   return {
-    console: await readLog(join(run, runFiles.console)),
-    vmm: await readLog(join(run, runFiles.log)),
+    console: await readTail(join(run, runFiles.console), logBytesMax),
+    vmm: await readTail(join(run, runFiles.log), logBytesMax),
   };
-}
-
-async function readLog(path: string): Promise<string> {
-  try {
-    return (await readFile(path, "utf8")).slice(-logCharsMax);
-  } catch (error) {
-    if (systemCode(error) === "ENOENT") return "";
-    throw error;
-  }
 }
 
 async function folderBytes(folder: string): Promise<number> {

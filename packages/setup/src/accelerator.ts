@@ -32,13 +32,23 @@ export interface AcceleratorOptions {
 
 /** @throws vmm.missing */
 export async function chooseAccelerator(options: AcceleratorOptions): Promise<AcceleratorVerdict> {
-  const key = await verdictKey();
-  const path = join(options.cacheFolder, "accelerator.json");
-  const known = await readVerdict(path, key);
+  const known = await knownAccelerator(options.cacheFolder);
   if (known !== undefined) return known;
   const verdict = await probe(options);
-  await writeFileDurably(path, `${JSON.stringify({ key, ...verdict })}\n`);
+  const stored = JSON.stringify({ key: await verdictKey(), ...verdict });
+  await writeFileDurably(verdictPath(options.cacheFolder), `${stored}\n`);
   return verdict;
+}
+
+/** What an earlier probe found, if it still holds. @throws vmm.missing */
+export async function knownAccelerator(
+  cacheFolder: string,
+): Promise<AcceleratorVerdict | undefined> {
+  return await readVerdict(verdictPath(cacheFolder), await verdictKey());
+}
+
+function verdictPath(cacheFolder: string): string {
+  return join(cacheFolder, "accelerator.json");
 }
 
 async function verdictKey(): Promise<string> {

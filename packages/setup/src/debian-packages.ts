@@ -29,10 +29,9 @@ export interface HostPackage {
 
 export const hostPackages: readonly HostPackage[] = [
   { name: "qemu-system-x86", why: "runs the sandboxes", newest: true },
-  { name: "qemu-utils", why: "makes and checks their disks", newest: true },
+  { name: "qemu-utils", why: "checks their disks", newest: true },
   { name: "mmdebstrap", why: "builds the guest system", newest: false },
   { name: "e2fsprogs", why: "makes the guest's file system", newest: false },
-  { name: "iproute2", why: "sets up their network namespaces", newest: false },
 ];
 
 /** The release whose own QEMU is too old to be the first choice. */
@@ -245,9 +244,4 @@ function partOf(report: Report, from: number, to: number): Report {
 function firstLine(error: unknown): string {
   const text = TorporError.is(error) ? error.rawMessage : String(error);
   return text.split("\n").find((line) => /^E:/.test(line)) ?? text.split("\n")[0] ?? text;
-}
-
-/** Takes back the apt source that set-up added; packages installed from it stay. */
-export async function removeBackportsSource(): Promise<void> {
-  await rm(backportsPath, { force: true });
 }

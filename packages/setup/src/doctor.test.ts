@@ -13,7 +13,7 @@ const healthy: DoctorFacts = {
   nodeVersion: "v24.21.0",
   kernelRelease: "6.18.0",
   qemuVersion: "10.0.2",
-  accelerator: { name: "kvm", detail: "a guest booted" },
+  accelerator: { accelerator: "kvm", reason: "a guest booted" },
   kvmDevice: true,
   tunDevice: true,
   missingNamespaces: [],
@@ -24,7 +24,6 @@ const healthy: DoctorFacts = {
   stateDir: "/var/lib/torpor",
   layers: ["base-0123"],
   templates: ["base"],
-  userfaultfd: true,
 };
 
 test("judge() passes a healthy machine, without a fix to read", () => {
@@ -43,11 +42,10 @@ const broken: readonly (readonly [string, Partial<DoctorFacts>])[] = [
   ["Debian packages", { missingPackages: ["qemu-utils"] }],
   ["QEMU", { qemuVersion: undefined }],
   ["QEMU", { qemuVersion: "7.1.9" }],
-  ["KVM", { accelerator: { name: "tcg", detail: "the guest did not boot" } }],
+  ["KVM", { accelerator: { accelerator: "tcg", reason: "the guest did not boot" } }],
   ["/dev/net/tun", { tunDevice: false }],
   ["namespaces", { missingNamespaces: ["net"] }],
   ["PAGEMAP_SCAN", { kernelRelease: "6.1.0-50-amd64" }],
-  ["userfaultfd", { userfaultfd: false }],
   ["state folder", { stateProblem: "it is read-only" }],
   ["free disk", { diskFreeBytes: 1 }],
   ["free memory", { memoryAvailableBytes: 1 }],

@@ -18,7 +18,8 @@ import {
 } from "node:fs/promises";
 import { release } from "node:os";
 import { dirname, join } from "node:path";
-import { Deadline, runCommand } from "@torpor/std";
+import { qemuVersion } from "@torpor/vmm";
+import { type AcceleratorVerdict, knownAccelerator } from "./accelerator.ts";
 import { type OsRelease, loadOsRelease } from "./apt.ts";
 import { installCommand, loadInstalledPackages, missingPackages } from "./debian-packages.ts";
 import { removeTree } from "./layers.ts";
@@ -34,19 +35,11 @@ export interface Check {
   readonly required: boolean;
 }
 
-/** What a probe of the accelerator found by really starting a machine. */
-export interface AcceleratorVerdict {
-  readonly name: "kvm" | "tcg";
-  readonly detail: string;
-}
-
 export interface DoctorOptions {
   /** Where sandboxes and snapshots are kept. */
   readonly stateDir: string;
   /** Where `prepareBaseImage` keeps its layers. */
   readonly cacheDir: string;
-  /** Passed in, because this package starts no machines for it. */
-  readonly probeAccelerator?: () => Promise<AcceleratorVerdict>;
   /** Names of the templates that are ready. */
   readonly listTemplates?: () => Promise<readonly string[]>;
 }
@@ -75,7 +68,6 @@ export interface DoctorFacts {
   readonly stateDir: string;
   readonly layers: readonly string[];
   readonly templates: readonly string[];
-  readonly userfaultfd: boolean;
 }
 
 const neededNamespaces: readonly string[] = ["net", "mnt", "pid"];
@@ -89,7 +81,6 @@ const diskFreeGiBMin = 4;
 /** One guest of 512 MiB, QEMU, the daemon. */
 const memoryAvailableGiBMin = 1;
 const bytesPerGiB = 1024 ** 3;
-const commandBudgetMs = 10_000;
 
 export async function runDoctor(options: DoctorOptions): Promise<readonly Check[]> {
   return judge(await gatherFacts(options));
@@ -134,19 +125,20 @@ function judgeMachine(facts: DoctorFacts): readonly Check[] {
 }
 
 function judgeVirtualisation(facts: DoctorFacts): readonly Check[] {
-  const { qemuVersion, accelerator } = facts;
+  const { accelerator } = facts;
+  const qemu = facts.qemuVersion;
   const namespaces = facts.missingNamespaces;
   return [
     check(
       "QEMU",
-      qemuVersion !== undefined && atLeast(qemuVersion, qemuVersionMin),
-      qemuVersion ?? "not installed",
+      qemu !== undefined && atLeast(qemu, qemuVersionMin),
+      qemu ?? "not installed",
       `Install QEMU ${qemuVersionMin.join(".")} or newer: run \`torpor up\` as root.`,
     ),
     hint(
       "KVM",
-      accelerator?.name === "kvm",
-      accelerator?.detail ??
+      accelerator?.accelerator === "kvm",
+      accelerator?.reason ??
         (facts.kvmDevice ? "/dev/kvm is there, but was not tried" : "there is no /dev/kvm"),
       accelerator === undefined && facts.kvmDevice
         ? "Run `torpor up`: it tries KVM by booting a guest."
@@ -170,12 +162,6 @@ function judgeVirtualisation(facts: DoctorFacts): readonly Check[] {
       `kernel ${facts.kernelRelease}`,
       `Pauses read the page map in full; a kernel from ${pagemapScanKernelMin.join(".")} on is faster.`,
     ),
-    hint(
-      "userfaultfd",
-      facts.userfaultfd,
-      facts.userfaultfd ? "available" : "not in this kernel",
-      "Wakes load memory in one piece; a kernel with CONFIG_USERFAULTFD does it on demand.",
-    ),
   ];
 }
 
@@ -186,7 +172,7 @@ function judgeState(facts: DoctorFacts): readonly Check[] {
       "state folder",
       facts.stateProblem === undefined,
       facts.stateProblem ?? `${facts.stateDir} is writable`,
-      `Make ${facts.stateDir} writable, or name another folder with TORPOR_STATE_DIR.`,
+      `Make ${facts.stateDir} writable, or name another folder with TORPOR_HOME.`,
     ),
     check(
       "free disk",
@@ -234,8 +220,8 @@ export async function gatherFacts(options: DoctorOptions): Promise<DoctorFacts> 
     isRoot: process.getuid?.() === 0,
     nodeVersion: process.version,
     kernelRelease: release(),
-    qemuVersion: await loadQemuVersion(),
-    accelerator: await options.probeAccelerator?.(),
+    qemuVersion: await qemuVersion().catch(() => undefined),
+    accelerator: await knownAccelerator(cacheDir).catch(() => undefined),
     kvmDevice: await canUse("/dev/kvm"),
     tunDevice: await canUse("/dev/net/tun"),
     missingNamespaces: await findMissingNamespaces(),
@@ -246,18 +232,7 @@ export async function gatherFacts(options: DoctorOptions): Promise<DoctorFacts> 
     stateDir,
     layers: await readdir(cacheDir).catch(() => []),
     templates: (await options.listTemplates?.()) ?? [],
-    userfaultfd: (await readText("/proc/sys/vm/unprivileged_userfaultfd")) !== "",
   };
-}
-
-/** The version of the installed QEMU: "10.0.2"; undefined when there is none. */
-export async function loadQemuVersion(): Promise<string | undefined> {
-  const deadline = Deadline.after(commandBudgetMs, "qemu-system-x86_64 --version");
-  const text = await runCommand(["qemu-system-x86_64", "--version"], deadline).then(
-    (result) => result.stdout,
-    () => "",
-  );
-  return /version (\d+\.\d+(?:\.\d+)?)/.exec(text)?.[1];
 }
 
 /** In bytes; 0 when the text does not say. */

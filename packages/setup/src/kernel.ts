@@ -25,7 +25,7 @@ export const kernelMetaPackage = "linux-image-cloud-amd64";
 
 /**
  * ORDER: each is loaded after those it needs. Some are built into some kernels. The diag modules
- * let the agent end connections of an earlier life (`ss --kill`); nothing in the guest loads
+ * let `ss` in the guest see and end sockets (`ss --kill`); nothing in the guest loads
  * modules on demand.
  */
 export const kernelModules: readonly string[] = [

@@ -16,7 +16,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type GuestLink, processClient } from "@torpor/guest";
 import { type InitRequest, guestMac } from "@torpor/protocol";
-import { Deadline, TorporError, runCommand } from "@torpor/std";
+import { Deadline, type ErrorCode, TorporError, runCommand } from "@torpor/std";
 import {
   type StagedTemplate,
   type Template,
@@ -67,6 +67,7 @@ const warmUpCommands: readonly (readonly [string, ...string[]])[] = [
 const warmUpRounds = 12;
 /** What the agent and the guest's kernel still have to do after a prepare, every wake would repeat. */
 const settleMs = 1_500;
+const tscRoundingKhz = 50_000;
 
 export interface TemplateOptions {
   readonly cacheFolder: string;
@@ -103,12 +104,15 @@ export async function prepareTemplate(options: TemplateOptions): Promise<Templat
   );
 }
 
-/** TSC rate apart: two measurements differ a little, and `assertLoadable` compares with tolerance. */
 function idOf(base: BaseImage, identity: VmmIdentity): string {
-  const { tscKhz: _tscKhz, ...fixed } = identity;
-  const inputs = JSON.stringify([recipe, base.inputsHash, fixed, baseMachine, warmUpCommands]);
+  // Two measurements of one machine differ a little; `assertLoadable` compares with tolerance.
+  const rounded = { ...identity, tscKhz: Math.round(identity.tscKhz / tscRoundingKhz) };
+  const inputs = JSON.stringify([recipe, base.inputsHash, rounded, baseMachine, warmUpCommands]);
   return createHash("sha256").update(inputs).digest("hex").slice(0, 20);
 }
+
+/** Not there, or made by another VMM or on another machine: another is made beside it. */
+const unusable: readonly ErrorCode[] = ["template.missing", "snapshot.incompatible"];
 
 async function findUsable(
   store: TemplateStore,
@@ -120,7 +124,7 @@ async function findUsable(
     assertLoadable(template.manifest.identity, identity);
     return template;
   } catch (cause) {
-    if (TorporError.is(cause) && cause.code === "template.missing") return undefined;
+    if (TorporError.is(cause) && unusable.includes(cause.code)) return undefined;
     throw cause;
   }
 }

@@ -16,3 +16,4 @@ export type {
 export { assertLoadable } from "./identity.ts";
 export { runFiles } from "./qemu/command-line.ts";
 export { QemuDriver, qemuVersion } from "./qemu/driver.ts";
+export { readTail } from "./qemu/process.ts";

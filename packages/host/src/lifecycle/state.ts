@@ -3,12 +3,11 @@
  * places that know them; `decide.ts` says which requests a state allows.
  *
  *     creating ──► running ◄──► pausing ──► paused ◄──► resuming ──► running
- *        │            │            │           │            │
- *        └────────────┴────────────┴─► failed  └────────────┤   (any) ──► removing ──► gone
- *                                        └──────► resuming ◄┘
+ *                     │            │                        ▲
+ *                     └────────────┴──► failed ─────────────┘        (any) ──► removing ──► gone
  *
  * Resting states are running, paused and failed. The others belong to one operation of the sandbox's
- * single writer and end with it; a daemon that finds one at its start settles it (see reconcile.ts).
+ * single writer and end with it; a daemon that finds one at its start settles it (`Sandbox.settle`).
  */
 import type { NetworkHandle } from "@torpor/network";
 import { assert } from "@torpor/std";
@@ -27,11 +26,7 @@ export type StateKind = SandboxState["kind"];
 
 /** What causes each move. Read by `enter`, by tests and by whoever wants to know. */
 export const moves: Readonly<Record<StateKind, Partial<Record<StateKind, string>>>> = {
-  creating: {
-    running: "the guest is initialised",
-    failed: "the daemon ended while creating",
-    removing: "asked to remove",
-  },
+  creating: { running: "the guest is initialised", removing: "not finished, or asked to remove" },
   running: {
     pausing: "asked to pause",
     failed: "the VM ended by itself",

@@ -14,8 +14,8 @@ import type { VmExit, VmHandle, VmProcess, VmSpec } from "../driver.ts";
 import { runFiles } from "./command-line.ts";
 
 const endPollMs = 5;
-/** LIMIT: how much of a log is read for a report. */
-const tailBytes = 4096;
+/** LIMIT: how much of a log goes into the report of an exit. */
+const exitTailBytes = 4096;
 
 /** The part of a handle that names the process. */
 type ProcessName = Pick<VmHandle, "pid" | "startTicks" | "bootId">;
@@ -123,16 +123,17 @@ async function readRunFolder(pid: number): Promise<string | undefined> {
 
 export async function readExit(handle: VmHandle): Promise<VmExit> {
   return {
-    consoleTail: await readTail(join(handle.runFolder, runFiles.console)),
-    vmmTail: await readTail(join(handle.runFolder, runFiles.log)),
+    consoleTail: await readTail(join(handle.runFolder, runFiles.console), exitTailBytes),
+    vmmTail: await readTail(join(handle.runFolder, runFiles.log), exitTailBytes),
   };
 }
 
-async function readTail(path: string): Promise<string> {
+/** The end of a log, which a guest may have made as long as it likes; empty when there is none. */
+export async function readTail(path: string, bytesMax: number): Promise<string> {
   try {
     await using file = await open(path, "r");
     const { size } = await file.stat();
-    const length = Math.min(size, tailBytes);
+    const length = Math.min(size, bytesMax);
     const { buffer } = await file.read(Buffer.alloc(length), 0, length, size - length);
     return buffer.toString("utf8");
   } catch (error) {

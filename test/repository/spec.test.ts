@@ -1,0 +1,218 @@
+/**
+ * The documents say what is so: what SPEC.md names exists and no measured bound is missing from it,
+ * README.md lists the verbs that there are, links lead somewhere, and nothing in the tree is about the
+ * machine it was written on.
+ *
+ * A row of SPEC.md is held by links to files, each with the title of a test or the name of a row:
+ * `[x.test.ts](test/vm/x.test.ts) ` and then the title as code.
+ */
+import assert from "node:assert/strict";
+import { existsSync } from "node:fs";
+import { glob, readFile, readdir } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import { test } from "node:test";
+import { buildProgram } from "@torpor/cli";
+
+const root = join(import.meta.dirname, "../..");
+/** What comes from elsewhere, or is made anew from what is looked at. */
+const foreignNames = new Set([".git", ".ci", "node_modules", "dist", "package-lock.json"]);
+/** Put together here, so that this file does not contain them. */
+const banned = [
+  ["/wo", "rk/"],
+  ["/Us", "ers/"],
+  ["registry.npm", "js"],
+  ["registry.yarn", "pkg"],
+  ["deb.deb", "ian.org"],
+  ["security.deb", "ian.org"],
+  ["iss", "ues show"],
+  ["helper ses", "sion"],
+  ["clau", "de"],
+  ["anthro", "pic"],
+].map((parts) => parts.join(""));
+
+interface Reference {
+  readonly path: string;
+  readonly title: string;
+}
+
+interface SpecRow {
+  readonly promise: string;
+  readonly bound: string;
+  /** The cell as it stands. */
+  readonly heldBy: string;
+  readonly references: readonly Reference[];
+}
+
+async function read(path: string): Promise<string> {
+  return await readFile(join(root, path), "utf8");
+}
+
+function cellsOf(line: string): readonly string[] {
+  return line
+    .replace(/^\| | \|$/g, "")
+    .split(" | ")
+    .map((cell) => cell.trim());
+}
+
+/** The body of every table, without heads and rulers. */
+function tableRows(markdown: string): readonly (readonly string[])[] {
+  const lines = markdown.split("\n");
+  return lines
+    .filter((line, index) => {
+      const isHead = lines[index + 1]?.startsWith("| -") === true;
+      return line.startsWith("| ") && !line.startsWith("| -") && !isHead;
+    })
+    .map(cellsOf);
+}
+
+async function readSpec(): Promise<readonly SpecRow[]> {
+  return tableRows(await read("SPEC.md")).map((cells) => {
+    const [promise = "", bound = "", , heldBy = ""] = cells;
+    const links = heldBy.matchAll(/\[[^\]]+\]\(([^)]+)\) `([^`]+)`/g);
+    const references = [...links].map(([, path = "", title = ""]) => ({ path, title }));
+    return { promise, bound, heldBy, references };
+  });
+}
+
+/** Patterns of the titles of a file's tests; what a loop fills in may be anything. */
+async function testTitles(path: string): Promise<readonly RegExp[]> {
+  const calls = (await read(path)).matchAll(/\btest\(\s*(?:"((?:[^"\\]|\\.)*)"|`([^`]*)`)/g);
+  return [...calls].map(([, plain, template = ""]) => {
+    const fixed = (plain ?? template).split(/\$\{[^}]*\}/).map((part) => RegExp.escape(part));
+    return new RegExp(`^${fixed.join(".+")}$`);
+  });
+}
+
+interface BenchRow {
+  readonly path: string;
+  readonly name: string;
+  /** Undefined: measured for comparison only. */
+  readonly bound: string | undefined;
+}
+
+async function readBenchRows(): Promise<readonly BenchRow[]> {
+  const rows: BenchRow[] = [];
+  for await (const path of glob("bench/*.bench.ts", { cwd: root })) {
+    const text = await read(path);
+    for (const [, name = ""] of text.matchAll(/\{ row: "([^"]+)"/g)) {
+      rows.push({ path, name, bound: undefined });
+    }
+    const bounded = /\bat(Least|Most)\(\s*"([^"]+)",.*?,\s*"([^"]+)",\s*([\d.]+),?\s*\)/gs;
+    for (const [, kind = "", name = "", unit, number] of text.matchAll(bounded)) {
+      rows.push({ path, name, bound: `at ${kind.toLowerCase()} ${number} ${unit}` });
+    }
+  }
+  return rows;
+}
+
+async function findFiles(): Promise<readonly string[]> {
+  const entries = await readdir(root, { withFileTypes: true });
+  const files: string[] = [];
+  const folders: string[] = [];
+  for (const entry of entries) {
+    if (foreignNames.has(entry.name)) continue;
+    (entry.isDirectory() ? folders : files).push(entry.name);
+  }
+  for (const folder of folders) {
+    const below = await readdir(join(root, folder), { recursive: true, withFileTypes: true });
+    for (const entry of below) {
+      const path = join(entry.parentPath, entry.name).slice(root.length + 1);
+      const isForeign = path.split("/").some((name) => foreignNames.has(name));
+      if (entry.isFile() && !isForeign) files.push(path);
+    }
+  }
+  return files.sort();
+}
+
+const spec = await readSpec();
+const benchRows = await readBenchRows();
+const files = await findFiles();
+
+test("every promise of SPEC.md names what holds it, or says that nothing does", () => {
+  assert.ok(spec.length > 0);
+  const link = /\[[^\]]+\]\([^)]+\) `[^`]+`/.source;
+  const held = new RegExp(`^(?:no test yet|${link}(?:, ${link})*)$`);
+  const wrong = spec.filter(({ heldBy }) => !held.test(heldBy));
+  assert.deepEqual(
+    wrong.map(({ promise }) => promise),
+    [],
+  );
+});
+
+test("every test and every row that SPEC.md names exists", async () => {
+  const missing: string[] = [];
+  for (const { path, title } of spec.flatMap(({ references }) => references)) {
+    const exists = path.endsWith(".bench.ts")
+      ? benchRows.some((row) => row.path === path && row.name === title)
+      : files.includes(path) && (await testTitles(path)).some((one) => one.test(title));
+    if (!exists) missing.push(`${path} ${title}`);
+  }
+  assert.deepEqual(missing, []);
+});
+
+test("every bound of a benchmark is in SPEC.md, with its number", () => {
+  const bounded = benchRows.filter(({ bound }) => bound !== undefined);
+  assert.ok(bounded.length > 0);
+  for (const { path, name, bound } of bounded) {
+    const row = spec.find(({ references }) =>
+      references.some((one) => one.path === path && one.title === name),
+    );
+    assert.equal(row?.bound, bound, `${path} ${name}`);
+  }
+});
+
+test("a benchmark's rows have names of their own", () => {
+  const names = benchRows.map(({ name }) => name);
+  assert.deepEqual(names, [...new Set(names)]);
+});
+
+test("only set-up and the benchmarks power a guest on", async () => {
+  const callers: string[] = [];
+  for (const path of files) {
+    if (!path.endsWith(".ts") || path.endsWith(".test.ts")) continue;
+    if (/\b(?:driver\.boot|bootGuest)\(/i.test(await read(path))) callers.push(path);
+  }
+  const wrong = callers.filter((path) => !/^(?:packages\/setup|bench)\//.test(path));
+  assert.deepEqual(wrong, []);
+  assert.ok(callers.includes("packages/setup/src/boot-guest.ts"), "the search finds what it seeks");
+});
+
+test("README.md lists exactly the verbs and no option that does not exist", async () => {
+  // The verbs are declared without touching it.
+  const program = buildProgram({} as Parameters<typeof buildProgram>[0]);
+  const listed = tableRows(await read("README.md"))
+    .map(([command = ""]) => [...command.matchAll(/`([^`]+)`/g)].map(([, usage = ""]) => usage))
+    .filter((usages) => !/^TORPOR_/.test(usages[0] ?? ""))
+    .flat();
+  const verbs = listed.map((usage) => usage.split(" ")[0] ?? "");
+  const real = program.commands.map((verb) => verb.name());
+  assert.deepEqual([...new Set(verbs)].sort(), real.toSorted());
+  for (const usage of listed) {
+    const verb = program.commands.find((one) => one.name() === usage.split(" ")[0]);
+    const known = verb?.options.flatMap(({ short, long }) => [short, long]) ?? [];
+    for (const [, option] of usage.matchAll(/\[(--?[a-z-]+)\]/g)) {
+      assert.ok(known.includes(option), `${usage}: ${option}`);
+    }
+  }
+});
+
+test("links in the documents lead somewhere", async () => {
+  const broken: string[] = [];
+  for (const path of files.filter((one) => one.endsWith(".md"))) {
+    for (const [, target = ""] of (await read(path)).matchAll(/\]\((?!https?:)([^)#]+)/g)) {
+      if (!existsSync(join(root, dirname(path), target))) broken.push(`${path}: ${target}`);
+    }
+  }
+  assert.deepEqual(broken, []);
+});
+
+test("nothing in the tree is about the machine or the place it was written on", async () => {
+  const found: string[] = [];
+  for (const path of files) {
+    const text = (await read(path)).toLowerCase();
+    for (const word of banned) {
+      if (text.includes(word.toLowerCase())) found.push(`${path}: ${word}`);
+    }
+  }
+  assert.deepEqual(found, []);
+});
