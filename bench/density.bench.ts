@@ -6,7 +6,7 @@
  */
 import { readFile } from "node:fs/promises";
 import type { Daemon } from "@torpor/host";
-import { createSandbox, openBenchDaemon, runCommandIn } from "./bench-daemon.ts";
+import { createSandbox, openBenchDaemon } from "./bench-daemon.ts";
 import { type Row, atMost } from "./row.ts";
 
 const count = 10;
@@ -22,9 +22,9 @@ export async function measureDensity(cacheFolder: string): Promise<readonly Row[
   undo.defer(async () => {
     for (const { record } of daemon.sandboxes.all()) await daemon.sandboxes.remove(record.id);
   });
-  await addSandbox(daemon);
+  await createSandbox(daemon);
   const one = await measure(daemon);
-  while (daemon.sandboxes.all().length < count) await addSandbox(daemon);
+  while (daemon.sandboxes.all().length < count) await createSandbox(daemon);
   const ten = await measure(daemon);
   return [
     { row: "guest memory of one sandbox", value: one.guestMiB, unit: "MiB PSS" },
@@ -37,10 +37,6 @@ export async function measureDensity(cacheFolder: string): Promise<readonly Row[
       0.4,
     ),
   ];
-}
-
-async function addSandbox(daemon: Daemon): Promise<void> {
-  await runCommandIn(await createSandbox(daemon), "/bin/true");
 }
 
 async function measure(daemon: Daemon): Promise<Cost> {

@@ -8,11 +8,11 @@
  */
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
-import { access, mkdir, readFile, readdir, rm } from "node:fs/promises";
+import { access, mkdir, readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { pipeline } from "node:stream/promises";
 import { tryLockFile } from "@torpor/native";
-import { type Deadline, TorporError, flush, renameDurably } from "@torpor/std";
+import { type Deadline, TorporError, flushFolder, renameDurably } from "@torpor/std";
 
 /** LIMIT: 64 bits of SHA-256 tell apart every layer a machine will ever hold. */
 const keyChars = 16;
@@ -98,17 +98,6 @@ async function takeLock(path: string, deadline: Deadline, onWait: () => void): P
     deadline.check();
     await deadline.sleep(lockPollMs);
   }
-}
-
-/** ORDER: contents reach the disk before the name that says they are complete. */
-async function flushFolder(dir: string): Promise<void> {
-  const entries = await readdir(dir, { withFileTypes: true });
-  for (const entry of entries) {
-    const path = join(dir, entry.name);
-    if (entry.isDirectory()) await flushFolder(path);
-    else if (entry.isFile()) await flush(path);
-  }
-  await flush(dir);
 }
 
 /**

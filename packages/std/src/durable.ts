@@ -4,13 +4,25 @@
  * ORDER: contents are flushed before the name appears, and the folder that holds the name is
  * flushed after; otherwise a crash can leave a name that points at nothing.
  */
-import { open, rename } from "node:fs/promises";
-import { dirname } from "node:path";
+import { open, readdir, rename } from "node:fs/promises";
+import { dirname, join } from "node:path";
 
 /** Flushes a file, or the names inside a folder. */
 export async function flush(path: string): Promise<void> {
   await using handle = await open(path, "r");
   await handle.sync();
+}
+
+/** Flushes everything below a folder, together, and the names after what they name. */
+export async function flushFolder(path: string): Promise<void> {
+  const entries = await readdir(path, { withFileTypes: true });
+  await Promise.all(
+    entries.map(async (entry) => {
+      if (entry.isDirectory()) await flushFolder(join(path, entry.name));
+      else if (entry.isFile()) await flush(join(path, entry.name));
+    }),
+  );
+  await flush(path);
 }
 
 /** Replaces the whole content of `path`. */

@@ -1,7 +1,7 @@
 export { BugError, assert, assertNever } from "./assert.ts";
 export { type CommandOptions, type CommandResult, runCommand } from "./command.ts";
 export { Deadline } from "./deadline.ts";
-export { flush, renameDurably, writeFileDurably } from "./durable.ts";
+export { flush, flushFolder, renameDurably, writeFileDurably } from "./durable.ts";
 export {
   type Effect,
   type ErrorBody,

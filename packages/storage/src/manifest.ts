@@ -6,9 +6,9 @@
  * any other file.
  */
 import { createHash } from "node:crypto";
-import { readFile } from "node:fs/promises";
+import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { TorporError, parseJson, parseObject, systemCode, writeFileDurably } from "@torpor/std";
+import { TorporError, parseJson, parseObject, systemCode } from "@torpor/std";
 import type { MemoryDiffDigest } from "./memory-diff.ts";
 
 const manifestName = "manifest.json";
@@ -62,13 +62,14 @@ export interface SnapshotManifest {
   readonly diskGenerations: readonly number[];
 }
 
+/** Not flushed: it becomes durable with the folder it is published in. */
 export async function writeManifest(
   folder: string,
   manifest: TemplateManifest | SnapshotManifest,
 ): Promise<void> {
   const digest = digestOf(manifest);
   const text = `${JSON.stringify({ digest, manifest }, undefined, 2)}\n`;
-  await writeFileDurably(join(folder, manifestName), text);
+  await writeFile(join(folder, manifestName), text, { mode: 0o600 });
 }
 
 /** @throws template.missing when there is none, snapshot.corrupt or snapshot.incompatible. */

@@ -13,15 +13,16 @@
  *
  *     memory.map:  "TORPMAP1", then per run: u32 first page, u32 page count, u32 state (1 zero, 2 data)
  */
-import { createHash } from "node:crypto";
+import { createHash, webcrypto } from "node:crypto";
 import { readSync } from "node:fs";
 import { type FileHandle, open, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { setImmediate as yieldToOthers } from "node:timers/promises";
-import { TorporError, flush } from "@torpor/std";
+import { TorporError } from "@torpor/std";
 
 export const pageBytes = 4096;
 const chunkBytes = 1 << 20;
+const chunksInFlightMax = 16;
 const magic = Buffer.from("TORPMAP1", "latin1");
 const runBytes = 12;
 const stateZero = 1;
@@ -56,27 +57,27 @@ interface PageRun {
   readonly state: typeof stateZero | typeof stateData;
 }
 
-/** Writes and flushes the difference between `memory` and the image at `basePath` into `folder`. */
+/**
+ * Writes the difference between `memory` and the image at `basePath` into `folder`. Not flushed: it
+ * becomes durable with the snapshot it is published in.
+ */
 export async function writeMemoryDiff(
   folder: string,
   basePath: string,
   memory: ReadableMemory,
 ): Promise<MemoryDiffDigest> {
   const runs: PageRun[] = [];
-  const chunkSha256: string[] = [];
+  let chunkSha256: readonly string[];
   {
     await using pages = await open(join(folder, "memory.pages"), "wx", 0o600);
     await using base = await open(basePath, "r");
-    const writer = new ChunkWriter(pages, chunkSha256);
+    const writer = new ChunkWriter(pages);
     const comparer = new Comparer(memory, base.fd, runs, writer);
     for (const range of memory.ownRanges()) await comparer.compare(range);
-    await writer.finish();
-    await pages.sync();
+    chunkSha256 = await writer.finish();
   }
   const map = encodeMap(runs);
-  const mapPath = join(folder, "memory.map");
-  await writeFile(mapPath, map, { flag: "wx", mode: 0o600 });
-  await flush(mapPath);
+  await writeFile(join(folder, "memory.map"), map, { flag: "wx", mode: 0o600 });
   return {
     dataPages: countPages(runs, stateData),
     zeroPages: countPages(runs, stateZero),
@@ -144,21 +145,22 @@ class Comparer {
       this.#memory.read(start, now);
       // The image may be sparse, but it is never shorter than the guest's memory.
       readSync(this.#baseFd, before, 0, lengthBytes, start);
-      await this.#comparePages(start, now, before);
+      this.#comparePages(start, now, before);
       this.#bytesSinceTurn += lengthBytes;
       if (this.#bytesSinceTurn < chunkBytes) continue;
       this.#bytesSinceTurn = 0;
       await yieldToOthers();
+      await this.#writer.catchUp();
     }
   }
 
-  async #comparePages(startBytes: number, now: Buffer, before: Buffer): Promise<void> {
+  #comparePages(startBytes: number, now: Buffer, before: Buffer): void {
     for (let offset = 0; offset < now.length; offset += pageBytes) {
       const page = now.subarray(offset, offset + pageBytes);
       if (page.equals(before.subarray(offset, offset + pageBytes))) continue;
       const state = page.equals(zeroPage) ? stateZero : stateData;
       appendPage(this.#runs, (startBytes + offset) / pageBytes, state);
-      if (state === stateData && this.#writer.add(page)) await this.#writer.finish();
+      if (state === stateData) this.#writer.add(page);
     }
   }
 }
@@ -209,32 +211,53 @@ async function readMap(
   return runs;
 }
 
-/** Collects pages into chunks, so that each chunk is one write and one checksum. */
+/**
+ * Collects pages into chunks, each one write and one checksum. Both happen in Node's thread pool while
+ * the next chunk is collected: the guest stands still for as long as all of it takes.
+ */
 class ChunkWriter {
   readonly #file: FileHandle;
-  readonly #chunkSha256: string[];
-  readonly #chunk = Buffer.alloc(chunkBytes);
+  readonly #finished: Promise<string>[] = [];
+  #chunk = Buffer.allocUnsafe(chunkBytes);
   #filledBytes = 0;
 
-  constructor(file: FileHandle, chunkSha256: string[]) {
+  constructor(file: FileHandle) {
     this.#file = file;
-    this.#chunkSha256 = chunkSha256;
   }
 
-  /** Takes a page. @returns true when the chunk is full, and `finish` has to come next. */
-  add(page: Buffer): boolean {
+  add(page: Buffer): void {
     page.copy(this.#chunk, this.#filledBytes);
     this.#filledBytes += page.length;
-    return this.#filledBytes === chunkBytes;
+    if (this.#filledBytes === chunkBytes) this.#finishChunk();
   }
 
-  /** Writes what has been collected. */
-  async finish(): Promise<void> {
-    if (this.#filledBytes === 0) return;
+  /** Waits until few enough chunks are on their way: a large guest must not fill the host's memory. */
+  async catchUp(): Promise<void> {
+    await this.#finished.at(-chunksInFlightMax);
+  }
+
+  /** @returns the checksums of all chunks, once everything is written. */
+  async finish(): Promise<readonly string[]> {
+    if (this.#filledBytes > 0) this.#finishChunk();
+    return await Promise.all(this.#finished);
+  }
+
+  #finishChunk(): void {
     const chunk = this.#chunk.subarray(0, this.#filledBytes);
-    this.#chunkSha256.push(sha256(chunk));
-    await this.#file.writeFile(chunk);
+    const written = this.#write(chunk, this.#finished.length * chunkBytes);
+    // Seen by `finish`; until then a failure must not count as unhandled.
+    written.catch(() => undefined);
+    this.#finished.push(written);
+    this.#chunk = Buffer.allocUnsafe(chunkBytes);
     this.#filledBytes = 0;
+  }
+
+  async #write(chunk: Uint8Array<ArrayBuffer>, offsetBytes: number): Promise<string> {
+    const [digest] = await Promise.all([
+      webcrypto.subtle.digest("SHA-256", chunk),
+      this.#file.write(chunk, 0, chunk.length, offsetBytes),
+    ]);
+    return Buffer.from(digest).toString("hex");
   }
 }
 

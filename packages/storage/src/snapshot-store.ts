@@ -6,7 +6,7 @@
  */
 import { mkdir, readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
-import { flush, renameDurably } from "@torpor/std";
+import { flushFolder, renameDurably } from "@torpor/std";
 import type { SandboxFolder } from "./folders.ts";
 import { type SnapshotManifest, readSnapshotManifest, writeManifest } from "./manifest.ts";
 
@@ -33,7 +33,7 @@ export async function stageSnapshot(
     path,
     publish: async (manifest) => {
       await writeManifest(path, manifest);
-      await flush(path);
+      await flushFolder(path);
       await renameDurably(path, folder.snapshot(generation));
     },
     [Symbol.asyncDispose]: async () => {

@@ -6,7 +6,7 @@
  */
 import { chmod, mkdir, readFile, readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
-import { TorporError, flush, renameDurably, systemCode, writeFileDurably } from "@torpor/std";
+import { TorporError, flushFolder, renameDurably, systemCode, writeFileDurably } from "@torpor/std";
 import { type TemplateManifest, readTemplateManifest, writeManifest } from "./manifest.ts";
 
 const namePattern = /^[a-z0-9][a-z0-9_-]{0,127}$/;
@@ -68,12 +68,9 @@ export class TemplateStore {
 
   async #publish(staged: string, folder: string, manifest: TemplateManifest): Promise<void> {
     const files = filesOf(staged);
-    for (const path of Object.values(files)) {
-      await chmod(path, 0o400);
-      await flush(path);
-    }
+    for (const path of Object.values(files)) await chmod(path, 0o400);
     await writeManifest(staged, manifest);
-    await flush(staged);
+    await flushFolder(staged);
     await renameDurably(staged, folder);
   }
 

@@ -13,7 +13,7 @@
  *   6. save device state
  *   7. save memory      pages that differ from the template's image
  *   8. flush disk       the layer of this run belongs to the same instant
- *   9. publish          rename into place, flushed: the point of no return
+ *   9. publish          everything flushed, then renamed into place: the point of no return
  *  10. end VM           connections cut, process gone
  *
  * Any failure before 9 is done leaves the sandbox running and thawed. After it the sandbox is
@@ -109,9 +109,7 @@ async function holdVcpus(
 
 async function saveDeviceState({ run, staged }: PauseContext, deadline: Deadline): Promise<void> {
   assert(staged !== undefined, "the snapshot is staged before it is written");
-  const path = join(staged.path, snapshotFiles.deviceState);
-  await run.vm.saveDeviceState(path, deadline);
-  await flush(path);
+  await run.vm.saveDeviceState(join(staged.path, snapshotFiles.deviceState), deadline);
 }
 
 async function saveMemory(context: PauseContext): Promise<void> {
