@@ -8,6 +8,7 @@
  */
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { performance } from "node:perf_hooks";
+import { setImmediate } from "node:timers/promises";
 import {
   type CancelResponse,
   cancelRoute,
@@ -22,6 +23,9 @@ import { readBody, sendJson } from "./http-answer.ts";
 import type { Identity } from "./identity.ts";
 import type { Quiescer } from "./quiesce.ts";
 import type { Waker } from "./wake.ts";
+
+/** LIMIT: the host sends an empty object. */
+const prepareBodyBytesMax = 1024;
 
 export interface PrivateRoutesContext {
   readonly identity: Identity;
@@ -72,9 +76,12 @@ async function prepare(
   { identity, quiescer }: PrivateRoutesContext,
 ): Promise<void> {
   demandKey(request, identity);
+  await readBody(request, prepareBodyBytesMax);
+  // The agent may have stood still for long: a host that gave up meanwhile is not waited upon.
+  if (await isAbandoned(request)) return;
   const answer = await quiescer.prepare();
   // A host that gave up has sent its cancel already, perhaps too early to undo this.
-  if (!request.socket.writable) {
+  if (await isAbandoned(request)) {
     await quiescer.cancel();
     return;
   }
@@ -85,6 +92,13 @@ async function prepare(
     Connection: "close",
   });
   response.end(answer);
+}
+
+/** Whether the caller has hung up, as far as the kernel knows by now. */
+async function isAbandoned({ socket }: IncomingMessage): Promise<boolean> {
+  // The end of a connection is read one turn after the last of its data.
+  for (let turn = 0; turn < 2; turn += 1) await setImmediate();
+  return socket.readableEnded || socket.destroyed || !socket.writable;
 }
 
 async function cancel(

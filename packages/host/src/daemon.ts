@@ -32,6 +32,8 @@ export interface DaemonOptions {
   readonly port: number;
   readonly log: Logger;
   readonly networkKind?: NetworkKind | undefined;
+  /** Spare sandboxes of each template in use; none by default. */
+  readonly spareCount?: number | undefined;
   readonly driver?: VmmDriver | undefined;
   readonly failpoint?: Failpoint | undefined;
 }
@@ -61,6 +63,7 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
     networkKind: options.networkKind ?? defaultNetworkKind(),
     records: new SandboxRecords(database),
     log: options.log,
+    spareCount: options.spareCount ?? 0,
     failpoint: options.failpoint,
   };
   const sandboxes = await Sandboxes.open(host);
@@ -79,6 +82,7 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
     url,
     templates: await templates.names(),
     sandboxCount: sandboxes.all().length,
+    sparesReady: sandboxes.sparesReady,
   });
   const shared = { host, sandboxes, apiKeys, describe, createServer };
   const tcp = await createApi({ ...shared, requireKey: true });
@@ -87,6 +91,7 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
   const local = await createApi({ ...shared, requireKey: false });
   undo.defer(() => closeNow(local.server));
   const socketPath = await listenUnix(local.server, options.stateFolder);
+  for (const name of await templates.names()) await sandboxes.prepareSpares(name);
   const running = undo.move();
   return { sandboxes, socketPath, url, [Symbol.asyncDispose]: () => running.disposeAsync() };
 }

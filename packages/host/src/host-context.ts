@@ -12,6 +12,8 @@ export interface HostContext {
   readonly networkKind: NetworkKind;
   readonly records: SandboxRecords;
   readonly log: Logger;
+  /** How many spare sandboxes are kept of each template in use. */
+  readonly spareCount: number;
   /** Sees every step of every verb; only fault-injection tests pass one. */
   readonly failpoint?: Failpoint | undefined;
 }

@@ -1,6 +1,6 @@
 /**
- * The daemon as a program. Reads TORPOR_HOME, TORPOR_CACHE, TORPOR_PORT and TORPOR_NETWORK; logs one
- * JSON object a line to standard error. SIGTERM and SIGINT end it and leave the VMs running.
+ * The daemon as a program. Reads TORPOR_HOME, TORPOR_CACHE, TORPOR_PORT, TORPOR_NETWORK and
+ * TORPOR_SPARES; logs one JSON object a line to standard error. SIGTERM and SIGINT end it and leave the VMs running.
  */
 import { once } from "node:events";
 import { type NetworkKind, defaultNetworkKind } from "@torpor/network";
@@ -9,6 +9,9 @@ import { defaultCacheFolder, defaultStateFolder } from "@torpor/storage";
 import { startDaemon } from "./daemon.ts";
 
 const defaultPort = 7330;
+/** One request at a time finds its sandbox ready; each spare keeps a VM process in memory. */
+const defaultSpareCount = 1;
+const spareCountMax = 100;
 
 const log = jsonLogger((line) => process.stderr.write(line));
 try {
@@ -16,6 +19,7 @@ try {
     stateFolder: defaultStateFolder(),
     cacheFolder: defaultCacheFolder(),
     port: parsePort(process.env["TORPOR_PORT"]),
+    spareCount: parseSpareCount(process.env["TORPOR_SPARES"]),
     networkKind: parseNetwork(process.env["TORPOR_NETWORK"]),
     log,
   });
@@ -30,6 +34,11 @@ try {
 
 function parsePort(text: string | undefined): number {
   return text === undefined ? defaultPort : parseInteger(Number(text), "TORPOR_PORT", 0, 65_535);
+}
+
+function parseSpareCount(text: string | undefined): number {
+  if (text === undefined) return defaultSpareCount;
+  return parseInteger(Number(text), "TORPOR_SPARES", 0, spareCountMax);
 }
 
 function parseNetwork(text: string | undefined): NetworkKind {

@@ -16,6 +16,7 @@ import { guestAddressing } from "@torpor/protocol";
 import {
   Deadline,
   type Logger,
+  type RunStepsOptions,
   type StepTiming,
   TorporError,
   assert,
@@ -31,7 +32,7 @@ import type { SandboxRecord } from "./records/sandbox-records.ts";
 import { type PauseContext, pauseSteps } from "./steps/pause.ts";
 import { removeSteps } from "./steps/remove.ts";
 import { type SandboxRun, endRun } from "./steps/run.ts";
-import { type WakeContext, wakeSteps, wokenRun } from "./steps/wake.ts";
+import { type WakeContext, claimSteps, spareSteps, wakeSteps, wokenRun } from "./steps/wake.ts";
 
 const endBudgetMs = 15_000;
 const guestUser = "user";
@@ -51,6 +52,8 @@ export class Sandbox {
   readonly #log: Logger;
   #record: SandboxRecord;
   #run: SandboxRun | undefined;
+  /** What a spare has been prepared to, until somebody asks for it. */
+  #spare: WakeContext | undefined;
   #queue: Promise<unknown> = Promise.resolve();
   #removed = false;
 
@@ -70,18 +73,34 @@ export class Sandbox {
     return this.#run;
   }
 
-  /** Brings a new sandbox to life from its template. On failure nothing of it is left. */
-  create(): Promise<Outcome> {
+  /** Goes as far as a sandbox can without knowing whose it will be; `create` does the rest. */
+  prepareSpare(): Promise<Outcome> {
     return this.#enqueue(async () => {
-      await mkdir(this.folder.path, { recursive: true, mode: 0o700 });
-      await this.#host.records.save(this.#record);
-      try {
-        return await this.#wake("create", undefined);
-      } catch (cause) {
-        await this.#runRemove();
-        throw cause;
-      }
+      const prepare = async (): Promise<Outcome> => {
+        // The warm-up's own init takes a generation, too.
+        const context = await this.#wakeContext(undefined, 2);
+        const timings = await runSteps(spareSteps, context, this.#options("prepare"));
+        this.#spare = context;
+        return { changed: true, timings };
+      };
+      return await this.#orNothing(prepare);
     });
+  }
+
+  /** Brings a new sandbox to life from its template. On failure nothing of it is left. */
+  create(owner: Pick<SandboxRecord, "metadata" | "envVars">): Promise<Outcome> {
+    return this.#enqueue(() =>
+      this.#orNothing(async () => {
+        await this.#save({ ...owner, createdAtMs: Date.now() });
+        const spare = this.#spare;
+        if (spare === undefined) return await this.#wake("create", undefined);
+        const { envVars } = owner;
+        const claimed = { ...spare, init: { ...spare.init, envVars } };
+        const timings = await runSteps(claimSteps, claimed, this.#options("create"));
+        this.#spare = undefined;
+        return await this.#goOn(claimed, timings);
+      }),
+    );
   }
 
   pause(): Promise<Outcome> {
@@ -165,11 +184,34 @@ export class Sandbox {
     return decision.kind === "accept";
   }
 
+  /** Runs what makes this sandbox; when it fails, nothing of the sandbox is left. */
+  async #orNothing<T>(work: () => Promise<T>): Promise<T> {
+    await mkdir(this.folder.path, { recursive: true, mode: 0o700 });
+    await this.#host.records.save(this.#record);
+    try {
+      return await work();
+    } catch (cause) {
+      await this.#runRemove();
+      throw cause;
+    }
+  }
+
   async #wake(verb: "create" | "resume", snapshotGeneration: number | undefined): Promise<Outcome> {
+    const context = await this.#wakeContext(snapshotGeneration, 1);
+    const timings = await runSteps(wakeSteps, context, this.#options(verb));
+    return await this.#goOn(context, timings);
+  }
+
+  /** Takes `generations` new ones, the last of which is this wake's. */
+  async #wakeContext(
+    snapshotGeneration: number | undefined,
+    generations: number,
+  ): Promise<WakeContext> {
     const template = await this.#host.templates.open(this.#record.templateId);
-    const generation = Math.max(this.#record.generation, template.manifest.generation) + 1;
+    const newest = Math.max(this.#record.generation, template.manifest.generation);
+    const generation = newest + generations;
     await this.#save({ generation });
-    const context: WakeContext = {
+    return {
       sandboxId: this.#record.id,
       generation,
       template,
@@ -191,10 +233,10 @@ export class Sandbox {
       },
       entropy: newGuestEntropy,
     };
-    const timings = await runSteps(wakeSteps, context, {
-      verb,
-      failpoint: this.#host.failpoint,
-    });
+  }
+
+  /** The guest is initialised: from here on the sandbox is running. */
+  async #goOn(context: WakeContext, timings: Outcome["timings"]): Promise<Outcome> {
     const run = wokenRun(context);
     await this.#save({
       state: enter(this.#record.state, {
@@ -202,11 +244,15 @@ export class Sandbox {
         vm: run.vm.handle,
         network: run.network.handle,
       }),
-      diskGenerations: [...(context.diskGenerations ?? []), generation],
+      diskGenerations: [...(context.diskGenerations ?? []), run.generation],
       startedAtMs: Date.now(),
     });
     this.#attach(run);
     return { changed: true, timings };
+  }
+
+  #options(verb: string): RunStepsOptions {
+    return { verb, failpoint: this.#host.failpoint };
   }
 
   async #pause(): Promise<Outcome> {
@@ -228,8 +274,7 @@ export class Sandbox {
     let published = false;
     try {
       const timings = await runSteps(pauseSteps, context, {
-        verb: "pause",
-        failpoint: this.#host.failpoint,
+        ...this.#options("pause"),
         onTiming: ({ step }) => {
           published ||= step === "publish";
         },
@@ -266,19 +311,18 @@ export class Sandbox {
 
   async #runRemove(): Promise<readonly StepTiming[]> {
     if (this.#record.state.kind !== "removing") await this.#move({ kind: "removing" });
-    if (this.#run === undefined) await this.#endStrays();
+    const run = this.#run ?? (this.#spare === undefined ? undefined : wokenRun(this.#spare));
+    if (run === undefined) await this.#endStrays();
     const context = {
       sandboxId: this.#record.id,
       folder: this.folder,
       records: this.#host.records,
-      run: this.#run,
+      run,
     };
-    const timings = await runSteps(removeSteps, context, {
-      verb: "remove",
-      failpoint: this.#host.failpoint,
-    });
+    const timings = await runSteps(removeSteps, context, this.#options("remove"));
     // Kept until here: the repeat of a removal that failed has to end the VM too.
     this.#run = undefined;
+    this.#spare = undefined;
     this.#removed = true;
     return timings;
   }

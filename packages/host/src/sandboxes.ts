@@ -4,10 +4,11 @@
 import { mkdir, readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { Deadline, TorporError } from "@torpor/std";
-import { SandboxFolder, stateFiles } from "@torpor/storage";
+import { SandboxFolder, type TemplateManifest, stateFiles } from "@torpor/storage";
 import { newSandboxId, newSecret } from "./entropy.ts";
 import type { HostContext } from "./host-context.ts";
 import { type Outcome, Sandbox } from "./sandbox.ts";
+import { Spares } from "./spares.ts";
 
 const endStrayBudgetMs = 10_000;
 
@@ -21,9 +22,11 @@ export interface CreateRequest {
 export class Sandboxes {
   readonly #host: HostContext;
   readonly #byId = new Map<string, Sandbox>();
+  readonly #spares: Spares;
 
   private constructor(host: HostContext) {
     this.#host = host;
+    this.#spares = new Spares(host, (manifest) => this.#newSandbox(manifest));
   }
 
   /** Opens the records and settles every sandbox in them before any request is taken. */
@@ -55,8 +58,34 @@ export class Sandboxes {
   /** @throws template.missing and whatever the steps of a wake throw; nothing is left then. */
   async create(request: CreateRequest): Promise<{ sandbox: Sandbox; outcome: Outcome }> {
     const { manifest } = await this.#host.templates.open(request.template);
+    const spare = this.#spares.take(manifest);
+    if (spare !== undefined) {
+      try {
+        return await this.#bring(spare, request);
+      } catch (cause) {
+        this.#host.log.warn("a spare sandbox was of no use; making another", { cause });
+      }
+    }
+    return await this.#bring(this.#newSandbox(manifest), request);
+  }
+
+  async #bring(
+    sandbox: Sandbox,
+    { metadata, envVars }: CreateRequest,
+  ): Promise<{ sandbox: Sandbox; outcome: Outcome }> {
+    const { id } = sandbox.record;
+    this.#byId.set(id, sandbox);
+    try {
+      return { sandbox, outcome: await sandbox.create({ metadata, envVars }) };
+    } catch (cause) {
+      this.#byId.delete(id);
+      throw cause;
+    }
+  }
+
+  #newSandbox(manifest: TemplateManifest): Sandbox {
     const now = Date.now();
-    const sandbox = new Sandbox(this.#host, {
+    return new Sandbox(this.#host, {
       id: newSandboxId(),
       templateId: manifest.templateId,
       templateName: manifest.name,
@@ -66,19 +95,11 @@ export class Sandboxes {
       diskGenerations: [],
       hostKey: newSecret(),
       accessToken: newSecret(),
-      metadata: request.metadata,
-      envVars: request.envVars,
+      metadata: {},
+      envVars: {},
       createdAtMs: now,
       startedAtMs: now,
     });
-    const { id } = sandbox.record;
-    this.#byId.set(id, sandbox);
-    try {
-      return { sandbox, outcome: await sandbox.create() };
-    } catch (cause) {
-      this.#byId.delete(id);
-      throw cause;
-    }
   }
 
   /** @throws sandbox.notFound */
@@ -88,8 +109,18 @@ export class Sandboxes {
     return outcome;
   }
 
-  /** Lets go of all VMs, which go on running. */
+  get sparesReady(): number {
+    return this.#spares.readyCount;
+  }
+
+  /** Makes spares of a template, so that the first request finds one. */
+  async prepareSpares(template: string): Promise<void> {
+    this.#spares.refill((await this.#host.templates.open(template)).manifest);
+  }
+
+  /** Lets go of all VMs, which go on running; spares are nobody's and end. */
   async release(): Promise<void> {
+    await this.#spares.end();
     await Promise.all(this.all().map((sandbox) => sandbox.release()));
   }
 

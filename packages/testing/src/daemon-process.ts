@@ -41,7 +41,7 @@ export async function spawnTestDaemon(
   const argv = diesAt === undefined ? [productionMain] : [dyingMain, diesAt.moment, diesAt.step];
   const child = spawn(process.execPath, argv, {
     stdio: ["ignore", "ignore", "pipe"],
-    env: { ...process.env, TORPOR_HOME: state.path, TORPOR_PORT: "0" },
+    env: { ...process.env, TORPOR_HOME: state.path, TORPOR_PORT: "0", TORPOR_SPARES: "0" },
   });
   const exited = once(child, "exit");
   const ended = async (): Promise<void> => {

@@ -19,6 +19,7 @@ import { TestSandbox } from "./test-sandbox.ts";
 export interface TestDaemonOptions {
   readonly failpoint?: Failpoint | undefined;
   readonly networkKind?: NetworkKind | undefined;
+  readonly spareCount?: number | undefined;
   readonly driver?: VmmDriver | undefined;
   readonly port?: number | undefined;
   readonly log?: Logger | undefined;
@@ -55,6 +56,7 @@ export async function startTestDaemon(options: TestDaemonOptions = {}): Promise<
       port: options.port ?? 0,
       log: options.log ?? silentLogger,
       networkKind: options.networkKind,
+      spareCount: options.spareCount,
       driver: options.driver,
       failpoint: options.failpoint,
     });

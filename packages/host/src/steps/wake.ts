@@ -19,9 +19,13 @@
  * in guest memory. No user instruction runs before step 10 is done inside the guest.
  *
  * A failure anywhere leaves the sandbox as it was: a paused one paused, a new one not there.
+ *
+ * A spare sandbox goes through 1 to 9 before anybody asks for it, then warms up and holds its vCPUs;
+ * whoever gets it has step 10 left (see spares.ts). The warm-up's own init has a generation of its own,
+ * one below the sandbox's first, so that the real one renews everything again.
  */
 import { mkdir, open, rm } from "node:fs/promises";
-import { GuestLink } from "@torpor/guest";
+import { GuestLink, processClient } from "@torpor/guest";
 import { readAhead } from "@torpor/native";
 import { type NetworkKind, type NewGuestNetwork, createNetwork } from "@torpor/network";
 import { type InitRequest, guestAddressing } from "@torpor/protocol";
@@ -79,6 +83,22 @@ export const wakeSteps: readonly Step<WakeContext>[] = [
   { name: "read ahead", budgetMs: 5_000, run: readAheadMemory },
   { name: "wait until ready", budgetMs: 30_000, run: waitUntilReady },
   { name: "init", budgetMs: 20_000, run: initGuest },
+];
+
+const beforeInit = wakeSteps.slice(0, -1);
+const initStep = wakeSteps.slice(-1);
+
+/** As far as a sandbox can go without knowing whose it will be. */
+export const spareSteps: readonly Step<WakeContext>[] = [
+  ...beforeInit,
+  { name: "warm up", budgetMs: 30_000, run: warmUp },
+  { name: "hold vCPUs", budgetMs: 5_000, run: holdVcpus },
+];
+
+/** What is left to do when somebody asks for it. */
+export const claimSteps: readonly Step<WakeContext>[] = [
+  { name: "release vCPUs", budgetMs: 5_000, run: releaseVcpus },
+  ...initStep,
 ];
 
 /** What a finished list of steps has made. */
@@ -213,4 +233,36 @@ async function initGuest(context: WakeContext, deadline: Deadline): Promise<void
   const { entropy, init, link } = context;
   assert(link !== undefined, "the guest is ready before it is initialised");
   await link.init({ ...init, entropy: entropy(), timestampMs: Date.now() }, deadline);
+}
+
+/**
+ * Does once what every sandbox does first, so that an emulator has translated that code. No user is
+ * there yet: the sandbox's own init, entropy and clock included, comes after it.
+ */
+async function warmUp(context: WakeContext, deadline: Deadline): Promise<void> {
+  const { entropy, init, link } = context;
+  assert(link !== undefined, "the guest is ready before it is warmed up");
+  await link.init(
+    {
+      ...init,
+      generation: init.generation - 1,
+      entropy: entropy(),
+      timestampMs: Date.now(),
+      accessToken: null,
+    },
+    deadline,
+  );
+  const events = processClient(link, null).start(
+    { process: { cmd: "/bin/true" }, stdin: false },
+    { signal: deadline.signal },
+  );
+  for await (const { event } of events) {
+    if (event?.event.case === "end" && event.event.value.exitCode !== 0) {
+      throw new TorporError("guest.refused", `/bin/true ended with ${event.event.value.status}`);
+    }
+  }
+}
+
+async function holdVcpus(context: WakeContext, deadline: Deadline): Promise<void> {
+  await context.vm?.holdVcpus(deadline);
 }
