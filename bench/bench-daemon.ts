@@ -9,11 +9,18 @@ import { silentLogger } from "@torpor/std";
 export async function openBenchDaemon(
   cacheFolder: string,
   undo: AsyncDisposableStack,
+  spareCount = 0,
 ): Promise<Daemon> {
   const stateFolder = undo.adopt(await mkdtemp(join(tmpdir(), "torpor-bench-")), (path) =>
     rm(path, { recursive: true, force: true }),
   );
-  const daemon = await startDaemon({ stateFolder, cacheFolder, port: 0, log: silentLogger });
+  const daemon = await startDaemon({
+    stateFolder,
+    cacheFolder,
+    port: 0,
+    log: silentLogger,
+    spareCount,
+  });
   undo.use(daemon);
   return daemon;
 }

@@ -1,6 +1,6 @@
 /**
  * QEMU's own save of a guest: vCPUs stopped, all memory and devices written to a file by `migrate`,
- * vCPUs released. As fast as QEMU goes: its bandwidth limit is lifted first.
+ * vCPUs released. QEMU limits the bandwidth of it unless told otherwise.
  */
 import { once } from "node:events";
 import { connect } from "node:net";
@@ -10,9 +10,15 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { runFiles } from "@torpor/vmm";
 
 const pollMs = 2;
-const unlimitedBytesPerSecond = 2 ** 40;
+/** QEMU's default, from its documentation of `migrate-set-parameters`. */
+export const defaultBytesPerSecond = 128 * 2 ** 20;
+export const unlimitedBytesPerSecond = 2 ** 40;
 
-export async function saveWholeMemory(runFolder: string, path: string): Promise<void> {
+export async function saveWholeMemory(
+  runFolder: string,
+  path: string,
+  bytesPerSecond: number,
+): Promise<void> {
   const socket = connect(join(runFolder, runFiles.control));
   await once(socket, "connect");
   const lines = createInterface(socket)[Symbol.asyncIterator]();
@@ -27,7 +33,7 @@ export async function saveWholeMemory(runFolder: string, path: string): Promise<
     }
   };
   await execute("qmp_capabilities");
-  await execute("migrate-set-parameters", { "max-bandwidth": unlimitedBytesPerSecond });
+  await execute("migrate-set-parameters", { "max-bandwidth": bytesPerSecond });
   await execute("stop");
   await execute("migrate", { uri: `file:${path}` });
   while ((await execute("query-migrate"))["status"] !== "completed") await sleep(pollMs);

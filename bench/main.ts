@@ -41,7 +41,7 @@ function printTable(all: readonly Row[]): void {
   for (const { row, value, unit, bound, holds } of all) {
     const number = `${Number(value.toFixed(2))} ${unit}`.padStart(16);
     const verdict = bound === undefined ? "" : `  ${holds === true ? "✔" : "✖"} ${bound}`;
-    process.stdout.write(`${row.padEnd(width)}${number}${verdict}\n`);
+    process.stdout.write(`${row.padEnd(width)}  ${number}${verdict}\n`);
   }
 }
 
