@@ -98,7 +98,8 @@ async function installPackages(root, reason) {
   // Warnings would be about this Node; everything installed is run by the pinned one.
   const npm = spawn("npm", ["ci", "--ignore-scripts", "--loglevel=error"], {
     cwd: root,
-    stdio: ["ignore", "inherit", "inherit"],
+    // Standard output is the command's own: a script may be reading an id from it.
+    stdio: ["ignore", process.stderr, "inherit"],
   });
   const [code, signal] = await once(npm, "close").catch((error) => {
     throw new BootstrapError(
