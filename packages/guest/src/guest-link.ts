@@ -150,6 +150,8 @@ export class GuestLink implements Disposable {
     });
     outgoing.on("response", resolve);
     outgoing.on("error", reject);
+    // The only news of an answer that changes protocols, which no honest agent gives.
+    outgoing.once("close", () => reject(closedWithoutAnswer()));
     outgoing.end(payload);
     try {
       return await readAnswer(await promise, path);
@@ -172,6 +174,10 @@ class DialingAgent extends Agent {
   override createConnection(): Duplex {
     return this.#open();
   }
+}
+
+function closedWithoutAnswer(): TorporError {
+  return new TorporError("guest.unreachable", "the guest closed the connection without an answer");
 }
 
 async function readAnswer(response: IncomingMessage, path: string): Promise<unknown> {

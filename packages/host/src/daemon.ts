@@ -10,7 +10,14 @@ import { type Server, createServer } from "node:http";
 import { join } from "node:path";
 import { tryLockFile } from "@torpor/native";
 import { type NetworkKind, defaultNetworkKind } from "@torpor/network";
-import { type Failpoint, type JsonObject, type Logger, TorporError, systemCode } from "@torpor/std";
+import {
+  type Failpoint,
+  type JsonObject,
+  type Logger,
+  TorporError,
+  systemCode,
+  ignoreFailure,
+} from "@torpor/std";
 import { TemplateStore, stateFiles, templatesFolder } from "@torpor/storage";
 import { QemuDriver, type VmmDriver } from "@torpor/vmm";
 import { createApi } from "./api.ts";
@@ -91,7 +98,9 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
   const local = await createApi({ ...shared, requireKey: false });
   undo.defer(() => closeNow(local.server));
   const socketPath = await listenUnix(local.server, options.stateFolder);
-  for (const name of await templates.names()) await sandboxes.prepareSpares(name);
+  for (const name of await templates.names()) {
+    await ignoreFailure("a template that cannot be opened", sandboxes.prepareSpares(name));
+  }
   const running = undo.move();
   return { sandboxes, socketPath, url, [Symbol.asyncDispose]: () => running.disposeAsync() };
 }
@@ -106,10 +115,12 @@ function lockState(stateFolder: string): Disposable {
 
 /** A template runs under the accelerator it was booted with, so the first one decides. */
 async function driverOf(templates: TemplateStore): Promise<VmmDriver> {
-  const [name] = await templates.names();
-  if (name === undefined) throw new TorporError("template.missing", "there is no template yet");
-  const { manifest } = await templates.open(name);
-  return new QemuDriver({ accelerator: manifest.identity.accelerator });
+  for (const name of await templates.names()) {
+    const template = await templates.open(name).catch(() => undefined);
+    if (template === undefined) continue;
+    return new QemuDriver({ accelerator: template.manifest.identity.accelerator });
+  }
+  throw new TorporError("template.missing", "there is no template yet that can be opened");
 }
 
 async function listenTcp(server: Server, port: number): Promise<string> {

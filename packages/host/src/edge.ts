@@ -67,6 +67,10 @@ async function exchange(
   });
   outgoing.on("response", resolve);
   outgoing.on("error", reject);
+  // The only news of an answer that changes protocols.
+  outgoing.once("close", () =>
+    reject(new TorporError("guest.unreachable", "the guest closed without an answer")),
+  );
   response.once("close", () => outgoing.destroy());
   // A guest may answer, and even end, before it has read the whole body.
   void ignoreFailure("the answer says what happened", pipeline(request, outgoing));

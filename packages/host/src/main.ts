@@ -31,6 +31,8 @@ try {
   log.error(error.rawMessage, { code: error.code, advice: error.advice, cause });
   process.exitCode = 1;
 }
+// Nothing is left to do: a handle that somebody forgot must not keep the state folder's next daemon out.
+process.exit();
 
 function parsePort(text: string | undefined): number {
   return text === undefined ? defaultPort : parseInteger(Number(text), "TORPOR_PORT", 0, 65_535);

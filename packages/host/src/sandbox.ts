@@ -35,6 +35,7 @@ import { type SandboxRun, endRun } from "./steps/run.ts";
 import { type WakeContext, claimSteps, spareSteps, wakeSteps, wokenRun } from "./steps/wake.ts";
 
 const endBudgetMs = 15_000;
+const goOnBudgetMs = 5_000;
 const guestUser = "user";
 
 /** What a request did, and how long each step of it took. */
@@ -112,7 +113,10 @@ export class Sandbox {
 
   resume(): Promise<Outcome> {
     return this.#enqueue(async () => {
-      if (!this.#admit("resume")) return unchanged;
+      if (!this.#admit("resume")) {
+        if (this.#run !== undefined) await this.#goOnIfHeld(this.#run);
+        return unchanged;
+      }
       const { snapshotGeneration } = this.#record;
       assert(snapshotGeneration !== null, "only a sandbox with a snapshot is resumed");
       const before = this.#record.state;
@@ -259,8 +263,10 @@ export class Sandbox {
     const { state } = this.#record;
     const run = this.#run;
     assert(state.kind === "running" && run !== undefined, "a running sandbox has a run");
+    // A guest that QEMU holds for want of disk space could not be prepared.
+    await run.vm.releaseVcpus(Deadline.after(goOnBudgetMs, "letting the VM go on"));
     const template = await this.#host.templates.open(this.#record.templateId);
-    const identity = await this.#host.driver.identity();
+    const identity = { ...(await this.#host.driver.identity()), version: run.vm.version };
     await this.#move({ ...state, kind: "pausing" });
     const context: PauseContext = {
       sandboxId: this.#record.id,
@@ -344,8 +350,26 @@ export class Sandbox {
       await this.#settleDead(state, TorporError.from(cause, "vmm.failed").rawMessage);
       return;
     }
-    if (state.kind === "pausing") await this.#settlePausing(state, run, deadline);
-    else this.#attach(run);
+    if (state.kind === "pausing") {
+      await this.#settlePausing(state, run, deadline);
+      return;
+    }
+    await this.#goOnIfHeld(run);
+    this.#attach(run);
+  }
+
+  /**
+   * A running VM may stand still: QEMU holds one whose disk met a full host disk, and an undone pause
+   * may not have got through. Both calls do nothing to one that goes.
+   */
+  async #goOnIfHeld(run: SandboxRun): Promise<void> {
+    const deadline = Deadline.after(goOnBudgetMs, "letting a VM go on");
+    try {
+      await run.vm.releaseVcpus(deadline);
+      await run.link.cancel(deadline);
+    } catch (cause) {
+      this.#log.warn("a running VM does not answer", { cause });
+    }
   }
 
   /** The daemon ended in the middle of a pause and the VM is still there. */
@@ -359,12 +383,7 @@ export class Sandbox {
       await this.#settlePaused(run.generation);
       return;
     }
-    await run.vm.releaseVcpus(deadline);
-    try {
-      await run.link.cancel(deadline);
-    } catch (cause) {
-      this.#log.error("the guest does not answer; it may still be at rest", { cause });
-    }
+    await this.#goOnIfHeld(run);
     await this.#move({ ...state, kind: "running" });
     this.#attach(run);
   }

@@ -121,7 +121,7 @@ export class Sandboxes {
   /** Lets go of all VMs, which go on running; spares are nobody's and end. */
   async release(): Promise<void> {
     await this.#spares.end();
-    await Promise.all(this.all().map((sandbox) => sandbox.release()));
+    await Promise.allSettled(this.all().map((sandbox) => sandbox.release()));
   }
 
   /** Ends VM processes that no record claims, such as one started just before a crash. */

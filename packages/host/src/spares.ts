@@ -53,7 +53,8 @@ export class Spares {
     await this.#work;
     const spares = [...this.#ready.values()].flat();
     this.#ready.clear();
-    await Promise.all(spares.map((spare) => spare.remove()));
+    // One that resists is removed by the next daemon.
+    await Promise.allSettled(spares.map((spare) => spare.remove()));
   }
 
   async #fill(manifest: TemplateManifest): Promise<void> {

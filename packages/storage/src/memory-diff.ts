@@ -252,10 +252,19 @@ class ChunkWriter {
     this.#filledBytes = 0;
   }
 
+  /** A disk that fills takes a part without an error; asking for the rest brings it. */
+  async #writeWhole(chunk: Uint8Array, offsetBytes: number): Promise<void> {
+    for (let at = 0; at < chunk.length;) {
+      const length = chunk.length - at;
+      const { bytesWritten } = await this.#file.write(chunk, at, length, offsetBytes + at);
+      at += bytesWritten;
+    }
+  }
+
   async #write(chunk: Uint8Array<ArrayBuffer>, offsetBytes: number): Promise<string> {
     const [digest] = await Promise.all([
       webcrypto.subtle.digest("SHA-256", chunk),
-      this.#file.write(chunk, 0, chunk.length, offsetBytes),
+      this.#writeWhole(chunk, offsetBytes),
     ]);
     return Buffer.from(digest).toString("hex");
   }

@@ -44,7 +44,9 @@ export class TemplateStore {
   /** Names of all templates, in order. */
   async names(): Promise<readonly string[]> {
     await mkdir(this.#namesFolder, { recursive: true });
-    return (await readdir(this.#namesFolder)).sort();
+    const entries = await readdir(this.#namesFolder);
+    // A power cut may leave the half of a name that was being assigned.
+    return entries.filter((name) => namePattern.test(name)).sort();
   }
 
   /** From now on `name` means this template; sandboxes made from another keep theirs. */

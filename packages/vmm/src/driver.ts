@@ -120,6 +120,8 @@ export interface GuestMemory {
 
 export interface Vm {
   readonly handle: VmHandle;
+  /** Of the running process, which may be older than what is installed by now. */
+  readonly version: string;
   readonly memory: GuestMemory;
   /** Settles when the process has ended, for whatever reason. Never rejects. */
   readonly exited: Promise<VmExit>;

@@ -43,7 +43,10 @@ export function commandLine(
     ["-kernel", machine.kernelPath],
     ["-initrd", machine.initramfsPath],
     ["-append", machine.kernelArguments],
-    ["-blockdev", JSON.stringify(blockNode(spec.disk))],
+    ...spec.disk.map((layer, index) => [
+      "-blockdev",
+      JSON.stringify(blockNode(layer, index, index === spec.disk.length - 1)),
+    ]),
     ["-device", "virtio-blk-device,drive=disk"],
     ["-netdev", networkBackend(spec.network)],
     ["-device", `virtio-net-device,netdev=net,mac=${machine.guestMac}`],
@@ -78,16 +81,17 @@ function memoryBackend(spec: VmSpec, mode: StartMode): string {
   return `memory-backend-file,id=ram,${size},mem-path=${escaped(spec.memoryPath)},${sharing}`;
 }
 
-/** The layers as one tree of named nodes, so that no path stored inside a qcow2 file is believed. */
-function blockNode(layers: readonly DiskLayer[], index = layers.length - 1): object {
-  const layer = layers[index];
-  const isTop = index === layers.length - 1;
+/**
+ * One layer as a named node over the one before it, so that no path stored inside a qcow2 file is
+ * believed. Each is an argument of its own: Linux bounds the length of one.
+ */
+function blockNode(layer: DiskLayer, index: number, isTop: boolean): object {
   return {
-    driver: layer?.format,
+    driver: layer.format,
     "node-name": isTop ? "disk" : `layer${index}`,
     "read-only": !isTop,
-    file: { driver: "file", filename: layer?.path, "read-only": !isTop },
-    ...(index > 0 ? { backing: blockNode(layers, index - 1) } : {}),
+    file: { driver: "file", filename: layer.path, "read-only": !isTop },
+    ...(index > 0 ? { backing: `layer${index - 1}` } : {}),
     ...(isTop ? { discard: "unmap", "detect-zeroes": "unmap" } : {}),
   };
 }

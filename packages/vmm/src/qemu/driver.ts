@@ -41,7 +41,10 @@ export class QemuDriver implements VmmDriver {
   }
 
   identity(): Promise<VmmIdentity> {
-    this.#identity ??= this.#readIdentity();
+    this.#identity ??= this.#readIdentity().catch((cause: unknown) => {
+      this.#identity = undefined; // asked again next time
+      throw cause;
+    });
     return this.#identity;
   }
 
@@ -57,7 +60,7 @@ export class QemuDriver implements VmmDriver {
     const alive = (): boolean => isAlive(handle);
     if (!alive()) throw new TorporError("vmm.exited", `process ${handle.pid} is gone`);
     const qmp = await QmpClient.connect(join(handle.runFolder, runFiles.control), alive, deadline);
-    return new QemuVm(handle, qmp);
+    return await QemuVm.open(handle, qmp, deadline);
   }
 
   processesBelow(folder: string): Promise<readonly VmProcess[]> {
@@ -69,7 +72,10 @@ export class QemuDriver implements VmmDriver {
     const { handle, alive } = await startProcess(this.#program, argv, spec);
     try {
       const control = join(spec.runFolder, runFiles.control);
-      return new QemuVm(handle, await QmpClient.connect(control, alive, deadline));
+      const qmp = await QmpClient.connect(control, alive, deadline);
+      const vm = await QemuVm.open(handle, qmp, deadline);
+      await this.#assertVersion(vm.version);
+      return vm;
     } catch (cause) {
       const cleanup = Deadline.after(cleanupBudgetMs, "ending a VM that did not start");
       await ignoreFailure("the start's own failure is reported", endProcess(handle, cleanup));
@@ -80,6 +86,14 @@ export class QemuDriver implements VmmDriver {
         effect: "none",
       });
     }
+  }
+
+  /** QEMU may be upgraded at any time: what was compared must be what has been started. */
+  async #assertVersion(started: string): Promise<void> {
+    const { version } = await this.identity();
+    if (version === started) return;
+    this.#identity = undefined;
+    throw new TorporError("snapshot.incompatible", `QEMU ${started} has taken ${version}'s place`);
   }
 
   async #readIdentity(): Promise<VmmIdentity> {

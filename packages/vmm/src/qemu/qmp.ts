@@ -100,8 +100,14 @@ export class QmpClient {
     const lines = (this.#text + chunk).split("\n");
     this.#text = lines.pop() ?? "";
     if (this.#text.length > lineBytesMax) this.#socket.destroy();
-    for (const line of lines) {
-      if (line.trim() !== "") this.#dispatch(parseObject(parseJson(line, "QMP line"), "QMP line"));
+    try {
+      for (const line of lines) {
+        if (line.trim() !== "") {
+          this.#dispatch(parseObject(parseJson(line, "QMP line"), "QMP line"));
+        }
+      }
+    } catch {
+      this.#socket.destroy(); // a QEMU that does not speak QMP is lost; its waiters are told
     }
   }
 

@@ -6,24 +6,37 @@ import { endProcess, readExit } from "./process.ts";
 import type { QmpClient } from "./qmp.ts";
 
 const statePollMs = 1;
+/** When the logs of a process that has ended cannot be read. */
+const unknownExit: VmExit = { consoleTail: "", vmmTail: "" };
 
 export class QemuVm implements Vm {
   readonly handle: VmHandle;
+  readonly version: string;
   readonly memory: ProcessMemory;
   readonly exited: Promise<VmExit>;
   readonly #qmp: QmpClient;
   #released = false;
 
-  constructor(handle: VmHandle, qmp: QmpClient) {
+  private constructor(handle: VmHandle, qmp: QmpClient, version: string) {
     this.handle = handle;
+    this.version = version;
     this.memory = new ProcessMemory(handle);
     this.#qmp = qmp;
     this.exited = qmp.closed.then(async () => {
       this.memory[Symbol.dispose]();
       // Let go of, not ended: there is no exit to tell of.
       if (this.#released) return await new Promise<never>(() => undefined);
-      return await readExit(handle);
+      return await readExit(handle).catch(() => unknownExit);
     });
+  }
+
+  /** Takes over the connection. */
+  static async open(handle: VmHandle, qmp: QmpClient, deadline: Deadline): Promise<QemuVm> {
+    const answer = parseObject(await qmp.execute("query-version", {}, deadline), "version");
+    const { major, minor, micro } = parseObject(answer["qemu"], "version");
+    const number = `${String(major)}.${String(minor)}.${String(micro)}`;
+    const revision = String(answer["package"]);
+    return new QemuVm(handle, qmp, revision === "" ? number : `${number} (${revision})`);
   }
 
   async holdVcpus(deadline: Deadline): Promise<void> {
