@@ -11,6 +11,7 @@ import { mkdtemp, open, rename, rm, statfs, writeFile } from "node:fs/promises";
 import { type AddressInfo, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { test } from "node:test";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { Deadline, type Failpoint, TorporError, parseJson, runCommand } from "@torpor/std";
@@ -318,6 +319,29 @@ test("a full disk", { skip: isRoot ? false : "needs root to mount" }, async (t) 
       await rm(join(disk.path, "filler"));
     }
     assert.deepEqual(await state.sandboxIds(), [sandbox.id]);
+  });
+
+  await t.test("a guest that writes waits for room, and goes on when it is resumed", async () => {
+    await fillDisk(disk.path, 8 * bytesPerMiB);
+    const writing = sandbox.shell(
+      "head -c 32M /dev/urandom > big && sync && sha256sum < big > sum && echo written",
+    );
+    try {
+      await waitUntil("the disk is full", async () => {
+        const { bavail, bsize } = await statfs(disk.path);
+        return bavail * bsize < bytesPerMiB ? true : undefined;
+      });
+    } finally {
+      await rm(join(disk.path, "filler"));
+    }
+    const done = writing.then(() => true);
+    await waitUntil("it goes on", async () => {
+      await sandbox.resume();
+      return await Promise.race([done, sleep(100).then(() => undefined)]);
+    });
+    const after = "sudo sh -c 'echo 3 > /proc/sys/vm/drop_caches'; sha256sum < big | cmp - sum";
+    assert.equal(await sandbox.shell(after), "");
+    await sandbox.shell("rm big");
   });
 
   await t.test("with room again, it sleeps and wakes", async () => {
