@@ -76,16 +76,15 @@ export class Sandbox {
 
   /** Goes as far as a sandbox can without knowing whose it will be; `create` does the rest. */
   prepareSpare(): Promise<Outcome> {
-    return this.#enqueue(async () => {
-      const prepare = async (): Promise<Outcome> => {
+    return this.#enqueue(() =>
+      this.#orNothing(async () => {
         // The warm-up's own init takes a generation, too.
         const context = await this.#wakeContext(undefined, 2);
         const timings = await runSteps(spareSteps, context, this.#options("prepare"));
         this.#spare = context;
         return { changed: true, timings };
-      };
-      return await this.#orNothing(prepare);
-    });
+      }),
+    );
   }
 
   /** Brings a new sandbox to life from its template. On failure nothing of it is left. */
@@ -188,10 +187,9 @@ export class Sandbox {
     return decision.kind === "accept";
   }
 
-  /** Runs what makes this sandbox; when it fails, nothing of the sandbox is left. */
+  /** Runs what makes this sandbox, which begins with its record; if it fails, nothing is left. */
   async #orNothing<T>(work: () => Promise<T>): Promise<T> {
     await mkdir(this.folder.path, { recursive: true, mode: 0o700 });
-    await this.#host.records.save(this.#record);
     try {
       return await work();
     } catch (cause) {
