@@ -139,6 +139,9 @@ test("no connection outlives a pause", asRoot, async (t) => {
       const init = await link.init(
         {
           generation,
+          reason: "resume",
+          machine: null,
+          suspendedMs: 0,
           hostKey,
           entropy: Buffer.alloc(64).toString("base64"),
           timestampMs: Date.now(),

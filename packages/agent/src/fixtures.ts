@@ -80,6 +80,9 @@ export async function startTestAgent(options: TestAgentOptions = {}): Promise<Te
     machine,
     init: async (changes = {}, key = testKey) => {
       const body: InitRequest = {
+        reason: "create",
+        machine: null,
+        suspendedMs: 0,
         generation: 1,
         entropy: Buffer.alloc(entropyBytes, 1).toString("base64"),
         timestampMs: Date.now(),

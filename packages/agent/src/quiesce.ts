@@ -96,6 +96,7 @@ const steps: readonly Step<Preparation>[] = [
         // The connection of this very request is among them, and ends with its answer.
         connectionsRecorded: Math.max(0, connections.recorded - 1),
         processesFrozen,
+        hooks: { run: 0, failed: 0 },
       };
       preparation.answer = Buffer.from(JSON.stringify(answer));
     },

@@ -185,6 +185,8 @@ export class Waker {
       randomHash: wake.randomHash,
       clockStepMs: wake.clockStepMs,
       connectionsDestroyed: wake.connectionsDestroyed,
+      socketsDestroyed: 0,
+      hooks: { run: 0, failed: 0 },
     };
   }
 }

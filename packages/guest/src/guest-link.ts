@@ -15,6 +15,8 @@ import {
   type CancelResponse,
   type InitRequest,
   type InitResponse,
+  type PrepareReason,
+  type PrepareRequest,
   type PrepareResponse,
   agentPort,
   cancelRoute,
@@ -103,11 +105,12 @@ export class GuestLink implements Disposable {
   }
 
   /** Quiets the guest for a snapshot. After it only `cancel` or a restore may follow. */
-  async prepare(deadline: Deadline): Promise<PrepareResponse> {
-    return parsePrepareResponse(await this.#call("POST", prepareRoute, {}, deadline));
+  async prepare(reason: PrepareReason, deadline: Deadline): Promise<PrepareResponse> {
+    const body: PrepareRequest = { reason };
+    return parsePrepareResponse(await this.#call("POST", prepareRoute, body, deadline));
   }
 
-  /** Undoes `prepare`, when the snapshot did not come to be. */
+  /** Ends what `prepare` began: the guest goes on as the one it is. */
   async cancel(deadline: Deadline): Promise<CancelResponse> {
     return parseCancelResponse(await this.#call("POST", cancelRoute, {}, deadline));
   }

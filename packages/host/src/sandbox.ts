@@ -224,6 +224,9 @@ export class Sandbox {
       savedHostKey:
         snapshotGeneration === undefined ? template.manifest.hostKey : this.#record.hostKey,
       init: {
+        reason: snapshotGeneration === undefined ? "create" : "resume",
+        machine: null,
+        suspendedMs: 0,
         generation,
         hostKey: this.#record.hostKey,
         sandboxId: this.#record.id,

@@ -18,6 +18,7 @@ import {
   parseBoolean,
   parseInteger,
   parseObject,
+  parseOneOf,
   parseString,
   parseStringMap,
 } from "@torpor/std";
@@ -54,8 +55,34 @@ export const initBodyBytesMax = 1 << 20;
 /** Bytes of entropy the host sends on every init: twice what the kernel's generator keys with. */
 export const entropyBytes = 64;
 
+/**
+ * Why a guest is woken. `create`: a new sandbox from a template; `fork`: a new sandbox from the memory
+ * of another; `resume`: the same sandbox goes on.
+ */
+export type WakeReason = "create" | "fork" | "resume";
+
+/**
+ * Why a guest is prepared. `pause`: its VM ends and a later one goes on. `checkpoint`: it goes on itself
+ * by `cancel`, with its connections, and others may be made from what is saved.
+ */
+export type PrepareReason = "pause" | "checkpoint";
+
+/** What tells one machine from another. Drawn by the host, so that no two guests ever agree on it. */
+export interface MachineIdentity {
+  readonly hostname: string;
+  /** 32 hex digits, as machine-id(5) has it. */
+  readonly machineId: string;
+  /** A UUID, as /proc/sys/kernel/random/boot_id has it. */
+  readonly bootId: string;
+}
+
 /** Body of `POST /init`. */
 export interface InitRequest {
+  readonly reason: WakeReason;
+  /** Taken on by a new sandbox; null keeps the one the guest has. */
+  readonly machine: MachineIdentity | null;
+  /** How long the guest lay on disk, in milliseconds, for its own programs to know. */
+  readonly suspendedMs: number;
   /** Of this restore; a smaller one than the agent has seen is refused. */
   readonly generation: number;
   /** Fresh random bytes from the host, base64, `entropyBytes` long. */
@@ -82,8 +109,24 @@ export interface InitResponse {
   readonly randomHash: string;
   /** How far the wall clock was stepped, in milliseconds; 0 when it was right. */
   readonly clockStepMs: number;
-  /** Connections of older generations that were destroyed. */
+  /** The agent's own connections of older generations that were destroyed. */
   readonly connectionsDestroyed: number;
+  /** Other TCP connections of the guest whose far end is gone, all but those over loopback. */
+  readonly socketsDestroyed: number;
+  /** Of `post-restore.d`. */
+  readonly hooks: HookCounts;
+}
+
+/** Hooks of the sandbox's own programs that were run. */
+export interface HookCounts {
+  readonly run: number;
+  /** Of these: ended with another status than 0, or killed when their budget was used up. */
+  readonly failed: number;
+}
+
+/** Body of `POST /snapshot/prepare`. */
+export interface PrepareRequest {
+  readonly reason: PrepareReason;
 }
 
 /** Answer of `POST /snapshot/prepare`, sent on a connection that closes after it. */
@@ -95,6 +138,8 @@ export interface PrepareResponse {
   readonly connectionsRecorded: number;
   /** User processes in the frozen cgroup. */
   readonly processesFrozen: number;
+  /** Of `pre-snapshot.d`. */
+  readonly hooks: HookCounts;
 }
 
 /** Answer of `POST /snapshot/cancel`. */
@@ -104,6 +149,12 @@ export interface CancelResponse {
 }
 
 const generationMax = Number.MAX_SAFE_INTEGER;
+const wakeReasons: readonly WakeReason[] = ["create", "fork", "resume"];
+const prepareReasons: readonly PrepareReason[] = ["pause", "checkpoint"];
+/** What Linux and machine-id(5) take; a name goes into files that programs read line by line. */
+const hostnamePattern = /^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$/;
+const machineIdPattern = /^[0-9a-f]{32}$/;
+const bootIdPattern = /^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 
 /** @throws argument.invalid */
 export function parseInitRequest(value: unknown): InitRequest {
@@ -113,6 +164,9 @@ export function parseInitRequest(value: unknown): InitRequest {
     throw new TorporError("argument.invalid", `entropy must be ${entropyBytes} bytes in base64`);
   }
   return {
+    reason: parseOneOf(body["reason"], "reason", wakeReasons),
+    machine: optional(body["machine"], parseMachineIdentity, "machine") ?? null,
+    suspendedMs: parseInteger(body["suspendedMs"], "suspendedMs", 0, Number.MAX_SAFE_INTEGER),
     generation: parseInteger(body["generation"], "generation", 1, generationMax),
     entropy,
     timestampMs: parseInteger(body["timestampMs"], "timestampMs", 0, Number.MAX_SAFE_INTEGER),
@@ -139,7 +193,15 @@ export function parseInitResponse(value: unknown): InitResponse {
       Number.MAX_SAFE_INTEGER,
     ),
     connectionsDestroyed: parseCount(body["connectionsDestroyed"], "connectionsDestroyed"),
+    socketsDestroyed: parseCount(body["socketsDestroyed"], "socketsDestroyed"),
+    hooks: parseHookCounts(body["hooks"], "hooks"),
   };
+}
+
+/** @throws argument.invalid */
+export function parsePrepareRequest(value: unknown): PrepareRequest {
+  const body = parseObject(value, "prepare");
+  return { reason: parseOneOf(body["reason"], "reason", prepareReasons) };
 }
 
 /** @throws argument.invalid */
@@ -150,6 +212,7 @@ export function parsePrepareResponse(value: unknown): PrepareResponse {
     connectionsClosed: parseCount(body["connectionsClosed"], "connectionsClosed"),
     connectionsRecorded: parseCount(body["connectionsRecorded"], "connectionsRecorded"),
     processesFrozen: parseCount(body["processesFrozen"], "processesFrozen"),
+    hooks: parseHookCounts(body["hooks"], "hooks"),
   };
 }
 
@@ -161,4 +224,27 @@ export function parseCancelResponse(value: unknown): CancelResponse {
 
 function parseCount(value: unknown, what: string): number {
   return parseInteger(value, what, 0, 1_000_000);
+}
+
+function parseHookCounts(value: unknown, what: string): HookCounts {
+  const body = parseObject(value, what);
+  return {
+    run: parseCount(body["run"], `${what}.run`),
+    failed: parseCount(body["failed"], `${what}.failed`),
+  };
+}
+
+function parseMachineIdentity(value: unknown, what: string): MachineIdentity {
+  const body = parseObject(value, what);
+  return {
+    hostname: parseMatch(body["hostname"], `${what}.hostname`, hostnamePattern),
+    machineId: parseMatch(body["machineId"], `${what}.machineId`, machineIdPattern),
+    bootId: parseMatch(body["bootId"], `${what}.bootId`, bootIdPattern),
+  };
+}
+
+function parseMatch(value: unknown, what: string, pattern: RegExp): string {
+  const text = parseString(value, what, 64);
+  if (pattern.test(text)) return text;
+  throw new TorporError("argument.invalid", `${what} must match ${pattern.source}`);
 }

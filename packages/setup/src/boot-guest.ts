@@ -95,6 +95,9 @@ export function kernelArgumentsOf(identity: VmmIdentity): string {
 
 function firstInit(name: string): InitRequest {
   return {
+    reason: "create",
+    machine: null,
+    suspendedMs: 0,
     generation: bootGeneration,
     entropy: randomBytes(entropyBytes).toString("base64"),
     timestampMs: Date.now(),

@@ -214,7 +214,7 @@ async function warmUp(link: GuestLink): Promise<void> {
 async function saveVm(vm: Vm, link: GuestLink, { files }: StagedTemplate): Promise<void> {
   const deadline = Deadline.after(saveBudgetMs, "saving the template");
   link.closeIdle();
-  await link.prepare(deadline);
+  await link.prepare("pause", deadline);
   await deadline.sleep(settleMs);
   await vm.holdVcpus(deadline);
   await vm.saveDeviceState(files.deviceStatePath, deadline);

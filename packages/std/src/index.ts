@@ -21,6 +21,7 @@ export {
   parseInteger,
   parseJson,
   parseObject,
+  parseOneOf,
   parseString,
   parseStringMap,
 } from "./parse.ts";

@@ -41,6 +41,13 @@ export function parseBoolean(value: unknown, what: string): boolean {
   return value;
 }
 
+/** One of a closed list of words. */
+export function parseOneOf<T extends string>(value: unknown, what: string, words: readonly T[]): T {
+  const found = words.find((word) => word === value);
+  if (found !== undefined) return found;
+  throw invalid(what, `must be one of ${words.join(", ")}`);
+}
+
 /** A map from string to string, such as environment variables or metadata. */
 export function parseStringMap(value: unknown, what: string): Readonly<Record<string, string>> {
   const entries = Object.entries(parseObject(value, what));

@@ -93,7 +93,7 @@ async function prepareGuest(
   undo.defer(async () => {
     await run.link.cancel(Deadline.after(undoBudgetMs, "thawing the guest after a failed pause"));
   });
-  await run.link.prepare(deadline);
+  await run.link.prepare("pause", deadline);
 }
 
 async function holdVcpus(
