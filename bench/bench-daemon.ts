@@ -30,6 +30,7 @@ export async function createSandbox(daemon: Daemon): Promise<Sandbox> {
     template: "base",
     metadata: {},
     envVars: {},
+    lifetime: {},
   });
   return sandbox;
 }

@@ -2,7 +2,7 @@
 import { rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { flush } from "@torpor/std";
-import { type Sandbox, readDetail } from "@torpor/host";
+import { type Daemon, type Sandbox, readDetail } from "@torpor/host";
 import { createSandbox, openBenchDaemon, runCommandIn } from "./bench-daemon.ts";
 import { defaultBytesPerSecond, saveWholeMemory, unlimitedBytesPerSecond } from "./full-save.ts";
 import { type Row, atMost, median } from "./row.ts";
@@ -18,7 +18,7 @@ export async function measurePause(cacheFolder: string): Promise<readonly Row[]>
   const pauses: TimedPause[] = [];
   const resumes: number[] = [];
   for (let round = 0; round < rounds; round += 1) {
-    pauses.push(await timePause(sandbox));
+    pauses.push(await timePause(daemon, sandbox));
     resumes.push(await timed(() => sandbox.resume()));
   }
   const saves = await timeFullSaves(sandbox, defaultBytesPerSecond);
@@ -57,14 +57,14 @@ interface TimedPause extends Timed {
 
 const saveSteps = ["hold vCPUs", "save device state", "save memory", "flush disk", "publish"];
 
-async function timePause(sandbox: Sandbox): Promise<TimedPause> {
+async function timePause({ sandboxes }: Daemon, sandbox: Sandbox): Promise<TimedPause> {
   const startedMonoMs = performance.now();
   const { timings } = await sandbox.pause();
   const ms = performance.now() - startedMonoMs;
   const saveMs = timings
     .filter(({ step }) => saveSteps.includes(step))
     .reduce((sum, { tookMs }) => sum + tookMs, 0);
-  const { snapshot } = await readDetail(sandbox);
+  const { snapshot } = await readDetail(sandboxes, sandbox);
   const { memoryBytes } = snapshot as { readonly memoryBytes: number };
   return { ms, saveMs, mib: memoryBytes / 2 ** 20 };
 }

@@ -15,7 +15,6 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { test } from "node:test";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { Deadline, type Failpoint, TorporError, parseJson, runCommand } from "@torpor/std";
-import { SandboxFolder } from "@torpor/storage";
 import {
   StateFolder,
   type TestDaemon,
@@ -199,7 +198,6 @@ test("bad days end well", async (t) => {
     (error: unknown) => error,
   );
   const sandbox = await daemon.create();
-  const folder = new SandboxFolder(daemon.state.path, sandbox.id);
 
   await t.test(
     "a VM that is killed fails the sandbox, which has nowhere to go back to",
@@ -235,7 +233,7 @@ test("bad days end well", async (t) => {
       const { snapshot } = await sandbox.info();
       assert.ok(snapshot !== null);
       for (const name of ["memory.pages", "memory.map", "device.state", "manifest.json"]) {
-        const path = join(folder.snapshot(snapshot.generation), name);
+        const path = join(daemon.state.snapshotFolder(snapshot.id), name);
         await flipByte(path);
         await assert.rejects(sandbox.resume(), (error) => {
           assert.ok(failsWith("snapshot.corrupt", "none")(error) && TorporError.is(error));
@@ -247,7 +245,7 @@ test("bad days end well", async (t) => {
         assert.equal((await daemon.state.vms()).length, 1, "the deaf one's only");
         await flipByte(path);
       }
-      const manifest = join(folder.snapshot(snapshot.generation), "manifest.json");
+      const manifest = join(daemon.state.snapshotFolder(snapshot.id), "manifest.json");
       await rename(manifest, `${manifest}.away`);
       await assert.rejects(sandbox.resume(), failsWith("snapshot.corrupt", "none"));
       await rename(`${manifest}.away`, manifest);

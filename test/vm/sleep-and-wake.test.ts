@@ -45,11 +45,10 @@ test("a sandbox sleeps on disk and wakes where it was", async (t) => {
       const asleep = await sandbox.info();
       assert.equal(asleep.state, "paused");
       assert.ok(asleep.snapshot !== null && asleep.snapshot.memoryBytes > 0);
-      const saved = folder.snapshot(asleep.snapshot.generation);
+      const saved = daemon.state.snapshotFolder(asleep.snapshot.id);
       for (const name of ["device.state", "memory.pages", "memory.map", "manifest.json"]) {
         assert.ok(existsSync(join(saved, name)), name);
       }
-      assert.ok(existsSync(folder.disk(asleep.snapshot.generation)));
       assert.ok(!existsSync(folder.runs), "nothing of the run is left");
 
       const answer = await sandbox.resume();

@@ -12,24 +12,31 @@ import {
   type StepTiming,
   TorporError,
   optional,
+  parseBoolean,
+  parseInteger,
   parseObject,
   parseString,
   parseStringMap,
 } from "@torpor/std";
-import Fastify, { type FastifyInstance, type FastifyReply } from "fastify";
+import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from "fastify";
 import type { ApiKeys } from "./api-keys.ts";
 import { readConsole, readDetail, readDetails } from "./detail.ts";
-import { toSandbox, toSandboxDetail } from "./e2b-shape.ts";
+import { parseLifetime } from "./lifetime-request.ts";
+import { toSandbox, toSandboxDetail, toSnapshot } from "./e2b-shape.ts";
 import { forwardToGuest, isForGuest } from "./edge.ts";
 import type { HostContext } from "./host-context.ts";
-import type { Outcome } from "./sandbox.ts";
-import type { Sandboxes } from "./sandboxes.ts";
+import type { Command, Outcome } from "./sandbox.ts";
+import { type Created, type Sandboxes, forkCountMax } from "./sandboxes.ts";
 
 /** LIMITS of the listener, as the E2B wire has them. */
 const headersMs = 10_000;
 const idleMs = 620_000;
 const bodyBytesMax = 16 * 1024 * 1024;
 const nameCharsMax = 128;
+/** LIMIT: each spare keeps a VM process in memory. */
+const poolMax = 100;
+/** Names the run that a request is meant for. */
+const epochHeader = "torpor-epoch";
 
 export interface ApiOptions {
   readonly host: HostContext;
@@ -70,6 +77,7 @@ export async function createApi(options: ApiOptions): Promise<FastifyInstance> {
   acceptEmptyJson(app);
   if (options.requireKey) requireApiKey(app, options.apiKeys);
   sandboxRoutes(app, options);
+  snapshotRoutes(app, options);
   torporRoutes(app, options);
   await app.ready();
   return app;
@@ -84,6 +92,7 @@ function sandboxRoutes(app: FastifyInstance, { sandboxes, host }: ApiOptions): v
       template: parseString(body["templateID"], "templateID", nameCharsMax),
       metadata: optional(body["metadata"], parseStringMap, "metadata") ?? {},
       envVars: optional(body["envVars"], parseStringMap, "envVars") ?? {},
+      lifetime: parseLifetime(body),
     });
     addTimings(reply, outcome.timings);
     return reply.code(201).send(toSandbox(sandbox.record, envdVersion));
@@ -95,12 +104,12 @@ function sandboxRoutes(app: FastifyInstance, { sandboxes, host }: ApiOptions): v
   });
 
   app.delete("/sandboxes/:id", async (request, reply) => {
-    addTimings(reply, (await sandboxes.remove(idOf(request.params))).timings);
+    addTimings(reply, (await sandboxes.remove(idOf(request.params), commandOf(request))).timings);
     return reply.code(204).send();
   });
 
   app.post("/sandboxes/:id/pause", async (request, reply) => {
-    const outcome = await sandboxes.get(idOf(request.params)).pause();
+    const outcome = await sandboxes.get(idOf(request.params)).pause(commandOf(request));
     if (!outcome.changed) {
       throw new TorporError("sandbox.wrongState", "the sandbox is already paused", {
         effect: "none",
@@ -112,18 +121,64 @@ function sandboxRoutes(app: FastifyInstance, { sandboxes, host }: ApiOptions): v
 
   app.post("/v2/sandboxes/:id/connect", async (request, reply) => {
     const sandbox = sandboxes.get(idOf(request.params));
-    const outcome = await sandbox.resume();
+    const body = parseObject(request.body ?? {}, "body");
+    const outcome = await sandbox.resume({
+      ...commandOf(request),
+      timeoutMs: parseLifetime(body).timeoutMs,
+      previous: optional(body["previous"], parseBoolean, "previous"),
+    });
     addTimings(reply, outcome.timings);
     return reply.code(outcome.changed ? 201 : 200).send(toSandbox(sandbox.record, envdVersion));
+  });
+}
+
+function snapshotRoutes(app: FastifyInstance, { sandboxes }: ApiOptions): void {
+  app.post("/sandboxes/:id/timeout", async (request, reply) => {
+    const { timeoutMs } = parseLifetime(parseObject(request.body, "body"));
+    if (timeoutMs === undefined) throw new TorporError("argument.invalid", "timeout is missing");
+    await sandboxes.get(idOf(request.params)).setTimeoutMs(timeoutMs, commandOf(request));
+    return reply.code(204).send();
+  });
+
+  app.post("/sandboxes/:id/fork", async (request, reply) => {
+    const body = parseObject(request.body ?? {}, "body");
+    const count = optional(body["count"], parseForkCount, "count") ?? 1;
+    const { timings, children } = await sandboxes.fork(
+      idOf(request.params),
+      { count, lifetime: parseLifetime(body) },
+      commandOf(request),
+    );
+    addTimings(reply, timings);
+    return reply.code(201).send(children.map(toForkResult));
+  });
+
+  app.post("/sandboxes/:id/snapshots", async (request, reply) => {
+    const body = parseObject(request.body ?? {}, "body");
+    const name = optional(body["name"], parseName, "name") ?? null;
+    const id = await sandboxes.takeSnapshot(idOf(request.params), name, commandOf(request));
+    return reply.code(201).send(toSnapshot(sandboxes.snapshots.get(id)));
+  });
+
+  app.get("/snapshots", () => sandboxes.snapshots.all().map(toSnapshot));
+
+  app.delete("/templates/:id", async (request, reply) => {
+    await sandboxes.removeSnapshot(idOf(request.params));
+    return reply.code(204).send();
+  });
+
+  app.post("/torpor/snapshots/:id/pool", async (request, reply) => {
+    const { count } = parseObject(request.body, "body");
+    await sandboxes.setPool(idOf(request.params), parseInteger(count, "count", 0, poolMax));
+    return reply.code(204).send();
   });
 }
 
 function torporRoutes(app: FastifyInstance, options: ApiOptions): void {
   const { sandboxes, apiKeys, host } = options;
   app.get("/torpor/daemon", async () => await options.describe());
-  app.get("/torpor/sandboxes", async () => await readDetails(sandboxes.all()));
+  app.get("/torpor/sandboxes", async () => await readDetails(sandboxes));
   app.get("/torpor/sandboxes/:id", async (request) =>
-    readDetail(sandboxes.get(idOf(request.params))),
+    readDetail(sandboxes, sandboxes.get(idOf(request.params))),
   );
   app.get("/torpor/sandboxes/:id/console", async (request) =>
     readConsole(sandboxes.get(idOf(request.params))),
@@ -176,4 +231,26 @@ function formatTiming({ step, tookMs }: StepTiming): string {
 
 function idOf(params: unknown): string {
   return parseString(parseObject(params, "path")["id"], "sandbox id", nameCharsMax);
+}
+
+function parseForkCount(value: unknown, what: string): number {
+  return parseInteger(value, what, 1, forkCountMax);
+}
+
+function parseName(value: unknown, what: string): string {
+  return parseString(value, what, nameCharsMax);
+}
+
+/** @throws argument.invalid when the header is there and no number */
+function commandOf({ headers }: FastifyRequest): Command {
+  const epoch = headers[epochHeader];
+  if (epoch === undefined) return {};
+  return { epoch: parseInteger(Number(epoch), "Torpor-Epoch", 0, Number.MAX_SAFE_INTEGER) };
+}
+
+function toForkResult(result: PromiseSettledResult<Created>): JsonObject {
+  if (result.status === "fulfilled") {
+    return { sandbox: toSandbox(result.value.sandbox.record, envdVersion) };
+  }
+  return { error: TorporError.from(result.reason, "internal").toBody() };
 }

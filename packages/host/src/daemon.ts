@@ -18,15 +18,18 @@ import {
   systemCode,
   ignoreFailure,
 } from "@torpor/std";
-import { TemplateStore, stateFiles, templatesFolder } from "@torpor/storage";
+import { SnapshotStore, TemplateStore, stateFiles, templatesFolder } from "@torpor/storage";
 import { QemuDriver, type VmmDriver } from "@torpor/vmm";
 import { createApi } from "./api.ts";
 import { ApiKeys } from "./api-keys.ts";
 import { limitConsoles } from "./console-limit.ts";
+import { Freshness } from "./freshness.ts";
 import type { HostContext } from "./host-context.ts";
 import { openDatabase } from "./records/database.ts";
 import { SandboxRecords } from "./records/sandbox-records.ts";
+import { SnapshotRecords } from "./records/snapshot-records.ts";
 import { Sandboxes } from "./sandboxes.ts";
+import { watchStalls } from "./stall-watch.ts";
 
 /** LIMIT: the kernel's `sun_path`, less its final zero. */
 const socketPathBytesMax = 107;
@@ -39,6 +42,8 @@ export interface DaemonOptions {
   readonly port: number;
   readonly log: Logger;
   readonly networkKind?: NetworkKind | undefined;
+  /** Save all of a guest by the VMM's own means; see `HostContext`. */
+  readonly saveWhole?: boolean | undefined;
   /** Spare sandboxes of each template in use; none by default. */
   readonly spareCount?: number | undefined;
   readonly driver?: VmmDriver | undefined;
@@ -69,6 +74,10 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
     driver,
     networkKind: options.networkKind ?? defaultNetworkKind(),
     records: new SandboxRecords(database),
+    snapshotRecords: new SnapshotRecords(database),
+    store: await SnapshotStore.open(options.stateFolder),
+    freshness: new Freshness(),
+    saveWhole: options.saveWhole ?? false,
     log: options.log,
     spareCount: options.spareCount ?? 0,
     failpoint: options.failpoint,
@@ -76,6 +85,7 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
   const sandboxes = await Sandboxes.open(host);
   undo.defer(() => sandboxes.release());
   undo.use(limitConsoles(sandboxes, options.log));
+  undo.use(watchStalls(sandboxes));
   const apiKeys = new ApiKeys(database);
   const startedAtMs = Date.now();
   let url = "";
@@ -98,7 +108,8 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
   const local = await createApi({ ...shared, requireKey: false });
   undo.defer(() => closeNow(local.server));
   const socketPath = await listenUnix(local.server, options.stateFolder);
-  for (const name of await templates.names()) {
+  const pools = sandboxes.snapshots.all().filter(({ pool }) => pool > 0);
+  for (const name of [...(await templates.names()), ...pools.map(({ id }) => id)]) {
     await ignoreFailure("a template that cannot be opened", sandboxes.prepareSpares(name));
   }
   const running = undo.move();

@@ -2,19 +2,21 @@
 import { readdir, stat } from "node:fs/promises";
 import { join } from "node:path";
 import type { JsonObject } from "@torpor/std";
-import { openSnapshot } from "@torpor/storage";
+import type { SnapshotStore } from "@torpor/storage";
 import { readTail, runFiles } from "@torpor/vmm";
 import type { Sandbox } from "./sandbox.ts";
+import type { Sandboxes } from "./sandboxes.ts";
 
 /** LIMIT: how much of a log is shown. */
 const logBytesMax = 64 * 1024;
 
-export async function readDetails(sandboxes: readonly Sandbox[]): Promise<readonly JsonObject[]> {
-  return await Promise.all(sandboxes.map(readDetail));
+export async function readDetails(sandboxes: Sandboxes): Promise<readonly JsonObject[]> {
+  return await Promise.all(sandboxes.all().map((one) => readDetail(sandboxes, one)));
 }
 
-export async function readDetail(sandbox: Sandbox): Promise<JsonObject> {
+export async function readDetail(sandboxes: Sandboxes, sandbox: Sandbox): Promise<JsonObject> {
   const { record } = sandbox;
+  const { lifetime } = record;
   const { state } = record;
   return {
     id: record.id,
@@ -22,29 +24,42 @@ export async function readDetail(sandbox: Sandbox): Promise<JsonObject> {
     templateId: record.templateId,
     state: state.kind,
     reason: state.kind === "failed" ? state.reason : null,
+    lastLines: state.kind === "failed" ? state.lastLines : [],
     generation: record.generation,
     pid: "vm" in state ? state.vm.pid : null,
     createdAtMs: record.createdAtMs,
     startedAtMs: record.startedAtMs,
     metadata: record.metadata,
-    snapshot: await readSnapshotDetail(sandbox),
+    onTimeout: lifetime.onTimeout,
+    endAtMs: lifetime.endAtMs,
+    leftMs: lifetime.leftMs,
+    idleTimeoutMs: lifetime.idleTimeoutMs,
+    maxRunMs: lifetime.maxRunMs,
+    missedDeadline: sandboxes.missedDeadline(sandbox) ?? null,
+    snapshot: await readSnapshotDetail(sandbox, sandboxes.store),
+    hasPrevious: record.previousSnapshotId !== null,
   };
 }
 
 /** Null also when the description is damaged: a resume says so, and a list has to go on. */
-async function readSnapshotDetail({ record, folder }: Sandbox): Promise<JsonObject | null> {
-  const { snapshotGeneration } = record;
-  if (snapshotGeneration === null) return null;
-  const manifest = await openSnapshot(folder, snapshotGeneration).catch(() => undefined);
+async function readSnapshotDetail(
+  { record: { snapshotId } }: Sandbox,
+  store: SnapshotStore,
+): Promise<JsonObject | null> {
+  if (snapshotId === null) return null;
+  const manifest = await store.read(snapshotId).catch(() => undefined);
   if (manifest === undefined) return null;
-  const disks = await Promise.all(
-    manifest.diskGenerations.map((generation) => allocatedBytes(folder.disk(generation))),
-  );
+  const { generation, createdAtMs, memory, disk } = manifest;
+  const disks = await Promise.all(disk.map((one) => allocatedBytes(store.diskPath(one.layerId))));
   return {
-    generation: snapshotGeneration,
-    createdAtMs: manifest.createdAtMs,
-    memoryBytes: await folderBytes(folder.snapshot(snapshotGeneration)),
+    id: snapshotId,
+    generation,
+    createdAtMs,
+    // What the last pause wrote; older layers are shared with whoever stands upon them too.
+    memoryBytes: await folderBytes(store.folder(snapshotId)),
+    memoryLayers: memory.kind === "layers" ? memory.layers.length : 0,
     diskBytes: disks.reduce((sum, bytes) => sum + bytes, 0),
+    diskLayers: disk.length,
   };
 }
 

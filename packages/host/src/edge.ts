@@ -52,7 +52,8 @@ async function exchange(
   request: IncomingMessage,
   response: ServerResponse,
 ): Promise<void> {
-  const run = sandboxes.get(sandboxId).run;
+  const { run, activity } = sandboxes.get(sandboxId);
+  using _use = activity.begin();
   if (run === undefined) {
     throw new TorporError("sandbox.wrongState", "The sandbox was not found: it is not running");
   }

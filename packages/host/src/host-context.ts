@@ -1,9 +1,11 @@
 /** What the daemon's parts share; made once in daemon.ts and passed down. */
 import type { NetworkKind } from "@torpor/network";
 import type { Failpoint, Logger } from "@torpor/std";
-import type { TemplateStore } from "@torpor/storage";
+import type { SnapshotStore, TemplateStore } from "@torpor/storage";
 import type { VmmDriver } from "@torpor/vmm";
+import type { Freshness } from "./freshness.ts";
 import type { SandboxRecords } from "./records/sandbox-records.ts";
+import type { SnapshotRecords } from "./records/snapshot-records.ts";
 
 export interface HostContext {
   readonly stateFolder: string;
@@ -11,7 +13,12 @@ export interface HostContext {
   readonly driver: VmmDriver;
   readonly networkKind: NetworkKind;
   readonly records: SandboxRecords;
+  readonly snapshotRecords: SnapshotRecords;
+  readonly store: SnapshotStore;
+  readonly freshness: Freshness;
   readonly log: Logger;
+  /** Save all of a guest by the VMM's own means, should the short way give trouble. */
+  readonly saveWhole: boolean;
   /** How many spare sandboxes are kept of each template in use. */
   readonly spareCount: number;
   /** Sees every step of every verb; only fault-injection tests pass one. */

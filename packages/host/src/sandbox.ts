@@ -6,13 +6,10 @@
  * record and the run in memory change together, here only.
  *
  * Operations belong to the daemon: a caller that goes away changes nothing, and a caller that
- * repeats a request joins the queue and finds the sandbox already as asked.
+ * repeats a request joins the queue and finds the sandbox already as asked. A request may name the
+ * epoch it was made for, which is the generation of the run; one that comes too late is refused.
  */
-import { mkdir, readdir, rm } from "node:fs/promises";
-import { join } from "node:path";
-import { GuestLink } from "@torpor/guest";
-import { reachNetwork } from "@torpor/network";
-import { guestAddressing } from "@torpor/protocol";
+import { mkdir, rm } from "node:fs/promises";
 import {
   Deadline,
   type Logger,
@@ -23,20 +20,27 @@ import {
   ignoreFailure,
   runSteps,
 } from "@torpor/std";
-import { SandboxFolder, removeOtherSnapshots, removeStagedSnapshots } from "@torpor/storage";
-import { newGuestEntropy } from "./entropy.ts";
+import { SandboxFolder, type SnapshotManifest } from "@torpor/storage";
+import type { VmExit } from "@torpor/vmm";
+import { Activity } from "./activity.ts";
+import { newDiskLayerId, newGuestEntropy, newMachineIdentity, newSnapshotId } from "./entropy.ts";
 import type { HostContext } from "./host-context.ts";
-import { type Verb, decide } from "./lifecycle/decide.ts";
-import { type SandboxState, enter } from "./lifecycle/state.ts";
+import { type Admission, type Verb, decide } from "./lifecycle/decide.ts";
+import { begin, rest, setTimeoutMs } from "./lifecycle/lifetime.ts";
+import { type RunningVm, type SandboxState, enter } from "./lifecycle/state.ts";
 import type { SandboxRecord } from "./records/sandbox-records.ts";
-import { type PauseContext, pauseSteps } from "./steps/pause.ts";
+import { checkpointSteps } from "./steps/checkpoint.ts";
+import { pauseSteps } from "./steps/pause.ts";
 import { removeSteps } from "./steps/remove.ts";
-import { type SandboxRun, endRun } from "./steps/run.ts";
+import { type SandboxRun, adoptRun, endRun } from "./steps/run.ts";
+import type { SaveContext } from "./steps/save.ts";
 import { type WakeContext, claimSteps, spareSteps, wakeSteps, wokenRun } from "./steps/wake.ts";
 
 const endBudgetMs = 15_000;
 const goOnBudgetMs = 5_000;
 const guestUser = "user";
+/** LIMIT: of what a VM that ended by itself said last, as far as its record keeps it. */
+const lastLinesMax = 20;
 
 /** What a request did, and how long each step of it took. */
 export interface Outcome {
@@ -45,11 +49,41 @@ export interface Outcome {
   readonly timings: readonly StepTiming[];
 }
 
+/** The instant of a sandbox; disposing it lets it be collected, unless somebody else needs it. */
+export interface Checkpoint extends Disposable {
+  readonly snapshotId: string;
+  readonly timings: readonly StepTiming[];
+}
+
+export interface Command {
+  /** The run it is meant for; whichever there is, when it names none. */
+  readonly epoch?: number | undefined;
+}
+
+export interface ResumeCommand extends Command {
+  /** Replaces what was left of the timeout; null takes it away. */
+  readonly timeoutMs?: number | null | undefined;
+  /** Go on from the snapshot before the newest one, which is given up. */
+  readonly previous?: boolean | undefined;
+}
+
+/** Who is told, and when. */
+export interface SandboxEvents {
+  /** What the sandbox stands upon has changed: something may be folded or collected. */
+  saved(sandbox: Sandbox): void;
+  /** A run begins, its lifetime is set anew, or it is over. */
+  timed(sandbox: Sandbox): void;
+  /** Nothing is left of it: it needs nothing any more. */
+  removed(sandbox: Sandbox): void;
+}
+
 const unchanged: Outcome = { changed: false, timings: [] };
 
 export class Sandbox {
   readonly folder: SandboxFolder;
+  readonly activity = new Activity();
   readonly #host: HostContext;
+  readonly #events: SandboxEvents;
   readonly #log: Logger;
   #record: SandboxRecord;
   #run: SandboxRun | undefined;
@@ -58,9 +92,10 @@ export class Sandbox {
   #queue: Promise<unknown> = Promise.resolve();
   #removed = false;
 
-  constructor(host: HostContext, record: SandboxRecord) {
+  constructor(host: HostContext, record: SandboxRecord, events: SandboxEvents) {
     this.#host = host;
     this.#record = record;
+    this.#events = events;
     this.#log = host.log.child({ sandboxId: record.id });
     this.folder = new SandboxFolder(host.stateFolder, record.id);
   }
@@ -79,7 +114,7 @@ export class Sandbox {
     return this.#enqueue(() =>
       this.#orNothing(async () => {
         // The warm-up's own init takes a generation, too.
-        const context = await this.#wakeContext(undefined, 2);
+        const context = await this.#wakeContext("create", this.#record.snapshotId, 2);
         const timings = await runSteps(spareSteps, context, this.#options("prepare"));
         this.#spare = context;
         return { changed: true, timings };
@@ -87,13 +122,23 @@ export class Sandbox {
     );
   }
 
-  /** Brings a new sandbox to life from its template. On failure nothing of it is left. */
-  create(owner: Pick<SandboxRecord, "metadata" | "envVars">): Promise<Outcome> {
+  /**
+   * Brings a new sandbox to life, from its template or the snapshot it was made with. On failure
+   * nothing of it is left.
+   * @param verifyDisk False when the same layers have just been verified or written.
+   */
+  create(
+    owner: Pick<SandboxRecord, "metadata" | "envVars" | "lifetime">,
+    verifyDisk = true,
+  ): Promise<Outcome> {
     return this.#enqueue(() =>
       this.#orNothing(async () => {
         await this.#save({ ...owner, createdAtMs: Date.now() });
         const spare = this.#spare;
-        if (spare === undefined) return await this.#wake("create", undefined);
+        if (spare === undefined) {
+          const context = await this.#wakeContext("create", this.#record.snapshotId, 1);
+          return await this.#wake("create", { ...context, verifyDisk });
+        }
         const { envVars } = owner;
         const claimed = { ...spare, init: { ...spare.init, envVars } };
         const timings = await runSteps(claimSteps, claimed, this.#options("create"));
@@ -103,38 +148,76 @@ export class Sandbox {
     );
   }
 
-  pause(): Promise<Outcome> {
+  pause(command: Command = {}): Promise<Outcome> {
     return this.#enqueue(async () => {
-      if (!this.#admit("pause")) return unchanged;
+      if (!this.#admit("pause", command)) return unchanged;
       return await this.#pause();
     });
   }
 
-  resume(): Promise<Outcome> {
+  resume(command: ResumeCommand = {}): Promise<Outcome> {
     return this.#enqueue(async () => {
-      if (!this.#admit("resume")) {
+      if (!this.#admit("resume", command)) {
         if (this.#run !== undefined) await this.#goOnIfHeld(this.#run);
+        if (command.timeoutMs !== undefined) await this.#setTimeoutMs(command.timeoutMs);
         return unchanged;
       }
-      const { snapshotGeneration } = this.#record;
-      assert(snapshotGeneration !== null, "only a sandbox with a snapshot is resumed");
-      const before = this.#record.state;
-      await this.#endStrays();
-      await this.#move({ kind: "resuming" });
-      try {
-        return await this.#wake("resume", snapshotGeneration);
-      } catch (cause) {
-        await this.#move({ kind: "paused" });
-        this.#log.warn("resume failed and was undone", { cause, before: before.kind });
-        throw cause;
-      }
+      return await this.#resume(command);
     });
   }
 
-  remove(): Promise<Outcome> {
+  /** An instant of this sandbox, which goes on: a new snapshot of a running one, the last of a paused. */
+  checkpoint(command: Command = {}): Promise<Checkpoint> {
+    return this.#enqueue(async () => {
+      const timings = this.#admit("checkpoint", command) ? await this.#checkpoint() : [];
+      const { snapshotId } = this.#record;
+      assert(snapshotId !== null, "a checkpoint has a snapshot");
+      const kept = this.#host.store.keep(snapshotId);
+      return { snapshotId, timings, [Symbol.dispose]: () => kept[Symbol.dispose]() };
+    });
+  }
+
+  remove(command: Command = {}): Promise<Outcome> {
     return this.#enqueue(async () => {
       if (this.#removed) return unchanged;
+      this.#admit("remove", command);
       return { changed: true, timings: await this.#runRemove() };
+    });
+  }
+
+  /** From now on; null: never. @throws sandbox.notFound for one that was removed */
+  setTimeoutMs(timeoutMs: number | null, command: Command = {}): Promise<void> {
+    return this.#enqueue(async () => {
+      this.#refuseStale(command);
+      await this.#setTimeoutMs(timeoutMs);
+    });
+  }
+
+  /** The equal of a snapshot of this sandbox, in fewer layers: stands in its place from now on. */
+  takeFold(before: SnapshotManifest, after: SnapshotManifest): Promise<void> {
+    return this.#enqueue(async () => {
+      if (this.#removed || this.#record.snapshotId !== before.snapshotId) return;
+      const above = this.#record.diskLayers.slice(before.disk.length);
+      await this.#save({
+        snapshotId: after.snapshotId,
+        diskLayers: [...after.disk.map(({ layerId }) => layerId), ...above],
+      });
+      this.#log.info("layers were folded", {
+        memoryLayers: after.memory.kind === "layers" ? after.memory.layers.length : 0,
+        diskLayers: after.disk.length,
+      });
+    });
+  }
+
+  /** Lets a VM go on that its VMM holds for want of disk space, once there may be room again. */
+  endStall(): Promise<void> {
+    return this.#enqueue(async () => {
+      const run = this.#run;
+      if (run === undefined) return;
+      const deadline = Deadline.after(goOnBudgetMs, "looking after a stalled VM");
+      if (!(await run.vm.isStalled(deadline))) return;
+      this.#log.warn("the VM stands still: the host's disk failed a write; trying again");
+      await run.vm.releaseVcpus(deadline);
     });
   }
 
@@ -142,9 +225,9 @@ export class Sandbox {
   settle(): Promise<void> {
     return this.#enqueue(async () => {
       const { state } = this.#record;
-      await removeStagedSnapshots(this.folder);
       switch (state.kind) {
         case "running":
+        case "checkpointing":
         case "pausing":
           await this.#adopt(state);
           break;
@@ -173,18 +256,34 @@ export class Sandbox {
       run?.link[Symbol.dispose]();
       run?.vm.release();
       run?.network[Symbol.dispose]();
+      this.#events.timed(this);
     });
   }
 
   /** @throws sandbox.wrongState when the state does not allow it. @returns false for a repeat. */
-  #admit(verb: Verb): boolean {
-    if (this.#removed) {
-      throw new TorporError("sandbox.notFound", `sandbox ${this.#record.id} was removed`);
-    }
-    const hasSnapshot = this.#record.snapshotGeneration !== null;
-    const decision = decide(this.#record.state, verb, hasSnapshot);
+  #admit(verb: Verb, { epoch }: Command): boolean {
+    const { state, snapshotId, generation } = this.#record;
+    if (this.#removed) throw this.#gone();
+    const admission: Admission = {
+      state,
+      verb,
+      hasSnapshot: snapshotId !== null,
+      epoch: generation,
+      wantedEpoch: epoch,
+    };
+    const decision = decide(admission);
+    if (decision.kind === "stale") throw new TorporError("sandbox.stale", decision.reason);
     if (decision.kind === "deny") throw new TorporError("sandbox.wrongState", decision.reason);
     return decision.kind === "accept";
+  }
+
+  /** For requests that every state allows. */
+  #refuseStale(command: Command): void {
+    this.#admit("remove", command);
+  }
+
+  #gone(): TorporError {
+    return new TorporError("sandbox.notFound", `sandbox ${this.#record.id} was removed`);
   }
 
   /** Runs what makes this sandbox, which begins with its record; if it fails, nothing is left. */
@@ -198,59 +297,78 @@ export class Sandbox {
     }
   }
 
-  async #wake(verb: "create" | "resume", snapshotGeneration: number | undefined): Promise<Outcome> {
-    const context = await this.#wakeContext(snapshotGeneration, 1);
+  async #wake(verb: "create" | "resume", context: WakeContext): Promise<Outcome> {
+    const kept = [
+      context.newDiskLayer,
+      ...(context.snapshot === undefined ? [] : [context.snapshot.snapshotId]),
+    ];
+    using _kept = this.#host.store.keep(...kept);
     const timings = await runSteps(wakeSteps, context, this.#options(verb));
     return await this.#goOn(context, timings);
   }
 
-  /** Takes `generations` new ones, the last of which is this wake's. */
+  /**
+   * Takes `generations` new ones, the last of which is this wake's. A new sandbox's record names from
+   * here on what it stands upon.
+   */
   async #wakeContext(
-    snapshotGeneration: number | undefined,
+    reason: "create" | "resume",
+    snapshotId: string | null,
     generations: number,
   ): Promise<WakeContext> {
-    const template = await this.#host.templates.open(this.#record.templateId);
-    const newest = Math.max(this.#record.generation, template.manifest.generation);
-    const generation = newest + generations;
-    await this.#save({ generation });
+    const { id, templateId, hostKey, accessToken, envVars } = this.#record;
+    const template = await this.#host.templates.open(templateId);
+    const snapshot = snapshotId === null ? undefined : await this.#host.store.read(snapshotId);
+    const savedGeneration = (snapshot ?? template.manifest).generation;
+    const generation = Math.max(this.#record.generation, savedGeneration) + generations;
+    const newDiskLayer = newDiskLayerId();
+    const diskLayers = [...(snapshot?.disk.map(({ layerId }) => layerId) ?? []), newDiskLayer];
+    await this.#save(reason === "create" ? { generation, diskLayers } : { generation });
     return {
-      sandboxId: this.#record.id,
+      sandboxId: id,
       generation,
       template,
-      snapshotGeneration,
+      snapshot,
+      store: this.#host.store,
       folder: this.folder,
+      newDiskLayer,
+      verifyDisk: true,
       driver: this.#host.driver,
       networkKind: this.#host.networkKind,
-      savedHostKey:
-        snapshotGeneration === undefined ? template.manifest.hostKey : this.#record.hostKey,
       init: {
-        reason: snapshotGeneration === undefined ? "create" : "resume",
-        machine: null,
-        suspendedMs: 0,
+        reason: reason === "create" && snapshot !== undefined ? "fork" : reason,
+        machine: reason === "create" ? newMachineIdentity(id) : null,
         generation,
-        hostKey: this.#record.hostKey,
-        sandboxId: this.#record.id,
-        templateId: this.#record.templateId,
-        accessToken: this.#record.accessToken,
-        envVars: this.#record.envVars,
+        hostKey,
+        sandboxId: id,
+        templateId,
+        accessToken,
+        envVars,
         defaultUser: guestUser,
         defaultWorkdir: null,
       },
       entropy: newGuestEntropy,
+      checkFresh: (randomHash) => this.#host.freshness.check(randomHash),
     };
   }
 
   /** The guest is initialised: from here on the sandbox is running. */
   async #goOn(context: WakeContext, timings: Outcome["timings"]): Promise<Outcome> {
     const run = wokenRun(context);
+    const sealed = context.snapshot?.disk.map(({ layerId }) => layerId) ?? [];
+    const diskLayers = [...sealed, context.newDiskLayer];
+    const nowMs = Date.now();
     await this.#save({
       state: enter(this.#record.state, {
         kind: "running",
         vm: run.vm.handle,
         network: run.network.handle,
+        openDisks: diskLayers,
       }),
-      diskGenerations: [...(context.diskGenerations ?? []), run.generation],
-      startedAtMs: Date.now(),
+      snapshotId: context.snapshot?.snapshotId ?? null,
+      diskLayers,
+      startedAtMs: nowMs,
+      lifetime: begin(this.#record.lifetime, nowMs),
     });
     this.#attach(run);
     return { changed: true, timings };
@@ -260,24 +378,46 @@ export class Sandbox {
     return { verb, failpoint: this.#host.failpoint };
   }
 
+  async #resume({ previous, timeoutMs }: ResumeCommand): Promise<Outcome> {
+    const before = this.#record;
+    const snapshotId = previous === true ? before.previousSnapshotId : before.snapshotId;
+    if (snapshotId === null) {
+      throw new TorporError("sandbox.wrongState", "there is no snapshot before the newest one");
+    }
+    const context = await this.#wakeContext("resume", snapshotId, 1).catch((cause: unknown) => {
+      throw this.#withWayBack(cause, previous === true);
+    });
+    await this.#endStrays();
+    await this.#move({ kind: "resuming" });
+    try {
+      const outcome = await this.#wake("resume", context);
+      if (previous === true) await this.#save({ previousSnapshotId: null });
+      if (timeoutMs !== undefined) await this.#setTimeoutMs(timeoutMs);
+      return outcome;
+    } catch (cause) {
+      await this.#move({ kind: "paused" });
+      this.#log.warn("resume failed and was undone", { cause, before: before.state.kind });
+      throw this.#withWayBack(cause, previous === true);
+    }
+  }
+
+  /** A damaged snapshot is not the end of a sandbox that has an older one. */
+  #withWayBack(cause: unknown, triedPrevious: boolean): unknown {
+    const damaged = TorporError.is(cause) && cause.code === "snapshot.corrupt";
+    if (!damaged || triedPrevious || this.#record.previousSnapshotId === null) return cause;
+    return new TorporError(cause.code, cause.rawMessage, {
+      cause,
+      effect: "none",
+      advice: `Go back to the pause before with \`torpor resume --previous ${this.#record.id}\`; what came after it is lost.`,
+    });
+  }
+
   async #pause(): Promise<Outcome> {
-    const { state } = this.#record;
-    const run = this.#run;
-    assert(state.kind === "running" && run !== undefined, "a running sandbox has a run");
-    // A guest that QEMU holds for want of disk space could not be prepared.
-    await run.vm.releaseVcpus(Deadline.after(goOnBudgetMs, "letting the VM go on"));
-    const template = await this.#host.templates.open(this.#record.templateId);
-    const identity = { ...(await this.#host.driver.identity()), version: run.vm.version };
-    await this.#move({ ...state, kind: "pausing" });
-    const context: PauseContext = {
-      sandboxId: this.#record.id,
-      templateId: this.#record.templateId,
-      baseMemoryPath: template.memoryPath,
-      folder: this.folder,
-      run,
-      identity,
-      diskGenerations: this.#record.diskGenerations,
-    };
+    const { run, running } = await this.#beforeSave();
+    const snapshotId = newSnapshotId();
+    using _kept = this.#host.store.keep(snapshotId);
+    const context = await this.#saveContext(snapshotId, run);
+    await this.#move({ ...running, kind: "pausing", snapshotId });
     let published = false;
     try {
       const timings = await runSteps(pauseSteps, context, {
@@ -286,34 +426,100 @@ export class Sandbox {
           published ||= step === "publish";
         },
       });
-      await this.#settlePaused(run.generation);
+      await this.#settlePaused(snapshotId);
       return { changed: true, timings };
     } catch (cause) {
-      if (published) await this.#settlePublished(run);
-      else await this.#move({ ...state, kind: "running" });
+      if (published) await this.#settlePublished(run, snapshotId);
+      else await this.#move({ ...running, kind: "running" });
       throw cause;
     }
   }
 
+  async #checkpoint(): Promise<readonly StepTiming[]> {
+    const { run, running } = await this.#beforeSave();
+    const snapshotId = newSnapshotId();
+    const newDiskLayer = newDiskLayerId();
+    using _kept = this.#host.store.keep(snapshotId, newDiskLayer);
+    const saving = await this.#saveContext(snapshotId, run);
+    const { diskBytes } = (await this.#host.templates.open(this.#record.templateId)).manifest;
+    let vm: RunningVm = running;
+    const recordDiskLayer = async (): Promise<void> => {
+      vm = { ...running, openDisks: [...running.openDisks, newDiskLayer] };
+      await this.#save({
+        diskLayers: [...this.#record.diskLayers, newDiskLayer],
+        state: { ...vm, kind: "checkpointing", snapshotId },
+      });
+    };
+    await this.#move({ ...running, kind: "checkpointing", snapshotId });
+    try {
+      const context = { ...saving, newDiskLayer, diskBytes, recordDiskLayer };
+      const timings = await runSteps(checkpointSteps, context, this.#options("checkpoint"));
+      await this.#save({
+        state: enter(this.#record.state, { ...vm, kind: "running" }),
+        snapshotId,
+        previousSnapshotId: this.#record.snapshotId,
+      });
+      this.#events.saved(this);
+      return timings;
+    } catch (cause) {
+      await this.#move({ ...vm, kind: "running" });
+      throw cause;
+    }
+  }
+
+  async #beforeSave(): Promise<{ run: SandboxRun; running: RunningVm }> {
+    const { state } = this.#record;
+    const run = this.#run;
+    assert(state.kind === "running" && run !== undefined, "a running sandbox has a run");
+    // A guest that QEMU holds for want of disk space could not be prepared.
+    await run.vm.releaseVcpus(Deadline.after(goOnBudgetMs, "letting the VM go on"));
+    const { vm, network, openDisks } = state;
+    return { run, running: { vm, network, openDisks } };
+  }
+
+  async #saveContext(snapshotId: string, run: SandboxRun): Promise<SaveContext> {
+    const { id, templateId, hostKey, diskLayers } = this.#record;
+    const template = await this.#host.templates.open(templateId);
+    const base = this.#record.snapshotId;
+    return {
+      snapshotId,
+      sandboxId: id,
+      templateId,
+      imagePath: template.memoryPath,
+      hostKey,
+      store: this.#host.store,
+      run,
+      identity: { ...(await this.#host.driver.identity()), version: run.vm.version },
+      base: base === null ? undefined : await this.#host.store.read(base),
+      diskLayers,
+      saveWhole: this.#host.saveWhole,
+      log: this.#log,
+    };
+  }
+
   /** Publishing worked and ending the VM did not: it must not go on beside its snapshot. */
-  async #settlePublished(run: SandboxRun): Promise<void> {
+  async #settlePublished(run: SandboxRun, snapshotId: string): Promise<void> {
     try {
       await endRun(run, Deadline.after(endBudgetMs, "ending a VM whose snapshot is published"));
     } catch (cause) {
       this.#log.error("a VM cannot be ended; the next start of the daemon tries again", { cause });
     }
-    await this.#settlePaused(run.generation);
+    await this.#settlePaused(snapshotId);
   }
 
-  /** The snapshot of `generation` is durable: the sandbox is paused, and older ones may go. */
-  async #settlePaused(generation: number): Promise<void> {
+  /** The snapshot is durable: the sandbox is paused. */
+  async #settlePaused(snapshotId: string): Promise<void> {
     this.#run = undefined;
+    const { lifetime, startedAtMs } = this.#record;
     await this.#save({
       state: enter(this.#record.state, { kind: "paused" }),
-      snapshotGeneration: generation,
+      snapshotId,
+      previousSnapshotId: this.#record.snapshotId,
+      lifetime: rest(lifetime, startedAtMs, Date.now()),
     });
-    await removeOtherSnapshots(this.folder, generation);
     await this.#clearRuns();
+    this.#events.saved(this);
+    this.#events.timed(this);
   }
 
   async #runRemove(): Promise<readonly StepTiming[]> {
@@ -331,37 +537,44 @@ export class Sandbox {
     this.#run = undefined;
     this.#spare = undefined;
     this.#removed = true;
+    this.#events.timed(this);
+    this.#events.removed(this);
     return timings;
   }
 
-  async #adopt(state: Extract<SandboxState, { kind: "running" | "pausing" }>): Promise<void> {
+  async #adopt(
+    state: Extract<SandboxState, { kind: "running" | "checkpointing" | "pausing" }>,
+  ): Promise<void> {
     const deadline = Deadline.after(endBudgetMs, "adopting a running VM");
+    const published = state.kind === "pausing" && (await this.#host.store.has(state.snapshotId));
     let run: SandboxRun;
     try {
-      const vm = await this.#host.driver.adopt(state.vm, deadline);
-      const network = reachNetwork(state.network, state.vm.pid, guestAddressing);
-      const link = new GuestLink({
-        dial: (port) => network.dial(port),
-        hostKey: this.#record.hostKey,
-      });
-      run = { generation: this.#record.generation, vm, network, link };
+      run = await adoptRun(this.#host.driver, state, this.#record, deadline);
     } catch (cause) {
       this.#log.warn("the VM did not outlive the daemon, or does not answer", { cause });
       await this.#endStrays();
-      await this.#settleDead(state, TorporError.from(cause, "vmm.failed").rawMessage);
+      if (published) await this.#settlePaused(state.snapshotId);
+      else
+        await this.#settleDead(
+          `no VM to take over: ${TorporError.from(cause, "vmm.failed").rawMessage}`,
+          [],
+        );
       return;
     }
-    if (state.kind === "pausing") {
-      await this.#settlePausing(state, run, deadline);
+    if (published) {
+      await endRun(run, deadline);
+      await this.#settlePaused(state.snapshotId);
       return;
     }
     await this.#goOnIfHeld(run);
+    const { vm, network, openDisks } = state;
+    if (state.kind !== "running") await this.#move({ kind: "running", vm, network, openDisks });
     this.#attach(run);
   }
 
   /**
-   * A running VM may stand still: QEMU holds one whose disk met a full host disk, and an undone pause
-   * may not have got through. Both calls do nothing to one that goes.
+   * A running VM may stand still: QEMU holds one whose disk met a full host disk, and a save that was
+   * undone may not have got through. Both calls do nothing to one that goes.
    */
   async #goOnIfHeld(run: SandboxRun): Promise<void> {
     const deadline = Deadline.after(goOnBudgetMs, "letting a VM go on");
@@ -373,52 +586,36 @@ export class Sandbox {
     }
   }
 
-  /** The daemon ended in the middle of a pause and the VM is still there. */
-  async #settlePausing(
-    state: Extract<SandboxState, { kind: "pausing" }>,
-    run: SandboxRun,
-    deadline: Deadline,
-  ): Promise<void> {
-    if (await this.#isPublished(run.generation)) {
-      await endRun(run, deadline);
-      await this.#settlePaused(run.generation);
-      return;
-    }
-    await this.#goOnIfHeld(run);
-    await this.#move({ ...state, kind: "running" });
-    this.#attach(run);
-  }
-
-  async #settleDead(
-    state: Extract<SandboxState, { kind: "running" | "pausing" }>,
-    reason: string,
-  ): Promise<void> {
-    if (state.kind === "pausing" && (await this.#isPublished(this.#record.generation))) {
-      await this.#settlePaused(this.#record.generation);
-      return;
-    }
-    await this.#move({ kind: "failed", reason: `no VM to take over: ${reason}` });
-  }
-
-  async #isPublished(generation: number): Promise<boolean> {
-    await mkdir(this.folder.snapshots, { recursive: true, mode: 0o700 });
-    return (await readdir(this.folder.snapshots)).includes(String(generation));
+  async #settleDead(reason: string, lastLines: readonly string[]): Promise<void> {
+    const { lifetime, startedAtMs } = this.#record;
+    await this.#save({
+      state: enter(this.#record.state, { kind: "failed", reason, lastLines }),
+      lifetime: rest(lifetime, startedAtMs, Date.now()),
+    });
+    this.#events.timed(this);
   }
 
   #attach(run: SandboxRun): void {
     this.#run = run;
+    this.activity.touch();
+    this.#events.timed(this);
     void run.vm.exited.then((exit) =>
       ignoreFailure(
         "the failure is in the log of the queue",
-        this.#enqueue(async () => {
-          if (this.#run !== run || this.#record.state.kind === "removing") return; // ended by us
-          const reason = lastLine(exit.vmmTail) ?? lastLine(exit.consoleTail) ?? "no last words";
-          this.#log.error("the VM ended by itself", { ...exit });
-          this.#run = undefined;
-          await endRun(run, Deadline.after(endBudgetMs, "clearing up after a VM that ended"));
-          await this.#move({ kind: "failed", reason: `the VM ended by itself: ${reason}` });
-        }),
+        this.#enqueue(() => this.#onExit(run, exit)),
       ),
+    );
+  }
+
+  async #onExit(run: SandboxRun, exit: VmExit): Promise<void> {
+    if (this.#run !== run || this.#record.state.kind === "removing") return; // ended by us
+    const lastLines = [...linesOf(exit.consoleTail), ...linesOf(exit.vmmTail)].slice(-lastLinesMax);
+    this.#log.error("the VM ended by itself", { ...exit });
+    this.#run = undefined;
+    await endRun(run, Deadline.after(endBudgetMs, "clearing up after a VM that ended"));
+    await this.#settleDead(
+      `the VM ended by itself: ${lastLines.at(-1) ?? "no last words"}`,
+      lastLines,
     );
   }
 
@@ -433,16 +630,13 @@ export class Sandbox {
   /** Removes the folders of VM runs; only called while none is running. */
   async #clearRuns(): Promise<void> {
     await rm(this.folder.runs, { recursive: true, force: true });
-    await this.#removeStrayDisks();
   }
 
-  /** Layers of runs that were never finished belong to no state. */
-  async #removeStrayDisks(): Promise<void> {
-    await mkdir(this.folder.disks, { recursive: true, mode: 0o700 });
-    const kept = new Set(this.#record.diskGenerations.map((one) => `${one}.qcow2`));
-    for (const name of await readdir(this.folder.disks)) {
-      if (!kept.has(name)) await rm(join(this.folder.disks, name), { force: true });
-    }
+  async #setTimeoutMs(timeoutMs: number | null): Promise<void> {
+    const { lifetime, startedAtMs } = this.#record;
+    const runningSinceMs = this.#run === undefined ? undefined : startedAtMs;
+    await this.#save({ lifetime: setTimeoutMs(lifetime, timeoutMs, runningSinceMs, Date.now()) });
+    this.#events.timed(this);
   }
 
   async #move(to: SandboxState): Promise<void> {
@@ -464,6 +658,9 @@ export class Sandbox {
   }
 }
 
-function lastLine(text: string): string | undefined {
-  return text.trim().split("\n").at(-1)?.trim() || undefined;
+function linesOf(text: string): readonly string[] {
+  return text
+    .split("\n")
+    .map((line) => line.trim())
+    .filter((line) => line !== "");
 }

@@ -1,45 +1,97 @@
 /**
- * All sandboxes of this daemon: creation, look-up, and settling what an earlier daemon left.
+ * All sandboxes of this daemon: creation, forks, look-up, and settling what an earlier daemon left.
  */
 import { mkdir, readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
-import { Deadline, TorporError } from "@torpor/std";
-import { SandboxFolder, type TemplateManifest, stateFiles } from "@torpor/storage";
+import { Deadline, TorporError, ignoreFailure } from "@torpor/std";
+import { type Needs, SandboxFolder, type SnapshotStore, stateFiles } from "@torpor/storage";
+import { Deadlines, type MissedDeadline } from "./deadlines.ts";
 import { newSandboxId, newSecret } from "./entropy.ts";
 import type { HostContext } from "./host-context.ts";
-import { type Outcome, Sandbox } from "./sandbox.ts";
+import { type LifetimeRequest, newLifetime } from "./lifecycle/lifetime.ts";
+import { type Command, type Outcome, Sandbox } from "./sandbox.ts";
+import { Snapshots } from "./snapshots.ts";
+import type { Source } from "./source.ts";
 import { Spares } from "./spares.ts";
+import { Upkeep } from "./upkeep.ts";
 
 const endStrayBudgetMs = 10_000;
+/** LIMITS of one fork. Children start a few at a time, so that the first is there soon. */
+export const forkCountMax = 100;
+const forksAtOnce = 4;
 
 export interface CreateRequest {
-  /** Id or name of a template. */
+  /** Id or name of a template or a snapshot. */
   readonly template: string;
   readonly metadata: Readonly<Record<string, string>>;
   readonly envVars: Readonly<Record<string, string>>;
+  readonly lifetime: LifetimeRequest;
+}
+
+export interface ForkRequest {
+  readonly count: number;
+  readonly lifetime: LifetimeRequest;
+}
+
+export interface Created {
+  readonly sandbox: Sandbox;
+  readonly outcome: Outcome;
+}
+
+export interface Forked {
+  /** The instant that all children began from. */
+  readonly snapshotId: string;
+  readonly timings: Outcome["timings"];
+  /** One for each child that was asked for, in order. */
+  readonly children: readonly PromiseSettledResult<Created>[];
 }
 
 export class Sandboxes {
+  readonly snapshots: Snapshots;
   readonly #host: HostContext;
   readonly #byId = new Map<string, Sandbox>();
+  /** Spares and those in the making too: what they stand upon is needed. */
+  readonly #everyone = new Set<Sandbox>();
   readonly #spares: Spares;
+  readonly #deadlines: Deadlines;
+  readonly #upkeep: Upkeep;
 
-  private constructor(host: HostContext) {
+  private constructor(host: HostContext, snapshots: Snapshots) {
     this.#host = host;
-    this.#spares = new Spares(host, (manifest) => this.#newSandbox(manifest));
+    this.snapshots = snapshots;
+    this.#spares = new Spares((source) => this.#newSandbox(source));
+    this.#deadlines = new Deadlines(
+      {
+        pause: (sandbox, epoch) => sandbox.pause({ epoch }),
+        kill: ({ record }, epoch) => this.remove(record.id, { epoch }),
+      },
+      host.log,
+    );
+    this.#upkeep = new Upkeep({
+      store: host.store,
+      templateOf: async (id) => (await host.templates.open(id)).manifest,
+      needs: () => this.#needs(),
+      log: host.log,
+    });
   }
 
   /** Opens the records and settles every sandbox in them before any request is taken. */
   static async open(host: HostContext): Promise<Sandboxes> {
-    const sandboxes = new Sandboxes(host);
-    const records = await host.records.all();
-    for (const record of records) sandboxes.#byId.set(record.id, new Sandbox(host, record));
+    const sandboxes = new Sandboxes(host, await Snapshots.open(host));
+    for (const record of await host.records.all()) {
+      sandboxes.#byId.set(record.id, sandboxes.#make(record));
+    }
     await sandboxes.#endStrayVms();
     // One that cannot be settled must not keep the daemon from serving the others.
     await Promise.allSettled(sandboxes.all().map((sandbox) => sandbox.settle()));
-    for (const record of records) sandboxes.#forgetIfRemoved(record.id);
+    for (const sandbox of sandboxes.all()) sandboxes.#forgetIfRemoved(sandbox);
     await sandboxes.#removeStrayFolders();
+    await ignoreFailure("told in the log, and tried again later", sandboxes.#collect());
     return sandboxes;
+  }
+
+  get store(): SnapshotStore {
+    return this.#host.store;
   }
 
   all(): readonly Sandbox[] {
@@ -56,9 +108,10 @@ export class Sandboxes {
   }
 
   /** @throws template.missing and whatever the steps of a wake throw; nothing is left then. */
-  async create(request: CreateRequest): Promise<{ sandbox: Sandbox; outcome: Outcome }> {
-    const { manifest } = await this.#host.templates.open(request.template);
-    const spare = this.#spares.take(manifest);
+  async create(request: CreateRequest): Promise<Created> {
+    const source = await this.#sourceOf(request.template);
+    using _kept = this.#host.store.keep(source.id);
+    const spare = this.#spares.take(source);
     if (spare !== undefined) {
       try {
         return await this.#bring(spare, request);
@@ -66,33 +119,154 @@ export class Sandboxes {
         this.#host.log.warn("a spare sandbox was of no use; making another", { cause });
       }
     }
-    return await this.#bring(this.#newSandbox(manifest), request);
+    return await this.#bring(this.#newSandbox(source), request);
+  }
+
+  /**
+   * Makes new sandboxes that begin at this instant of another, which goes on, or sleeps on.
+   * @throws sandbox.wrongState, sandbox.notFound and whatever saving throws; what becomes of each child
+   *   is in its own result
+   */
+  async fork(id: string, request: ForkRequest, command: Command = {}): Promise<Forked> {
+    const parent = this.get(id);
+    using checkpoint = await parent.checkpoint(command);
+    const { metadata, envVars, templateId, templateName } = parent.record;
+    const source: Source = {
+      id: checkpoint.snapshotId,
+      name: templateName,
+      template: (await this.#host.templates.open(templateId)).manifest,
+      snapshotId: checkpoint.snapshotId,
+      spareCount: 0,
+    };
+    const child = async (verifyDisk: boolean): Promise<Created> =>
+      await this.#bring(
+        this.#newSandbox(source),
+        { metadata, envVars, lifetime: request.lifetime },
+        verifyDisk,
+      );
+    // The first has verified what all stand upon before the others begin.
+    const [first] = await Promise.allSettled([child(true)]);
+    const verify = first.status === "rejected";
+    const others = await settleSome(request.count - 1, forksAtOnce, () => child(verify));
+    const { snapshotId, timings } = checkpoint;
+    return { snapshotId, timings, children: [first, ...others] };
+  }
+
+  /** @throws sandbox.notFound */
+  async remove(id: string, command: Command = {}): Promise<Outcome> {
+    const sandbox = this.get(id);
+    const outcome = await sandbox.remove(command);
+    this.#forget(sandbox);
+    await ignoreFailure("told in the log, and tried again later", this.#collect());
+    return outcome;
+  }
+
+  /** A snapshot that others are made from. @throws what a checkpoint throws; argument.invalid */
+  async takeSnapshot(id: string, name: string | null, command: Command = {}): Promise<string> {
+    const sandbox = this.get(id);
+    if (name !== null) await this.snapshots.assertNameFree(name);
+    using checkpoint = await sandbox.checkpoint(command);
+    const { snapshotId } = checkpoint;
+    await this.snapshots.add({
+      id: snapshotId,
+      name,
+      sandboxId: id,
+      templateId: sandbox.record.templateId,
+      createdAtMs: Date.now(),
+      pool: 0,
+    });
+    return snapshotId;
+  }
+
+  /** Sandboxes made from it keep what they stand upon. @throws template.missing */
+  async removeSnapshot(reference: string): Promise<void> {
+    const { id } = this.snapshots.get(reference);
+    await this.snapshots.remove(id);
+    await this.#spares.drop(id);
+    await ignoreFailure("told in the log, and tried again later", this.#collect());
+  }
+
+  /** Keeps `count` sandboxes of a snapshot ready. @throws template.missing */
+  async setPool(reference: string, count: number): Promise<void> {
+    const { id } = this.snapshots.get(reference);
+    await this.snapshots.setPool(id, count);
+    this.#spares.refill(await this.#sourceOf(id));
+  }
+
+  /** Why a sandbox still runs although its time is over. */
+  missedDeadline(sandbox: Sandbox): MissedDeadline | undefined {
+    return this.#deadlines.missed(sandbox);
+  }
+
+  get sparesReady(): number {
+    return this.#spares.readyCount;
+  }
+
+  /** Makes spares of a template or snapshot, so that the first request finds one. */
+  async prepareSpares(reference: string): Promise<void> {
+    this.#spares.refill(await this.#sourceOf(reference));
+  }
+
+  /** Settles when what is done in the background is done. */
+  async idle(): Promise<void> {
+    await this.#upkeep.idle();
+  }
+
+  /** Pauses whatever runs. Those that cannot be go on running, and the log says why. */
+  async pauseAll(): Promise<void> {
+    const running = this.all().filter(({ run }) => run !== undefined);
+    await settleSome(running.length, forksAtOnce, async (index) => await running[index]?.pause());
+  }
+
+  /** Lets go of all VMs, which go on running; spares are nobody's and end. */
+  async release(): Promise<void> {
+    this.#deadlines[Symbol.dispose]();
+    await this.#upkeep.end();
+    await this.#spares.end();
+    await Promise.allSettled(this.all().map((sandbox) => sandbox.release()));
   }
 
   async #bring(
     sandbox: Sandbox,
-    { metadata, envVars }: CreateRequest,
-  ): Promise<{ sandbox: Sandbox; outcome: Outcome }> {
+    { metadata, envVars, lifetime }: Omit<CreateRequest, "template">,
+    verifyDisk = true,
+  ): Promise<Created> {
     const { id } = sandbox.record;
     this.#byId.set(id, sandbox);
     try {
-      return { sandbox, outcome: await sandbox.create({ metadata, envVars }) };
+      const owner = { metadata, envVars, lifetime: newLifetime(lifetime) };
+      return { sandbox, outcome: await sandbox.create(owner, verifyDisk) };
     } catch (cause) {
-      this.#byId.delete(id);
+      this.#forget(sandbox);
       throw cause;
     }
   }
 
-  #newSandbox(manifest: TemplateManifest): Sandbox {
+  async #sourceOf(reference: string): Promise<Source> {
+    const snapshot = this.snapshots.find(reference);
+    if (snapshot !== undefined) {
+      const { manifest } = await this.#host.templates.open(snapshot.templateId);
+      const { id, name, pool } = snapshot;
+      return { id, name: name ?? id, template: manifest, snapshotId: id, spareCount: pool };
+    }
+    const { manifest } = await this.#host.templates.open(reference);
+    const { templateId, name } = manifest;
+    const { spareCount } = this.#host;
+    return { id: templateId, name, template: manifest, snapshotId: null, spareCount };
+  }
+
+  #newSandbox({ template, name, snapshotId }: Source): Sandbox {
     const now = Date.now();
-    return new Sandbox(this.#host, {
+    return this.#make({
       id: newSandboxId(),
-      templateId: manifest.templateId,
-      templateName: manifest.name,
+      templateId: template.templateId,
+      templateName: name,
       generation: 0,
-      snapshotGeneration: null,
+      snapshotId,
+      previousSnapshotId: null,
       state: { kind: "creating" },
-      diskGenerations: [],
+      diskLayers: [],
+      lifetime: newLifetime({}),
       hostKey: newSecret(),
       accessToken: newSecret(),
       metadata: {},
@@ -102,26 +276,40 @@ export class Sandboxes {
     });
   }
 
-  /** @throws sandbox.notFound */
-  async remove(id: string): Promise<Outcome> {
-    const outcome = await this.get(id).remove();
-    this.#byId.delete(id);
-    return outcome;
+  #make(record: Sandbox["record"]): Sandbox {
+    const sandbox: Sandbox = new Sandbox(this.#host, record, {
+      saved: () => this.#upkeep.after(sandbox),
+      timed: () => this.#deadlines.watch(sandbox),
+      removed: () => this.#everyone.delete(sandbox),
+    });
+    this.#everyone.add(sandbox);
+    return sandbox;
   }
 
-  get sparesReady(): number {
-    return this.#spares.readyCount;
+  #forget(sandbox: Sandbox): void {
+    this.#byId.delete(sandbox.record.id);
   }
 
-  /** Makes spares of a template, so that the first request finds one. */
-  async prepareSpares(template: string): Promise<void> {
-    this.#spares.refill((await this.#host.templates.open(template)).manifest);
+  #needs(): Needs {
+    const records = [...this.#everyone].map(({ record }) => record);
+    const snapshots = records.flatMap((one) => [one.snapshotId, one.previousSnapshotId]);
+    const disks = records.flatMap(({ diskLayers, state }) => [
+      ...diskLayers,
+      ...("openDisks" in state ? state.openDisks : []),
+    ]);
+    return {
+      snapshots: [...snapshots, ...this.snapshots.ids()].filter((id) => id !== null),
+      disks,
+    };
   }
 
-  /** Lets go of all VMs, which go on running; spares are nobody's and end. */
-  async release(): Promise<void> {
-    await this.#spares.end();
-    await Promise.allSettled(this.all().map((sandbox) => sandbox.release()));
+  async #collect(): Promise<void> {
+    try {
+      await this.#upkeep.collect();
+    } catch (cause) {
+      this.#host.log.warn("what nobody needs could not be collected", { cause });
+      throw cause;
+    }
   }
 
   /** Ends VM processes that no record claims, such as one started just before a crash. */
@@ -137,8 +325,8 @@ export class Sandboxes {
     }
   }
 
-  #forgetIfRemoved(id: string): void {
-    if (this.#byId.get(id)?.record.state.kind === "removing") this.#byId.delete(id);
+  #forgetIfRemoved(sandbox: Sandbox): void {
+    if (sandbox.record.state.kind === "removing") this.#forget(sandbox);
   }
 
   async #removeStrayFolders(): Promise<void> {
@@ -150,4 +338,23 @@ export class Sandboxes {
       await rm(new SandboxFolder(this.#host.stateFolder, name).path, { recursive: true });
     }
   }
+}
+
+/** Runs `count` pieces of work, at most `atOnce` at a time; the results are in order. */
+async function settleSome<T>(
+  count: number,
+  atOnce: number,
+  work: (index: number) => Promise<T>,
+): Promise<readonly PromiseSettledResult<T>[]> {
+  const results: PromiseSettledResult<T>[] = [];
+  let next = 0;
+  const worker = async (): Promise<void> => {
+    while (next < count) {
+      const index = next++;
+      const [result] = await Promise.allSettled([work(index)]);
+      results[index] = result;
+    }
+  };
+  await Promise.all(Array.from({ length: Math.min(atOnce, count) }, worker));
+  return results;
 }

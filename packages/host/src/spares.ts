@@ -8,68 +8,70 @@
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { ignoreFailure } from "@torpor/std";
-import type { TemplateManifest } from "@torpor/storage";
-import type { HostContext } from "./host-context.ts";
 import type { Sandbox } from "./sandbox.ts";
+import type { Source } from "./source.ts";
 
 /** The first command of the sandbox that was just handed out has this long to itself. */
 const quietMs = 1_000;
 
 export class Spares {
-  readonly #host: HostContext;
-  readonly #make: (manifest: TemplateManifest) => Sandbox;
+  readonly #make: (source: Source) => Sandbox;
   readonly #ready = new Map<string, Sandbox[]>();
   readonly #ending = new AbortController();
   #work: Promise<void> = Promise.resolve();
 
-  constructor(host: HostContext, make: (manifest: TemplateManifest) => Sandbox) {
-    this.#host = host;
+  constructor(make: (source: Source) => Sandbox) {
     this.#make = make;
   }
 
-  /** How many are ready, of all templates. */
+  /** How many are ready, of all sources. */
   get readyCount(): number {
     return [...this.#ready.values()].flat().length;
   }
 
-  /** A spare of this template, or undefined; another is made in its place either way. */
-  take(manifest: TemplateManifest): Sandbox | undefined {
-    const spare = this.#of(manifest).shift();
-    this.refill(manifest);
+  /** A spare of this source, or undefined; another is made in its place either way. */
+  take(source: Source): Sandbox | undefined {
+    const spare = this.#of(source.id).shift();
+    this.refill(source);
     return spare;
   }
 
-  /** Makes what is missing, in the background. */
-  refill(manifest: TemplateManifest): void {
-    if (this.#host.spareCount === 0) return;
+  /** Makes what is missing, and ends what is too many, in the background. */
+  refill(source: Source): void {
     this.#work = this.#work.then(() =>
-      ignoreFailure("without a spare a sandbox takes its whole time", this.#fill(manifest)),
+      ignoreFailure("without a spare a sandbox takes its whole time", this.#fill(source)),
     );
+  }
+
+  /** Ends those of a source that is no more. */
+  async drop(sourceId: string): Promise<void> {
+    const spares = this.#of(sourceId).splice(0);
+    await Promise.allSettled(spares.map((spare) => spare.remove()));
   }
 
   /** Ends all of them and makes no more. */
   async end(): Promise<void> {
     this.#ending.abort();
     await this.#work;
-    const spares = [...this.#ready.values()].flat();
-    this.#ready.clear();
     // One that resists is removed by the next daemon.
-    await Promise.allSettled(spares.map((spare) => spare.remove()));
+    await Promise.allSettled([...this.#ready.keys()].map((id) => this.drop(id)));
   }
 
-  async #fill(manifest: TemplateManifest): Promise<void> {
-    const ready = this.#of(manifest);
-    while (ready.length < this.#host.spareCount) {
+  async #fill(source: Source): Promise<void> {
+    const ready = this.#of(source.id);
+    const tooMany = ready.splice(source.spareCount);
+    await Promise.allSettled(tooMany.map((spare) => spare.remove()));
+    while (ready.length < source.spareCount) {
       await sleep(quietMs, undefined, { signal: this.#ending.signal });
-      const spare = this.#make(manifest);
+      const spare = this.#make(source);
       await spare.prepareSpare();
       ready.push(spare);
     }
   }
 
-  #of({ templateId }: TemplateManifest): Sandbox[] {
-    const ready = this.#ready.get(templateId) ?? [];
-    this.#ready.set(templateId, ready);
+  #of(sourceId: string): Sandbox[] {
+    const ready = this.#ready.get(sourceId) ?? [];
+    this.#ready.set(sourceId, ready);
     return ready;
   }
 }

@@ -21,7 +21,7 @@ import {
   type StagedTemplate,
   type Template,
   TemplateStore,
-  digestFile,
+  digestChunks,
   templatesFolder,
 } from "@torpor/storage";
 import {
@@ -162,14 +162,14 @@ async function buildTemplate(build: Build): Promise<void> {
   build.report(0.9, "saving it");
   await saveVm(vm, link, staged);
   await staged.publish({
-    format: "torpor-template-1",
+    format: "torpor-template-2",
     templateId: build.templateId,
     name: baseTemplateName,
     createdAtMs: Date.now(),
     identity: build.identity,
     machine: { ...baseMachine, kernelArguments: kernelArgumentsOf(build.identity), guestMac },
     diskBytes: build.base.diskBytes,
-    deviceState: await digestFile(staged.files.deviceStatePath),
+    deviceState: await digestChunks(staged.files.deviceStatePath),
     hostKey: init.hostKey,
     generation: bootGeneration,
   });

@@ -65,6 +65,12 @@ const table = {
   ),
   "root.required": row(403, "afterChange", "none", "Run the same command as root."),
   "sandbox.notFound": row(404, "never", "none", "List the sandboxes with `torpor ls`."),
+  "sandbox.stale": row(
+    409,
+    "never",
+    "none",
+    "Look at the state with `torpor info ID`: the sandbox was resumed or went back meanwhile.",
+  ),
   "sandbox.wrongState": row(
     409,
     "afterChange",

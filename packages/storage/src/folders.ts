@@ -5,8 +5,7 @@
  *       daemon.lock daemon.log torpor.sock torpor.sqlite
  *       sandboxes/<id>/
  *         run/<generation>/        control socket, console, VMM log: one VM run, gone with it
- *         disk/<generation>.qcow2  what that run wrote; sealed when the next one starts
- *         snapshots/<generation>/  device state, memory, manifest: published whole or not at all
+ *       snapshots/ disks/          what sandboxes and templates stand upon: see snapshot-store.ts
  *     <cache>/                     TORPOR_CACHE, else /var/cache/torpor or ~/.cache/torpor
  *       templates/<id>/            kernel, disk, memory image, device state, manifest
  *
@@ -35,6 +34,8 @@ export const stateFiles = {
   socket: "torpor.sock",
   database: "torpor.sqlite",
   sandboxes: "sandboxes",
+  snapshots: "snapshots",
+  disks: "disks",
 } as const;
 
 export function templatesFolder(cacheFolder: string): string {
@@ -55,21 +56,5 @@ export class SandboxFolder {
 
   run(generation: number): string {
     return join(this.runs, String(generation));
-  }
-
-  get disks(): string {
-    return join(this.path, "disk");
-  }
-
-  disk(generation: number): string {
-    return join(this.disks, `${generation}.qcow2`);
-  }
-
-  get snapshots(): string {
-    return join(this.path, "snapshots");
-  }
-
-  snapshot(generation: number): string {
-    return join(this.snapshots, String(generation));
   }
 }

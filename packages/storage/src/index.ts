@@ -1,4 +1,7 @@
-export { digestFile, verifyFile } from "./file-digest.ts";
+export { CapturedMemory, totalBytes } from "./captured-memory.ts";
+export { type ChunkDigest, digestChunks, verifyChunks } from "./chunk-digest.ts";
+export { foldDiskLayers } from "./disk-fold.ts";
+export { planFold } from "./fold-plan.ts";
 export {
   SandboxFolder,
   defaultCacheFolder,
@@ -8,26 +11,22 @@ export {
 } from "./folders.ts";
 export { assertFreeSpace } from "./free-space.ts";
 export type {
-  FileDigest,
+  SavedDiskLayer,
   SavedIdentity,
   SavedMachine,
+  SavedMemory,
+  SavedMemoryLayer,
   SnapshotManifest,
   TemplateManifest,
 } from "./manifest.ts";
+export { type MemoryLayerDigest, layerBytes } from "./memory-layer.ts";
 export {
-  type MemoryDiffDigest,
+  type ByteRange,
+  MemoryStack,
   type ReadableMemory,
+  type StackedLayer,
   type WritableMemory,
-  applyMemoryDiff,
-  writeMemoryDiff,
-} from "./memory-diff.ts";
+} from "./memory-stack.ts";
 export { createOverlay } from "./qcow2-overlay.ts";
-export {
-  type StagedSnapshot,
-  openSnapshot,
-  removeOtherSnapshots,
-  removeStagedSnapshots,
-  snapshotFiles,
-  stageSnapshot,
-} from "./snapshot-store.ts";
+export { type Needs, SnapshotStore, type StagedSnapshot, snapshotFiles } from "./snapshot-store.ts";
 export { type StagedTemplate, type Template, TemplateStore } from "./template-store.ts";

@@ -9,7 +9,8 @@ import { createHash } from "node:crypto";
 import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { TorporError, parseJson, parseObject, systemCode } from "@torpor/std";
-import type { MemoryDiffDigest } from "./memory-diff.ts";
+import type { ChunkDigest } from "./chunk-digest.ts";
+import type { MemoryLayerDigest } from "./memory-layer.ts";
 
 const manifestName = "manifest.json";
 
@@ -29,37 +30,58 @@ export interface SavedMachine {
   readonly guestMac: string;
 }
 
-export interface FileDigest {
-  readonly bytes: number;
-  readonly sha256: string;
-}
-
 export interface TemplateManifest {
-  readonly format: "torpor-template-1";
+  readonly format: "torpor-template-2";
   readonly templateId: string;
   readonly name: string;
   readonly createdAtMs: number;
   readonly identity: SavedIdentity;
   readonly machine: SavedMachine;
   readonly diskBytes: number;
-  readonly deviceState: FileDigest;
+  readonly deviceState: ChunkDigest;
   /** Authorises the first private call to a guest restored from this template. */
   readonly hostKey: string;
   /** The generation the guest was saved in; every restore has a larger one. */
   readonly generation: number;
 }
 
+/**
+ * Where the memory of a snapshot is. `layers`: differences from the template's image, oldest first, the
+ * last one in the snapshot's own folder. `whole`: in the device state's file, as the VMM's own save
+ * writes it.
+ */
+export type SavedMemory =
+  | { readonly kind: "layers"; readonly layers: readonly SavedMemoryLayer[] }
+  | { readonly kind: "whole" };
+
+export interface SavedMemoryLayer {
+  /** The snapshot whose folder holds it. */
+  readonly snapshotId: string;
+  readonly digest: MemoryLayerDigest;
+}
+
+export interface SavedDiskLayer {
+  readonly layerId: string;
+  readonly digest: ChunkDigest;
+}
+
 export interface SnapshotManifest {
-  readonly format: "torpor-snapshot-1";
+  readonly format: "torpor-snapshot-2";
+  readonly snapshotId: string;
+  /** The sandbox that was saved; its forks have ids of their own. */
   readonly sandboxId: string;
   readonly templateId: string;
   readonly generation: number;
   readonly createdAtMs: number;
   readonly identity: SavedIdentity;
-  readonly memory: MemoryDiffDigest;
-  readonly deviceState: FileDigest;
-  /** The runs whose disk layers belong to this instant, oldest first, above the template's disk. */
-  readonly diskGenerations: readonly number[];
+  /** The VMM's command line, for whoever has to find out why it does not load. */
+  readonly commandLine: readonly string[];
+  /** Authorises the first private call to a guest restored from this snapshot. */
+  readonly hostKey: string;
+  readonly memory: SavedMemory;
+  readonly deviceState: ChunkDigest;
+  /** The disk layers that belong to this instant, oldest first, above the template's disk. */
+  readonly disk: readonly SavedDiskLayer[];
 }
 
 /** Not flushed: it becomes durable with the folder it is published in. */
@@ -74,12 +96,12 @@ export async function writeManifest(
 
 /** @throws template.missing when there is none, snapshot.corrupt or snapshot.incompatible. */
 export function readTemplateManifest(folder: string): Promise<TemplateManifest> {
-  return readManifest<TemplateManifest>(folder, "torpor-template-1");
+  return readManifest<TemplateManifest>(folder, "torpor-template-2");
 }
 
 /** @throws snapshot.corrupt or snapshot.incompatible. */
 export function readSnapshotManifest(folder: string): Promise<SnapshotManifest> {
-  return readManifest<SnapshotManifest>(folder, "torpor-snapshot-1");
+  return readManifest<SnapshotManifest>(folder, "torpor-snapshot-2");
 }
 
 async function readManifest<M extends TemplateManifest | SnapshotManifest>(
@@ -107,7 +129,7 @@ async function readText(path: string, format: string): Promise<string> {
     return await readFile(path, "utf8");
   } catch (cause) {
     // A template may well not be there; a snapshot is only looked for where one was published.
-    const missing = format === "torpor-template-1" ? "template.missing" : "snapshot.corrupt";
+    const missing = format === "torpor-template-2" ? "template.missing" : "snapshot.corrupt";
     const code = systemCode(cause) === "ENOENT" ? missing : "storage.failed";
     throw new TorporError(code, `${path} cannot be read`, { cause });
   }

@@ -1,75 +1,173 @@
 /**
- * The snapshots of one sandbox: staged beside their final place, published by one rename.
+ * All snapshots and disk layers of a state folder, and what keeps them.
  *
- * INVARIANT: at every instant, also of a power cut, the newest published snapshot is whole, and an
- * older one is removed only after a newer one is durable.
+ *     snapshots/<id>/   device.state, a memory layer, manifest.json: published whole or not at all
+ *     disks/<id>.qcow2  a disk layer, sealed once a snapshot lists it
+ *
+ * Both are written once and may be shared: a snapshot names the memory layers and disk layers it stands
+ * upon, its own last, and so do its forks. Nothing is removed by whoever stops using it; `collect`
+ * removes what nothing leads to.
+ *
+ * INVARIANT: at every instant, also of a power cut, what a published snapshot names is whole.
  */
-import { mkdir, readdir, rm } from "node:fs/promises";
+import { access, mkdir, readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { flushFolder, renameDurably } from "@torpor/std";
-import type { SandboxFolder } from "./folders.ts";
+import { stateFiles } from "./folders.ts";
 import { type SnapshotManifest, readSnapshotManifest, writeManifest } from "./manifest.ts";
 
 const stagedSuffix = ".staged";
+const diskSuffix = ".qcow2";
+export const snapshotFiles = { deviceState: "device.state" } as const;
 
 export interface StagedSnapshot extends AsyncDisposable {
   readonly path: string;
-  /** Makes it the newest snapshot; from here on it survives. */
+  /** From here on it survives. */
   publish(manifest: SnapshotManifest): Promise<void>;
 }
 
-/**
- * A new folder to write a snapshot into. Disposing it leaves no trace, not even of a `publish` that
- * failed half-way: a run that goes on must never find a snapshot of itself.
- */
-export async function stageSnapshot(
-  folder: SandboxFolder,
-  generation: number,
-): Promise<StagedSnapshot> {
-  const path = `${folder.snapshot(generation)}${stagedSuffix}`;
-  await rm(path, { recursive: true, force: true });
-  await mkdir(path, { recursive: true, mode: 0o700 });
-  return {
-    path,
-    publish: async (manifest) => {
-      await writeManifest(path, manifest);
-      await flushFolder(path);
-      await renameDurably(path, folder.snapshot(generation));
-    },
-    [Symbol.asyncDispose]: async () => {
-      await rm(path, { recursive: true, force: true });
-      await rm(folder.snapshot(generation), { recursive: true, force: true });
-    },
-  };
+/** What somebody needs: ids of snapshots and of disk layers. */
+export interface Needs {
+  readonly snapshots: readonly string[];
+  readonly disks: readonly string[];
 }
 
-export const snapshotFiles = { deviceState: "device.state" } as const;
+export class SnapshotStore {
+  readonly #snapshots: string;
+  readonly #disks: string;
+  /** Ids that are being made or read, and how often; no record speaks for them yet. */
+  readonly #kept = new Map<string, number>();
+  /** What published snapshots name; they never change. */
+  readonly #names = new Map<string, Needs>();
+  #collecting: Promise<unknown> = Promise.resolve();
 
-/** @throws snapshot.corrupt or snapshot.incompatible. */
-export async function openSnapshot(
-  folder: SandboxFolder,
-  generation: number,
-): Promise<SnapshotManifest> {
-  return await readSnapshotManifest(folder.snapshot(generation));
-}
-
-/** Removes everything but the snapshot of `keepGeneration`, half-written ones included. */
-export async function removeOtherSnapshots(
-  folder: SandboxFolder,
-  keepGeneration: number,
-): Promise<void> {
-  await mkdir(folder.snapshots, { recursive: true, mode: 0o700 });
-  for (const name of await readdir(folder.snapshots)) {
-    if (name === String(keepGeneration)) continue;
-    await rm(join(folder.snapshots, name), { recursive: true, force: true });
+  private constructor(stateFolder: string) {
+    this.#snapshots = join(stateFolder, stateFiles.snapshots);
+    this.#disks = join(stateFolder, stateFiles.disks);
   }
-}
 
-/** Removes what was being written when the daemon ended; nobody will finish it. */
-export async function removeStagedSnapshots(folder: SandboxFolder): Promise<void> {
-  await mkdir(folder.snapshots, { recursive: true, mode: 0o700 });
-  for (const name of await readdir(folder.snapshots)) {
-    if (!name.endsWith(stagedSuffix)) continue;
-    await rm(join(folder.snapshots, name), { recursive: true, force: true });
+  static async open(stateFolder: string): Promise<SnapshotStore> {
+    const store = new SnapshotStore(stateFolder);
+    await mkdir(store.#snapshots, { recursive: true, mode: 0o700 });
+    await mkdir(store.#disks, { recursive: true, mode: 0o700 });
+    return store;
+  }
+
+  /** For questions about free space. */
+  get path(): string {
+    return this.#snapshots;
+  }
+
+  folder(snapshotId: string): string {
+    return join(this.#snapshots, snapshotId);
+  }
+
+  deviceStatePath(snapshotId: string): string {
+    return join(this.folder(snapshotId), snapshotFiles.deviceState);
+  }
+
+  diskPath(layerId: string): string {
+    return join(this.#disks, `${layerId}${diskSuffix}`);
+  }
+
+  /** @throws snapshot.corrupt or snapshot.incompatible. */
+  async read(snapshotId: string): Promise<SnapshotManifest> {
+    return await readSnapshotManifest(this.folder(snapshotId));
+  }
+
+  async has(snapshotId: string): Promise<boolean> {
+    return await access(this.folder(snapshotId)).then(
+      () => true,
+      () => false,
+    );
+  }
+
+  /**
+   * A new folder to write a snapshot into. Disposing it leaves no trace, not even of a `publish` that
+   * failed half-way: whoever goes on must never find a snapshot that was given up.
+   */
+  async stage(snapshotId: string): Promise<StagedSnapshot> {
+    const path = `${this.folder(snapshotId)}${stagedSuffix}`;
+    await mkdir(path, { mode: 0o700 });
+    return {
+      path,
+      publish: async (manifest) => {
+        await writeManifest(path, manifest);
+        await flushFolder(path);
+        await renameDurably(path, this.folder(snapshotId));
+      },
+      [Symbol.asyncDispose]: async () => {
+        await rm(path, { recursive: true, force: true });
+        await rm(this.folder(snapshotId), { recursive: true, force: true });
+      },
+    };
+  }
+
+  /** Keeps these from being collected until disposed, whether they exist yet or not. */
+  keep(...ids: readonly string[]): Disposable {
+    for (const id of ids) this.#kept.set(id, (this.#kept.get(id) ?? 0) + 1);
+    return {
+      [Symbol.dispose]: () => {
+        for (const id of ids) {
+          const left = (this.#kept.get(id) ?? 1) - 1;
+          if (left === 0) this.#kept.delete(id);
+          else this.#kept.set(id, left);
+        }
+      },
+    };
+  }
+
+  /**
+   * Removes what neither `needs` leads to nor anybody keeps. Safe at any time and after any crash: what
+   * is in the making is kept, and what is half made belongs to nobody. When a snapshot that is needed
+   * cannot be read, nothing is removed, because nobody knows what it needs.
+   * @param needs Asked after the folders are listed, so that nothing newer is ever judged.
+   * @returns the names of what was removed.
+   * @throws snapshot.corrupt, storage.failed
+   */
+  async collect(needs: () => Needs): Promise<readonly string[]> {
+    const work = this.#collecting.then(() => this.#collect(needs));
+    this.#collecting = work.catch(() => undefined);
+    return await work;
+  }
+
+  async #collect(needs: () => Needs): Promise<readonly string[]> {
+    const snapshots = await readdir(this.#snapshots);
+    const disks = await readdir(this.#disks);
+    const live = await this.#reach(needs());
+    const isLive = (name: string, suffix: string): boolean => {
+      const id = name.endsWith(suffix) ? name.slice(0, -suffix.length) : name;
+      return live.has(id) || this.#kept.has(id);
+    };
+    const dead = [
+      ...snapshots
+        .filter((one) => !isLive(one, stagedSuffix))
+        .map((one) => join(this.#snapshots, one)),
+      ...disks.filter((one) => !isLive(one, diskSuffix)).map((one) => join(this.#disks, one)),
+    ];
+    for (const path of dead) await rm(path, { recursive: true, force: true });
+    for (const id of this.#names.keys()) if (!live.has(id)) this.#names.delete(id);
+    return dead;
+  }
+
+  async #reach({ snapshots, disks }: Needs): Promise<ReadonlySet<string>> {
+    const live = new Set([...snapshots, ...disks]);
+    for (const id of snapshots) {
+      const names = await this.#namesOf(id);
+      for (const one of [...names.snapshots, ...names.disks]) live.add(one);
+    }
+    return live;
+  }
+
+  async #namesOf(snapshotId: string): Promise<Needs> {
+    const known = this.#names.get(snapshotId);
+    if (known !== undefined) return known;
+    const { memory, disk } = await this.read(snapshotId);
+    const names = {
+      snapshots: memory.kind === "layers" ? memory.layers.map((layer) => layer.snapshotId) : [],
+      disks: disk.map((layer) => layer.layerId),
+    };
+    this.#names.set(snapshotId, names);
+    return names;
   }
 }

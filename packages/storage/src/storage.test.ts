@@ -5,11 +5,10 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import { type ErrorCode, TorporError } from "@torpor/std";
-import { SandboxFolder } from "./folders.ts";
 import { assertFreeSpace } from "./free-space.ts";
 import type { SnapshotManifest } from "./manifest.ts";
 import { createOverlay } from "./qcow2-overlay.ts";
-import { openSnapshot, removeOtherSnapshots, stageSnapshot } from "./snapshot-store.ts";
+import { SnapshotStore } from "./snapshot-store.ts";
 import { TemplateStore } from "./template-store.ts";
 
 const hasQemuImg = spawnSync("qemu-img", ["--version"]).status === 0;
@@ -18,18 +17,52 @@ function fails(code: ErrorCode): (error: unknown) => boolean {
   return (error) => TorporError.is(error) && error.code === code;
 }
 
-function manifestOf(generation: number): SnapshotManifest {
+const noDigest = { bytes: 0, chunkBytes: 1, chunkSha256: [] };
+const noPages = { dataPages: 0, zeroPages: 0, mapSha256: "", chunkSha256: [] };
+
+/** A snapshot that stands upon the memory layers of `below` and upon `disks`. */
+function manifestOf(
+  snapshotId: string,
+  below: readonly string[] = [],
+  disks: readonly string[] = [],
+): SnapshotManifest {
   return {
-    format: "torpor-snapshot-1",
+    format: "torpor-snapshot-2",
+    snapshotId,
     sandboxId: "i1",
     templateId: "t1",
-    generation,
+    generation: 2,
     createdAtMs: 1,
     identity: { vmm: "qemu", version: "1", accelerator: "tcg", cpuFingerprint: "f", tscKhz: 1 },
-    memory: { dataPages: 0, zeroPages: 0, mapSha256: "", chunkBytes: 1, chunkSha256: [] },
-    deviceState: { bytes: 0, sha256: "" },
-    diskGenerations: [generation],
+    commandLine: [],
+    hostKey: "k",
+    memory: {
+      kind: "layers",
+      layers: [...below, snapshotId].map((id) => ({ snapshotId: id, digest: noPages })),
+    },
+    deviceState: noDigest,
+    disk: disks.map((layerId) => ({ layerId, digest: noDigest })),
   };
+}
+
+async function withStore(
+  work: (store: SnapshotStore, path: string) => Promise<void>,
+): Promise<void> {
+  await using temporary = await mkdtempDisposable(join(tmpdir(), "torpor-snapshots-"));
+  await work(await SnapshotStore.open(temporary.path), temporary.path);
+}
+
+async function publish(store: SnapshotStore, manifest: SnapshotManifest): Promise<void> {
+  await (await store.stage(manifest.snapshotId)).publish(manifest);
+  for (const { layerId } of manifest.disk) await writeFile(store.diskPath(layerId), "");
+}
+
+async function names(path: string): Promise<readonly string[]> {
+  const [snapshots, disks] = [
+    await readdir(join(path, "snapshots")),
+    await readdir(join(path, "disks")),
+  ];
+  return [...snapshots, ...disks].sort();
 }
 
 test(
@@ -52,42 +85,66 @@ test(
 );
 
 test("a staged snapshot is invisible until published and leaves nothing when dropped", async () => {
-  await using temporary = await mkdtempDisposable(join(tmpdir(), "torpor-snapshots-"));
-  const folder = new SandboxFolder(temporary.path, "i1");
-  {
-    await using staged = await stageSnapshot(folder, 2);
-    await writeFile(join(staged.path, "memory.map"), "x");
-    await assert.rejects(openSnapshot(folder, 2));
-  }
-  assert.deepEqual(await readdir(folder.snapshots), []);
-  const staged = await stageSnapshot(folder, 2);
-  await staged.publish(manifestOf(2));
-  assert.equal((await openSnapshot(folder, 2)).generation, 2);
+  await withStore(async (store, path) => {
+    {
+      await using staged = await store.stage("a");
+      await writeFile(join(staged.path, "memory.map"), "x");
+      assert.equal(await store.has("a"), false);
+      await assert.rejects(store.read("a"), fails("snapshot.corrupt"));
+    }
+    assert.deepEqual(await names(path), []);
+    await publish(store, manifestOf("a"));
+    assert.equal((await store.read("a")).generation, 2);
+  });
 });
 
-test("removeOtherSnapshots() keeps the one it is told to keep", async () => {
-  await using temporary = await mkdtempDisposable(join(tmpdir(), "torpor-snapshots-"));
-  const folder = new SandboxFolder(temporary.path, "i1");
-  for (const generation of [2, 3]) {
-    await (await stageSnapshot(folder, generation)).publish(manifestOf(generation));
-  }
-  await stageSnapshot(folder, 4);
-  await removeOtherSnapshots(folder, 3);
-  assert.deepEqual(await readdir(folder.snapshots), ["3"]);
+test("collect() keeps what is needed, what that stands upon and what is in the making", async () => {
+  await withStore(async (store, path) => {
+    await publish(store, manifestOf("a", [], ["d1"]));
+    await publish(store, manifestOf("b", ["a"], ["d1", "d2"]));
+    await publish(store, manifestOf("c", [], ["d3"]));
+    await writeFile(store.diskPath("d4"), "");
+    await writeFile(store.diskPath("d5"), "");
+    await store.stage("half");
+    const making = store.keep("making", "d5");
+    await store.stage("making");
+    const removed = await store.collect(() => ({ snapshots: ["b"], disks: ["d4"] }));
+    assert.equal(removed.length, 3);
+    const kept = ["a", "b", "making.staged", "d1.qcow2", "d2.qcow2", "d4.qcow2", "d5.qcow2"];
+    assert.deepEqual(await names(path), [...kept].sort());
+    making[Symbol.dispose]();
+    await store.collect(() => ({ snapshots: ["a"], disks: [] }));
+    assert.deepEqual(await names(path), ["a", "d1.qcow2"]);
+    await store.collect(() => ({ snapshots: [], disks: [] }));
+    assert.deepEqual(await names(path), []);
+  });
+});
+
+test("collect() removes nothing while it cannot tell what is needed", async () => {
+  await withStore(async (store, path) => {
+    await publish(store, manifestOf("a"));
+    await publish(store, manifestOf("b", ["a"]));
+    await writeFile(join(store.folder("b"), "manifest.json"), "{");
+    await assert.rejects(
+      store.collect(() => ({ snapshots: ["b"], disks: [] })),
+      fails("snapshot.corrupt"),
+    );
+    assert.deepEqual(await names(path), ["a", "b"]);
+  });
 });
 
 test("a changed, truncated or foreign manifest is refused", async () => {
-  await using temporary = await mkdtempDisposable(join(tmpdir(), "torpor-manifest-"));
-  const folder = new SandboxFolder(temporary.path, "i1");
-  await (await stageSnapshot(folder, 2)).publish(manifestOf(2));
-  const path = join(folder.snapshot(2), "manifest.json");
-  const good = await readFile(path, "utf8");
-  await writeFile(path, good.replace('"generation": 2', '"generation": 3'));
-  await assert.rejects(openSnapshot(folder, 2), fails("snapshot.corrupt"));
-  await writeFile(path, good.slice(0, good.length / 2));
-  await assert.rejects(openSnapshot(folder, 2), fails("snapshot.corrupt"));
-  await writeFile(path, good.replace("torpor-snapshot-1", "torpor-snapshot-9"));
-  await assert.rejects(openSnapshot(folder, 2), fails("snapshot.incompatible"));
+  await withStore(async (store) => {
+    await publish(store, manifestOf("a"));
+    const path = join(store.folder("a"), "manifest.json");
+    const good = await readFile(path, "utf8");
+    await writeFile(path, good.replace('"generation": 2', '"generation": 3'));
+    await assert.rejects(store.read("a"), fails("snapshot.corrupt"));
+    await writeFile(path, good.slice(0, good.length / 2));
+    await assert.rejects(store.read("a"), fails("snapshot.corrupt"));
+    await writeFile(path, good.replace("torpor-snapshot-2", "torpor-snapshot-9"));
+    await assert.rejects(store.read("a"), fails("snapshot.incompatible"));
+  });
 });
 
 test("open() of a template says what is wrong with its name", async () => {

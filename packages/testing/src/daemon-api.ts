@@ -21,10 +21,17 @@ export interface SandboxInfo {
   readonly reason: string | null;
   readonly generation: number;
   readonly pid: number | null;
+  readonly lastLines: readonly string[];
+  readonly endAtMs: number | null;
+  readonly missedDeadline: { readonly message: string } | null;
+  readonly hasPrevious: boolean;
   readonly snapshot: {
+    readonly id: string;
     readonly generation: number;
     readonly memoryBytes: number;
+    readonly memoryLayers: number;
     readonly diskBytes: number;
+    readonly diskLayers: number;
   } | null;
 }
 

@@ -21,6 +21,8 @@ const ownFiles: ReadonlySet<string> = new Set([
   `${stateFiles.database}-wal`,
   `${stateFiles.database}-shm`,
   stateFiles.sandboxes,
+  stateFiles.snapshots,
+  stateFiles.disks,
 ]);
 
 export class StateFolder implements AsyncDisposable {
@@ -51,6 +53,17 @@ export class StateFolder implements AsyncDisposable {
     return (await listAll(folder)).sort();
   }
 
+  snapshotFolder(snapshotId: string): string {
+    return join(this.path, stateFiles.snapshots, snapshotId);
+  }
+
+  /** Names of snapshots and disk layers, whether anybody needs them or not, sorted. */
+  async layers(): Promise<readonly string[]> {
+    const snapshots = await listOrNone(join(this.path, stateFiles.snapshots));
+    const disks = await listOrNone(join(this.path, stateFiles.disks));
+    return [...snapshots, ...disks].sort();
+  }
+
   /** Folders of sandboxes, whether a daemon knows them or not. */
   async sandboxIds(): Promise<readonly string[]> {
     return await listOrNone(join(this.path, stateFiles.sandboxes));
@@ -59,12 +72,13 @@ export class StateFolder implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     const vms = await this.vms();
     const sandboxes = await this.sandboxIds();
+    const layers = await this.layers();
     const strangers = (await listOrNone(this.path)).filter((name) => !ownFiles.has(name));
     for (const vm of vms) await vm.end(Deadline.after(endVmMs, "ending what a test left"));
     await rm(this.path, { recursive: true, force: true });
     assert.deepEqual(
-      { vms: vms.map(({ runFolder }) => runFolder), sandboxes, strangers },
-      { vms: [], sandboxes: [], strangers: [] },
+      { vms: vms.map(({ runFolder }) => runFolder), sandboxes, layers, strangers },
+      { vms: [], sandboxes: [], layers: [], strangers: [] },
       "the test left something behind",
     );
   }

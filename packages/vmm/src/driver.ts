@@ -76,6 +76,8 @@ export interface VmSpec {
   readonly network: NetworkAttachment;
   /** An existing folder of this run alone, for the control socket, the console and the log. */
   readonly runFolder: string;
+  /** What the state holds that a restore loads; "devices" unless told otherwise. */
+  readonly savedState?: "devices" | "whole" | undefined;
 }
 
 /** Names one process for certain, across restarts of the daemon and of the machine. */
@@ -127,15 +129,23 @@ export interface Vm {
   readonly exited: Promise<VmExit>;
   holdVcpus(deadline: Deadline): Promise<void>;
   releaseVcpus(deadline: Deadline): Promise<void>;
+  /** The words of its start, for the record. */
+  commandLine(): readonly string[];
   /** Writes everything but memory to a new file; the VM can go on afterwards. */
   saveDeviceState(path: string, deadline: Deadline): Promise<void>;
+  /** The VMM's own way, for when the one above does not work: everything, memory included, in one file. */
+  saveWholeState(path: string, deadline: Deadline): Promise<void>;
   loadDeviceState(path: string, deadline: Deadline): Promise<void>;
   /** Everything the guest wrote to its disk is in the top layer's file and flushed. */
   flushDisk(deadline: Deadline): Promise<void>;
+  /** From here on the guest writes into this empty layer; the one before is sealed. */
+  addDiskLayer(layer: DiskLayer, deadline: Deadline): Promise<void>;
   /** Ends the process and waits for it. Safe to repeat. */
   end(deadline: Deadline): Promise<void>;
   /** Lets go of the process, which runs on; `adopt` reaches it again. `exited` never settles then. */
   release(): void;
+  /** Whether the VMM itself holds the vCPUs because the host's disk failed a write. */
+  isStalled(deadline: Deadline): Promise<boolean>;
 }
 
 export interface VmmDriver {

@@ -2,25 +2,39 @@
  * The states of a sandbox and every legal move between them. This file and `Sandbox` are the only
  * places that know them; `decide.ts` says which requests a state allows.
  *
+ *                 checkpointing
+ *                      ▲
+ *                      ▼
  *     creating ──► running ◄──► pausing ──► paused ◄──► resuming ──► running
  *                     │            │                        ▲
  *                     └────────────┴──► failed ─────────────┘        (any) ──► removing ──► gone
  *
  * Resting states are running, paused and failed. The others belong to one operation of the sandbox's
- * single writer and end with it; a daemon that finds one at its start settles it (`Sandbox.settle`).
+ * single writer and end with it; a daemon that finds one at its start settles it (settle.ts).
  */
 import type { NetworkHandle } from "@torpor/network";
 import { assert } from "@torpor/std";
 import type { VmHandle } from "@torpor/vmm";
 
+/** What exists while a VM runs, as plain data that another daemon can go by. */
+export interface RunningVm {
+  readonly vm: VmHandle;
+  readonly network: NetworkHandle;
+  /** Disk layers that the VM may have open, which outlive a fold of them for as long. */
+  readonly openDisks: readonly string[];
+}
+
 export type SandboxState =
   | { readonly kind: "creating" }
-  | { readonly kind: "running"; readonly vm: VmHandle; readonly network: NetworkHandle }
-  | { readonly kind: "pausing"; readonly vm: VmHandle; readonly network: NetworkHandle }
+  | ({ readonly kind: "running" } & RunningVm)
+  /** `snapshotId` is what will be published, so that a later daemon can tell whether it was. */
+  | ({ readonly kind: "pausing"; readonly snapshotId: string } & RunningVm)
+  | ({ readonly kind: "checkpointing"; readonly snapshotId: string } & RunningVm)
   | { readonly kind: "paused" }
   | { readonly kind: "resuming" }
   | { readonly kind: "removing" }
-  | { readonly kind: "failed"; readonly reason: string };
+  /** `lastLines`: what console and VMM said last. */
+  | { readonly kind: "failed"; readonly reason: string; readonly lastLines: readonly string[] };
 
 export type StateKind = SandboxState["kind"];
 
@@ -29,7 +43,13 @@ export const moves: Readonly<Record<StateKind, Partial<Record<StateKind, string>
   creating: { running: "the guest is initialised", removing: "not finished, or asked to remove" },
   running: {
     pausing: "asked to pause",
+    checkpointing: "asked for a snapshot or a fork",
     failed: "the VM ended by itself",
+    removing: "asked to remove",
+  },
+  checkpointing: {
+    running: "the snapshot is published, or was given up",
+    failed: "the VM ended meanwhile",
     removing: "asked to remove",
   },
   pausing: {

@@ -1,12 +1,15 @@
 /**
- * The daemon's database: SQLite in one file, through Kysely.
+ * The daemon's database: SQLite in Node, through Kysely.
  *
- * Every commit is flushed before it returns (WAL with synchronous FULL), because a record says what
- * is about to be done to a sandbox before it is done. Statements are written in Kysely's query
- * builder only, so that another SQL dialect can take the place of this one.
+ * Everything above this file is written in Kysely's query builder and in types that PostgreSQL has as
+ * well (text, integer, bigint), so that a second dialect needs no second set of queries. The journal
+ * is a write-ahead log, flushed with every commit: what a caller was told is on disk.
  */
 import { DatabaseSync, type SQLInputValue } from "node:sqlite";
+import { TorporError } from "@torpor/std";
 import { Kysely, SqliteDialect, type SqliteDatabase } from "kysely";
+import { Migrator } from "kysely/migration";
+import { migrations } from "./migrations.ts";
 
 export interface SandboxTable {
   id: string;
@@ -14,12 +17,15 @@ export interface SandboxTable {
   template_name: string;
   /** Of the newest VM run; the next run has one more. */
   generation: number;
-  /** Generation of the newest published snapshot, or null. */
-  snapshot_generation: number | null;
+  /** The newest published snapshot and the one before it, or null. */
+  snapshot_id: string | null;
+  previous_snapshot_id: string | null;
   /** JSON of `SandboxState`. */
   state: string;
-  /** Generations of disk layers above the template's disk, JSON array, oldest first. */
-  disk_generations: string;
+  /** Ids of disk layers above the template's disk, JSON array, oldest first. */
+  disk_layers: string;
+  /** JSON of `Lifetime`. */
+  lifetime: string;
   host_key: string;
   access_token: string;
   /** JSON maps of strings. */
@@ -27,6 +33,18 @@ export interface SandboxTable {
   env_vars: string;
   created_at_ms: number;
   started_at_ms: number;
+}
+
+/** Snapshots that a user asked for, from which sandboxes are made. */
+export interface SnapshotTable {
+  id: string;
+  /** Null once another has taken the name. */
+  name: string | null;
+  sandbox_id: string;
+  template_id: string;
+  created_at_ms: number;
+  /** Spare sandboxes that are kept of it. */
+  pool: number;
 }
 
 export interface ApiKeyTable {
@@ -41,49 +59,34 @@ export interface ApiKeyTable {
 
 export interface Tables {
   sandboxes: SandboxTable;
+  snapshots: SnapshotTable;
   api_keys: ApiKeyTable;
 }
 
 export type Database = Kysely<Tables>;
 
-/** Opens the file and brings its schema up to date. */
+/**
+ * Opens the file and brings its schema up to date.
+ * @throws storage.failed when it is damaged, or was written by a version that this one does not know
+ */
 export async function openDatabase(path: string): Promise<Database> {
   const sqlite = new DatabaseSync(path);
   sqlite.exec("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA busy_timeout = 5000");
   const database = new Kysely<Tables>({
     dialect: new SqliteDialect({ database: adapt(sqlite) }),
   });
-  await createTables(database);
-  return database;
-}
-
-async function createTables(database: Database): Promise<void> {
-  await database.schema
-    .createTable("sandboxes")
-    .ifNotExists()
-    .addColumn("id", "text", (column) => column.primaryKey())
-    .addColumn("template_id", "text", (column) => column.notNull())
-    .addColumn("template_name", "text", (column) => column.notNull())
-    .addColumn("generation", "integer", (column) => column.notNull())
-    .addColumn("snapshot_generation", "integer")
-    .addColumn("state", "text", (column) => column.notNull())
-    .addColumn("disk_generations", "text", (column) => column.notNull())
-    .addColumn("host_key", "text", (column) => column.notNull())
-    .addColumn("access_token", "text", (column) => column.notNull())
-    .addColumn("metadata", "text", (column) => column.notNull())
-    .addColumn("env_vars", "text", (column) => column.notNull())
-    .addColumn("created_at_ms", "bigint", (column) => column.notNull())
-    .addColumn("started_at_ms", "bigint", (column) => column.notNull())
-    .execute();
-  await database.schema
-    .createTable("api_keys")
-    .ifNotExists()
-    .addColumn("id", "text", (column) => column.primaryKey())
-    .addColumn("name", "text", (column) => column.notNull())
-    .addColumn("key_sha256", "text", (column) => column.notNull().unique())
-    .addColumn("prefix", "text", (column) => column.notNull())
-    .addColumn("created_at_ms", "bigint", (column) => column.notNull())
-    .execute();
+  const migrator = new Migrator({
+    db: database,
+    provider: { getMigrations: () => Promise.resolve(migrations) },
+  });
+  const { error } = await migrator.migrateToLatest();
+  if (error === undefined) return database;
+  await database.destroy();
+  throw new TorporError("storage.failed", `${path} cannot be brought up to date`, {
+    cause: error,
+    effect: "none",
+    advice: "Use the version of Torpor that wrote it, or move the state folder away.",
+  });
 }
 
 /** Node's own SQLite behind the small interface that Kysely's dialect asks for. */

@@ -5,6 +5,7 @@
  * disagree after a crash.
  */
 import type { Selectable } from "kysely";
+import type { Lifetime } from "../lifecycle/lifetime.ts";
 import type { SandboxState } from "../lifecycle/state.ts";
 import type { Database, SandboxTable } from "./database.ts";
 
@@ -14,10 +15,14 @@ export interface SandboxRecord {
   readonly templateName: string;
   /** Of the newest VM run. Grows by one with every start, also with a failed one. */
   readonly generation: number;
-  readonly snapshotGeneration: number | null;
+  /** The newest published snapshot: what a resume goes on from, and the next pause builds upon. */
+  readonly snapshotId: string | null;
+  /** The one before it, kept for the day the newest is damaged. */
+  readonly previousSnapshotId: string | null;
   readonly state: SandboxState;
   /** Disk layers of the present state above the template's disk, oldest first. */
-  readonly diskGenerations: readonly number[];
+  readonly diskLayers: readonly string[];
+  readonly lifetime: Lifetime;
   readonly hostKey: string;
   readonly accessToken: string;
   readonly metadata: Readonly<Record<string, string>>;
@@ -59,9 +64,11 @@ function toRow(record: SandboxRecord): SandboxTable {
     template_id: record.templateId,
     template_name: record.templateName,
     generation: record.generation,
-    snapshot_generation: record.snapshotGeneration,
+    snapshot_id: record.snapshotId,
+    previous_snapshot_id: record.previousSnapshotId,
     state: JSON.stringify(record.state),
-    disk_generations: JSON.stringify(record.diskGenerations),
+    disk_layers: JSON.stringify(record.diskLayers),
+    lifetime: JSON.stringify(record.lifetime),
     host_key: record.hostKey,
     access_token: record.accessToken,
     metadata: JSON.stringify(record.metadata),
@@ -78,9 +85,11 @@ function fromRow(row: Selectable<SandboxTable>): SandboxRecord {
     templateId: row.template_id,
     templateName: row.template_name,
     generation: row.generation,
-    snapshotGeneration: row.snapshot_generation,
+    snapshotId: row.snapshot_id,
+    previousSnapshotId: row.previous_snapshot_id,
     state: JSON.parse(row.state) as SandboxState,
-    diskGenerations: JSON.parse(row.disk_generations) as number[],
+    diskLayers: JSON.parse(row.disk_layers) as string[],
+    lifetime: JSON.parse(row.lifetime) as Lifetime,
     hostKey: row.host_key,
     accessToken: row.access_token,
     metadata: JSON.parse(row.metadata) as Record<string, string>,

@@ -1,7 +1,7 @@
 /**
  * How a sandbox is removed, in whatever state it is: its VM is ended, its folder deleted, its record
  * forgotten, in that order, so that a crash in between is finished by the next start of the daemon.
- * Each step may run twice.
+ * Each step may run twice. What it stood upon is collected once nobody else stands upon it.
  */
 import { rm } from "node:fs/promises";
 import type { SandboxFolder } from "@torpor/storage";

@@ -1,14 +1,29 @@
 /** One run of a sandbox's VM: what exists between a restore and the end of the process. */
-import type { GuestLink } from "@torpor/guest";
-import type { GuestNetwork } from "@torpor/network";
+import { GuestLink } from "@torpor/guest";
+import { type GuestNetwork, reachNetwork } from "@torpor/network";
+import { guestAddressing } from "@torpor/protocol";
 import { type Deadline, ignoreFailure } from "@torpor/std";
-import type { Vm } from "@torpor/vmm";
+import type { Vm, VmmDriver } from "@torpor/vmm";
+import type { RunningVm } from "../lifecycle/state.ts";
 
 export interface SandboxRun {
   readonly generation: number;
   readonly vm: Vm;
   readonly network: GuestNetwork;
   readonly link: GuestLink;
+}
+
+/** Takes over the run that an earlier daemon started. @throws vmm.exited when it is gone */
+export async function adoptRun(
+  driver: VmmDriver,
+  state: RunningVm,
+  { generation, hostKey }: Pick<SandboxRun, "generation"> & { readonly hostKey: string },
+  deadline: Deadline,
+): Promise<SandboxRun> {
+  const vm = await driver.adopt(state.vm, deadline);
+  const network = reachNetwork(state.network, state.vm.pid, guestAddressing);
+  const link = new GuestLink({ dial: (port) => network.dial(port), hostKey });
+  return { generation, vm, network, link };
 }
 
 /** Ends everything of a run: connections first, so that nobody waits on a guest that is gone. */

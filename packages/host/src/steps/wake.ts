@@ -1,5 +1,6 @@
 /**
- * How a sandbox comes to life: from a template (create) or from its own snapshot (resume).
+ * How a sandbox comes to life: from a template (create), from its own snapshot (resume) or from the
+ * snapshot of another (fork).
  *
  * The order, each step with its budget and its undo:
  *
@@ -7,21 +8,22 @@
  *   2. network          a network of this run alone                          undo: release it
  *   3. disk layer       an empty layer above the sealed ones                 undo: remove it
  *   4. start VMM        memory mapped privately over the template's image    undo: end the VM
- *   5. load memory      the snapshot's own pages over the image (resume)
+ *   5. load memory      the snapshot's layers over the image
  *   6. load device state
- *   7. release vCPUs    the guest goes on where it was; user processes are still frozen
- *   8. read ahead       memory the guest will need, before it asks
- *   9. wait until ready the agent answers                                    a deadline of its own
- *  10. init             entropy, clock, generation, token; old connections destroyed; user
- *                       processes thawed last                                a deadline of its own
+ *   7. verify disk      the snapshot's disk layers are undamaged, read since step 1
+ *   8. release vCPUs    the guest goes on where it was; user processes are still frozen
+ *   9. read ahead       memory the guest will need, before it asks
+ *  10. wait until ready the agent answers                                    a deadline of its own
+ *  11. init             entropy, clock, generation, identity, token; old connections destroyed; user
+ *                       processes thawed, hooks last                         a deadline of its own
  *
  * ORDER: memory is complete before device state is loaded, because loading a device reads its queues
- * in guest memory. No user instruction runs before step 10 is done inside the guest.
+ * in guest memory. No user instruction runs before step 11 has put the guest right.
  *
  * A failure anywhere leaves the sandbox as it was: a paused one paused, a new one not there.
  *
- * A spare sandbox goes through 1 to 9 before anybody asks for it, then warms up and holds its vCPUs;
- * whoever gets it has step 10 left (see spares.ts). The warm-up's own init has a generation of its own,
+ * A spare sandbox goes through 1 to 10 before anybody asks for it, then warms up and holds its vCPUs;
+ * whoever gets it has step 11 left (see spares.ts). The warm-up's own init has a generation of its own,
  * one below the sandbox's first, so that the real one renews everything again.
  */
 import { mkdir, open, rm } from "node:fs/promises";
@@ -34,15 +36,13 @@ import {
   type SandboxFolder,
   type SnapshotManifest,
   type Template,
-  applyMemoryDiff,
+  MemoryStack,
+  type SnapshotStore,
   assertFreeSpace,
   createOverlay,
-  openSnapshot,
-  snapshotFiles,
-  verifyFile,
+  verifyChunks,
 } from "@torpor/storage";
 import { type DiskLayer, type Vm, type VmmDriver, assertLoadable } from "@torpor/vmm";
-import { join } from "node:path";
 import type { SandboxRun } from "./run.ts";
 
 /** LIMIT: a new layer and its metadata; what the guest writes later is its own affair. */
@@ -53,23 +53,26 @@ export interface WakeContext {
   readonly sandboxId: string;
   readonly generation: number;
   readonly template: Template;
-  /** The snapshot to go on from; undefined for a new sandbox. */
-  readonly snapshotGeneration: number | undefined;
-  /** Sealed layers above the template's disk; replaced by the snapshot's own list on a resume. */
+  /** The snapshot to go on from; undefined for a new sandbox of a template. */
+  readonly snapshot: SnapshotManifest | undefined;
+  readonly store: SnapshotStore;
   readonly folder: SandboxFolder;
+  /** The one that this run writes into, above the snapshot's. */
+  readonly newDiskLayer: string;
+  /** False for the children of one fork after the first: they stand upon the same files. */
+  readonly verifyDisk: boolean;
   readonly driver: VmmDriver;
   readonly networkKind: NetworkKind;
-  /** The key that the guest in the saved memory knows. */
-  readonly savedHostKey: string;
   /** All of init but what is only known when it is sent. */
-  readonly init: Omit<InitRequest, "entropy" | "timestampMs">;
+  readonly init: Omit<InitRequest, "entropy" | "timestampMs" | "suspendedMs">;
   readonly entropy: () => string;
+  /** Told the hash of fresh random bytes of the guest. @throws guest.refused when it was seen before */
+  readonly checkFresh: (randomHash: string) => void;
   /** Filled in by the steps. */
-  snapshot?: SnapshotManifest;
+  diskVerified?: Promise<void>;
   network?: NewGuestNetwork;
   vm?: Vm;
   link?: GuestLink;
-  diskGenerations?: readonly number[];
 }
 
 export const wakeSteps: readonly Step<WakeContext>[] = [
@@ -78,11 +81,12 @@ export const wakeSteps: readonly Step<WakeContext>[] = [
   { name: "disk layer", budgetMs: 5_000, run: addDiskLayer },
   { name: "start VMM", budgetMs: 15_000, run: startVmm },
   { name: "load memory", budgetMs: 60_000, run: loadMemory },
-  { name: "load device state", budgetMs: 15_000, run: loadDeviceState },
+  { name: "load device state", budgetMs: 60_000, run: loadDeviceState },
+  { name: "verify disk", budgetMs: 300_000, run: verifyDisk },
   { name: "release vCPUs", budgetMs: 5_000, run: releaseVcpus },
   { name: "read ahead", budgetMs: 5_000, run: readAheadMemory },
   { name: "wait until ready", budgetMs: 30_000, run: waitUntilReady },
-  { name: "init", budgetMs: 20_000, run: initGuest },
+  { name: "init", budgetMs: 30_000, run: initGuest },
 ];
 
 const beforeInit = wakeSteps.slice(0, -1);
@@ -109,23 +113,34 @@ export function wokenRun(context: WakeContext): SandboxRun {
 }
 
 async function checkSources(context: WakeContext): Promise<void> {
-  await assertFreeSpace(context.folder.path, newRunBytes);
+  const { template, snapshot, store } = context;
+  await assertFreeSpace(store.path, newRunBytes);
   const identity = await context.driver.identity();
-  const { template, snapshotGeneration, folder } = context;
-  if (snapshotGeneration === undefined) {
+  if (snapshot === undefined) {
     assertLoadable(template.manifest.identity, identity);
-    await verifyFile(template.deviceStatePath, template.manifest.deviceState);
-    context.diskGenerations = [];
+    await verifyChunks(template.deviceStatePath, template.manifest.deviceState);
     return;
   }
-  const snapshot = await openSnapshot(folder, snapshotGeneration);
   assertLoadable(snapshot.identity, identity);
   if (snapshot.templateId !== template.manifest.templateId) {
     throw new TorporError("snapshot.incompatible", "the snapshot belongs to another template");
   }
-  await verifyFile(deviceStatePath(context), snapshot.deviceState);
-  context.snapshot = snapshot;
-  context.diskGenerations = snapshot.diskGenerations;
+  await verifyChunks(deviceStatePath(context), snapshot.deviceState);
+  context.diskVerified = verifyDiskLayers(context, snapshot);
+  // Seen by the step that waits for it, if the wake comes so far.
+  context.diskVerified.catch(() => undefined);
+}
+
+async function verifyDiskLayers(
+  { store, verifyDisk: wanted }: WakeContext,
+  { disk }: SnapshotManifest,
+): Promise<void> {
+  if (!wanted) return;
+  for (const { layerId, digest } of disk) await verifyChunks(store.diskPath(layerId), digest);
+}
+
+async function verifyDisk(context: WakeContext, deadline: Deadline): Promise<void> {
+  await deadline.race(context.diskVerified ?? Promise.resolve());
 }
 
 async function makeNetwork(
@@ -142,8 +157,7 @@ async function addDiskLayer(
   _deadline: Deadline,
   undo: AsyncDisposableStack,
 ): Promise<void> {
-  const path = context.folder.disk(context.generation);
-  await mkdir(context.folder.disks, { recursive: true, mode: 0o700 });
+  const path = context.store.diskPath(context.newDiskLayer);
   undo.defer(() => rm(path, { force: true }));
   await createOverlay(path, context.template.manifest.diskBytes);
 }
@@ -171,6 +185,7 @@ async function startVmm(
       disk: diskLayers(context),
       network: attachment,
       runFolder,
+      savedState: context.snapshot?.memory.kind === "whole" ? "whole" : "devices",
     },
     deadline,
   );
@@ -178,32 +193,41 @@ async function startVmm(
   context.vm = vm;
 }
 
-function diskLayers(context: WakeContext): readonly DiskLayer[] {
-  const sealed = context.diskGenerations ?? [];
+function diskLayers({
+  template,
+  snapshot,
+  store,
+  newDiskLayer,
+}: WakeContext): readonly DiskLayer[] {
+  const sealed = snapshot?.disk.map(({ layerId }) => layerId) ?? [];
   return [
-    { path: context.template.diskPath, format: "raw" },
-    ...[...sealed, context.generation].map((generation) => ({
-      path: context.folder.disk(generation),
+    { path: template.diskPath, format: "raw" },
+    ...[...sealed, newDiskLayer].map((layerId) => ({
+      path: store.diskPath(layerId),
       format: "qcow2" as const,
     })),
   ];
 }
 
 async function loadMemory(context: WakeContext): Promise<void> {
-  const { vm, snapshot, folder } = context;
+  const { vm, snapshot, store } = context;
   assert(vm !== undefined, "the VMM runs before memory is loaded");
-  if (snapshot === undefined) return;
-  await applyMemoryDiff(folder.snapshot(snapshot.generation), snapshot.memory, vm.memory);
+  if (snapshot?.memory.kind !== "layers") return;
+  const layers = snapshot.memory.layers.map(({ snapshotId, digest }) => ({
+    folder: store.folder(snapshotId),
+    digest,
+  }));
+  await using stack = await MemoryStack.open(layers, vm.memory.sizeBytes);
+  await stack.applyTo(vm.memory);
 }
 
 async function loadDeviceState(context: WakeContext, deadline: Deadline): Promise<void> {
   await context.vm?.loadDeviceState(deviceStatePath(context), deadline);
 }
 
-function deviceStatePath(context: WakeContext): string {
-  const { snapshotGeneration, folder, template } = context;
-  if (snapshotGeneration === undefined) return template.deviceStatePath;
-  return join(folder.snapshot(snapshotGeneration), snapshotFiles.deviceState);
+function deviceStatePath({ snapshot, store, template }: WakeContext): string {
+  if (snapshot === undefined) return template.deviceStatePath;
+  return store.deviceStatePath(snapshot.snapshotId);
 }
 
 async function releaseVcpus(context: WakeContext, deadline: Deadline): Promise<void> {
@@ -220,19 +244,32 @@ async function waitUntilReady(
   deadline: Deadline,
   undo: AsyncDisposableStack,
 ): Promise<void> {
-  const { network, savedHostKey } = context;
+  const { network, snapshot, template } = context;
   assert(network !== undefined, "the network is made before the guest is dialled");
-  const link = undo.use(
-    new GuestLink({ dial: (port) => network.dial(port), hostKey: savedHostKey }),
-  );
+  // The key that the guest in the saved memory knows.
+  const { hostKey } = snapshot ?? template.manifest;
+  const link = undo.use(new GuestLink({ dial: (port) => network.dial(port), hostKey }));
   context.link = link;
   await link.waitUntilReady(deadline);
 }
 
 async function initGuest(context: WakeContext, deadline: Deadline): Promise<void> {
-  const { entropy, init, link } = context;
+  await sendInit(context, context.init, deadline);
+}
+
+async function sendInit(
+  { entropy, link, snapshot, checkFresh }: WakeContext,
+  init: WakeContext["init"],
+  deadline: Deadline,
+): Promise<void> {
   assert(link !== undefined, "the guest is ready before it is initialised");
-  await link.init({ ...init, entropy: entropy(), timestampMs: Date.now() }, deadline);
+  const timestampMs = Date.now();
+  const suspendedMs = Math.max(0, timestampMs - (snapshot?.createdAtMs ?? timestampMs));
+  const answer = await link.init(
+    { ...init, entropy: entropy(), timestampMs, suspendedMs },
+    deadline,
+  );
+  checkFresh(answer.randomHash);
 }
 
 /**
@@ -240,16 +277,11 @@ async function initGuest(context: WakeContext, deadline: Deadline): Promise<void
  * there yet: the sandbox's own init, entropy and clock included, comes after it.
  */
 async function warmUp(context: WakeContext, deadline: Deadline): Promise<void> {
-  const { entropy, init, link } = context;
+  const { init, link } = context;
   assert(link !== undefined, "the guest is ready before it is warmed up");
-  await link.init(
-    {
-      ...init,
-      generation: init.generation - 1,
-      entropy: entropy(),
-      timestampMs: Date.now(),
-      accessToken: null,
-    },
+  await sendInit(
+    context,
+    { ...init, generation: init.generation - 1, accessToken: null },
     deadline,
   );
   const events = processClient(link, null).start(

@@ -6,7 +6,8 @@
  * `MachineShape` and the accelerator alone, because saved device state loads only into the very same
  * machine. Host-side parts (paths, network backend, memory sharing) may differ from run to run.
  */
-import { join } from "node:path";
+import { basename, join } from "node:path";
+import type { JsonObject } from "@torpor/std";
 import type { Accelerator, DiskLayer, NetworkAttachment, VmSpec } from "../driver.ts";
 
 /** LIMIT: TCG keeps translated code; a sandbox rarely needs more, and every sandbox pays for it. */
@@ -58,7 +59,7 @@ export function commandLine(
     ["-qmp", `unix:${escaped(join(spec.runFolder, runFiles.control))},server=on,wait=off`],
     // QEMU starts no program and gains no privilege once it runs.
     ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"],
-    mode === "restore" ? restoreArguments : [],
+    mode === "restore" ? restoreArguments(spec) : [],
   ].flat();
 }
 
@@ -68,10 +69,11 @@ function emulation(vcpuCount: number): string {
 }
 
 /** State from `xen-save-devices-state` carries no configuration section, so none is expected. */
-const restoreArguments = [
-  ["-incoming", "defer"],
-  ["-global", "migration.send-configuration=off"],
-].flat();
+function restoreArguments({ savedState }: VmSpec): readonly string[] {
+  const incoming = ["-incoming", "defer"];
+  if (savedState === "whole") return incoming;
+  return [...incoming, "-global", "migration.send-configuration=off"];
+}
 
 function memoryBackend(spec: VmSpec, mode: StartMode): string {
   // A restored VM maps the image privately: the file is opened read-only and can never be changed,
@@ -92,9 +94,24 @@ function blockNode(layer: DiskLayer, index: number, isTop: boolean): object {
     "read-only": !isTop,
     file: { driver: "file", filename: layer.path, "read-only": !isTop },
     ...(index > 0 ? { backing: `layer${index - 1}` } : {}),
-    ...(isTop ? { discard: "unmap", "detect-zeroes": "unmap" } : {}),
+    ...(isTop ? whatGuestsFree : {}),
   };
 }
+
+/** A qcow2 layer for a VM that runs already, which puts it above its others. */
+export function overlayNode(path: string): { readonly "node-name": string } & JsonObject {
+  return {
+    driver: "qcow2",
+    // QEMU takes 31 characters, and a layer's name is made of fewer.
+    "node-name": basename(path, ".qcow2"),
+    file: { driver: "file", filename: path },
+    backing: null,
+    ...whatGuestsFree,
+  };
+}
+
+/** What a guest discards or zeroes takes no room in its layer. */
+const whatGuestsFree = { discard: "unmap", "detect-zeroes": "unmap" };
 
 function networkBackend(network: NetworkAttachment): string {
   if (network.kind === "tap") return `tap,id=net,fd=${tapChildFd}`;

@@ -6,7 +6,7 @@
  */
 import { closeSync, openSync, readFileSync, readSync, writeSync } from "node:fs";
 import { ownPages } from "@torpor/native";
-import { TorporError } from "@torpor/std";
+import { TorporError, systemCode } from "@torpor/std";
 import type { GuestMemory, MemoryRange, VmHandle } from "../driver.ts";
 
 export class ProcessMemory implements GuestMemory, Disposable {
@@ -21,7 +21,17 @@ export class ProcessMemory implements GuestMemory, Disposable {
     this.#memoryPath = handle.memoryPath;
   }
 
+  /** All of memory where the kernel does not say: it is compared then, page by page, as the rest is. */
   ownRanges(): readonly MemoryRange[] {
+    try {
+      return this.#ownRanges();
+    } catch (cause) {
+      if (systemCode(cause) === undefined) throw cause;
+      return [{ startBytes: 0, endBytes: this.sizeBytes }];
+    }
+  }
+
+  #ownRanges(): readonly MemoryRange[] {
     const { start } = this.#open();
     return ownPages(this.#pid, { start, end: start + this.sizeBytes }).map((range) => ({
       startBytes: range.start - start,

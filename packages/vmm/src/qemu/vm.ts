@@ -1,11 +1,16 @@
 /** A running QEMU guest: the `Vm` of this driver, over its control socket and its process. */
-import { type Deadline, TorporError, parseObject } from "@torpor/std";
-import type { Vm, VmExit, VmHandle } from "../driver.ts";
+import { readFileSync } from "node:fs";
+import { type Deadline, TorporError, parseObject, parseString } from "@torpor/std";
+import type { DiskLayer, Vm, VmExit, VmHandle } from "../driver.ts";
+import { overlayNode } from "./command-line.ts";
 import { ProcessMemory } from "./memory.ts";
 import { endProcess, readExit } from "./process.ts";
 import type { QmpClient } from "./qmp.ts";
 
 const statePollMs = 1;
+const savePollMs = 10;
+/** Bytes a second; QEMU would hold itself to 128 MiB. */
+const unlimited = 2 ** 50;
 /** When the logs of a process that has ended cannot be read. */
 const unknownExit: VmExit = { consoleTail: "", vmmTail: "" };
 
@@ -52,6 +57,25 @@ export class QemuVm implements Vm {
     await this.#qmp.execute("xen-save-devices-state", { filename: path, live: true }, deadline);
   }
 
+  async saveWholeState(path: string, deadline: Deadline): Promise<void> {
+    await this.#qmp.execute("migrate-set-parameters", { "max-bandwidth": unlimited }, deadline);
+    await this.#qmp.execute("migrate", { uri: `file:${path}` }, deadline);
+    for (;;) {
+      const answer = parseObject(await this.#qmp.execute("query-migrate", {}, deadline), "save");
+      const status = String(answer["status"]);
+      if (status === "completed") return;
+      if (status === "failed" || status === "cancelled") {
+        throw new TorporError("vmm.failed", `saving failed: ${String(answer["error-desc"])}`);
+      }
+      deadline.check();
+      await deadline.sleep(savePollMs);
+    }
+  }
+
+  commandLine(): readonly string[] {
+    return readFileSync(`/proc/${this.handle.pid}/cmdline`, "utf8").split("\0").slice(0, -1);
+  }
+
   async loadDeviceState(path: string, deadline: Deadline): Promise<void> {
     await this.#qmp.execute("migrate-incoming", { uri: `file:${path}` }, deadline);
     while ((await this.#runState(deadline)) === "inmigrate") {
@@ -62,8 +86,24 @@ export class QemuVm implements Vm {
 
   async flushDisk(deadline: Deadline): Promise<void> {
     // `stop` has drained the device; this reports what `stop` keeps to itself, such as a full disk.
-    const printed = await this.#qmp.executeHuman('qemu-io disk "flush"', deadline);
+    const top = await this.#topNode(deadline);
+    const printed = await this.#qmp.executeHuman(`qemu-io ${top} "flush"`, deadline);
     if (printed !== "") throw new TorporError("storage.failed", `flushing the disk: ${printed}`);
+  }
+
+  async addDiskLayer({ path }: DiskLayer, deadline: Deadline): Promise<void> {
+    const below = await this.#topNode(deadline);
+    const node = overlayNode(path);
+    await this.#qmp.execute("blockdev-add", node, deadline);
+    await this.#qmp.execute(
+      "blockdev-snapshot",
+      { node: below, overlay: node["node-name"] },
+      deadline,
+    );
+  }
+
+  async isStalled(deadline: Deadline): Promise<boolean> {
+    return (await this.#runState(deadline)) === "io-error";
   }
 
   async end(deadline: Deadline): Promise<void> {
@@ -75,6 +115,14 @@ export class QemuVm implements Vm {
   release(): void {
     this.#released = true;
     this.#qmp.close(); // QEMU serves one client at a time: the next daemon waits for this
+  }
+
+  /** Asked for each time: another daemon may have added layers to this VM. */
+  async #topNode(deadline: Deadline): Promise<string> {
+    const answer: unknown = await this.#qmp.execute("query-block", {}, deadline);
+    const [disk] = Array.isArray(answer) ? (answer as unknown[]) : [];
+    const inserted = parseObject(parseObject(disk, "disk")["inserted"], "disk");
+    return parseString(inserted["node-name"], "disk");
   }
 
   async #runState(deadline: Deadline): Promise<string> {

@@ -1,0 +1,91 @@
+/**
+ * Ends sandboxes when their time is over, by the rules of lifetime.ts.
+ *
+ * Every decision is for one run: it carries that run's epoch, so that a pause or a removal that comes
+ * late cannot hit the run after it. A pause that fails leaves the sandbox running, is told in `info`
+ * and the log, and is tried again.
+ */
+import type { Logger } from "@torpor/std";
+import { TorporError } from "@torpor/std";
+import { type Due, nextDue } from "./lifecycle/lifetime.ts";
+import type { Sandbox } from "./sandbox.ts";
+
+/** A wall clock may be set, and timers count at most 24 days: look again at least this often. */
+const lookMsMax = 60 * 60_000;
+const retryMs = 30_000;
+
+export interface DeadlineActions {
+  pause(sandbox: Sandbox, epoch: number): Promise<unknown>;
+  kill(sandbox: Sandbox, epoch: number): Promise<unknown>;
+}
+
+/** Why a sandbox still runs although its time is over. */
+export interface MissedDeadline {
+  readonly rule: Due["rule"];
+  readonly atMs: number;
+  readonly message: string;
+}
+
+export class Deadlines implements Disposable {
+  readonly #actions: DeadlineActions;
+  readonly #log: Logger;
+  readonly #timers = new Map<Sandbox, NodeJS.Timeout>();
+  readonly #missed = new WeakMap<Sandbox, MissedDeadline>();
+  #disposed = false;
+
+  constructor(actions: DeadlineActions, log: Logger) {
+    this.#actions = actions;
+    this.#log = log;
+  }
+
+  /** Looks at what is due to this sandbox now, and from now on at the right moments. */
+  watch(sandbox: Sandbox): void {
+    this.#missed.delete(sandbox);
+    this.#lookAt(sandbox, 0);
+  }
+
+  missed(sandbox: Sandbox): MissedDeadline | undefined {
+    return this.#missed.get(sandbox);
+  }
+
+  [Symbol.dispose](): void {
+    this.#disposed = true;
+    for (const timer of this.#timers.values()) clearTimeout(timer);
+    this.#timers.clear();
+  }
+
+  #lookAt(sandbox: Sandbox, notBeforeMs: number): void {
+    clearTimeout(this.#timers.get(sandbox));
+    this.#timers.delete(sandbox);
+    const due = dueOf(sandbox);
+    if (due === undefined || this.#disposed) return;
+    const inMs = Math.max(0, due.atMs - Date.now(), notBeforeMs - Date.now());
+    const timer = setTimeout(() => void this.#onTime(sandbox), Math.min(inMs, lookMsMax));
+    this.#timers.set(sandbox, timer.unref());
+  }
+
+  async #onTime(sandbox: Sandbox): Promise<void> {
+    const due = dueOf(sandbox);
+    // Used meanwhile, or given more time.
+    if (due === undefined || due.atMs > Date.now()) {
+      this.#lookAt(sandbox, 0);
+      return;
+    }
+    const { id, generation } = sandbox.record;
+    this.#log.info("the time of a sandbox is over", { sandboxId: id, ...due });
+    try {
+      await this.#actions[due.action](sandbox, generation);
+    } catch (cause) {
+      if (TorporError.is(cause) && cause.code === "sandbox.stale") return;
+      const { rawMessage } = TorporError.from(cause, "internal");
+      this.#missed.set(sandbox, { rule: due.rule, atMs: Date.now(), message: rawMessage });
+      this.#log.error("a sandbox outlives its time", { sandboxId: id, cause });
+      this.#lookAt(sandbox, Date.now() + retryMs);
+    }
+  }
+}
+
+function dueOf({ run, record, activity }: Sandbox): Due | undefined {
+  if (run === undefined) return undefined;
+  return nextDue(record.lifetime, record.startedAtMs, activity.lastUsedAtMs);
+}

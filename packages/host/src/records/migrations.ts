@@ -1,0 +1,48 @@
+/**
+ * The database's schema as steps, each applied once and in the order of their names. A step that was
+ * released is never changed; what comes later is a step of its own.
+ */
+import type { Kysely } from "kysely";
+import type { Migration } from "kysely/migration";
+
+export const migrations: Readonly<Record<string, Migration>> = {
+  "0001-sandboxes": {
+    up: async (database: Kysely<unknown>) => {
+      await database.schema
+        .createTable("sandboxes")
+        .addColumn("id", "text", (column) => column.primaryKey())
+        .addColumn("template_id", "text", (column) => column.notNull())
+        .addColumn("template_name", "text", (column) => column.notNull())
+        .addColumn("generation", "integer", (column) => column.notNull())
+        .addColumn("snapshot_id", "text")
+        .addColumn("previous_snapshot_id", "text")
+        .addColumn("state", "text", (column) => column.notNull())
+        .addColumn("disk_layers", "text", (column) => column.notNull())
+        .addColumn("lifetime", "text", (column) => column.notNull())
+        .addColumn("host_key", "text", (column) => column.notNull())
+        .addColumn("access_token", "text", (column) => column.notNull())
+        .addColumn("metadata", "text", (column) => column.notNull())
+        .addColumn("env_vars", "text", (column) => column.notNull())
+        .addColumn("created_at_ms", "bigint", (column) => column.notNull())
+        .addColumn("started_at_ms", "bigint", (column) => column.notNull())
+        .execute();
+      await database.schema
+        .createTable("snapshots")
+        .addColumn("id", "text", (column) => column.primaryKey())
+        .addColumn("name", "text", (column) => column.unique())
+        .addColumn("sandbox_id", "text", (column) => column.notNull())
+        .addColumn("template_id", "text", (column) => column.notNull())
+        .addColumn("created_at_ms", "bigint", (column) => column.notNull())
+        .addColumn("pool", "integer", (column) => column.notNull())
+        .execute();
+      await database.schema
+        .createTable("api_keys")
+        .addColumn("id", "text", (column) => column.primaryKey())
+        .addColumn("name", "text", (column) => column.notNull())
+        .addColumn("prefix", "text", (column) => column.notNull())
+        .addColumn("created_at_ms", "bigint", (column) => column.notNull())
+        .addColumn("key_sha256", "text", (column) => column.notNull().unique())
+        .execute();
+    },
+  },
+};

@@ -1,0 +1,78 @@
+/** The snapshots that a user asked for, by id and by name. */
+import { TorporError } from "@torpor/std";
+import type { HostContext } from "./host-context.ts";
+import type { SnapshotRecord } from "./records/snapshot-records.ts";
+
+const namePattern = /^[a-z0-9][a-z0-9_-]{0,127}$/;
+const idPattern = /^[a-z0-9]{20}$/;
+
+export class Snapshots {
+  readonly #host: HostContext;
+  #records: readonly SnapshotRecord[] = [];
+
+  private constructor(host: HostContext) {
+    this.#host = host;
+  }
+
+  static async open(host: HostContext): Promise<Snapshots> {
+    const snapshots = new Snapshots(host);
+    await snapshots.#reload();
+    return snapshots;
+  }
+
+  all(): readonly SnapshotRecord[] {
+    return this.#records;
+  }
+
+  ids(): readonly string[] {
+    return this.#records.map(({ id }) => id);
+  }
+
+  find(reference: string): SnapshotRecord | undefined {
+    return (
+      this.#records.find(({ name }) => name === reference) ??
+      this.#records.find(({ id }) => id === reference)
+    );
+  }
+
+  /** @throws template.missing */
+  get(reference: string): SnapshotRecord {
+    const found = this.find(reference);
+    if (found !== undefined) return found;
+    throw new TorporError("template.missing", `there is no snapshot "${reference}"`, {
+      advice: "List them with `torpor snapshot ls`.",
+    });
+  }
+
+  /** @throws argument.invalid for what is no name, looks like an id, or is a template's */
+  async assertNameFree(name: string): Promise<void> {
+    if (!namePattern.test(name) || idPattern.test(name)) {
+      throw new TorporError(
+        "argument.invalid",
+        `"${name}" is no name for a snapshot: use a-z, 0-9, - and _, and not exactly 20 letters and digits`,
+      );
+    }
+    if (!(await this.#host.templates.names()).includes(name)) return;
+    throw new TorporError("argument.invalid", `"${name}" is the name of a template`);
+  }
+
+  /** A name it takes from another leaves that one to be found by its id. */
+  async add(record: SnapshotRecord): Promise<void> {
+    await this.#host.snapshotRecords.add(record);
+    await this.#reload();
+  }
+
+  async setPool(id: string, pool: number): Promise<void> {
+    await this.#host.snapshotRecords.setPool(id, pool);
+    await this.#reload();
+  }
+
+  async remove(id: string): Promise<void> {
+    await this.#host.snapshotRecords.remove(id);
+    await this.#reload();
+  }
+
+  async #reload(): Promise<void> {
+    this.#records = await this.#host.snapshotRecords.all();
+  }
+}

@@ -1,0 +1,103 @@
+/**
+ * How a running sandbox is saved and goes on: for a snapshot that others are made from, and for a fork.
+ *
+ * The order, each step with its budget and its undo:
+ *
+ *   1. check space
+ *   2. stage            a folder to write the snapshot into                  undo: remove it
+ *   3. open layers      the snapshot before, which this one stands upon      undo: close them
+ *   4. make disk layer  empty, for what the guest writes from now on; the record names it
+ *   5. close idle       the host's own idle connections to the agent
+ *   6. prepare          hooks, no new work, user processes frozen            undo: cancel
+ *   7. hold vCPUs       the instant of the snapshot                          undo: release
+ *   8. add disk layer   what the guest wrote is sealed below it
+ *   9. save device state
+ *  10. capture memory   a copy of what may have changed
+ *  11. release vCPUs
+ *  12. thaw             user processes go on, with their connections
+ *  13. save memory      of the copy, what differs from the layers below
+ *  14. publish          everything flushed, then renamed into place: the point of no return
+ *
+ * The guest stands still from 7 to 11 and its user processes from 6 to 12; all that takes long is
+ * outside. A failure leaves the sandbox running. An extra disk layer that stays behind changes nothing:
+ * empty, it reads as the one below it.
+ */
+import type { Deadline, Step } from "@torpor/std";
+import { assert } from "@torpor/std";
+import { CapturedMemory, createOverlay, totalBytes } from "@torpor/storage";
+import {
+  type SaveContext,
+  checkSpace,
+  closeIdle,
+  flushDisk,
+  holdVcpus,
+  openLayersBelow,
+  prepareGuest,
+  publish,
+  saveDeviceState,
+  saveMemory,
+  stage,
+  writeMemory,
+} from "./save.ts";
+
+/** LIMIT: of the copy in the daemon's memory; a guest that changed more waits until it is written. */
+const capturedBytesMax = 256 * 1024 * 1024;
+
+export interface CheckpointContext extends SaveContext {
+  readonly newDiskLayer: string;
+  readonly diskBytes: number;
+  /** Stores that the sandbox has the new layer, before the VM does. */
+  readonly recordDiskLayer: () => Promise<void>;
+  captured?: CapturedMemory;
+}
+
+export const checkpointSteps: readonly Step<CheckpointContext>[] = [
+  { name: "check space", budgetMs: 5_000, run: checkSpace },
+  { name: "stage", budgetMs: 5_000, run: stage },
+  { name: "open layers", budgetMs: 10_000, run: openLayersBelow },
+  { name: "make disk layer", budgetMs: 5_000, run: makeDiskLayer },
+  { name: "close idle", budgetMs: 1_000, run: closeIdle },
+  { name: "prepare", budgetMs: 30_000, run: prepareGuest("checkpoint") },
+  { name: "hold vCPUs", budgetMs: 5_000, run: holdVcpus },
+  { name: "add disk layer", budgetMs: 30_000, run: addDiskLayer },
+  { name: "save device state", budgetMs: 120_000, run: saveDeviceState },
+  { name: "capture memory", budgetMs: 120_000, run: captureMemory },
+  { name: "release vCPUs", budgetMs: 5_000, run: releaseVcpus },
+  { name: "thaw", budgetMs: 30_000, run: thaw },
+  { name: "save memory", budgetMs: 120_000, run: saveCaptured },
+  { name: "publish", budgetMs: 60_000, commit: true, run: publish },
+];
+
+async function makeDiskLayer(context: CheckpointContext): Promise<void> {
+  const { store, newDiskLayer, diskBytes, recordDiskLayer } = context;
+  await createOverlay(store.diskPath(newDiskLayer), diskBytes);
+  await recordDiskLayer();
+}
+
+async function addDiskLayer(context: CheckpointContext, deadline: Deadline): Promise<void> {
+  await flushDisk(context, deadline);
+  const { run, store, newDiskLayer } = context;
+  await run.vm.addDiskLayer({ path: store.diskPath(newDiskLayer), format: "qcow2" }, deadline);
+}
+
+async function captureMemory(context: CheckpointContext): Promise<void> {
+  if (context.savedWhole === true) return;
+  const { below, run } = context;
+  assert(below !== undefined, "the layers below are opened first");
+  const ranges = below.rangesToCompare(run.vm.memory);
+  if (totalBytes(ranges) > capturedBytesMax) await saveMemory(context);
+  else context.captured = new CapturedMemory(run.vm.memory, ranges);
+}
+
+async function releaseVcpus({ run }: CheckpointContext, deadline: Deadline): Promise<void> {
+  await run.vm.releaseVcpus(deadline);
+}
+
+async function thaw({ run }: CheckpointContext, deadline: Deadline): Promise<void> {
+  await run.link.cancel(deadline);
+}
+
+async function saveCaptured(context: CheckpointContext): Promise<void> {
+  if (context.memory !== undefined) return; // written already, while the guest waited
+  await writeMemory(context, context.captured ?? context.run.vm.memory);
+}

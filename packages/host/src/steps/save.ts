@@ -1,0 +1,204 @@
+/**
+ * What a pause and a checkpoint have in common: how a running guest becomes a published snapshot.
+ *
+ * Each function is one step; pause.ts and checkpoint.ts put them in order. A snapshot stands upon the
+ * one before it: its memory layer holds what changed since, its disk is the layers up to the instant.
+ */
+import { join } from "node:path";
+import type { PrepareReason } from "@torpor/protocol";
+import { Deadline, type Logger, TorporError, assert, flush } from "@torpor/std";
+import {
+  type MemoryLayerDigest,
+  MemoryStack,
+  type ReadableMemory,
+  type SavedDiskLayer,
+  type SavedIdentity,
+  type SavedMemory,
+  type SnapshotManifest,
+  type SnapshotStore,
+  type StagedSnapshot,
+  assertFreeSpace,
+  digestChunks,
+  snapshotFiles,
+  totalBytes,
+} from "@torpor/storage";
+import type { SandboxRun } from "./run.ts";
+
+/** LIMIT: device state, map and manifest together are far below this. */
+const snapshotOverheadBytes = 8 * 1024 * 1024;
+/** LIMIT: of the layers below a new one; a longer chain, which no fold has shortened yet, begins anew. */
+const memoryLayersMax = 16;
+const undoBudgetMs = 10_000;
+
+export interface SaveContext {
+  readonly snapshotId: string;
+  readonly sandboxId: string;
+  readonly templateId: string;
+  /** The template's memory image. */
+  readonly imagePath: string;
+  readonly hostKey: string;
+  readonly store: SnapshotStore;
+  readonly run: SandboxRun;
+  readonly identity: SavedIdentity;
+  /** The newest snapshot of this sandbox. */
+  readonly base: SnapshotManifest | undefined;
+  /** The disk layers of this instant, oldest first. */
+  readonly diskLayers: readonly string[];
+  /** Save everything by the VMM's own means. */
+  readonly saveWhole: boolean;
+  readonly log: Logger;
+  /** Filled in by the steps. */
+  staged?: StagedSnapshot;
+  below?: MemoryStack;
+  memory?: SavedMemory;
+  savedWhole?: boolean;
+}
+
+export async function checkSpace({ run, store }: SaveContext): Promise<void> {
+  const ownBytes = totalBytes(run.vm.memory.ownRanges());
+  await assertFreeSpace(store.path, ownBytes + snapshotOverheadBytes);
+}
+
+export async function stage(
+  context: SaveContext,
+  _deadline: Deadline,
+  undo: AsyncDisposableStack,
+): Promise<void> {
+  context.staged = undo.use(await context.store.stage(context.snapshotId));
+}
+
+/** Before the guest is disturbed: a damaged map or a missing file is found here. */
+export async function openLayersBelow(
+  context: SaveContext,
+  _deadline: Deadline,
+  undo: AsyncDisposableStack,
+): Promise<void> {
+  const layers = layersBelow(context);
+  context.below = undo.use(
+    await MemoryStack.open(
+      layers.map(({ snapshotId, digest }) => ({
+        folder: context.store.folder(snapshotId),
+        digest,
+      })),
+      context.run.vm.memory.sizeBytes,
+    ),
+  );
+}
+
+export async function closeIdle({ run }: SaveContext): Promise<void> {
+  run.link.closeIdle();
+}
+
+export function prepareGuest(
+  reason: PrepareReason,
+): (context: SaveContext, deadline: Deadline, undo: AsyncDisposableStack) => Promise<void> {
+  return async ({ run }, deadline, undo) => {
+    // The undo comes first: a prepare whose answer was lost has frozen the guest all the same.
+    undo.defer(async () => {
+      await run.link.cancel(Deadline.after(undoBudgetMs, "thawing the guest after a failed save"));
+    });
+    await run.link.prepare(reason, deadline);
+  };
+}
+
+export async function holdVcpus(
+  { run }: SaveContext,
+  deadline: Deadline,
+  undo: AsyncDisposableStack,
+): Promise<void> {
+  undo.defer(() =>
+    run.vm.releaseVcpus(Deadline.after(undoBudgetMs, "releasing vCPUs after a failed save")),
+  );
+  await run.vm.holdVcpus(deadline);
+}
+
+export async function flushDisk({ run }: SaveContext, deadline: Deadline): Promise<void> {
+  await run.vm.flushDisk(deadline);
+}
+
+/** A VMM that refuses the short way is asked for the long one, which every VMM knows. */
+export async function saveDeviceState(context: SaveContext, deadline: Deadline): Promise<void> {
+  const { run, log } = context;
+  const path = join(stagedPath(context), snapshotFiles.deviceState);
+  if (!context.saveWhole) {
+    try {
+      await run.vm.saveDeviceState(path, deadline);
+      return;
+    } catch (cause) {
+      if (!TorporError.is(cause) || cause.code !== "vmm.failed") throw cause;
+      log.warn("saving the devices alone was refused; saving everything", { cause });
+    }
+  }
+  await run.vm.saveWholeState(path, deadline);
+  context.savedWhole = true;
+}
+
+export async function saveMemory(context: SaveContext): Promise<void> {
+  await writeMemory(context, context.run.vm.memory);
+}
+
+/** Writes what differs from the layers below; nothing when the VMM has saved everything. */
+export async function writeMemory(context: SaveContext, memory: ReadableMemory): Promise<void> {
+  if (context.savedWhole === true) {
+    context.memory = { kind: "whole" };
+    return;
+  }
+  const { below, imagePath, snapshotId } = context;
+  assert(below !== undefined, "the layers below are opened first");
+  const digest: MemoryLayerDigest = await below.writeDifference(
+    stagedPath(context),
+    imagePath,
+    memory,
+  );
+  const layers = [...layersBelow(context), { snapshotId, digest }];
+  context.memory = { kind: "layers", layers };
+}
+
+/** The point of no return: from here on the snapshot is there whatever happens. */
+export async function publish(context: SaveContext): Promise<void> {
+  const { staged, memory, below, run } = context;
+  assert(staged !== undefined && memory !== undefined, "the snapshot is written");
+  await below?.[Symbol.asyncDispose]();
+  const { snapshotId, sandboxId, templateId, identity, hostKey } = context;
+  await staged.publish({
+    format: "torpor-snapshot-2",
+    snapshotId,
+    sandboxId,
+    templateId,
+    generation: run.generation,
+    createdAtMs: Date.now(),
+    identity,
+    commandLine: run.vm.commandLine(),
+    hostKey,
+    memory,
+    deviceState: await digestChunks(join(staged.path, snapshotFiles.deviceState)),
+    disk: await digestDisk(context),
+  });
+}
+
+/** Layers that the snapshot before had are sealed; what this run wrote is flushed and summed. */
+async function digestDisk(context: SaveContext): Promise<readonly SavedDiskLayer[]> {
+  const { base, diskLayers, store } = context;
+  const known = new Map(base?.disk.map((layer) => [layer.layerId, layer]));
+  const layers: SavedDiskLayer[] = [];
+  for (const layerId of diskLayers) {
+    const sealed = known.get(layerId);
+    if (sealed !== undefined) {
+      layers.push(sealed);
+      continue;
+    }
+    await flush(store.diskPath(layerId));
+    layers.push({ layerId, digest: await digestChunks(store.diskPath(layerId)) });
+  }
+  return layers;
+}
+
+function layersBelow({ base }: SaveContext): Extract<SavedMemory, { kind: "layers" }>["layers"] {
+  if (base?.memory.kind !== "layers") return [];
+  return base.memory.layers.length < memoryLayersMax ? base.memory.layers : [];
+}
+
+function stagedPath({ staged }: SaveContext): string {
+  assert(staged !== undefined, "the snapshot is staged before it is written");
+  return staged.path;
+}

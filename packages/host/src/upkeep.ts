@@ -1,0 +1,153 @@
+/**
+ * What is done in the background after a sandbox was saved: long chains of layers are folded, and what
+ * nobody needs any more is removed. Never on the way of a pause or a resume; one thing at a time.
+ */
+import { copyFile } from "node:fs/promises";
+import { join } from "node:path";
+import { type Logger, flush } from "@torpor/std";
+import {
+  MemoryStack,
+  type Needs,
+  type SavedDiskLayer,
+  type SavedMemory,
+  type SnapshotManifest,
+  type SnapshotStore,
+  type TemplateManifest,
+  digestChunks,
+  foldDiskLayers,
+  layerBytes,
+  planFold,
+  snapshotFiles,
+  verifyChunks,
+} from "@torpor/storage";
+import { newDiskLayerId, newSnapshotId } from "./entropy.ts";
+import type { Sandbox } from "./sandbox.ts";
+
+const bytesPerMiB = 1024 * 1024;
+
+export interface UpkeepOptions {
+  readonly store: SnapshotStore;
+  readonly templateOf: (templateId: string) => Promise<TemplateManifest>;
+  /** What all records name. */
+  readonly needs: () => Needs;
+  readonly log: Logger;
+}
+
+export class Upkeep {
+  readonly #options: UpkeepOptions;
+  #work: Promise<void> = Promise.resolve();
+  #ending = false;
+
+  constructor(options: UpkeepOptions) {
+    this.#options = options;
+  }
+
+  /** Later: folds the layers of this sandbox's snapshot, if they are many, and collects. */
+  after(sandbox: Sandbox): void {
+    this.#later(async () => {
+      await this.#fold(sandbox);
+      await this.collect();
+    });
+  }
+
+  /** Now: removes what nobody needs. */
+  async collect(): Promise<void> {
+    const removed = await this.#options.store.collect(this.#options.needs);
+    if (removed.length > 0) this.#options.log.info("collected", { removed });
+  }
+
+  /** Settles when everything asked for so far is done. */
+  async idle(): Promise<void> {
+    await this.#work;
+  }
+
+  /** Begins nothing more, and waits for what is under way. */
+  async end(): Promise<void> {
+    this.#ending = true;
+    await this.#work;
+  }
+
+  #later(work: () => Promise<void>): void {
+    this.#work = this.#work.then(async () => {
+      if (this.#ending) return;
+      try {
+        await work();
+      } catch (cause) {
+        this.#options.log.warn("background work failed", { cause });
+      }
+    });
+  }
+
+  async #fold(sandbox: Sandbox): Promise<void> {
+    const { snapshotId } = sandbox.record;
+    const { store } = this.#options;
+    if (snapshotId === null) return;
+    using _before = store.keep(snapshotId);
+    const before = await store.read(snapshotId);
+    const memoryFrom = before.memory.kind === "layers" ? planMemory(before.memory) : undefined;
+    const diskFrom = planFold(before.disk.map(({ digest }) => digest.bytes))?.first;
+    if (memoryFrom === undefined && diskFrom === undefined) return;
+    const foldedId = newSnapshotId();
+    const foldedDisk = newDiskLayerId();
+    using _after = store.keep(foldedId, foldedDisk);
+    await using staged = await store.stage(foldedId);
+    await copyFile(store.deviceStatePath(snapshotId), join(staged.path, snapshotFiles.deviceState));
+    const template = await this.#options.templateOf(before.templateId);
+    const after: SnapshotManifest = {
+      ...before,
+      snapshotId: foldedId,
+      memory:
+        memoryFrom === undefined || before.memory.kind !== "layers"
+          ? before.memory
+          : await this.#foldMemory(before.memory, memoryFrom, template, staged.path, foldedId),
+      disk:
+        diskFrom === undefined
+          ? before.disk
+          : await this.#foldDisk(before.disk, diskFrom, template, foldedDisk),
+    };
+    await staged.publish(after);
+    await sandbox.takeFold(before, after);
+  }
+
+  async #foldMemory(
+    { layers }: LayeredMemory,
+    first: number,
+    { machine }: TemplateManifest,
+    folder: string,
+    snapshotId: string,
+  ): Promise<SavedMemory> {
+    const folded = layers.slice(first).map((layer) => ({
+      folder: this.#options.store.folder(layer.snapshotId),
+      digest: layer.digest,
+    }));
+    await using stack = await MemoryStack.open(folded, machine.memoryMiB * bytesPerMiB);
+    const digest = await stack.fold(folder);
+    return { kind: "layers", layers: [...layers.slice(0, first), { snapshotId, digest }] };
+  }
+
+  async #foldDisk(
+    layers: readonly SavedDiskLayer[],
+    first: number,
+    { diskBytes }: TemplateManifest,
+    layerId: string,
+  ): Promise<readonly SavedDiskLayer[]> {
+    const { store } = this.#options;
+    const folded = layers.slice(first);
+    // Damage must not be copied into a file with a checksum of its own.
+    for (const layer of folded) await verifyChunks(store.diskPath(layer.layerId), layer.digest);
+    const target = store.diskPath(layerId);
+    await foldDiskLayers(
+      folded.map((layer) => store.diskPath(layer.layerId)),
+      target,
+      diskBytes,
+    );
+    await flush(target);
+    return [...layers.slice(0, first), { layerId, digest: await digestChunks(target) }];
+  }
+}
+
+type LayeredMemory = Extract<SavedMemory, { kind: "layers" }>;
+
+function planMemory({ layers }: LayeredMemory): number | undefined {
+  return planFold(layers.map(({ digest }) => layerBytes(digest)))?.first;
+}

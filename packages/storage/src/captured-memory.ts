@@ -1,0 +1,54 @@
+/**
+ * A copy of what a guest may have changed, taken while its vCPUs are held, so that they may go on
+ * before the pages are compared and written.
+ */
+import { assert } from "@torpor/std";
+import type { ByteRange, ReadableMemory } from "./memory-stack.ts";
+
+interface CapturedRange extends ByteRange {
+  readonly content: Buffer;
+}
+
+export class CapturedMemory implements ReadableMemory {
+  readonly sizeBytes: number;
+  readonly #captured: readonly CapturedRange[];
+
+  /** Copies `ranges`, ascending, of `memory`. */
+  constructor(memory: ReadableMemory, ranges: readonly ByteRange[]) {
+    this.sizeBytes = memory.sizeBytes;
+    this.#captured = ranges.map((range) => {
+      const content = Buffer.allocUnsafe(range.endBytes - range.startBytes);
+      memory.read(range.startBytes, content);
+      return { ...range, content };
+    });
+  }
+
+  ownRanges(): readonly ByteRange[] {
+    return this.#captured;
+  }
+
+  read(offsetBytes: number, into: Uint8Array): void {
+    const range = this.#find(offsetBytes);
+    const start = offsetBytes - range.startBytes;
+    assert(start + into.length <= range.content.length, "what is read was captured");
+    into.set(range.content.subarray(start, start + into.length));
+  }
+
+  #find(offsetBytes: number): CapturedRange {
+    let low = 0;
+    let high = this.#captured.length - 1;
+    while (low < high) {
+      const middle = Math.ceil((low + high) / 2);
+      const startsAfter = (this.#captured[middle]?.startBytes ?? 0) > offsetBytes;
+      if (startsAfter) high = middle - 1;
+      else low = middle;
+    }
+    const found = this.#captured[low];
+    assert(found !== undefined && offsetBytes >= found.startBytes, "what is read was captured");
+    return found;
+  }
+}
+
+export function totalBytes(ranges: readonly ByteRange[]): number {
+  return ranges.reduce((sum, { startBytes, endBytes }) => sum + endBytes - startBytes, 0);
+}
