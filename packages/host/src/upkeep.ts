@@ -90,7 +90,8 @@ export class Upkeep {
     const foldedId = newSnapshotId();
     const foldedDisk = newDiskLayerId();
     using _after = store.keep(foldedId, foldedDisk);
-    await using staged = await store.stage(foldedId);
+    await using undo = new AsyncDisposableStack();
+    const staged = undo.use(await store.stage(foldedId));
     await copyFile(store.deviceStatePath(snapshotId), join(staged.path, snapshotFiles.deviceState));
     const template = await this.#options.templateOf(before.templateId);
     const after: SnapshotManifest = {
@@ -106,6 +107,7 @@ export class Upkeep {
           : await this.#foldDisk(before.disk, diskFrom, template, foldedDisk),
     };
     await staged.publish(after);
+    undo.move();
     await sandbox.takeFold(before, after);
   }
 
