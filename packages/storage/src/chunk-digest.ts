@@ -1,0 +1,116 @@
+/**
+ * Checksums of a large file in chunks, made when it is saved and checked before it is used.
+ *
+ * Chunks let damage be named by its place, and let the hashing happen in Node's thread pool: a file
+ * takes a few buffers and leaves the event loop free. Files with holes are usual, so a chunk of
+ * zeros has a known checksum and is not hashed.
+ */
+import { createHash, webcrypto } from "node:crypto";
+import { type FileHandle, open } from "node:fs/promises";
+import { TorporError, systemCode } from "@torpor/std";
+import { readWhole } from "./whole-io.ts";
+
+/** Part of a manifest. */
+export interface ChunkDigest {
+  readonly bytes: number;
+  readonly chunkBytes: number;
+  /** Of each chunk in order, the last of which may be shorter. */
+  readonly chunkSha256: readonly string[];
+}
+
+const usualChunkBytes = 1 << 20;
+/** LIMIT: a digest made elsewhere must not make the reader ask for all memory. */
+const chunkBytesMax = 16 << 20;
+/** LIMIT: one for each thread of the pool; more are no faster and crowd out the event loop. */
+const chunksInFlightMax = 4;
+
+/** @throws snapshot.corrupt when there is no such file. */
+export async function digestChunks(path: string): Promise<ChunkDigest> {
+  await using file = await openFile(path);
+  return await hashChunks(path, file, (await file.stat()).size, usualChunkBytes);
+}
+
+/** @throws snapshot.corrupt naming the file and the first damaged chunk. */
+export async function verifyChunks(path: string, expected: ChunkDigest): Promise<void> {
+  const { bytes, chunkBytes, chunkSha256 } = expected;
+  const isSound = chunkBytes > 0 && chunkBytes <= chunkBytesMax;
+  if (!isSound || chunkSha256.length !== Math.ceil(bytes / chunkBytes)) {
+    throw corrupt(`the checksums of ${path} contradict each other`);
+  }
+  await using file = await openFile(path);
+  const { size } = await file.stat();
+  if (size !== bytes) throw corrupt(`${path} has ${size} bytes instead of ${bytes}`);
+  const actual = await hashChunks(path, file, bytes, chunkBytes);
+  const damaged = chunkSha256.findIndex((wanted, index) => wanted !== actual.chunkSha256[index]);
+  if (damaged < 0) return;
+  throw corrupt(`${path} does not match its checksum at byte ${damaged * chunkBytes}`);
+}
+
+async function openFile(path: string): Promise<FileHandle> {
+  return await open(path, "r").catch((cause: unknown) => {
+    if (systemCode(cause) === "ENOENT") throw corrupt(`${path} is missing`, cause);
+    throw TorporError.from(cause, "storage.failed", path);
+  });
+}
+
+/** Each lane takes the next chunk when it is done with one, in a buffer of its own. */
+async function hashChunks(
+  path: string,
+  file: FileHandle,
+  bytes: number,
+  chunkBytes: number,
+): Promise<ChunkDigest> {
+  const chunkCount = Math.ceil(bytes / chunkBytes);
+  const chunkSha256 = new Array<string>(chunkCount).fill("");
+  const zeros = new ZeroChunk(chunkBytes);
+  let nextChunk = 0;
+  const runLane = async (): Promise<void> => {
+    const buffer = Buffer.allocUnsafeSlow(Math.min(chunkBytes, bytes));
+    while (nextChunk < chunkCount) {
+      const index = nextChunk++;
+      const offsetBytes = index * chunkBytes;
+      const chunk = buffer.subarray(0, bytes - offsetBytes);
+      await readChunk(path, file, chunk, offsetBytes);
+      chunkSha256[index] = zeros.sha256If(chunk) ?? (await sha256(chunk));
+    }
+  };
+  const lanes = Math.min(chunksInFlightMax, chunkCount);
+  await Promise.all(Array.from({ length: lanes }, runLane));
+  return { bytes, chunkBytes, chunkSha256 };
+}
+
+async function readChunk(
+  path: string,
+  file: FileHandle,
+  chunk: Uint8Array,
+  offsetBytes: number,
+): Promise<void> {
+  const found = await readWhole(file, chunk, offsetBytes).catch((cause: unknown) => {
+    throw TorporError.from(cause, "storage.failed", path);
+  });
+  if (found < chunk.length) throw corrupt(`${path} ends early, at byte ${offsetBytes + found}`);
+}
+
+/** The checksum of a whole chunk of zeros, computed when the first one is met. */
+class ZeroChunk {
+  readonly #zeros: Buffer;
+  #sha256: string | undefined;
+
+  constructor(chunkBytes: number) {
+    this.#zeros = Buffer.alloc(chunkBytes);
+  }
+
+  sha256If(chunk: Uint8Array): string | undefined {
+    if (!this.#zeros.equals(chunk)) return undefined;
+    this.#sha256 ??= createHash("sha256").update(this.#zeros).digest("hex");
+    return this.#sha256;
+  }
+}
+
+async function sha256(chunk: Uint8Array<ArrayBuffer>): Promise<string> {
+  return Buffer.from(await webcrypto.subtle.digest("SHA-256", chunk)).toString("hex");
+}
+
+function corrupt(what: string, cause?: unknown): TorporError {
+  return new TorporError("snapshot.corrupt", what, { cause });
+}
