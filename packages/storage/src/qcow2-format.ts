@@ -19,6 +19,11 @@ export const version = 3;
 export const clusterBits = 16;
 export const refcountOrder = 4; // 16-bit counters
 
+/** Bit 63 of an entry, in its upper word: it names a cluster of the file. */
+export const usedOnceBit = 0x8000_0000;
+/** Bit 0 of an L2 entry, in its lower word: the guest cluster reads as zeros. */
+export const zeroedBit = 1;
+
 export interface Qcow2Header {
   readonly virtualBytes: number;
   readonly l1OffsetBytes: number;
@@ -61,8 +66,3 @@ export function writeZeroed(table: Buffer, index: number): void {
   table.writeUInt32BE(0, index * 8);
   table.writeUInt32BE(zeroedBit, index * 8 + 4);
 }
-
-/** Bit 63 of an entry. */
-export const usedOnceBit = 0x8000_0000;
-/** Bit 0 of an L2 entry. */
-export const zeroedBit = 1;

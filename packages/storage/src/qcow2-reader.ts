@@ -31,6 +31,14 @@ import { readWhole } from "./whole-io.ts";
 export const inherited = 0;
 export const zeroed = 1;
 
+/** Bits 9 to 55 of an entry. */
+const offsetBitsHigh = 0x00ff_ffff;
+const offsetBitsLow = 0xffff_fe00;
+/** Bits 56 to 61, and bit 62 of a compressed cluster, which no layer has. */
+const reservedBitsHigh = 0x7f00_0000;
+/** Bits 1 to 8. */
+const reservedBitsLow = 0x0000_01fe;
+
 export class Qcow2Reader implements AsyncDisposable {
   readonly #source: Source;
   readonly #virtualBytes: number;
@@ -248,14 +256,6 @@ function decodeEntries(
   }
   return states;
 }
-
-/** Bits 9 to 55. */
-const offsetBitsHigh = 0x00ff_ffff;
-const offsetBitsLow = 0xffff_fe00;
-/** Bits 56 to 61, and bit 62 of a compressed cluster, which no layer has. */
-const reservedBitsHigh = 0x7f00_0000;
-/** Bits 1 to 8. */
-const reservedBitsLow = 0x0000_01fe;
 
 function hex(word: number): string {
   return word.toString(16).padStart(8, "0");
