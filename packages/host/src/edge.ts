@@ -53,7 +53,8 @@ async function exchange(
   response: ServerResponse,
 ): Promise<void> {
   const { run, activity } = sandboxes.get(sandboxId);
-  using _use = activity.begin();
+  using uses = new DisposableStack();
+  uses.use(activity.begin());
   if (run === undefined) {
     throw new TorporError("sandbox.wrongState", "The sandbox was not found: it is not running");
   }

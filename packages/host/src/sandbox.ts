@@ -298,11 +298,11 @@ export class Sandbox {
   }
 
   async #wake(verb: "create" | "resume", context: WakeContext): Promise<Outcome> {
-    const kept = [
-      context.newDiskLayer,
-      ...(context.snapshot === undefined ? [] : [context.snapshot.snapshotId]),
-    ];
-    using _kept = this.#host.store.keep(...kept);
+    using holds = new DisposableStack();
+    holds.use(this.#host.store.keep(context.newDiskLayer));
+    if (context.snapshot !== undefined) {
+      holds.use(this.#host.store.keep(context.snapshot.snapshotId));
+    }
     const timings = await runSteps(wakeSteps, context, this.#options(verb));
     return await this.#goOn(context, timings);
   }
@@ -415,7 +415,8 @@ export class Sandbox {
   async #pause(): Promise<Outcome> {
     const { run, running } = await this.#beforeSave();
     const snapshotId = newSnapshotId();
-    using _kept = this.#host.store.keep(snapshotId);
+    using holds = new DisposableStack();
+    holds.use(this.#host.store.keep(snapshotId));
     const context = await this.#saveContext(snapshotId, run);
     await this.#move({ ...running, kind: "pausing", snapshotId });
     let published = false;
@@ -439,7 +440,8 @@ export class Sandbox {
     const { run, running } = await this.#beforeSave();
     const snapshotId = newSnapshotId();
     const newDiskLayer = newDiskLayerId();
-    using _kept = this.#host.store.keep(snapshotId, newDiskLayer);
+    using holds = new DisposableStack();
+    holds.use(this.#host.store.keep(snapshotId, newDiskLayer));
     const saving = await this.#saveContext(snapshotId, run);
     const { diskBytes } = (await this.#host.templates.open(this.#record.templateId)).manifest;
     let vm: RunningVm = running;

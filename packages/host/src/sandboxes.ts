@@ -110,7 +110,8 @@ export class Sandboxes {
   /** @throws template.missing and whatever the steps of a wake throw; nothing is left then. */
   async create(request: CreateRequest): Promise<Created> {
     const source = await this.#sourceOf(request.template);
-    using _kept = this.#host.store.keep(source.id);
+    using holds = new DisposableStack();
+    holds.use(this.#host.store.keep(source.id));
     const spare = this.#spares.take(source);
     if (spare !== undefined) {
       try {

@@ -68,30 +68,34 @@ export class Upkeep {
   }
 
   #later(work: () => Promise<void>): void {
-    this.#work = this.#work.then(async () => {
-      if (this.#ending) return;
-      try {
-        await work();
-      } catch (cause) {
-        this.#options.log.warn("background work failed", { cause });
-      }
-    });
+    this.#work = this.#tryAfter(this.#work, work);
+  }
+
+  async #tryAfter(before: Promise<void>, work: () => Promise<void>): Promise<void> {
+    await before;
+    if (this.#ending) return;
+    try {
+      await work();
+    } catch (cause) {
+      this.#options.log.warn("background work failed", { cause });
+    }
   }
 
   async #fold(sandbox: Sandbox): Promise<void> {
     const { snapshotId } = sandbox.record;
     const { store } = this.#options;
     if (snapshotId === null) return;
-    using _before = store.keep(snapshotId);
+    await using undo = new AsyncDisposableStack();
+    undo.use(store.keep(snapshotId));
     const before = await store.read(snapshotId);
     const memoryFrom = before.memory.kind === "layers" ? planMemory(before.memory) : undefined;
     const diskFrom = planFold(before.disk.map(({ digest }) => digest.bytes))?.first;
     if (memoryFrom === undefined && diskFrom === undefined) return;
     const foldedId = newSnapshotId();
     const foldedDisk = newDiskLayerId();
-    using _after = store.keep(foldedId, foldedDisk);
-    await using undo = new AsyncDisposableStack();
-    const staged = undo.use(await store.stage(foldedId));
+    undo.use(store.keep(foldedId, foldedDisk));
+    await using unlessPublished = new AsyncDisposableStack();
+    const staged = unlessPublished.use(await store.stage(foldedId));
     await copyFile(store.deviceStatePath(snapshotId), join(staged.path, snapshotFiles.deviceState));
     const template = await this.#options.templateOf(before.templateId);
     const after: SnapshotManifest = {
@@ -107,7 +111,7 @@ export class Upkeep {
           : await this.#foldDisk(before.disk, diskFrom, template, foldedDisk),
     };
     await staged.publish(after);
-    undo.move();
+    unlessPublished.move();
     await sandbox.takeFold(before, after);
   }
 

@@ -190,16 +190,17 @@ export class MemoryStack implements AsyncDisposable {
       const source = this.#sources[page] ?? fromImage;
       const position = this.#positions[page] ?? 0;
       let end = page + 1;
-      while (
-        end < endPage &&
-        this.#sources[end] === source &&
-        (source < firstLayer || this.#positions[end] === position + end - page)
-      ) {
-        end += 1;
-      }
+      while (end < endPage && this.#follows(end)) end += 1;
       if (source !== fromImage) yield { firstPage: page, pageCount: end - page, source, position };
       page = end;
     }
+  }
+
+  /** Whether a page comes from the place after that of the page before it. */
+  #follows(page: number): boolean {
+    const source = this.#sources[page] ?? fromImage;
+    if (source !== this.#sources[page - 1]) return false;
+    return source < firstLayer || this.#positions[page] === (this.#positions[page - 1] ?? 0) + 1;
   }
 
   async #copy(

@@ -21,6 +21,7 @@ export interface TestDaemonOptions {
   readonly networkKind?: NetworkKind | undefined;
   readonly spareCount?: number | undefined;
   readonly driver?: VmmDriver | undefined;
+  readonly saveWhole?: boolean | undefined;
   readonly port?: number | undefined;
   readonly log?: Logger | undefined;
   /** Undefined: one of its own. A given one outlives the daemon, sandboxes and VMs included. */
@@ -34,10 +35,12 @@ type LiveRun = NonNullable<LiveSandbox["run"]>;
 export interface TestDaemon extends AsyncDisposable {
   readonly state: StateFolder;
   readonly api: DaemonApi;
-  create(template?: string): Promise<TestSandbox>;
+  create(template?: string, request?: object): Promise<TestSandbox>;
   live(sandbox: TestSandbox): LiveSandbox;
   /** @throws AssertionError when it is not running */
   run(sandbox: TestSandbox): LiveRun;
+  /** Settles when what the daemon does in the background is done. */
+  idle(): Promise<void>;
   /** Ends the daemon; its VMs go on running. */
   stop(): Promise<void>;
   /** Starts a new one over the same folder. */
@@ -58,6 +61,7 @@ export async function startTestDaemon(options: TestDaemonOptions = {}): Promise<
       networkKind: options.networkKind,
       spareCount: options.spareCount,
       driver: options.driver,
+      saveWhole: options.saveWhole,
       failpoint: options.failpoint,
     });
   let daemon: Daemon | undefined = await open();
@@ -75,6 +79,8 @@ export async function startTestDaemon(options: TestDaemonOptions = {}): Promise<
     if (options.state !== undefined) return;
     const sandboxes = daemon?.sandboxes;
     for (const { record } of sandboxes?.all() ?? []) await sandboxes?.remove(record.id);
+    for (const { id } of sandboxes?.snapshots.all() ?? []) await sandboxes?.removeSnapshot(id);
+    await sandboxes?.idle();
   });
   const owned = undo.move();
   const api = new DaemonApi(state.socketPath);
@@ -82,12 +88,15 @@ export async function startTestDaemon(options: TestDaemonOptions = {}): Promise<
   return {
     state,
     api,
-    create: (template) => TestSandbox.create(api, template),
+    create: (template, request) => TestSandbox.create(api, template, request),
     live,
     run: (sandbox) => {
       const { run } = live(sandbox);
       assert.ok(run !== undefined, "the sandbox is running");
       return run;
+    },
+    idle: async () => {
+      await running().sandboxes.idle();
     },
     stop,
     start: async () => {

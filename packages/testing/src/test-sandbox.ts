@@ -11,6 +11,11 @@ export interface RunOptions {
   readonly stdin?: boolean;
 }
 
+interface ForkResult {
+  readonly sandbox?: object;
+  readonly error?: { readonly message: string };
+}
+
 export class TestSandbox {
   readonly id: string;
   readonly accessToken: string;
@@ -24,8 +29,13 @@ export class TestSandbox {
   }
 
   /** @throws the daemon's error */
-  static async create(api: DaemonApi, template = "base"): Promise<TestSandbox> {
-    const { text } = await api.call("POST", "/v2/sandboxes", { templateID: template });
+  static async create(
+    api: DaemonApi,
+    template = "base",
+    options: object = {},
+  ): Promise<TestSandbox> {
+    const body = { templateID: template, ...options };
+    const { text } = await api.call("POST", "/v2/sandboxes", body);
     return new TestSandbox(api, text);
   }
 
@@ -42,6 +52,30 @@ export class TestSandbox {
   /** Returns the answer: its status is 201, or 200 when there was nothing to do. */
   async resume(): Promise<ApiAnswer> {
     return await this.api.call("POST", `/v2/sandboxes/${this.id}/connect`, {});
+  }
+
+  /** Goes back to the snapshot before the newest one. */
+  async resumePrevious(): Promise<void> {
+    await this.api.call("POST", `/v2/sandboxes/${this.id}/connect`, { previous: true });
+  }
+
+  /** New sandboxes from this instant; `errors` are of the children that did not come to be. */
+  async fork(count = 1): Promise<{ children: readonly TestSandbox[]; errors: readonly string[] }> {
+    const { text } = await this.api.call("POST", `/sandboxes/${this.id}/fork`, { count });
+    const results = parseJson(text, "answer") as readonly ForkResult[];
+    assert.equal(results.length, count, "one result for each child");
+    return {
+      children: results.flatMap(({ sandbox }) =>
+        sandbox === undefined ? [] : [new TestSandbox(this.api, JSON.stringify(sandbox))],
+      ),
+      errors: results.flatMap(({ error }) => (error === undefined ? [] : [error.message])),
+    };
+  }
+
+  /** A snapshot that others are made from; returns its id. */
+  async snapshot(name?: string): Promise<string> {
+    const { text } = await this.api.call("POST", `/sandboxes/${this.id}/snapshots`, { name });
+    return parseString(parseObject(parseJson(text, "answer"), "answer")["snapshotID"], "id");
   }
 
   async remove(): Promise<void> {
