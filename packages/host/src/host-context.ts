@@ -1,14 +1,17 @@
 /** What the daemon's parts share; made once in daemon.ts and passed down. */
 import type { NetworkKind } from "@torpor/network";
 import type { Failpoint, Logger } from "@torpor/std";
-import type { TemplateStore } from "@torpor/storage";
+import type { TemplateManifest, TemplateStore } from "@torpor/storage";
 import type { VmmDriver } from "@torpor/vmm";
 import type { SandboxRecords } from "./records/sandbox-records.ts";
 
 export interface HostContext {
   readonly stateFolder: string;
   readonly templates: TemplateStore;
-  readonly driver: VmmDriver;
+  /** Reaches VMs that run already, whichever program they run. */
+  readonly driver: Pick<VmmDriver, "adopt" | "processesBelow">;
+  /** Starts VMs of this template, with the VMM it was made with. */
+  readonly driverOf: (template: TemplateManifest) => VmmDriver;
   readonly networkKind: NetworkKind;
   readonly records: SandboxRecords;
   readonly log: Logger;

@@ -219,7 +219,7 @@ export class Sandbox {
       template,
       snapshotGeneration,
       folder: this.folder,
-      driver: this.#host.driver,
+      driver: this.#host.driverOf(template.manifest),
       networkKind: this.#host.networkKind,
       savedHostKey:
         snapshotGeneration === undefined ? template.manifest.hostKey : this.#record.hostKey,
@@ -267,7 +267,8 @@ export class Sandbox {
     // A guest that QEMU holds for want of disk space could not be prepared.
     await run.vm.releaseVcpus(Deadline.after(goOnBudgetMs, "letting the VM go on"));
     const template = await this.#host.templates.open(this.#record.templateId);
-    const identity = { ...(await this.#host.driver.identity()), version: run.vm.version };
+    const driver = this.#host.driverOf(template.manifest);
+    const identity = { ...(await driver.identity()), version: run.vm.version };
     await this.#move({ ...state, kind: "pausing" });
     const context: PauseContext = {
       sandboxId: this.#record.id,
