@@ -24,7 +24,7 @@ import {
   startTestDaemon,
   waitUntil,
 } from "@torpor/testing";
-import { QemuDriver } from "@torpor/vmm";
+import { QemuDriver, installedQemu } from "@torpor/vmm";
 
 const bytesPerMiB = 1024 * 1024;
 const isRoot = process.getuid?.() === 0;
@@ -176,7 +176,8 @@ test("a daemon that cannot start says why and leaves the state alone", async (t)
     assert.deepEqual(await daemon.api.list(), [], "the first one serves on");
   });
   await t.test("no QEMU", async () => {
-    const driver = new QemuDriver({ accelerator: "tcg", program: "/nonexistent" });
+    const program = installedQemu("/nonexistent");
+    const driver = new QemuDriver({ accelerator: "tcg", program });
     await using daemon = await startTestDaemon({ state, driver });
     await assert.rejects(daemon.create(), failsWith("vmm.missing", "none"));
     assert.deepEqual(await daemon.api.list(), []);

@@ -19,10 +19,11 @@ import {
   ignoreFailure,
 } from "@torpor/std";
 import { SnapshotStore, TemplateStore, stateFiles, templatesFolder } from "@torpor/storage";
-import { QemuDriver, type VmmDriver } from "@torpor/vmm";
+import { type Accelerator, QemuDriver, type VmmDriver } from "@torpor/vmm";
 import { createApi } from "./api.ts";
 import { ApiKeys } from "./api-keys.ts";
 import { limitConsoles } from "./console-limit.ts";
+import { driversOf } from "./drivers.ts";
 import { Freshness } from "./freshness.ts";
 import type { HostContext } from "./host-context.ts";
 import { openDatabase } from "./records/database.ts";
@@ -46,6 +47,7 @@ export interface DaemonOptions {
   readonly saveWhole?: boolean | undefined;
   /** Spare sandboxes of each template in use; none by default. */
   readonly spareCount?: number | undefined;
+  /** Takes the place of every copy of the VMM; only tests pass one. */
   readonly driver?: VmmDriver | undefined;
   readonly failpoint?: Failpoint | undefined;
 }
@@ -67,11 +69,13 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
   const database = await openDatabase(join(options.stateFolder, stateFiles.database));
   undo.defer(() => database.destroy());
   const templates = new TemplateStore(templatesFolder(options.cacheFolder));
-  const driver = options.driver ?? (await driverOf(templates));
+  const accelerator = await acceleratorOf(templates);
+  const { driver } = options;
   const host: HostContext = {
     stateFolder: options.stateFolder,
     templates,
-    driver,
+    driver: driver ?? new QemuDriver({ accelerator }),
+    driverOf: driver === undefined ? driversOf(options.cacheFolder) : () => driver,
     networkKind: options.networkKind ?? defaultNetworkKind(),
     records: new SandboxRecords(database),
     snapshotRecords: new SnapshotRecords(database),
@@ -94,7 +98,7 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
     version,
     startedAtMs,
     stateFolder: options.stateFolder,
-    accelerator: (await driver.identity()).accelerator,
+    accelerator,
     network: host.networkKind,
     url,
     templates: await templates.names(),
@@ -124,12 +128,11 @@ function lockState(stateFolder: string): Disposable {
   return lock;
 }
 
-/** A template runs under the accelerator it was booted with, so the first one decides. */
-async function driverOf(templates: TemplateStore): Promise<VmmDriver> {
+/** A template runs under the accelerator it was booted with; the first one speaks for all. */
+async function acceleratorOf(templates: TemplateStore): Promise<Accelerator> {
   for (const name of await templates.names()) {
     const template = await templates.open(name).catch(() => undefined);
-    if (template === undefined) continue;
-    return new QemuDriver({ accelerator: template.manifest.identity.accelerator });
+    if (template !== undefined) return template.manifest.identity.accelerator;
   }
   throw new TorporError("template.missing", "there is no template yet that can be opened");
 }

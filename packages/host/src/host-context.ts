@@ -1,7 +1,7 @@
 /** What the daemon's parts share; made once in daemon.ts and passed down. */
 import type { NetworkKind } from "@torpor/network";
 import type { Failpoint, Logger } from "@torpor/std";
-import type { SnapshotStore, TemplateStore } from "@torpor/storage";
+import type { SnapshotStore, TemplateManifest, TemplateStore } from "@torpor/storage";
 import type { VmmDriver } from "@torpor/vmm";
 import type { Freshness } from "./freshness.ts";
 import type { SandboxRecords } from "./records/sandbox-records.ts";
@@ -10,7 +10,10 @@ import type { SnapshotRecords } from "./records/snapshot-records.ts";
 export interface HostContext {
   readonly stateFolder: string;
   readonly templates: TemplateStore;
-  readonly driver: VmmDriver;
+  /** Reaches VMs that run already, whichever program they run. */
+  readonly driver: Pick<VmmDriver, "adopt" | "processesBelow">;
+  /** Starts VMs of this template, with the VMM it was made with. */
+  readonly driverOf: (template: TemplateManifest) => VmmDriver;
   readonly networkKind: NetworkKind;
   readonly records: SandboxRecords;
   readonly snapshotRecords: SnapshotRecords;

@@ -333,7 +333,7 @@ export class Sandbox {
       folder: this.folder,
       newDiskLayer,
       verifyDisk: true,
-      driver: this.#host.driver,
+      driver: this.#host.driverOf(template.manifest),
       networkKind: this.#host.networkKind,
       init: {
         reason: reason === "create" && snapshot !== undefined ? "fork" : reason,
@@ -389,16 +389,14 @@ export class Sandbox {
     });
     await this.#endStrays();
     await this.#move({ kind: "resuming" });
-    try {
-      const outcome = await this.#wake("resume", context);
-      if (previous === true) await this.#save({ previousSnapshotId: null });
-      if (timeoutMs !== undefined) await this.#setTimeoutMs(timeoutMs);
-      return outcome;
-    } catch (cause) {
+    const outcome = await this.#wake("resume", context).catch(async (cause: unknown) => {
       await this.#move({ kind: "paused" });
       this.#log.warn("resume failed and was undone", { cause, before: before.state.kind });
       throw this.#withWayBack(cause, previous === true);
-    }
+    });
+    if (previous === true) await this.#save({ previousSnapshotId: null });
+    if (timeoutMs !== undefined) await this.#setTimeoutMs(timeoutMs);
+    return outcome;
   }
 
   /** A damaged snapshot is not the end of a sandbox that has an older one. */
@@ -482,6 +480,7 @@ export class Sandbox {
   async #saveContext(snapshotId: string, run: SandboxRun): Promise<SaveContext> {
     const { id, templateId, hostKey, diskLayers } = this.#record;
     const template = await this.#host.templates.open(templateId);
+    const driver = this.#host.driverOf(template.manifest);
     const base = this.#record.snapshotId;
     return {
       snapshotId,
@@ -491,7 +490,7 @@ export class Sandbox {
       hostKey,
       store: this.#host.store,
       run,
-      identity: { ...(await this.#host.driver.identity()), version: run.vm.version },
+      identity: { ...(await driver.identity()), version: run.vm.version },
       base: base === null ? undefined : await this.#host.store.read(base),
       diskLayers,
       saveWhole: this.#host.saveWhole,

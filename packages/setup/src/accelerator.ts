@@ -10,7 +10,7 @@ import { release, tmpdir } from "node:os";
 import { join } from "node:path";
 import { Deadline, TorporError, parseJson, parseObject, writeFileDurably } from "@torpor/std";
 import { createOverlay } from "@torpor/storage";
-import { type Accelerator, QemuDriver, qemuVersion } from "@torpor/vmm";
+import { type Accelerator, QemuDriver, type QemuProgram, qemuVersion } from "@torpor/vmm";
 import type { BaseImage } from "./base-image.ts";
 import { bootGuest } from "./boot-guest.ts";
 import type { Progress } from "./progress.ts";
@@ -27,6 +27,8 @@ export interface AcceleratorVerdict {
 export interface AcceleratorOptions {
   readonly cacheFolder: string;
   readonly base: BaseImage;
+  /** What is to run the guests. */
+  readonly program: QemuProgram;
   readonly progress: Progress;
 }
 
@@ -69,14 +71,14 @@ async function readVerdict(path: string, key: string): Promise<AcceleratorVerdic
   }
 }
 
-async function probe({ base, progress }: AcceleratorOptions): Promise<AcceleratorVerdict> {
+async function probe({ base, program, progress }: AcceleratorOptions): Promise<AcceleratorVerdict> {
   if ((await stat("/dev/kvm").catch(() => undefined)) === undefined) {
     return { accelerator: "tcg", reason: "this machine has no /dev/kvm" };
   }
   return await progress.step("KVM probe", async (report) => {
     report(0, `booting a guest under KVM, up to ${probeBudgetMs / 1000} s`);
     try {
-      await bootUnderKvm(base);
+      await bootUnderKvm(base, program);
       return { accelerator: "kvm", reason: "a guest booted under KVM" };
     } catch (cause) {
       const { rawMessage } = TorporError.from(cause, "vmm.failed");
@@ -87,7 +89,7 @@ async function probe({ base, progress }: AcceleratorOptions): Promise<Accelerato
 }
 
 /** Boots the base image up to the agent's first answer and ends it. */
-async function bootUnderKvm(base: BaseImage): Promise<void> {
+async function bootUnderKvm(base: BaseImage, program: QemuProgram): Promise<void> {
   await using undo = new AsyncDisposableStack();
   const folder = undo.adopt(await mkdtemp(join(tmpdir(), "torpor-kvm-")), (path) =>
     rm(path, { recursive: true, force: true }),
@@ -97,7 +99,7 @@ async function bootUnderKvm(base: BaseImage): Promise<void> {
   await bootGuest(
     {
       name: "kvm-probe",
-      driver: new QemuDriver({ accelerator: "kvm" }),
+      driver: new QemuDriver({ accelerator: "kvm", program }),
       kernelPath: base.kernelPath,
       initramfsPath: base.initramfsPath,
       memoryPath: join(folder, "memory.img"),

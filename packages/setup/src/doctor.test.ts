@@ -3,7 +3,10 @@ import { mkdtempDisposable } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
+import { TorporError } from "@torpor/std";
 import { type DoctorFacts, atLeast, gatherFacts, judge, parseMemoryAvailable } from "./doctor.ts";
+
+const damaged = new TorporError("vmm.damaged", "a file is missing");
 
 const healthy: DoctorFacts = {
   platform: "linux",
@@ -23,6 +26,10 @@ const healthy: DoctorFacts = {
   stateProblem: undefined,
   stateDir: "/var/lib/torpor",
   layers: ["base-0123"],
+  vmmCopies: [
+    { key: "01", version: "10.0.2", isUsed: true, problem: undefined },
+    { key: "02", version: "9.2.0", isUsed: false, problem: damaged },
+  ],
   templates: ["base"],
 };
 
@@ -50,6 +57,10 @@ const broken: readonly (readonly [string, Partial<DoctorFacts>])[] = [
   ["free disk", { diskFreeBytes: 1 }],
   ["free memory", { memoryAvailableBytes: 1 }],
   ["base image", { layers: ["rootfs-0123"] }],
+  [
+    "copies of QEMU",
+    { vmmCopies: [{ key: "01", version: undefined, isUsed: true, problem: damaged }] },
+  ],
   ["templates", { templates: [] }],
 ];
 

@@ -23,6 +23,7 @@ import { type AcceleratorVerdict, knownAccelerator } from "./accelerator.ts";
 import { type OsRelease, loadOsRelease } from "./apt.ts";
 import { installCommand, loadInstalledPackages, missingPackages } from "./debian-packages.ts";
 import { removeTree } from "./layers.ts";
+import { type VmmCopyState, inspectVmmCopies } from "./vmm-copies.ts";
 
 export interface Check {
   readonly name: string;
@@ -67,6 +68,7 @@ export interface DoctorFacts {
   readonly stateProblem: string | undefined;
   readonly stateDir: string;
   readonly layers: readonly string[];
+  readonly vmmCopies: readonly VmmCopyState[];
   readonly templates: readonly string[];
 }
 
@@ -192,6 +194,7 @@ function judgeState(facts: DoctorFacts): readonly Check[] {
       base ? "built" : "not built yet",
       "Run `torpor up` as root: it builds the base image.",
     ),
+    judgeVmmCopies(facts.vmmCopies),
     check(
       "templates",
       facts.templates.length > 0,
@@ -199,6 +202,24 @@ function judgeState(facts: DoctorFacts): readonly Check[] {
       "Run `torpor up`: it makes the base template.",
     ),
   ];
+}
+
+/** One that no template needs may be damaged: nothing will run it. */
+function judgeVmmCopies(copies: readonly VmmCopyState[]): Check {
+  const used = copies.filter(({ isUsed }) => isUsed);
+  const problem = used.find((copy) => copy.problem !== undefined)?.problem;
+  const versions = used.map(({ version }) => version).join(", ");
+  const unused = copies.length - used.length;
+  const sound = [
+    used.length === 0 ? "none needed yet" : versions,
+    unused === 0 ? "" : `, and ${unused} that no template needs`,
+  ].join("");
+  return check(
+    "copies of QEMU",
+    problem === undefined,
+    problem?.rawMessage ?? sound,
+    problem?.advice ?? "",
+  );
 }
 
 function check(name: string, ok: boolean, detail: string, fix: string): Check {
@@ -231,6 +252,7 @@ export async function gatherFacts(options: DoctorOptions): Promise<DoctorFacts> 
     stateProblem: await findStateProblem(stateDir),
     stateDir,
     layers: await readdir(cacheDir).catch(() => []),
+    vmmCopies: await inspectVmmCopies(cacheDir),
     templates: (await options.listTemplates?.()) ?? [],
   };
 }

@@ -1,6 +1,6 @@
 /**
  * Everything a machine needs before the daemon can start, in order: Debian packages, the guest
- * system, the choice of accelerator, the base template. Each part is skipped when it is there, so a
+ * system, a copy of QEMU, the choice of accelerator, the base template. Each part is skipped when it is there, so a
  * second run takes a second.
  */
 import { join } from "node:path";
@@ -13,6 +13,7 @@ import { type BaseImage, prepareBaseImage } from "./base-image.ts";
 import { ensureDebianPackages } from "./debian-packages.ts";
 import { type Progress, silentProgress } from "./progress.ts";
 import { prepareTemplate } from "./template.ts";
+import { ensureVmmCopy } from "./vmm-copy.ts";
 
 export interface SetUpOptions {
   readonly cacheFolder: string;
@@ -37,11 +38,13 @@ export async function baseImage(
 export async function setUp({ cacheFolder, progress }: SetUpOptions): Promise<Template> {
   await ensureDebianPackages({ progress });
   const base = await baseImage(cacheFolder, progress);
-  const { accelerator, reason } = await chooseAccelerator({ cacheFolder, base, progress });
+  const vmm = await ensureVmmCopy({ cacheFolder, progress });
+  const { program } = vmm;
+  const { accelerator, reason } = await chooseAccelerator({ cacheFolder, base, program, progress });
   if (accelerator === "tcg") {
     progress.note(
       `Guests run under software emulation: ${reason}. It is slow and, by QEMU's own policy, not a security boundary.`,
     );
   }
-  return await prepareTemplate({ cacheFolder, base, accelerator, progress });
+  return await prepareTemplate({ cacheFolder, base, vmm, accelerator, progress });
 }

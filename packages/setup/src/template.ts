@@ -8,7 +8,7 @@
  *
  * The template's id is a hash of everything that decides its content, so an unchanged machine finds
  * it again, and a change of agent, kernel or VMM makes another beside it: sandboxes made from the
- * old one keep it.
+ * old one keep it, and the copy of the VMM that it was made with.
  */
 import { createHash } from "node:crypto";
 import { mkdtemp, rm } from "node:fs/promises";
@@ -42,6 +42,7 @@ import {
   whenEnded,
 } from "./boot-guest.ts";
 import type { Progress, Report } from "./progress.ts";
+import type { VmmCopy } from "./vmm-copy.ts";
 
 export const baseTemplateName = "base";
 /** Raise it when the way a template is booted or warmed up changes but none of its inputs does. */
@@ -72,6 +73,7 @@ const tscRoundingKhz = 50_000;
 export interface TemplateOptions {
   readonly cacheFolder: string;
   readonly base: BaseImage;
+  readonly vmm: VmmCopy;
   readonly accelerator: Accelerator;
   readonly progress: Progress;
 }
@@ -82,9 +84,10 @@ export interface TemplateOptions {
  */
 export async function prepareTemplate(options: TemplateOptions): Promise<Template> {
   const { cacheFolder, progress } = options;
-  const driver = new QemuDriver({ accelerator: options.accelerator });
+  const { accelerator, vmm } = options;
+  const driver = new QemuDriver({ accelerator, program: vmm.program });
   const identity = await driver.identity();
-  const templateId = idOf(options.base, identity);
+  const templateId = idOf(options.base, identity, vmm);
   const store = new TemplateStore(templatesFolder(cacheFolder));
   const named = await findUsable(store, baseTemplateName, identity);
   if (named?.manifest.templateId === templateId) return named;
@@ -104,11 +107,11 @@ export async function prepareTemplate(options: TemplateOptions): Promise<Templat
   );
 }
 
-function idOf(base: BaseImage, identity: VmmIdentity): string {
+function idOf(base: BaseImage, identity: VmmIdentity, vmm: VmmCopy): string {
   // Two measurements of one machine differ a little; `assertLoadable` compares with tolerance.
   const rounded = { ...identity, tscKhz: Math.round(identity.tscKhz / tscRoundingKhz) };
-  const inputs = JSON.stringify([recipe, base.inputsHash, rounded, baseMachine, warmUpCommands]);
-  return createHash("sha256").update(inputs).digest("hex").slice(0, 20);
+  const inputs = [recipe, base.inputsHash, rounded, vmm.key, baseMachine, warmUpCommands];
+  return createHash("sha256").update(JSON.stringify(inputs)).digest("hex").slice(0, 20);
 }
 
 /** Not there, or made by another VMM or on another machine: another is made beside it. */
@@ -167,6 +170,7 @@ async function buildTemplate(build: Build): Promise<void> {
     name: baseTemplateName,
     createdAtMs: Date.now(),
     identity: build.identity,
+    vmmCopy: build.vmm.key,
     machine: { ...baseMachine, kernelArguments: kernelArgumentsOf(build.identity), guestMac },
     diskBytes: build.base.diskBytes,
     deviceState: await digestChunks(staged.files.deviceStatePath),

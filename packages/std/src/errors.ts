@@ -92,6 +92,12 @@ const table = {
   "storage.failed": row(500, "afterChange", "maybe", "Check the disk that holds the state folder."),
   "storage.noSpace": row(507, "afterChange", "none", "Free disk space and try again."),
   "template.missing": row(404, "afterChange", "none", "Build it with `torpor up`."),
+  "vmm.damaged": row(
+    500,
+    "afterChange",
+    "none",
+    "Run `torpor up`: it mends its copy of QEMU while the same one is installed.",
+  ),
   "vmm.exited": row(500, "sameRequest", "maybe", "Read the console with `torpor logs ID`."),
   "vmm.failed": row(500, "sameRequest", "maybe", "Read the VMM log with `torpor logs ID`."),
   "vmm.missing": row(503, "afterChange", "none", "Install QEMU: run `torpor up` as root."),

@@ -8,6 +8,7 @@
  *       snapshots/ disks/          what sandboxes and templates stand upon: see snapshot-store.ts
  *     <cache>/                     TORPOR_CACHE, else /var/cache/torpor or ~/.cache/torpor
  *       templates/<id>/            kernel, disk, memory image, device state, manifest
+ *       vmm-<key>/                 a copy of the VMM, which the sandboxes of some templates run
  *
  * Templates stand apart from the state because they can be built again; several daemons share them.
  */
@@ -38,8 +39,14 @@ export const stateFiles = {
   disks: "disks",
 } as const;
 
+export const vmmCopyPrefix = "vmm-";
+
 export function templatesFolder(cacheFolder: string): string {
   return join(cacheFolder, "templates");
+}
+
+export function vmmCopyFolder(cacheFolder: string, key: string): string {
+  return join(cacheFolder, `${vmmCopyPrefix}${key}`);
 }
 
 /** Paths of one sandbox, all below one folder that is removed with it. */

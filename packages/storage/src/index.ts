@@ -8,6 +8,8 @@ export {
   defaultStateFolder,
   stateFiles,
   templatesFolder,
+  vmmCopyFolder,
+  vmmCopyPrefix,
 } from "./folders.ts";
 export { assertFreeSpace } from "./free-space.ts";
 export type {

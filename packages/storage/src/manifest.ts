@@ -36,6 +36,8 @@ export interface TemplateManifest {
   readonly name: string;
   readonly createdAtMs: number;
   readonly identity: SavedIdentity;
+  /** Key of the copy of the VMM that its sandboxes run; without one they run the installed VMM. */
+  readonly vmmCopy?: string;
   readonly machine: SavedMachine;
   readonly diskBytes: number;
   readonly deviceState: ChunkDigest;

@@ -41,6 +41,12 @@ export class TemplateStore {
     return { manifest: await readTemplateManifest(folder), ...filesOf(folder) };
   }
 
+  /** Ids of all templates, in order, those without a name among them. */
+  async ids(): Promise<readonly string[]> {
+    const entries = await readdir(this.#folder).catch(() => []);
+    return entries.filter((name) => idPattern.test(name)).sort();
+  }
+
   /** Names of all templates, in order. */
   async names(): Promise<readonly string[]> {
     await mkdir(this.#namesFolder, { recursive: true });

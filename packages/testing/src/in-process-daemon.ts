@@ -24,6 +24,8 @@ export interface TestDaemonOptions {
   readonly saveWhole?: boolean | undefined;
   readonly port?: number | undefined;
   readonly log?: Logger | undefined;
+  /** Undefined: the machine's own. */
+  readonly cacheFolder?: string | undefined;
   /** Undefined: one of its own. A given one outlives the daemon, sandboxes and VMs included. */
   readonly state?: StateFolder | undefined;
 }
@@ -55,7 +57,7 @@ export async function startTestDaemon(options: TestDaemonOptions = {}): Promise<
   const open = async (): Promise<Daemon> =>
     await startDaemon({
       stateFolder: state.path,
-      cacheFolder: defaultCacheFolder(),
+      cacheFolder: options.cacheFolder ?? defaultCacheFolder(),
       port: options.port ?? 0,
       log: options.log ?? silentLogger,
       networkKind: options.networkKind,

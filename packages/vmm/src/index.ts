@@ -15,5 +15,15 @@ export type {
 } from "./driver.ts";
 export { assertLoadable } from "./identity.ts";
 export { runFiles } from "./qemu/command-line.ts";
+export {
+  type CopiedFile,
+  type CopyDescription,
+  copyKey,
+  copyParts,
+  describeFile,
+  readDescription,
+  writeDescription,
+} from "./qemu/copy-files.ts";
 export { QemuDriver, qemuVersion } from "./qemu/driver.ts";
 export { readTail } from "./qemu/process.ts";
+export { type QemuProgram, copiedQemu, installedQemu, loaderCommand } from "./qemu/program.ts";

@@ -15,7 +15,7 @@ export interface SandboxRun {
 
 /** Takes over the run that an earlier daemon started. @throws vmm.exited when it is gone */
 export async function adoptRun(
-  driver: VmmDriver,
+  driver: Pick<VmmDriver, "adopt">,
   state: RunningVm,
   { generation, hostKey }: Pick<SandboxRun, "generation"> & { readonly hostKey: string },
   deadline: Deadline,

@@ -1,5 +1,6 @@
 /**
- * The QEMU driver: starts, restores and adopts microvm guests under KVM or TCG.
+ * The QEMU driver: starts, restores and adopts microvm guests under KVM or TCG. One driver starts one
+ * QEMU program, which it verifies once, before the first start; it adopts VMs of any.
  *
  * A failing start leaves no process behind and reports the last lines QEMU printed.
  */
@@ -18,6 +19,7 @@ import type {
 import { cpuFingerprint } from "../identity.ts";
 import { type StartMode, commandLine, runFiles } from "./command-line.ts";
 import { endProcess, findProcesses, isAlive, readExit, startProcess } from "./process.ts";
+import { type QemuProgram, installedQemu } from "./program.ts";
 import { QmpClient } from "./qmp.ts";
 import { QemuVm } from "./vm.ts";
 
@@ -26,17 +28,17 @@ const cleanupBudgetMs = 5_000;
 
 export interface QemuOptions {
   readonly accelerator: Accelerator;
-  /** Name or path of the QEMU program. */
-  readonly program?: string;
+  /** The installed one unless told otherwise. */
+  readonly program?: QemuProgram;
 }
 
 export class QemuDriver implements VmmDriver {
-  readonly #program: string;
+  readonly #program: QemuProgram;
   readonly #accelerator: Accelerator;
   #identity: Promise<VmmIdentity> | undefined;
 
   constructor(options: QemuOptions) {
-    this.#program = options.program ?? "qemu-system-x86_64";
+    this.#program = options.program ?? installedQemu();
     this.#accelerator = options.accelerator;
   }
 
@@ -68,13 +70,14 @@ export class QemuDriver implements VmmDriver {
   }
 
   async #start(spec: VmSpec, mode: StartMode, deadline: Deadline): Promise<Vm> {
+    const { version } = await this.identity();
     const argv = commandLine(spec, this.#accelerator, mode);
     const { handle, alive } = await startProcess(this.#program, argv, spec);
     try {
       const control = join(spec.runFolder, runFiles.control);
       const qmp = await QmpClient.connect(control, alive, deadline);
       const vm = await QemuVm.open(handle, qmp, deadline);
-      await this.#assertVersion(vm.version);
+      this.#assertVersion(vm.version, version);
       return vm;
     } catch (cause) {
       const cleanup = Deadline.after(cleanupBudgetMs, "ending a VM that did not start");
@@ -88,15 +91,15 @@ export class QemuDriver implements VmmDriver {
     }
   }
 
-  /** QEMU may be upgraded at any time: what was compared must be what has been started. */
-  async #assertVersion(started: string): Promise<void> {
-    const { version } = await this.identity();
-    if (version === started) return;
+  /** An installed QEMU may be upgraded at any time: what was compared must be what has been started. */
+  #assertVersion(started: string, compared: string): void {
+    if (compared === started) return;
     this.#identity = undefined;
-    throw new TorporError("snapshot.incompatible", `QEMU ${started} has taken ${version}'s place`);
+    throw new TorporError("snapshot.incompatible", `QEMU ${started} has taken ${compared}'s place`);
   }
 
   async #readIdentity(): Promise<VmmIdentity> {
+    await this.#program.verify();
     return {
       vmm: "qemu",
       version: await qemuVersion(this.#program),
@@ -108,10 +111,11 @@ export class QemuDriver implements VmmDriver {
 }
 
 /** The full version text, Debian's revision included. @throws vmm.missing */
-export async function qemuVersion(program = "qemu-system-x86_64"): Promise<string> {
+export async function qemuVersion(program = installedQemu()): Promise<string> {
   const deadline = Deadline.after(versionBudgetMs, "asking QEMU for its version");
+  const { command, env } = program;
   try {
-    const { stdout } = await runCommand([program, "--version"], deadline);
+    const { stdout } = await runCommand([...command, "--version"], deadline, { env });
     return /version (.+)/.exec(stdout)?.[1]?.trim() ?? "unknown";
   } catch (cause) {
     if (TorporError.is(cause) && cause.code === "command.notFound") {

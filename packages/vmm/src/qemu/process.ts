@@ -12,6 +12,7 @@ import { dirname, join } from "node:path";
 import { type Deadline, TorporError, systemCode } from "@torpor/std";
 import type { VmExit, VmHandle, VmProcess, VmSpec } from "../driver.ts";
 import { runFiles } from "./command-line.ts";
+import type { QemuProgram } from "./program.ts";
 
 const endPollMs = 5;
 /** LIMIT: how much of a log goes into the report of an exit. */
@@ -27,14 +28,19 @@ export interface StartedProcess {
 
 /** @throws vmm.missing when there is no QEMU to start. */
 export function startProcess(
-  program: string,
+  { command, env }: QemuProgram,
   argv: readonly string[],
   spec: VmSpec,
 ): Promise<StartedProcess> {
+  const [program, ...before] = command;
   const log = openSync(join(spec.runFolder, runFiles.log), "a", 0o600);
   const tap = spec.network.kind === "tap" ? [spec.network.tapFd] : [];
   const start = (): ReturnType<typeof spawn> =>
-    spawn(program, argv, { detached: true, stdio: ["ignore", log, log, ...tap] });
+    spawn(program, [...before, ...argv], {
+      detached: true,
+      stdio: ["ignore", log, log, ...tap],
+      env: { ...process.env, ...env },
+    });
   let child: ReturnType<typeof spawn>;
   try {
     child = spec.network.kind === "tap" ? spec.network.inNamespace(start) : start();
