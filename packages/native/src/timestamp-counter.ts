@@ -3,7 +3,8 @@
  *
  * A guest under software emulation sees the host's counter, must be told its rate at boot, and its
  * snapshots are tied to that rate. Linux prints the rate once at boot and offers no file for it, so
- * it is measured: two readings of the counter against the monotonic clock.
+ * it is measured: two readings of the counter against the monotonic clock, each the closest of many,
+ * because on a busy machine others run between reading the one and the other.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import koffi from "koffi";
@@ -14,6 +15,8 @@ const MAP_PRIVATE_ANONYMOUS = 0x22;
 /** x86-64: rdtsc; shl rdx,32; or rax,rdx; ret. */
 const readCounterCode = [0x0f, 0x31, 0x48, 0xc1, 0xe2, 0x20, 0x48, 0x09, 0xd0, 0xc3];
 const measuringMs = 200;
+/** How often each end is read. */
+const attempts = 200;
 /** Rates are rounded to this, well inside the 250 ppm that hypervisors tolerate. */
 const roundToKhz = 100;
 
@@ -26,12 +29,25 @@ const counterPrototype = koffi.proto("uint64_t readTimestampCounter()");
 /** Ticks a millisecond of this machine's timestamp counter. */
 export async function measureTscKhz(): Promise<number> {
   const readCounter = counterReader();
-  const first = { ticks: readCounter(), nanoseconds: process.hrtime.bigint() };
+  const first = readTogether(readCounter);
   await sleep(measuringMs);
-  const second = { ticks: readCounter(), nanoseconds: process.hrtime.bigint() };
+  const second = readTogether(readCounter);
   const ticks = Number(second.ticks - first.ticks);
   const milliseconds = Number(second.nanoseconds - first.nanoseconds) / 1e6;
   return Math.round(ticks / milliseconds / roundToKhz) * roundToKhz;
+}
+
+/** Counter and clock at nearly the same moment: the reading that the clock says took least. */
+function readTogether(readCounter: () => bigint): { ticks: bigint; nanoseconds: bigint } {
+  let closest = { tookNanoseconds: 2n ** 62n, ticks: 0n, nanoseconds: 0n };
+  for (let attempt = 0; attempt < attempts; attempt += 1) {
+    const before = process.hrtime.bigint();
+    const ticks = readCounter();
+    const tookNanoseconds = process.hrtime.bigint() - before;
+    if (tookNanoseconds >= closest.tookNanoseconds) continue;
+    closest = { tookNanoseconds, ticks, nanoseconds: before + tookNanoseconds / 2n };
+  }
+  return closest;
 }
 
 function counterReader(): () => bigint {

@@ -76,8 +76,6 @@ export interface VmSpec {
   readonly network: NetworkAttachment;
   /** An existing folder of this run alone, for the control socket, the console and the log. */
   readonly runFolder: string;
-  /** What the state holds that a restore loads; "devices" unless told otherwise. */
-  readonly savedState?: "devices" | "whole" | undefined;
 }
 
 /** Names one process for certain, across restarts of the daemon and of the machine. */

@@ -185,7 +185,6 @@ async function startVmm(
       disk: diskLayers(context),
       network: attachment,
       runFolder,
-      savedState: context.snapshot?.memory.kind === "whole" ? "whole" : "devices",
     },
     deadline,
   );

@@ -59,7 +59,7 @@ export function commandLine(
     ["-qmp", `unix:${escaped(join(spec.runFolder, runFiles.control))},server=on,wait=off`],
     // QEMU starts no program and gains no privilege once it runs.
     ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"],
-    mode === "restore" ? restoreArguments(spec) : [],
+    mode === "restore" ? restoreArguments : [],
   ].flat();
 }
 
@@ -68,12 +68,14 @@ function emulation(vcpuCount: number): string {
   return `tcg,thread=${vcpuCount === 1 ? "single" : "multi"},tb-size=${tcgCodeCacheMiB}`;
 }
 
-/** State from `xen-save-devices-state` carries no configuration section, so none is expected. */
-function restoreArguments({ savedState }: VmSpec): readonly string[] {
-  const incoming = ["-incoming", "defer"];
-  if (savedState === "whole") return incoming;
-  return [...incoming, "-global", "migration.send-configuration=off"];
-}
+/**
+ * State from `xen-save-devices-state` carries no configuration section, so none is expected. What a VM
+ * that was started so saves, its memory included, carries none either.
+ */
+const restoreArguments = [
+  ["-incoming", "defer"],
+  ["-global", "migration.send-configuration=off"],
+].flat();
 
 function memoryBackend(spec: VmSpec, mode: StartMode): string {
   // A restored VM maps the image privately: the file is opened read-only and can never be changed,
