@@ -48,7 +48,7 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
   const tracker = new ServerConnTracker(server);
   const shared = { gate, tracker, cgroup, timers, identity, machine, failpoint };
   const quiescer = new Quiescer(shared);
-  const waker = new Waker({ ...shared, quiescer, markerFolder: config.markerFolder, log });
+  const waker = new Waker({ ...shared, quiescer, config, log });
   const processes = new ProcessService({ gate, cgroup, timers, config, accounts, identity });
   const files = new FilesystemService({ accounts, identity, timers });
   const metrics = new MetricsReader();

@@ -12,6 +12,8 @@ export interface AgentConfig {
   readonly markerFolder: string;
   /** Where a restarted agent finds who it is; null keeps nothing. In memory and closed to users. */
   readonly identityPath: string | null;
+  /** The file that changes with every restore, for programs to watch. In memory. */
+  readonly generationPath: string;
   /** PATH of user processes, unless their environment says otherwise. */
   readonly path: string;
   readonly limits: AgentLimits;
@@ -50,6 +52,7 @@ export function configFromEnvironment(env: NodeJS.ProcessEnv): AgentConfig {
     userCgroup: env["TORPOR_AGENT_USER_CGROUP"] ?? "/sys/fs/cgroup/user",
     markerFolder: "/run/e2b",
     identityPath: "/run/torpor/identity.json",
+    generationPath: "/run/torpor/generation",
     path: env["PATH"] ?? defaultPath,
     limits: defaultLimits,
   };

@@ -21,6 +21,11 @@ const mount = libc.func(
   data: null,
 ) => number;
 
+const umount = libc.func("int umount2(const char *target, int flags)") as (
+  target: string,
+  flags: number,
+) => number;
+
 /**
  * Shows the file `source` in the place of the file `target`, where nobody can write to it any more.
  * Repeated, it lies twice; compare the two files first.
@@ -28,6 +33,9 @@ const mount = libc.func(
  */
 export function bindReadOnly(source: string, target: string): void {
   check(mount(source, target, null, bindFlag, null), "mount");
+  using undo = new DisposableStack();
+  undo.defer(() => umount(target, 0));
   const flags = bindFlag | remountFlag | readOnly | noSetUid | noDevices;
   check(mount(null, target, null, flags, null), "mount");
+  undo.move();
 }
