@@ -10,6 +10,7 @@ import { Accounts } from "./accounts.ts";
 import type { AgentConfig } from "./config.ts";
 import { FilesystemService } from "./filesystem-service.ts";
 import { Gate } from "./gate.ts";
+import { Hooks } from "./hooks.ts";
 import { Identity } from "./identity.ts";
 import type { Machine } from "./machine.ts";
 import { MetricsReader } from "./metrics.ts";
@@ -46,7 +47,8 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
   if (identity.current.generation > 0) cgroup?.thaw();
   const server = createAgentServer();
   const tracker = new ServerConnTracker(server);
-  const shared = { gate, tracker, cgroup, timers, identity, machine, failpoint };
+  const hooks = new Hooks({ gate, cgroup, timers, config, identity, log });
+  const shared = { gate, tracker, cgroup, timers, identity, machine, hooks, failpoint };
   const quiescer = new Quiescer(shared);
   const waker = new Waker({ ...shared, quiescer, config, log });
   const processes = new ProcessService({ gate, cgroup, timers, config, accounts, identity });

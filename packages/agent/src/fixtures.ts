@@ -75,6 +75,7 @@ export async function startTestAgent(options: TestAgentOptions = {}): Promise<Te
       markerFolder: join(folder, ".markers"),
       identityPath: join(folder, ".torpor", "identity.json"),
       generationPath: join(folder, ".torpor", "generation"),
+      hooksFolder: join(folder, ".hooks"),
       path: "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
       limits: { ...defaultLimits, ...options.limits },
     },
@@ -116,7 +117,7 @@ export async function startTestAgent(options: TestAgentOptions = {}): Promise<Te
         body: JSON.stringify(body),
       });
     },
-    host: async (route, key = testKey, body: PrepareRequest = { reason: "pause" }) =>
+    host: async (route, key = testKey, body = { reason: "pause" }) =>
       await fetch(`${url}${route}`, {
         method: "POST",
         headers: { [hostKeyHeader]: key },

@@ -144,6 +144,16 @@ test("each init rewrites the generation file in place with a token of its own, c
   assert.equal((await stat(path)).ino, ino);
 });
 
+test("the source of a checkpoint keeps its garbage, which its users would wait for", async () => {
+  await using agent = await startTestAgent();
+  await agent.init();
+  await agent.host(prepareRoute, testKey, { reason: "checkpoint" });
+  assert.equal(agent.machine.calls.includes("shrinkHeap"), false);
+  agent.machine.calls.length = 0;
+  await agent.host(cancelRoute);
+  assert.deepEqual(agent.machine.calls, [], "its connections are left alone");
+});
+
 test("init steps a clock that is off, and leaves one that is nearly right", async () => {
   await using agent = await startTestAgent();
   agent.machine.offMs = -3_600_000;

@@ -10,11 +10,12 @@
  *   5. connections from before the snapshot are destroyed, the agent's and everybody's;
  *   6. the file that programs watch says that there was a restore;
  *   7. the agent's timers go on;
- *   8. user processes are thawed, and new work is taken.
+ *   8. user processes are thawed, and new work is taken;
+ *   9. hooks in the guest are told, and the answer says how many.
  *
- * ORDER: thawing comes last. Until then no code of a user has run with an old clock, an old token,
- * another's name or random numbers that another clone draws too. Work is taken after it, never into a
- * frozen cgroup.
+ * ORDER: thawing comes last, but for the hooks. Until then no code of a user has run with an old clock,
+ * an old token, another's name or random numbers that another clone draws too. Work is taken after it,
+ * never into a frozen cgroup.
  *
  * Generations make it safe to repeat and safe against late repeats: a smaller one than the last is
  * refused, the same one is answered as before without doing anything, so a repeat that arrives late
@@ -31,6 +32,7 @@ import type { AgentConfig } from "./config.ts";
 import { randomHash } from "./entropy.ts";
 import type { Gate } from "./gate.ts";
 import { writeGeneration } from "./generation-file.ts";
+import type { Hooks } from "./hooks.ts";
 import { type Identity, writeMarkers } from "./identity.ts";
 import type { Machine } from "./machine.ts";
 import type { Quiescer } from "./quiesce.ts";
@@ -48,6 +50,7 @@ export interface WakeContext {
   readonly identity: Identity;
   readonly machine: Machine;
   readonly quiescer: Quiescer;
+  readonly hooks: Hooks;
   readonly config: AgentConfig;
   readonly log: Logger;
   readonly failpoint?: Failpoint | undefined;
@@ -222,7 +225,7 @@ export class Waker {
         { effect: "none" },
       );
     }
-    const response = this.#context.quiescer.endRest(async () => await this.#run(call));
+    const response = this.#wakeUp(call);
     this.#last = { generation, response };
     try {
       return await response;
@@ -233,7 +236,17 @@ export class Waker {
     }
   }
 
-  async #run(call: InitCall): Promise<InitResponse> {
+  async #wakeUp(call: InitCall): Promise<InitResponse> {
+    const { quiescer, hooks } = this.#context;
+    const answer = await quiescer.endRest(async () => await this.#run(call));
+    const { reason, suspendedMs } = call.request;
+    return {
+      ...answer,
+      hooks: await hooks.run({ moment: "post-restore", reason, suspendedMs }),
+    };
+  }
+
+  async #run(call: InitCall): Promise<Omit<InitResponse, "hooks">> {
     const wake: Wake = {
       ...this.#context,
       ...call,
@@ -250,7 +263,6 @@ export class Waker {
       clockStepMs: wake.clockStepMs,
       connectionsDestroyed: wake.connectionsDestroyed,
       socketsDestroyed: wake.socketsDestroyed,
-      hooks: { run: 0, failed: 0 },
     };
   }
 }
