@@ -18,6 +18,9 @@ export interface NativeFolder {
   readonly files: readonly string[];
 }
 
+/** Holds modules for programs in the guest, in source: `restore.mjs` and `torpor_restore.py`. */
+export const guestModulesFolder = fileURLToPath(new URL("../guest", import.meta.url));
+
 /** @throws Error with the messages of the bundler. */
 export async function bundleAgent(outFile: string): Promise<void> {
   await build({

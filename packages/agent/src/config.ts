@@ -2,6 +2,10 @@
 import { agentPort } from "@torpor/protocol";
 import { parseInteger } from "@torpor/std";
 
+/** Holds a folder for each moment, named for it with `.d`. */
+export const hooksFolder = "/etc/torpor/hooks";
+export const hookMoments = ["pre-snapshot", "post-restore"] as const;
+
 export interface AgentConfig {
   readonly address: string;
   /** 0 takes a free one. */
@@ -12,6 +16,9 @@ export interface AgentConfig {
   readonly markerFolder: string;
   /** Where a restarted agent finds who it is; null keeps nothing. In memory and closed to users. */
   readonly identityPath: string | null;
+  /** The file that changes with every restore, for programs to watch. In memory. */
+  readonly generationPath: string;
+  readonly hooksFolder: string;
   /** PATH of user processes, unless their environment says otherwise. */
   readonly path: string;
   readonly limits: AgentLimits;
@@ -28,6 +35,10 @@ export interface AgentLimits {
   readonly subscriberCutBytes: number;
   /** How long a process waits for the only subscribers it has, when none reads anything. */
   readonly subscriberPatienceMs: number;
+  /** How long one hook may run. */
+  readonly hookBudgetMs: number;
+  /** How long all hooks of one moment may run. */
+  readonly hooksBudgetMs: number;
 }
 
 export const defaultLimits: AgentLimits = {
@@ -36,6 +47,8 @@ export const defaultLimits: AgentLimits = {
   subscriberFullBytes: 1 << 20,
   subscriberCutBytes: 4 << 20,
   subscriberPatienceMs: 10_000,
+  hookBudgetMs: 5_000,
+  hooksBudgetMs: 10_000,
 };
 
 const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -50,6 +63,8 @@ export function configFromEnvironment(env: NodeJS.ProcessEnv): AgentConfig {
     userCgroup: env["TORPOR_AGENT_USER_CGROUP"] ?? "/sys/fs/cgroup/user",
     markerFolder: "/run/e2b",
     identityPath: "/run/torpor/identity.json",
+    generationPath: "/run/torpor/generation",
+    hooksFolder,
     path: env["PATH"] ?? defaultPath,
     limits: defaultLimits,
   };

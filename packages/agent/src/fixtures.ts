@@ -8,13 +8,14 @@ import { createConnectTransport } from "@connectrpc/connect-node";
 import {
   Filesystem,
   type InitRequest,
+  type PrepareRequest,
   Process,
   type ProcessEvent,
   entropyBytes,
   hostKeyHeader,
   initRoute,
 } from "@torpor/protocol";
-import { type Failpoint, silentLogger } from "@torpor/std";
+import { type Failpoint, jsonLogger } from "@torpor/std";
 import type { Accounts } from "./accounts.ts";
 import { startAgent } from "./agent.ts";
 import { type AgentLimits, defaultLimits } from "./config.ts";
@@ -28,16 +29,27 @@ export interface TestAgent extends AsyncDisposable {
   readonly process: Client<typeof Process>;
   readonly files: Client<typeof Filesystem>;
   readonly machine: TameMachine;
+  /** What the agent has logged, oldest first. */
+  readonly logged: readonly LogEntry[];
   /** Sends an init that differs from the usual one by `changes`. */
   init(changes?: Partial<InitRequest>, key?: string): Promise<Response>;
   /** A call of the host to one of its other routes. */
-  host(route: string, key?: string): Promise<Response>;
+  host(route: string, key?: string, body?: PrepareRequest): Promise<Response>;
+}
+
+export interface LogEntry {
+  readonly message: string;
+  readonly hook?: string;
+  readonly status?: string;
+  readonly output?: string;
 }
 
 export interface TameMachine extends Machine {
   /** What was asked of it, in order. */
   readonly calls: string[];
   offMs: number;
+  /** One of its methods, that throws. */
+  failing: keyof Machine | undefined;
 }
 
 export interface TestAgentOptions {
@@ -54,18 +66,21 @@ export const testKey = "key of the host";
 export async function startTestAgent(options: TestAgentOptions = {}): Promise<TestAgent> {
   const folder = options.folder ?? (await mkdtemp(join(tmpdir(), "torpor-agent-test-")));
   const machine = tameMachine();
+  const logged: LogEntry[] = [];
   const agent = await startAgent({
     config: {
       address: "127.0.0.1",
       port: 0,
       userCgroup: options.userCgroup ?? null,
       markerFolder: join(folder, ".markers"),
-      identityPath: join(folder, ".identity", "identity.json"),
+      identityPath: join(folder, ".torpor", "identity.json"),
+      generationPath: join(folder, ".torpor", "generation"),
+      hooksFolder: join(folder, ".hooks"),
       path: "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
       limits: { ...defaultLimits, ...options.limits },
     },
     machine,
-    log: silentLogger,
+    log: jsonLogger((line) => void logged.push(JSON.parse(line) as LogEntry)),
     ...(options.accounts === undefined ? {} : { accounts: options.accounts }),
     ...(options.failpoint === undefined ? {} : { failpoint: options.failpoint }),
   });
@@ -78,6 +93,7 @@ export async function startTestAgent(options: TestAgentOptions = {}): Promise<Te
     process: createClient(Process, transport),
     files: createClient(Filesystem, transport),
     machine,
+    logged,
     init: async (changes = {}, key = testKey) => {
       const body: InitRequest = {
         reason: "create",
@@ -101,8 +117,12 @@ export async function startTestAgent(options: TestAgentOptions = {}): Promise<Te
         body: JSON.stringify(body),
       });
     },
-    host: async (route, key = testKey) =>
-      await fetch(`${url}${route}`, { method: "POST", headers: { [hostKeyHeader]: key } }),
+    host: async (route, key = testKey, body = { reason: "pause" }) =>
+      await fetch(`${url}${route}`, {
+        method: "POST",
+        headers: { [hostKeyHeader]: key },
+        body: JSON.stringify(body),
+      }),
     [Symbol.asyncDispose]: async () => {
       await agent[Symbol.asyncDispose]();
       if (options.folder === undefined) await rm(folder, { recursive: true, force: true });
@@ -112,16 +132,27 @@ export async function startTestAgent(options: TestAgentOptions = {}): Promise<Te
 
 function tameMachine(): TameMachine {
   const calls: string[] = [];
+  const call = (name: keyof Machine, detail = ""): void => {
+    calls.push(`${name}${detail}`);
+    if (machine.failing === name) throw new TypeError(`${name} failed`);
+  };
   const machine: TameMachine = {
     calls,
     offMs: 0,
-    renewGenerators: () => void calls.push("renewGenerators"),
+    failing: undefined,
+    renewGenerators: () => call("renewGenerators"),
     wallClockMs: () => Date.now() + machine.offMs,
     setWallClock: () => {
-      calls.push("setWallClock");
+      call("setWallClock");
       machine.offMs = 0;
     },
-    shrinkHeap: () => void calls.push("shrinkHeap"),
+    becomeMachine: ({ hostname }) => call("becomeMachine", ` ${hostname}`),
+    renewSshHostKeys: async () => call("renewSshHostKeys"),
+    destroyTcpConnections: () => {
+      call("destroyTcpConnections");
+      return 3;
+    },
+    shrinkHeap: () => call("shrinkHeap"),
     protectAgent: async () => undefined,
   };
   return machine;

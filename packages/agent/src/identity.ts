@@ -115,7 +115,8 @@ function readFields(path: string): IdentityFields | undefined {
 }
 
 function writeFields(path: string, fields: IdentityFields): void {
-  mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
+  // The folder is everybody's: other files in it tell programs of the guest about it.
+  mkdirSync(dirname(path), { recursive: true, mode: 0o755 });
   const staged = `${path}.new`;
   writeFileSync(staged, JSON.stringify(fields), { mode: 0o600 });
   renameSync(staged, path);

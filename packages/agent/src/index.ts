@@ -1,1 +1,2 @@
-export { type NativeFolder, bundleAgent, nativeFolders } from "./bundle.ts";
+export { hookMoments, hooksFolder } from "./config.ts";
+export { type NativeFolder, bundleAgent, guestModulesFolder, nativeFolders } from "./bundle.ts";

@@ -1,11 +1,12 @@
 import assert from "node:assert/strict";
-import { readFile, writeFile } from "node:fs/promises";
+import { readFile, stat, writeFile } from "node:fs/promises";
 import { connect } from "node:net";
 import { join } from "node:path";
 import { test } from "node:test";
 import { Code, ConnectError } from "@connectrpc/connect";
 import {
   cancelRoute,
+  entropyBytes,
   parseCancelResponse,
   parseInitResponse,
   parsePrepareResponse,
@@ -44,7 +45,9 @@ test("the first init is free, later ones need the key, and every field takes eff
   assert.equal(answer.generation, 3);
   assert.match(answer.randomHash, /^[0-9a-f]{64}$/);
   assert.equal(answer.clockStepMs, 0);
-  assert.deepEqual(agent.machine.calls, ["renewGenerators"]);
+  assert.equal(answer.socketsDestroyed, 3);
+  assert.deepEqual(answer.hooks, { run: 0, failed: 0 });
+  assert.deepEqual(agent.machine.calls, ["renewGenerators", "destroyTcpConnections"]);
   assert.equal((await agent.init({ generation: 4 }, "two")).status, 401);
   assert.equal((await agent.host(prepareRoute, "two")).status, 401);
   assert.equal((await agent.init({ generation: 4, hostKey: "two" }, "one")).status, 200);
@@ -68,7 +71,87 @@ test("init of an old generation is refused, and of the same one answered again",
   const old = await agent.init({ generation: 5, hostKey: "new" }, "newer");
   assert.equal(old.status, 409);
   assert.equal(((await old.json()) as { error_code: string }).error_code, "sandbox.wrongState");
-  assert.deepEqual(agent.machine.calls, ["renewGenerators", "renewGenerators"]);
+  const once = ["renewGenerators", "destroyTcpConnections"];
+  assert.deepEqual(agent.machine.calls, [...once, ...once]);
+});
+
+test("a new sandbox becomes a machine of its own, and a resumed one stays the one it is", async () => {
+  await using agent = await startTestAgent();
+  const machine = {
+    hostname: "torpor-one",
+    machineId: "0123456789abcdef0123456789abcdef",
+    bootId: "01234567-89ab-cdef-0123-456789abcdef",
+  };
+  assert.equal((await agent.init({ generation: 1, reason: "fork", machine })).status, 200);
+  assert.deepEqual(agent.machine.calls, [
+    "renewGenerators",
+    "becomeMachine torpor-one",
+    "renewSshHostKeys",
+    "destroyTcpConnections",
+  ]);
+  agent.machine.calls.length = 0;
+  assert.equal((await agent.init({ generation: 2, reason: "resume" })).status, 200);
+  assert.deepEqual(agent.machine.calls, ["renewGenerators", "destroyTcpConnections"]);
+});
+
+test("connections that cannot be destroyed keep a fork from waking, and not a resume", async () => {
+  await using agent = await startTestAgent();
+  await agent.init({ generation: 1 });
+  await agent.host(prepareRoute);
+  agent.machine.failing = "destroyTcpConnections";
+  assert.equal((await agent.init({ generation: 2, reason: "fork" })).status, 500);
+  assert.equal(await takesWork(agent), false);
+  assert.equal((await agent.init({ generation: 3, reason: "resume" })).status, 200);
+  assert.equal(await takesWork(agent), true);
+});
+
+test("a machine that cannot have an identity of its own does not wake, one without SSH keys does", async () => {
+  await using agent = await startTestAgent();
+  await agent.init({ generation: 1 });
+  await agent.host(prepareRoute);
+  const machine = { hostname: "a", machineId: "0".repeat(32), bootId: "" };
+  const fork = {
+    reason: "fork",
+    machine: { ...machine, bootId: "01234567-89ab-cdef-0123-456789abcdef" },
+  } as const;
+  agent.machine.failing = "becomeMachine";
+  assert.equal((await agent.init({ ...fork, generation: 2 })).status, 500);
+  assert.equal(await takesWork(agent), false);
+  agent.machine.failing = "renewSshHostKeys";
+  assert.equal((await agent.init({ ...fork, generation: 2 })).status, 200);
+  assert.equal(await takesWork(agent), true);
+});
+
+test("each init rewrites the generation file in place with a token of its own, cancel does not", async () => {
+  await using agent = await startTestAgent();
+  const path = join(agent.folder, ".torpor", "generation");
+  const first = Buffer.alloc(entropyBytes, 1).toString("base64");
+  await agent.init({ generation: 9, entropy: first });
+  const before = await readFile(path, "utf8");
+  assert.match(before, /^9 [0-9a-f]{32}\n$/);
+  const { ino, mode } = await stat(path);
+  assert.equal(mode & 0o777, 0o644);
+  assert.equal((await stat(join(agent.folder, ".torpor"))).mode & 0o777, 0o755);
+  assert.equal((await stat(join(agent.folder, ".torpor", "identity.json"))).mode & 0o777, 0o600);
+  await agent.host(prepareRoute);
+  await agent.host(cancelRoute);
+  assert.equal(await readFile(path, "utf8"), before);
+  const second = Buffer.alloc(entropyBytes, 2).toString("base64");
+  await agent.init({ generation: 10, entropy: second });
+  const after = await readFile(path, "utf8");
+  assert.match(after, /^10 [0-9a-f]{32}\n$/);
+  assert.notEqual(after.split(" ")[1], before.split(" ")[1]);
+  assert.equal((await stat(path)).ino, ino);
+});
+
+test("the source of a checkpoint keeps its garbage, which its users would wait for", async () => {
+  await using agent = await startTestAgent();
+  await agent.init();
+  await agent.host(prepareRoute, testKey, { reason: "checkpoint" });
+  assert.equal(agent.machine.calls.includes("shrinkHeap"), false);
+  agent.machine.calls.length = 0;
+  await agent.host(cancelRoute);
+  assert.deepEqual(agent.machine.calls, [], "its connections are left alone");
 });
 
 test("init steps a clock that is off, and leaves one that is nearly right", async () => {

@@ -3,8 +3,16 @@
  * so that a test need not turn the clock of the machine it runs on.
  */
 import { writeFile } from "node:fs/promises";
-import { setWallClock, shrinkHeap } from "@torpor/native";
+import {
+  type TcpConnectionName,
+  destroyTcpConnections,
+  setWallClock,
+  shrinkHeap,
+} from "@torpor/native";
+import type { MachineIdentity } from "@torpor/protocol";
+import type { Deadline, Logger } from "@torpor/std";
 import { renewGenerators } from "./entropy.ts";
+import { becomeMachine, renewSshHostKeys } from "./machine-identity.ts";
 
 export interface Machine {
   /** @throws system error */
@@ -12,6 +20,15 @@ export interface Machine {
   wallClockMs(): number;
   /** @throws system error */
   setWallClock(unixMs: number): void;
+  /** @throws system error when the guest would be taken for another. */
+  becomeMachine(identity: MachineIdentity, log: Logger): void;
+  /** Does nothing where there are none. @throws system error, TorporError with none made. */
+  renewSshHostKeys(deadline: Deadline): Promise<void>;
+  /**
+   * Destroys all TCP connections to elsewhere but `spared`; returns how many.
+   * @throws deadline.exceeded with some left; system error.
+   */
+  destroyTcpConnections(spared: TcpConnectionName | undefined, deadline: Deadline): number;
   shrinkHeap(): void;
   /** Makes the agent the last victim of the OOM killer. @throws system error */
   protectAgent(): Promise<void>;
@@ -21,6 +38,9 @@ export const realMachine: Machine = {
   renewGenerators,
   wallClockMs: () => Date.now(),
   setWallClock,
+  becomeMachine,
+  renewSshHostKeys,
+  destroyTcpConnections,
   shrinkHeap,
   protectAgent: async () => await writeFile("/proc/self/oom_score_adj", "-1000"),
 };

@@ -16,6 +16,7 @@ import {
   initBodyBytesMax,
   initRoute,
   parseInitRequest,
+  parsePrepareRequest,
   prepareRoute,
 } from "@torpor/protocol";
 import { type Logger, TorporError, parseJson } from "@torpor/std";
@@ -24,7 +25,7 @@ import type { Identity } from "./identity.ts";
 import type { Quiescer } from "./quiesce.ts";
 import type { Waker } from "./wake.ts";
 
-/** LIMIT: the host sends an empty object. */
+/** LIMIT: the host sends one word. */
 const prepareBodyBytesMax = 1024;
 
 export interface PrivateRoutesContext {
@@ -76,10 +77,11 @@ async function prepare(
   { identity, quiescer }: PrivateRoutesContext,
 ): Promise<void> {
   demandKey(request, identity);
-  await readBody(request, prepareBodyBytesMax);
+  const body = await readBody(request, prepareBodyBytesMax);
+  const { reason } = parsePrepareRequest(parseJson(body.toString("utf8"), "prepare"));
   // The agent may have stood still for long: a host that gave up meanwhile is not waited upon.
   if (await isAbandoned(request)) return;
-  const answer = await quiescer.prepare();
+  const answer = await quiescer.prepare(reason);
   // A host that gave up has sent its cancel already, perhaps too early to undo this.
   if (await isAbandoned(request)) {
     await quiescer.cancel();

@@ -7,20 +7,25 @@
  *
  * Called for `POST /snapshot/prepare` and `POST /snapshot/cancel` only. The story, in order:
  *
- *   1. no new work is taken: everything but health, init and cancel is refused from now on;
- *   2. idle connections are closed, busy ones noted, to be destroyed by the next init;
- *   3. user processes are frozen, so that none runs again before the next init;
- *   4. the agent's own timers stop;
- *   5. the answer is made, garbage collected and free memory given back, so that it is not saved.
+ *   1. hooks in the guest are told, while everything still runs;
+ *   2. no new work is taken: everything but health, init and cancel is refused from now on;
+ *   3. idle connections are closed, busy ones noted, to be destroyed by the next init;
+ *   4. user processes are frozen, so that none runs again before the next init;
+ *   5. the agent's own timers stop;
+ *   6. the answer is made, garbage collected and free memory given back, so that it is not saved. A
+ *      guest that goes on itself keeps its garbage: its users wait meanwhile.
  *
  * INVARIANT: in `quiesced` no process of a user runs, none can be started, and the agent does nothing
  * of its own accord. Each step brings its undo; a failure undoes all of them, newest first, and
- * `cancel` does the same later. The undo of a step is safe to repeat.
+ * `cancel` does the same later. The undo of a step is safe to repeat. What hooks closed before, hooks
+ * open again when the guest is awake: no caller of `cancel` waits in the midst of it for them.
  */
 import type { ServerConnTracker } from "@torpor/conntracker";
-import type { PrepareResponse } from "@torpor/protocol";
+import type { HookCounts, PrepareReason, PrepareResponse } from "@torpor/protocol";
 import { type Failpoint, type Step, TorporError, assert, runSteps } from "@torpor/std";
+import { defaultLimits } from "./config.ts";
 import type { Gate } from "./gate.ts";
+import type { Hooks } from "./hooks.ts";
 import type { Identity } from "./identity.ts";
 import type { Machine } from "./machine.ts";
 import type { QuietTimers } from "./quiet-timers.ts";
@@ -33,6 +38,7 @@ export interface QuiesceContext {
   readonly timers: QuietTimers;
   readonly identity: Identity;
   readonly machine: Machine;
+  readonly hooks: Hooks;
   readonly failpoint?: Failpoint | undefined;
 }
 
@@ -42,12 +48,26 @@ export type RestState = "awake" | "quiescing" | "quiesced" | "waking";
 interface Preparation extends QuiesceContext {
   /** Undoes the steps so far; kept for `cancel` when all succeed. */
   readonly held: AsyncDisposableStack;
+  readonly reason: PrepareReason;
+  hookCounts: HookCounts;
   connections: { closed: number; recorded: number };
   processesFrozen: number;
   answer: Buffer | undefined;
 }
 
 const steps: readonly Step<Preparation>[] = [
+  {
+    // ORDER: before anything is refused or frozen, because hooks ask the programs of the guest to do
+    // something; and right before, so that little can come between.
+    name: "run hooks",
+    // Those of an earlier moment may have to end first.
+    budgetMs: 2 * defaultLimits.hooksBudgetMs,
+    async run(preparation) {
+      const { hooks, reason } = preparation;
+      const occasion = { moment: "pre-snapshot", reason, suspendedMs: 0 } as const;
+      preparation.hookCounts = await hooks.run(occasion);
+    },
+  },
   {
     name: "refuse new work",
     budgetMs: 100,
@@ -89,14 +109,14 @@ const steps: readonly Step<Preparation>[] = [
     name: "make the answer",
     budgetMs: 100,
     async run(preparation) {
-      const { connections, identity, processesFrozen } = preparation;
+      const { connections, hookCounts, identity, processesFrozen } = preparation;
       const answer: PrepareResponse = {
         generation: identity.current.generation,
         connectionsClosed: connections.closed,
         // The connection of this very request is among them, and ends with its answer.
         connectionsRecorded: Math.max(0, connections.recorded - 1),
         processesFrozen,
-        hooks: { run: 0, failed: 0 },
+        hooks: hookCounts,
       };
       preparation.answer = Buffer.from(JSON.stringify(answer));
     },
@@ -105,8 +125,8 @@ const steps: readonly Step<Preparation>[] = [
     // ORDER: last, so that nothing that is allocated for the steps above is saved as garbage.
     name: "shrink the heap",
     budgetMs: 5_000,
-    async run({ machine }) {
-      machine.shrinkHeap();
+    async run({ machine, reason }) {
+      if (reason === "pause") machine.shrinkHeap();
     },
   },
 ];
@@ -132,12 +152,14 @@ export class Quiescer {
    * Brings the guest to rest; the answer is returned as bytes, because making it would allocate.
    * @throws sandbox.wrongState unless awake; the TorporError of the step that failed, all undone.
    */
-  async prepare(): Promise<Buffer> {
+  async prepare(reason: PrepareReason): Promise<Buffer> {
     this.#expect("awake", "prepare");
     this.#state = "quiescing";
     const preparation: Preparation = {
       ...this.#context,
       held: new AsyncDisposableStack(),
+      reason,
+      hookCounts: { run: 0, failed: 0 },
       connections: { closed: 0, recorded: 0 },
       processesFrozen: 0,
       answer: undefined,
@@ -148,8 +170,10 @@ export class Quiescer {
       this.#held = preparation.held;
       this.#state = "quiesced";
       return preparation.answer;
-    } finally {
-      if (this.#state === "quiescing") this.#state = "awake";
+    } catch (cause) {
+      this.#state = "awake";
+      await this.#goOn();
+      throw cause;
     }
   }
 
@@ -167,10 +191,11 @@ export class Quiescer {
       this.#context.cgroup?.thaw();
       this.#held = undefined;
       this.#state = "awake";
-      return true;
     } finally {
       if (this.#state === "waking") this.#state = "quiesced";
     }
+    await this.#goOn();
+    return true;
   }
 
   /**
@@ -191,6 +216,12 @@ export class Quiescer {
     } finally {
       if (this.#state === "waking") this.#state = before;
     }
+  }
+
+  /** No restore came between: what hooks closed has to be opened again all the same. */
+  async #goOn(): Promise<void> {
+    const occasion = { moment: "post-restore", reason: "continue", suspendedMs: 0 } as const;
+    await this.#context.hooks.run(occasion);
   }
 
   #expect(wanted: RestState, verb: string): void {

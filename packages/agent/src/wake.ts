@@ -6,12 +6,16 @@
  *   1. the kernel's and the agent's random generators forget what other clones share with them;
  *   2. the wall clock is set;
  *   3. the sandbox gets its own key, token, environment, user and folder;
- *   4. connections from before the snapshot are destroyed;
- *   5. the agent's timers go on;
- *   6. user processes are thawed, and new work is taken.
+ *   4. a new sandbox becomes a machine of its own: host name, machine id, boot id, SSH keys;
+ *   5. connections from before the snapshot are destroyed, the agent's and everybody's;
+ *   6. the file that programs watch says that there was a restore;
+ *   7. the agent's timers go on;
+ *   8. user processes are thawed, and new work is taken;
+ *   9. hooks in the guest are told, and the answer says how many.
  *
- * ORDER: thawing comes last. Until then no code of a user has run with an old clock, an old token or
- * random numbers that another clone draws too. Work is taken after it, never into a frozen cgroup.
+ * ORDER: thawing comes last, but for the hooks. Until then no code of a user has run with an old clock,
+ * an old token, another's name or random numbers that another clone draws too. Work is taken after it,
+ * never into a frozen cgroup.
  *
  * Generations make it safe to repeat and safe against late repeats: a smaller one than the last is
  * refused, the same one is answered as before without doing anything, so a repeat that arrives late
@@ -21,10 +25,14 @@
 import type { Socket } from "node:net";
 import { performance } from "node:perf_hooks";
 import type { ServerConnTracker } from "@torpor/conntracker";
+import type { TcpConnectionName } from "@torpor/native";
 import type { InitRequest, InitResponse } from "@torpor/protocol";
 import { type Failpoint, type Logger, type Step, TorporError, assert, runSteps } from "@torpor/std";
+import type { AgentConfig } from "./config.ts";
 import { randomHash } from "./entropy.ts";
 import type { Gate } from "./gate.ts";
+import { writeGeneration } from "./generation-file.ts";
+import type { Hooks } from "./hooks.ts";
 import { type Identity, writeMarkers } from "./identity.ts";
 import type { Machine } from "./machine.ts";
 import type { Quiescer } from "./quiesce.ts";
@@ -42,7 +50,8 @@ export interface WakeContext {
   readonly identity: Identity;
   readonly machine: Machine;
   readonly quiescer: Quiescer;
-  readonly markerFolder: string;
+  readonly hooks: Hooks;
+  readonly config: AgentConfig;
   readonly log: Logger;
   readonly failpoint?: Failpoint | undefined;
 }
@@ -59,6 +68,7 @@ export interface InitCall {
 interface Wake extends WakeContext, InitCall {
   clockStepMs: number;
   connectionsDestroyed: number;
+  socketsDestroyed: number;
   randomHash: string;
 }
 
@@ -67,7 +77,7 @@ const steps: readonly Step<Wake>[] = [
     name: "renew random generators",
     budgetMs: 1_000,
     async run(wake) {
-      wake.machine.renewGenerators(Buffer.from(wake.request.entropy, "base64"));
+      wake.machine.renewGenerators(hostEntropy(wake));
       wake.randomHash = randomHash();
     },
   },
@@ -86,16 +96,37 @@ const steps: readonly Step<Wake>[] = [
   {
     name: "take the identity",
     budgetMs: 5_000,
-    async run({ identity, request, markerFolder, log }) {
+    async run({ identity, request, config, log }) {
       const before = identity.current;
       identity.replace(request);
       const { sandboxId, templateId } = request;
       if (before.sandboxId === sandboxId && before.templateId === templateId) return;
       // Marks for curious programs are not worth a sandbox that does not wake.
       try {
-        writeMarkers(markerFolder, identity.current);
+        writeMarkers(config.markerFolder, identity.current);
       } catch (cause) {
         log.warn("no marker files", { cause });
+      }
+    },
+  },
+  {
+    name: "become a machine of its own",
+    budgetMs: 1_000,
+    async run({ machine, request, log }) {
+      if (request.machine !== null) machine.becomeMachine(request.machine, log);
+    },
+  },
+  {
+    // ORDER: after the generators, which the keys are drawn from.
+    name: "renew SSH host keys",
+    budgetMs: 8_000,
+    async run({ machine, request, log }, deadline) {
+      if (request.machine === null) return;
+      // A guest whose SSH does not serve is of more use than one that does not wake.
+      try {
+        await machine.renewSshHostKeys(deadline);
+      } catch (cause) {
+        log.error("no SSH host keys", { cause });
       }
     },
   },
@@ -106,6 +137,29 @@ const steps: readonly Step<Wake>[] = [
       const { tracker, request, carrier } = wake;
       const { destroyed } = tracker.restoreAfterSnapshot(request.generation, { carrier });
       wake.connectionsDestroyed += destroyed;
+    },
+  },
+  {
+    name: "destroy connections of user programs",
+    budgetMs: 3_000,
+    async run(wake, deadline) {
+      const { machine, request, carrier, log } = wake;
+      try {
+        wake.socketsDestroyed += machine.destroyTcpConnections(nameOf(carrier), deadline);
+      } catch (cause) {
+        // Two guests that share a connection would encrypt different data with the same numbers. One
+        // that goes on alone only waits longer for what is dead.
+        if (request.reason !== "resume") throw cause;
+        log.error("connections of user programs are left", { cause });
+      }
+    },
+  },
+  {
+    name: "tell of the restore",
+    budgetMs: 100,
+    async run(wake) {
+      const { config, request } = wake;
+      writeGeneration(config.generationPath, request.generation, hostEntropy(wake));
     },
   },
   {
@@ -125,6 +179,18 @@ const steps: readonly Step<Wake>[] = [
     },
   },
 ];
+
+function hostEntropy({ request }: InitCall): Buffer {
+  return Buffer.from(request.entropy, "base64");
+}
+
+/** Undefined for one that has been closed meanwhile. */
+function nameOf(socket: Socket): TcpConnectionName | undefined {
+  const { localAddress, localPort, remoteAddress, remotePort } = socket;
+  if (localAddress === undefined || localPort === undefined) return undefined;
+  if (remoteAddress === undefined || remotePort === undefined) return undefined;
+  return { localAddress, localPort, remoteAddress, remotePort };
+}
 
 /** Names of the steps in order, for tests that fail each of them. */
 export const wakeStepNames: readonly string[] = steps.map(({ name }) => name);
@@ -159,7 +225,7 @@ export class Waker {
         { effect: "none" },
       );
     }
-    const response = this.#context.quiescer.endRest(async () => await this.#run(call));
+    const response = this.#wakeUp(call);
     this.#last = { generation, response };
     try {
       return await response;
@@ -170,12 +236,23 @@ export class Waker {
     }
   }
 
-  async #run(call: InitCall): Promise<InitResponse> {
+  async #wakeUp(call: InitCall): Promise<InitResponse> {
+    const { quiescer, hooks } = this.#context;
+    const answer = await quiescer.endRest(async () => await this.#run(call));
+    const { reason, suspendedMs } = call.request;
+    return {
+      ...answer,
+      hooks: await hooks.run({ moment: "post-restore", reason, suspendedMs }),
+    };
+  }
+
+  async #run(call: InitCall): Promise<Omit<InitResponse, "hooks">> {
     const wake: Wake = {
       ...this.#context,
       ...call,
       clockStepMs: 0,
       connectionsDestroyed: 0,
+      socketsDestroyed: 0,
       randomHash: "",
     };
     await runSteps(steps, wake, { verb: "init", failpoint: this.#context.failpoint });
@@ -185,8 +262,7 @@ export class Waker {
       randomHash: wake.randomHash,
       clockStepMs: wake.clockStepMs,
       connectionsDestroyed: wake.connectionsDestroyed,
-      socketsDestroyed: 0,
-      hooks: { run: 0, failed: 0 },
+      socketsDestroyed: wake.socketsDestroyed,
     };
   }
 }

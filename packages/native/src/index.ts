@@ -20,7 +20,9 @@ export {
   parseInotify,
   removeInotifyWatch,
 } from "./inotify.ts";
+export { bindReadOnly } from "./mount.ts";
 export { type Pipe, openPipe } from "./pipe.ts";
 export { type Pty, openPty, resizePty } from "./pty.ts";
+export { type TcpConnectionName, destroyTcpConnections } from "./socket-diag.ts";
 export { readXattrs, removeXattr, writeXattr } from "./xattr.ts";
 export { tryLockFile } from "./file-lock.ts";

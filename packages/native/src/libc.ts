@@ -22,7 +22,15 @@ const nameByErrno = new Map<number, string>(
 /** Turns the -1 of a system call into an error; returns any other result as it is. */
 export function check(result: number, syscall: string): number {
   if (result !== -1) return result;
-  const errno = koffi.errno();
+  throw systemError(lastErrno(), syscall);
+}
+
+/** Of the system call that failed last. */
+export function lastErrno(): number {
+  return koffi.errno();
+}
+
+export function systemError(errno: number, syscall: string): Error {
   const code = nameByErrno.get(errno) ?? `errno ${errno}`;
-  throw Object.assign(new Error(`${syscall} failed: ${code}`), { code, errno, syscall });
+  return Object.assign(new Error(`${syscall} failed: ${code}`), { code, errno, syscall });
 }

@@ -1,6 +1,14 @@
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
-import { mkdir, mkdtempDisposable, readlink, stat, symlink, writeFile } from "node:fs/promises";
+import {
+  mkdir,
+  mkdtempDisposable,
+  readdir,
+  readlink,
+  stat,
+  symlink,
+  writeFile,
+} from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
@@ -43,6 +51,16 @@ test("addGuestFiles() lays out the agent so that koffi is found, and can be repe
   assert.equal(execFileSync(process.execPath, [agent]).toString(), "function");
   assert.equal(await readlink(join(root, "usr/local/bin/node")), "/usr/lib/torpor/node");
   assert.equal((await stat(join(root, "sbin/torpor-init"))).mode & 0o777, 0o755);
+  for (const moment of ["pre-snapshot", "post-restore"]) {
+    const folder = join(root, `etc/torpor/hooks/${moment}.d`);
+    assert.equal((await stat(folder)).mode & 0o777, 0o755);
+    assert.deepEqual(await readdir(folder), []);
+  }
+  const restoreModule = join(root, "usr/lib/torpor/restore.mjs");
+  const script = `import { checkRestored } from "${restoreModule}"; console.log(checkRestored())`;
+  const program = ["--input-type=module", "--eval", script];
+  assert.equal(execFileSync(process.execPath, program).toString(), "undefined\n");
+  assert.ok((await stat(join(root, "usr/lib/python3/dist-packages/torpor_restore.py"))).isFile());
   assert.equal((await stat(outside)).size, "untouched".length);
 });
 

