@@ -26,6 +26,7 @@ interface Points {
   readonly pause: readonly DeathPoint[];
   readonly resume: readonly DeathPoint[];
   readonly remove: readonly DeathPoint[];
+  readonly snapshot: readonly DeathPoint[];
 }
 
 /** Before each step and after the last: what lies between two steps is nothing at all. */
@@ -46,13 +47,15 @@ async function learnPoints(): Promise<Points> {
     create,
     pause: await record(() => sandbox.pause()),
     resume: await record(() => sandbox.resume()),
+    snapshot: await record(() => sandbox.snapshot()),
     remove: await record(() => sandbox.remove()),
   };
 }
 
 /** Files that no state of a sandbox accounts for. */
 async function strayFiles(state: StateFolder, id: string): Promise<readonly string[]> {
-  return (await state.filesOf(id)).filter((name) => name.includes(".staged"));
+  const files = [...(await state.filesOf(id)), ...(await state.layers())];
+  return files.filter((name) => name.includes(".staged"));
 }
 
 test("the daemon may be killed at any moment", async (t) => {
@@ -136,6 +139,7 @@ test("the daemon may be killed at any moment", async (t) => {
   await t.test("resume", async (on) => {
     await settle((sandbox) => sandbox.pause());
     const filesBefore = await state.filesOf(sandboxId);
+    const layersBefore = await state.layers();
     for (const point of points.resume) {
       await on.test(`killed ${point.moment} "${point.step}"`, async () => {
         await dieDuring(point, (sandbox) => sandbox.resume());
@@ -143,6 +147,7 @@ test("the daemon may be killed at any moment", async (t) => {
           assert.equal(now, "paused");
           assert.deepEqual(await state.vms(), []);
           assert.deepEqual(await state.filesOf(sandboxId), filesBefore);
+          assert.deepEqual(await state.layers(), layersBefore);
         });
       });
     }
@@ -150,6 +155,36 @@ test("the daemon may be killed at any moment", async (t) => {
       await sandbox.resume();
       await witness?.confirm(sandbox);
     });
+  });
+
+  await t.test("snapshot", async (on) => {
+    for (const point of points.snapshot) {
+      await on.test(`killed ${point.moment} "${point.step}"`, async () => {
+        await dieDuring(point, (sandbox) => sandbox.snapshot("half"));
+        await settle(async (sandbox, now) => {
+          assert.equal(now, "running");
+          assert.equal((await state.vms()).length, 1);
+          assert.deepEqual(await strayFiles(state, sandboxId), []);
+          assert.equal((await sandbox.api.call("GET", "/snapshots")).text, "[]");
+          await witness?.confirm(sandbox);
+        });
+      });
+    }
+  });
+
+  await t.test("fork", async (on) => {
+    // The child's part: the parent's is the snapshot's.
+    for (const point of points.create) {
+      await on.test(`killed ${point.moment} "${point.step}"`, async () => {
+        await dieDuring(point, (sandbox) => sandbox.fork());
+        await settle(async (sandbox) => {
+          assert.equal((await sandbox.api.list()).length, 1);
+          assert.deepEqual(await state.sandboxIds(), [sandboxId]);
+          assert.equal((await state.vms()).length, 1);
+          await witness?.confirm(sandbox);
+        });
+      });
+    }
   });
 
   await t.test("create", async (on) => {

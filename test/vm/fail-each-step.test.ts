@@ -55,6 +55,11 @@ async function vmFolders({ state }: TestDaemon): Promise<readonly string[]> {
   return (await state.vms()).map(({ runFolder }) => runFolder).sort();
 }
 
+/** What is on disk of this sandbox, and whatever anybody stands upon. */
+async function allFiles({ state }: TestDaemon, { id }: TestSandbox): Promise<readonly string[]> {
+  return [...(await state.filesOf(id)), ...(await state.layers())];
+}
+
 async function failCreate(
   t: TestContext,
   story: Story,
@@ -77,12 +82,13 @@ async function failPause(
 ): Promise<void> {
   const { daemon, sandbox, witness } = story;
   await failEach(t, story, points, async () => {
-    const filesBefore = await daemon.state.filesOf(sandbox.id);
+    await daemon.idle();
+    const filesBefore = await allFiles(daemon, sandbox);
     const { effect } = await failureOf(sandbox.pause());
     const { state } = await sandbox.info();
     if (effect === "none") {
       assert.equal(state, "running");
-      assert.deepEqual(await daemon.state.filesOf(sandbox.id), filesBefore);
+      assert.deepEqual(await allFiles(daemon, sandbox), filesBefore);
     } else {
       assert.equal(effect, "done");
       assert.equal(state, "paused");
@@ -102,16 +108,60 @@ async function failResume(
   points: readonly FailingStep[],
 ): Promise<void> {
   const { daemon, sandbox, witness } = story;
-  const filesBefore = await daemon.state.filesOf(sandbox.id);
+  await daemon.idle();
+  const filesBefore = await allFiles(daemon, sandbox);
   await failEach(t, story, points, async () => {
     assert.equal((await failureOf(sandbox.resume())).effect, "none");
     assert.equal((await sandbox.info()).state, "paused");
     assert.deepEqual(await vmFolders(daemon), []);
-    assert.deepEqual(await daemon.state.filesOf(sandbox.id), filesBefore);
+    assert.deepEqual(await allFiles(daemon, sandbox), filesBefore);
   });
   await sandbox.resume();
   await witness.confirm(sandbox);
   await sandbox.pause();
+  await sandbox.resume();
+  await witness.confirm(sandbox);
+}
+
+async function failSnapshot(
+  t: TestContext,
+  story: Story,
+  points: readonly FailingStep[],
+): Promise<void> {
+  const { daemon, sandbox, witness } = story;
+  await failEach(t, story, points, async () => {
+    assert.equal((await failureOf(sandbox.snapshot("never"))).effect, "none");
+    assert.equal((await sandbox.info()).state, "running");
+    assert.equal((await daemon.api.call("GET", "/snapshots")).text, "[]");
+    const staged = (await daemon.state.layers()).filter((name) => name.endsWith(".staged"));
+    assert.deepEqual(staged, []);
+    await witness.confirm(sandbox);
+  });
+  // Layers that were added for nothing are folded away.
+  await sandbox.pause();
+  await daemon.idle();
+  const { snapshot } = await sandbox.info();
+  assert.ok(snapshot !== null && snapshot.diskLayers < points.length / 2, "chains are short again");
+  await sandbox.resume();
+  await witness.confirm(sandbox);
+}
+
+async function failFork(
+  t: TestContext,
+  story: Story,
+  points: readonly FailingStep[],
+): Promise<void> {
+  const { daemon, sandbox, witness } = story;
+  // Asleep it is its own checkpoint: what fails is the child's part, as the other is the snapshot's.
+  await sandbox.pause();
+  await failEach(t, story, points, async () => {
+    const { children, errors } = await sandbox.fork();
+    assert.deepEqual(children, []);
+    assert.match(errors[0] ?? "", /failed on purpose/);
+    assert.deepEqual(await vmFolders(daemon), []);
+    assert.deepEqual(await daemon.state.sandboxIds(), [sandbox.id]);
+    assert.equal((await sandbox.info()).state, "paused");
+  });
   await sandbox.resume();
   await witness.confirm(sandbox);
 }
@@ -140,11 +190,19 @@ test("any step may fail", async (t) => {
   const story: Story = { daemon, failpoints, sandbox, witness: await Witness.start(sandbox) };
   const pausePoints = await failpoints.record(() => sandbox.pause());
   const wakePoints = await failpoints.record(() => sandbox.resume());
+  const snapshotPoints = await failpoints.record(() => sandbox.snapshot("sample"));
+  await daemon.api.call("DELETE", "/templates/sample");
 
   await t.test("create leaves nothing", async (on) => await failCreate(on, story, createPoints));
   await t.test("pause leaves the sandbox running, or asleep once that is safe", async (on) => {
     await failPause(on, story, pausePoints);
   });
   await t.test("resume leaves it asleep", async (on) => await failResume(on, story, wakePoints));
+  await t.test("a snapshot that fails leaves the sandbox running", async (on) => {
+    await failSnapshot(on, story, snapshotPoints);
+  });
+  await t.test("a fork that fails leaves the parent as it was and no child", async (on) => {
+    await failFork(on, story, createPoints);
+  });
   await t.test("remove is finished by its repeat", async (on) => await failRemove(on, story));
 });

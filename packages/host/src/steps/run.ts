@@ -11,6 +11,8 @@ export interface SandboxRun {
   readonly vm: Vm;
   readonly network: GuestNetwork;
   readonly link: GuestLink;
+  /** Of fresh bytes of the guest's generators, as it woke; not known of a run that was adopted. */
+  readonly randomHash?: string | undefined;
 }
 
 /** Takes over the run that an earlier daemon started. @throws vmm.exited when it is gone */

@@ -73,6 +73,7 @@ export interface WakeContext {
   network?: NewGuestNetwork;
   vm?: Vm;
   link?: GuestLink;
+  randomHash?: string;
 }
 
 export const wakeSteps: readonly Step<WakeContext>[] = [
@@ -107,9 +108,9 @@ export const claimSteps: readonly Step<WakeContext>[] = [
 
 /** What a finished list of steps has made. */
 export function wokenRun(context: WakeContext): SandboxRun {
-  const { vm, network, link, generation } = context;
+  const { vm, network, link, generation, randomHash } = context;
   assert(vm !== undefined && network !== undefined && link !== undefined, "the wake is finished");
-  return { generation, vm, network, link };
+  return { generation, vm, network, link, randomHash };
 }
 
 async function checkSources(context: WakeContext): Promise<void> {
@@ -257,10 +258,11 @@ async function initGuest(context: WakeContext, deadline: Deadline): Promise<void
 }
 
 async function sendInit(
-  { entropy, link, snapshot, checkFresh }: WakeContext,
+  context: WakeContext,
   init: WakeContext["init"],
   deadline: Deadline,
 ): Promise<void> {
+  const { entropy, link, snapshot, checkFresh } = context;
   assert(link !== undefined, "the guest is ready before it is initialised");
   const timestampMs = Date.now();
   const suspendedMs = Math.max(0, timestampMs - (snapshot?.createdAtMs ?? timestampMs));
@@ -269,6 +271,7 @@ async function sendInit(
     deadline,
   );
   checkFresh(answer.randomHash);
+  context.randomHash = answer.randomHash;
 }
 
 /**

@@ -1,0 +1,201 @@
+/**
+ * What two children of one fork must not share. A Node program that has registered its reseed runs in
+ * the parent when it is forked; what it, the agent and the machine say in each sibling is all
+ * different, and printed as a table.
+ */
+import assert from "node:assert/strict";
+import { once } from "node:events";
+import type { Socket } from "node:net";
+import { test } from "node:test";
+import { parseJson } from "@torpor/std";
+import {
+  type TestDaemon,
+  type TestSandbox,
+  Witness,
+  startTestDaemon,
+  waitUntil,
+} from "@torpor/testing";
+
+const siblingCount = 3;
+const port = 8001;
+const clockToleranceMs = 50;
+
+const nodeProgram = `
+import { randomBytes, randomInt, randomUUID } from "node:crypto";
+import { createServer } from "node:http";
+import { readSync, openSync } from "node:fs";
+import { createServer as createTlsServer } from "node:tls";
+import { checkRestored, onRestore } from "/usr/lib/torpor/restore.mjs";
+const tls = createTlsServer();
+tls.setTicketKeys(randomBytes(48));
+onRestore(() => tls.setTicketKeys(randomBytes(48)));
+randomUUID();
+const urandom = openSync("/dev/urandom");
+createServer((request, response) => {
+  checkRestored();
+  const kernel = Buffer.alloc(64);
+  readSync(urandom, kernel);
+  response.end(JSON.stringify({
+    "/dev/urandom": kernel.toString("hex"),
+    "randomUUID": randomUUID(),
+    "randomBytes": randomBytes(64).toString("hex"),
+    "randomInt": String(randomInt(2 ** 47)),
+    "TLS ticket keys": tls.getTicketKeys().toString("hex"),
+  }));
+}).listen(${port}, () => console.log("ready"));
+`;
+
+const pythonProgram = `
+import random, ssl, sys
+import torpor_restore
+random.random()
+print("ready", flush=True)
+sys.stdin.readline()
+torpor_restore.check_restored()
+print(random.getrandbits(256), ssl.RAND_bytes(32).hex(), flush=True)
+`;
+
+type Traits = Readonly<Record<string, string>>;
+
+async function traitsOf(daemon: TestDaemon, sandbox: TestSandbox): Promise<Traits> {
+  const { text } = await sandbox.request(port, "GET", "/");
+  const drawn = parseJson(text, "traits") as Traits;
+  const line = "cat /proc/sys/kernel/random/boot_id /etc/machine-id; hostname; cat /etc/hostname";
+  const [bootId = "", machineId = "", hostname = "", fileName] = (await sandbox.shell(line)).split(
+    "\n",
+  );
+  assert.equal(hostname, fileName);
+  return {
+    ...drawn,
+    "the agent's generators": daemon.run(sandbox).randomHash ?? "unknown",
+    boot_id: bootId,
+    "machine-id": machineId,
+    hostname: hostname,
+    "access token": sandbox.accessToken,
+    "id in the environment": await sandbox.shell("echo $E2B_SANDBOX_ID"),
+  };
+}
+
+/** A column for each sibling; what is long is cut. */
+function table(siblings: readonly Traits[]): string {
+  const names = Object.keys(siblings[0] ?? {});
+  return names
+    .map((name) =>
+      [name.padEnd(24), ...siblings.map((one) => (one[name] ?? "").slice(0, 16))].join("  "),
+    )
+    .join("\n");
+}
+
+function assertAllDifferent(family: readonly Traits[]): void {
+  for (const name of Object.keys(family[0] ?? {})) {
+    const values = family.map((one) => one[name]);
+    assert.equal(new Set(values).size, family.length, `${name}: ${values.join(" ")}`);
+  }
+}
+
+async function startNode(sandbox: TestSandbox): Promise<void> {
+  await sandbox.shell(`cat > program.mjs <<'END'\n${nodeProgram}\nEND`);
+  using process = await sandbox.start(["node", "program.mjs"]);
+  assert.equal(await process.readLine(), "ready");
+}
+
+async function whenClosed(socket: Socket): Promise<void> {
+  if (!socket.closed) await once(socket, "close");
+}
+
+test("siblings", async (t) => {
+  await using daemon = await startTestDaemon();
+  const parent = await daemon.create();
+  await startNode(parent);
+  const witness = await Witness.start(parent);
+  const { children, errors } = await parent.fork(siblingCount);
+  assert.deepEqual(errors, []);
+
+  await t.test("share no identity and no random numbers", async () => {
+    const siblings = await Promise.all(children.map((child) => traitsOf(daemon, child)));
+    t.diagnostic(`\n${table(siblings)}`);
+    assertAllDifferent([...siblings, await traitsOf(daemon, parent)]);
+    for (const [index, child] of children.entries()) {
+      assert.equal(siblings[index]?.["hostname"], child.id);
+    }
+  });
+
+  await t.test("have the right time", async () => {
+    for (const child of children) {
+      const said = await Witness.ask(child);
+      assert.ok(said.timeMs >= said.hostBeforeMs - clockToleranceMs);
+      assert.ok(said.timeMs <= said.hostAfterMs + clockToleranceMs);
+    }
+  });
+
+  await t.test("a resume keeps the identity and renews the random numbers", async () => {
+    const [child] = children;
+    assert.ok(child !== undefined);
+    const before = await traitsOf(daemon, child);
+    await child.pause();
+    await child.resume();
+    const after = await traitsOf(daemon, child);
+    for (const name of ["boot_id", "machine-id", "hostname", "access token"]) {
+      assert.equal(after[name], before[name], name);
+    }
+    for (const name of ["/dev/urandom", "randomUUID", "randomBytes", "TLS ticket keys"]) {
+      assert.notEqual(after[name], before[name], name);
+    }
+    await witness.confirm(child);
+  });
+  for (const child of children) await child.remove();
+
+  await t.test("two resumes of one snapshot draw different numbers, in Python too", async () => {
+    using process = await parent.start(["python3", "-c", pythonProgram], { stdin: true });
+    assert.equal(await process.readLine(), "ready");
+    const forked = await parent.fork(2);
+    const drawn = await Promise.all(
+      forked.children.map(async (child) => {
+        await child.shell(`echo > /proc/${process.pid}/fd/0`, { user: "root" });
+        return await child.shell("true");
+      }),
+    );
+    assert.equal(drawn.length, 2);
+    for (const child of forked.children) await child.remove();
+    await process.write("\n");
+    assert.match(await process.readLine(), /^\d+ [0-9a-f]{64}$/);
+  });
+
+  await t.test("connections of the parent go on, and those of a child are cut", async () => {
+    const socket = daemon.run(parent).link.dial(8000);
+    await once(socket, "connect");
+    const established = "ss -Htn state established sport = :8000 | wc -l";
+    assert.equal(await parent.shell(established), "1");
+    const [child] = (await parent.fork()).children;
+    assert.ok(child !== undefined);
+    assert.equal(await child.shell(established), "0");
+    assert.equal(await parent.shell(established), "1");
+    socket.write("GET / HTTP/1.1\r\n\r\n");
+    const [answer] = (await once(socket, "data")) as [Buffer];
+    assert.match(answer.toString("latin1"), /^HTTP\/1\.1 200/);
+    socket.destroy();
+    await whenClosed(socket);
+    await child.remove();
+  });
+
+  await t.test(
+    "a resume cuts connections whose other end is gone, and spares loopback",
+    async () => {
+      const line =
+        "import socket; s = socket.create_server(('127.0.0.1', 9000)); a = socket.create_connection(('127.0.0.1', 9000)); b, _ = s.accept(); print('ready', flush=True); input(); b.sendall(b'over loopback'); print(a.recv(64).decode(), flush=True); input()";
+      using process = await parent.start(["python3", "-c", line], { stdin: true });
+      assert.equal(await process.readLine(), "ready");
+      const socket = daemon.run(parent).link.dial(8000);
+      await once(socket, "connect");
+      await parent.pause();
+      await parent.resume();
+      await waitUntil("the old connection is gone", async () => {
+        const count = await parent.shell("ss -Htn state established sport = :8000 | wc -l");
+        return count === "0" || undefined;
+      });
+      const loopback = await parent.shell("ss -Htn state established dport = :9000 | wc -l");
+      assert.equal(loopback, "1");
+      await witness.confirm(parent);
+    },
+  );
+});
