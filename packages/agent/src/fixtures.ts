@@ -150,7 +150,7 @@ function tameMachine(): TameMachine {
     renewSshHostKeys: async () => call("renewSshHostKeys"),
     destroyTcpConnections: () => {
       call("destroyTcpConnections");
-      return 3;
+      return { count: 3, complete: true };
     },
     shrinkHeap: () => call("shrinkHeap"),
     protectAgent: async () => undefined,

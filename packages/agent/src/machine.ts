@@ -4,6 +4,7 @@
  */
 import { writeFile } from "node:fs/promises";
 import {
+  type DestroyedConnections,
   type TcpConnectionName,
   destroyTcpConnections,
   setWallClock,
@@ -24,11 +25,11 @@ export interface Machine {
   becomeMachine(identity: MachineIdentity, log: Logger): void;
   /** Does nothing where there are none. @throws system error, TorporError with none made. */
   renewSshHostKeys(deadline: Deadline): Promise<void>;
-  /**
-   * Destroys all TCP connections to elsewhere but `spared`; returns how many.
-   * @throws deadline.exceeded with some left; system error.
-   */
-  destroyTcpConnections(spared: TcpConnectionName | undefined, deadline: Deadline): number;
+  /** Destroys all TCP connections to elsewhere but `spared`. @throws system error */
+  destroyTcpConnections(
+    spared: TcpConnectionName | undefined,
+    deadline: Deadline,
+  ): DestroyedConnections;
   shrinkHeap(): void;
   /** Makes the agent the last victim of the OOM killer. @throws system error */
   protectAgent(): Promise<void>;

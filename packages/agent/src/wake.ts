@@ -141,11 +141,13 @@ const steps: readonly Step<Wake>[] = [
   },
   {
     name: "destroy connections of user programs",
-    budgetMs: 3_000,
+    budgetMs: 5_000,
     async run(wake, deadline) {
       const { machine, request, carrier, log } = wake;
       try {
-        wake.socketsDestroyed += machine.destroyTcpConnections(nameOf(carrier), deadline);
+        const { count, complete } = machine.destroyTcpConnections(nameOf(carrier), deadline);
+        wake.socketsDestroyed += count;
+        if (!complete) throw deadline.error();
       } catch (cause) {
         // Two guests that share a connection would encrypt different data with the same numbers. One
         // that goes on alone only waits longer for what is dead.

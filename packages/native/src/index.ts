@@ -23,6 +23,10 @@ export {
 export { bindReadOnly } from "./mount.ts";
 export { type Pipe, openPipe } from "./pipe.ts";
 export { type Pty, openPty, resizePty } from "./pty.ts";
-export { type TcpConnectionName, destroyTcpConnections } from "./socket-diag.ts";
+export {
+  type DestroyedConnections,
+  type TcpConnectionName,
+  destroyTcpConnections,
+} from "./socket-diag.ts";
 export { readXattrs, removeXattr, writeXattr } from "./xattr.ts";
 export { tryLockFile } from "./file-lock.ts";

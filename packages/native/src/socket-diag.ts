@@ -11,7 +11,9 @@
  * that the caller names, and what is left of connections that both ends have closed (TIME_WAIT):
  * nobody uses those, and older kernels cannot end them.
  *
- * The kernel answers within the call that asks, so nothing here waits; the deadline bounds the work.
+ * The kernel answers within the call that asks, so nothing here waits; the deadline bounds the work. A
+ * guest may have tens of thousands of connections and a slow emulated processor, so entries are read
+ * where the kernel put them, and requests are copies of one pattern.
  */
 import { closeSync } from "node:fs";
 import { constants } from "node:os";
@@ -47,24 +49,33 @@ const partingStates: readonly number[] = [
 
 /** struct nlmsghdr: length, type, flags, sequence number, port. */
 const headerBytes = 16;
+const typeAt = 4;
+const sequenceAt = 8;
 /** struct inet_diag_req_v2: family, protocol, two spare bytes, states, struct inet_diag_sockid. */
-const requestBytes = 56;
+const requestBytes = headerBytes + 56;
+const requestStatesAt = headerBytes + 4;
+const requestIdAt = headerBytes + 8;
 /** struct inet_diag_msg: family, state, two timers, struct inet_diag_sockid, five numbers. */
-const entryBytes = 72;
-const socketIdBytes = 48;
-const entryIdAt = 4;
-const entryInodeAt = 68;
-const requestIdAt = 8;
-const destroyBytes = headerBytes + requestBytes;
+const entryBytes = headerBytes + 72;
+const entryStateAt = headerBytes + 1;
+const entryIdAt = headerBytes + 4;
+const entryInodeAt = headerBytes + 68;
+/** struct inet_diag_sockid: two ports, two addresses, interface, cookie. */
+const idBytes = 48;
+const idSourceAt = 4;
+const idTargetAt = 20;
+/** What NLMSG_ERROR says: a number, and the header of the request. */
+const errorAt = headerBytes;
+const errorSequenceAt = headerBytes + 4 + sequenceAt;
+/** Comes back in an answer, and tells whose refusal matters. */
+const sequenceOfInUse = 1;
 
 /** The kernel fills at most this much at once. */
 const receiveBytes = 64 << 10;
-/** LIMIT: requests held in memory at a time; 1.2 MB of a program that shares its guest's memory. */
-const passSocketsMax = 16_384;
-/** LIMIT: with the above, more connections than a guest's memory holds. */
-const passesMax = 64;
 /** Requests in one send; the answers of all must fit into the socket's receive buffer. */
-const batchSockets = 64;
+const batchRequests = 64;
+/** LIMIT: 1.2 MB of requests at a time, in a program that shares its guest's memory. */
+const passRequestsMax = 16_384;
 
 const socket = libc.func("int socket(int domain, int type, int protocol)") as (
   domain: number,
@@ -97,138 +108,164 @@ export interface TcpConnectionName {
   readonly remotePort: number;
 }
 
+export interface DestroyedConnections {
+  /** How many that were in use by a program, or waited for one to accept them. */
+  readonly count: number;
+  /** False when the time was over before all were. */
+  readonly complete: boolean;
+}
+
 /**
  * Destroys every TCP connection of the current network namespace but the spared ones (see above).
  * Safe to repeat.
- * @returns How many connections in use were destroyed.
- * @throws deadline.exceeded with some left; system error ENOENT where the kernel keeps no such list,
- *   EPERM without CAP_NET_ADMIN, EOPNOTSUPP where it cannot destroy them.
+ * @throws system error ENOENT where the kernel keeps no such list, EPERM without CAP_NET_ADMIN,
+ *   EOPNOTSUPP where it cannot destroy them.
  */
 export function destroyTcpConnections(
   spared: TcpConnectionName | undefined,
   deadline: Deadline,
-): number {
-  const sparedId = spared === undefined ? undefined : nameBytes(spared);
-  let destroyed = 0;
-  for (let pass = 0; pass < passesMax; pass += 1) {
-    const victims = listVictims(sparedId, deadline);
-    if (victims.requests.length === 0) return destroyed;
-    const refusals = destroyAll(victims.requests, deadline);
-    // Those that are parting may take their time, and older kernels leave them alone.
-    if (victims.inUse === 0 && !victims.isCut) return destroyed;
+): DestroyedConnections {
+  const sparedName = spared === undefined ? undefined : nameBytes(spared);
+  let count = 0;
+  while (!deadline.expired) {
+    const victims = listVictims(sparedName, deadline);
+    const refusals: number[] = [];
+    const asked = destroyAll(victims.batches, refusals, deadline);
     const [errno] = refusals;
-    if (errno !== undefined && refusals.length === victims.inUse) {
+    if (errno !== undefined && refusals.length === asked) {
       throw systemError(errno, "sock_diag destroy");
     }
-    destroyed += victims.inUse - refusals.length;
+    count += asked - refusals.length;
+    // Those that are parting may take their time, and older kernels leave them alone.
+    if (victims.complete && victims.inUse === 0) return { count, complete: true };
   }
-  throw new TorporError(
-    "deadline.exceeded",
-    "the guest has more connections than can be destroyed",
-  );
+  return { count, complete: false };
+}
+
+/** Requests one behind the other, all of one family. */
+interface Batch {
+  readonly bytes: Buffer;
+  requests: number;
+  /** Of these: for a connection in use. */
+  inUse: number;
 }
 
 interface Victims {
-  /** One for each connection. */
-  readonly requests: Buffer[];
-  /** Of these: in use by a program, or waiting for one to accept it. */
-  inUse: number;
-  /** Whether there were more than a pass takes. */
-  isCut: boolean;
+  readonly batches: readonly Batch[];
+  readonly inUse: number;
+  /** Whether these are all. */
+  readonly complete: boolean;
 }
 
-function listVictims(sparedId: Buffer | undefined, deadline: Deadline): Victims {
-  const victims: Victims = { requests: [], inUse: 0, isCut: false };
+function listVictims(sparedName: Buffer | undefined, deadline: Deadline): Victims {
+  const batches: Batch[] = [];
+  let complete = true;
   for (const family of [AF_INET, AF_INET6]) {
     using list = openDiag();
-    const request = message(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, family);
-    request.writeUInt32LE(wantedStates, headerBytes + 4);
+    const request = newRequest(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, family);
+    request.writeUInt32LE(wantedStates, requestStatesAt);
     sendAll(list.fd, request);
-    readEntries(list.fd, deadline, (entry) => {
-      if (victims.requests.length >= passSocketsMax) victims.isCut = true;
-      else if (!isLocal(entry) && !isNamed(entry, sparedId)) addVictim(victims, entry);
-      return !victims.isCut;
-    });
+    complete = collectVictims(list.fd, family, sparedName, batches, deadline) && complete;
   }
-  return victims;
+  return { batches, inUse: batches.reduce((sum, { inUse }) => sum + inUse, 0), complete };
 }
 
-/** Comes back in the answer, and tells whose refusal matters. */
-const sequenceOfInUse = 1;
-const sequenceAt = 8;
-
-function addVictim(victims: Victims, entry: Buffer): void {
-  const request = message(SOCK_DESTROY, 0, entry.readUInt8(0));
-  entry.copy(request, headerBytes + requestIdAt, entryIdAt, entryIdAt + socketIdBytes);
-  victims.requests.push(request);
-  const hasProgram = entry.readUInt32LE(entryInodeAt) !== 0;
-  if (!hasProgram && partingStates.includes(entry.readUInt8(1))) return;
-  request.writeUInt32LE(sequenceOfInUse, sequenceAt);
-  victims.inUse += 1;
-}
-
-/** Calls `take` for each entry of the list that was asked for, until it returns false. */
-function readEntries(fd: number, deadline: Deadline, take: (entry: Buffer) => boolean): void {
+/** Reads the list to its end; false when there is more than a pass or the deadline allows. */
+function collectVictims(
+  fd: number,
+  family: number,
+  sparedName: Buffer | undefined,
+  batches: Batch[],
+  deadline: Deadline,
+): boolean {
+  const pattern = newRequest(SOCK_DESTROY, 0, family);
+  const isSpared = family === AF_INET ? isSparedIpv4 : isSparedIpv6;
+  let batch: Batch | undefined;
   for (;;) {
-    deadline.check();
-    for (const { type, body } of receiveMessages(fd)) {
-      if (type === NLMSG_DONE) return;
-      if (type === NLMSG_ERROR) throw systemError(-body.readInt32LE(0), "sock_diag list");
-      if (body.length >= entryBytes && !take(body)) return;
+    if (deadline.expired) return false;
+    const bytes = receiveSome(fd);
+    for (const at of messagesIn(bytes)) {
+      const type = bytes.readUInt16LE(at + typeAt);
+      if (type === NLMSG_DONE) return true;
+      if (type === NLMSG_ERROR) {
+        throw systemError(-bytes.readInt32LE(at + errorAt), "sock_diag list");
+      }
+      if (bytes.readUInt32LE(at) < entryBytes || isSpared(bytes, at + entryIdAt, sparedName))
+        continue;
+      if (batch === undefined || batch.requests === batchRequests) {
+        if (batches.length * batchRequests >= passRequestsMax) return false;
+        batch = {
+          bytes: Buffer.alloc(batchRequests * requestBytes, pattern),
+          requests: 0,
+          inUse: 0,
+        };
+        batches.push(batch);
+      }
+      addRequest(batch, bytes, at);
     }
   }
 }
 
-/** @returns Why the kernel refused to destroy those in use that it did not. */
-function destroyAll(requests: readonly Buffer[], deadline: Deadline): readonly number[] {
+function addRequest(batch: Batch, bytes: Buffer, at: number): void {
+  const requestAt = batch.requests * requestBytes;
+  const idAt = at + entryIdAt;
+  bytes.copy(batch.bytes, requestAt + requestIdAt, idAt, idAt + idBytes);
+  batch.requests += 1;
+  const hasProgram = bytes.readUInt32LE(at + entryInodeAt) !== 0;
+  if (!hasProgram && partingStates.includes(bytes.readUInt8(at + entryStateAt))) return;
+  batch.bytes.writeUInt32LE(sequenceOfInUse, requestAt + sequenceAt);
+  batch.inUse += 1;
+}
+
+/**
+ * Adds to `refusals` why the kernel did not destroy one that is in use.
+ * @returns How many in use it was asked to destroy, which are not all when the time is over.
+ */
+function destroyAll(batches: readonly Batch[], refusals: number[], deadline: Deadline): number {
   using diag = openDiag();
-  const refusals: number[] = [];
-  for (let at = 0; at < requests.length; at += batchSockets) {
-    deadline.check();
-    sendAll(diag.fd, Buffer.concat(requests.slice(at, at + batchSockets)));
+  let asked = 0;
+  for (const { bytes, requests, inUse } of batches) {
+    if (deadline.expired) break;
+    sendAll(diag.fd, bytes.subarray(0, requests * requestBytes));
     readRefusals(diag.fd, refusals);
+    asked += inUse;
   }
-  return refusals;
+  return asked;
 }
 
 /** Unless asked for more, the kernel answers refusals only. */
 function readRefusals(fd: number, refusals: number[]): void {
   for (;;) {
-    const messages = receiveMessages(fd);
-    if (messages.length === 0) return;
-    for (const { type, body } of messages) {
-      if (type !== NLMSG_ERROR) continue;
-      const errno = -body.readInt32LE(0);
-      // The header of the request follows the number.
-      if (body.readUInt32LE(4 + sequenceAt) !== sequenceOfInUse) continue;
+    const bytes = receiveSome(fd);
+    if (bytes.length === 0) return;
+    for (const at of messagesIn(bytes)) {
+      if (bytes.readUInt16LE(at + typeAt) !== NLMSG_ERROR) continue;
+      if (bytes.readUInt32LE(at + errorSequenceAt) !== sequenceOfInUse) continue;
+      const errno = -bytes.readInt32LE(at + errorAt);
       const isGone = errno === constants.errno.ENOENT || errno === constants.errno.ESTALE;
       if (!isGone) refusals.push(errno);
     }
   }
 }
 
-interface Message {
-  readonly type: number;
-  readonly body: Buffer;
-}
-
-/** One datagram of the kernel's, taken apart; none when there is none. */
-function receiveMessages(fd: number): readonly Message[] {
+/** One datagram of the kernel's; empty when there is none. */
+function receiveSome(fd: number): Buffer {
   const bytes = Buffer.allocUnsafe(receiveBytes);
   const length = receive(fd, bytes, bytes.length, MSG_DONTWAIT);
-  if (length === -1 && lastErrno() === constants.errno.EAGAIN) return [];
-  check(length, "recv");
-  const messages: Message[] = [];
-  for (let at = 0; at + headerBytes <= length;) {
+  if (length === -1 && lastErrno() === constants.errno.EAGAIN) return bytes.subarray(0, 0);
+  return bytes.subarray(0, check(length, "recv"));
+}
+
+/** Where in `bytes` each message begins. */
+function messagesIn(bytes: Buffer): readonly number[] {
+  const starts: number[] = [];
+  for (let at = 0; at + headerBytes <= bytes.length;) {
     const messageBytes = bytes.readUInt32LE(at);
-    if (messageBytes < headerBytes || at + messageBytes > length) break;
-    messages.push({
-      type: bytes.readUInt16LE(at + 4),
-      body: bytes.subarray(at + headerBytes, at + messageBytes),
-    });
-    at += Math.ceil(messageBytes / 4) * 4;
+    if (messageBytes < headerBytes || at + messageBytes > bytes.length) break;
+    starts.push(at);
+    at += (messageBytes + 3) & ~3;
   }
-  return messages;
+  return starts;
 }
 
 function openDiag(): Disposable & { readonly fd: number } {
@@ -237,10 +274,10 @@ function openDiag(): Disposable & { readonly fd: number } {
 }
 
 /** A request about TCP with nothing but its family filled in. */
-function message(type: number, flags: number, family: number): Buffer {
-  const bytes = Buffer.alloc(destroyBytes);
-  bytes.writeUInt32LE(destroyBytes, 0);
-  bytes.writeUInt16LE(type, 4);
+function newRequest(type: number, flags: number, family: number): Buffer {
+  const bytes = Buffer.alloc(requestBytes);
+  bytes.writeUInt32LE(requestBytes, 0);
+  bytes.writeUInt16LE(type, typeAt);
   bytes.writeUInt16LE(NLM_F_REQUEST | flags, 6);
   bytes.writeUInt8(family, headerBytes);
   bytes.writeUInt8(IPPROTO_TCP, headerBytes + 1);
@@ -251,34 +288,39 @@ function sendAll(fd: number, bytes: Buffer): void {
   check(send(fd, bytes, bytes.length, 0), "send");
 }
 
-/** Both ends are in this machine, so both were saved and both go on. */
-function isLocal(entry: Buffer): boolean {
-  const source = addressBytes(entry, 8);
-  const target = addressBytes(entry, 24);
-  return isLoopback(source) || isLoopback(target) || source.equals(target);
+/** Loopback, or from an address to itself: both ends were saved and both go on. Or the named one. */
+function isSparedIpv4(bytes: Buffer, idAt: number, name: Buffer | undefined): boolean {
+  const sourceAt = idAt + idSourceAt;
+  const targetAt = idAt + idTargetAt;
+  if (bytes[sourceAt] === 127 || bytes[targetAt] === 127) return true;
+  if (bytes.readUInt32LE(sourceAt) === bytes.readUInt32LE(targetAt)) return true;
+  if (name === undefined || !hasPorts(bytes, idAt, name)) return false;
+  const source = bytes.subarray(sourceAt, sourceAt + 4);
+  const target = bytes.subarray(targetAt, targetAt + 4);
+  return Buffer.concat([mappedPrefix, source, mappedPrefix, target]).equals(name.subarray(4));
 }
 
-function isLoopback(address: Buffer): boolean {
-  return address.subarray(0, 13).equals(loopbackV4Prefix) || address.equals(loopbackV6);
+function isSparedIpv6(bytes: Buffer, idAt: number, name: Buffer | undefined): boolean {
+  const source = bytes.subarray(idAt + idSourceAt, idAt + idTargetAt);
+  const target = bytes.subarray(idAt + idTargetAt, idAt + idTargetAt + 16);
+  if (isLoopback(source) || isLoopback(target) || source.equals(target)) return true;
+  if (name === undefined || !hasPorts(bytes, idAt, name)) return false;
+  return Buffer.concat([source, target]).equals(name.subarray(4));
 }
 
 const mappedPrefix = Buffer.from("00000000000000000000ffff", "hex");
-const loopbackV4Prefix = Buffer.concat([mappedPrefix, Buffer.from([127])]);
-const loopbackV6 = Buffer.from("00000000000000000000000000000001", "hex");
+const mappedLoopback = Buffer.concat([mappedPrefix, Buffer.from([127])]);
+const loopback = Buffer.from("00000000000000000000000000000001", "hex");
 
-/** 16 bytes, those of IPv4 as IPv6 maps them. */
-function addressBytes(entry: Buffer, at: number): Buffer {
-  if (entry.readUInt8(0) === AF_INET6) return entry.subarray(at, at + 16);
-  return Buffer.concat([mappedPrefix, entry.subarray(at, at + 4)]);
+function isLoopback(address: Buffer): boolean {
+  return address.subarray(0, 13).equals(mappedLoopback) || address.equals(loopback);
 }
 
-function isNamed(entry: Buffer, name: Buffer | undefined): boolean {
-  if (name === undefined || entry.compare(name, 0, 4, entryIdAt, entryIdAt + 4) !== 0) return false;
-  const addresses = Buffer.concat([addressBytes(entry, 8), addressBytes(entry, 24)]);
-  return addresses.equals(name.subarray(4));
+function hasPorts(bytes: Buffer, idAt: number, name: Buffer): boolean {
+  return bytes.readUInt32LE(idAt) === name.readUInt32LE(0);
 }
 
-/** Ports as the kernel lists them, then both addresses. */
+/** Ports as the kernel lists them, then both addresses, those of IPv4 as IPv6 maps them. */
 function nameBytes(name: TcpConnectionName): Buffer {
   const ports = Buffer.alloc(4);
   ports.writeUInt16BE(name.localPort, 0);

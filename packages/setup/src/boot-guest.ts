@@ -1,11 +1,11 @@
 /** Powers on a guest from its base files and waits for its agent; sandboxes are never made this way. */
-import { randomBytes } from "node:crypto";
+import { randomBytes, randomUUID } from "node:crypto";
 import { GuestLink } from "@torpor/guest";
 import { createNetwork, defaultNetworkKind } from "@torpor/network";
 import { type InitRequest, entropyBytes, guestAddressing, guestMac } from "@torpor/protocol";
 import { Deadline, TorporError } from "@torpor/std";
 import type { DiskLayer, Vm, VmmDriver, VmmIdentity } from "@torpor/vmm";
-import { emulatedKernelArgument } from "./guest-files.ts";
+import { emulatedKernelArgument, guestHostName } from "./guest-files.ts";
 import { guestUserName } from "./rootfs.ts";
 
 export const baseMachine = { vcpuCount: 1, memoryMiB: 512 } as const;
@@ -96,7 +96,12 @@ export function kernelArgumentsOf(identity: VmmIdentity): string {
 function firstInit(name: string): InitRequest {
   return {
     reason: "create",
-    machine: null,
+    // No sandbox keeps it; but what taking it on once has warmed up is in the template.
+    machine: {
+      hostname: guestHostName,
+      machineId: randomBytes(16).toString("hex"),
+      bootId: randomUUID(),
+    },
     suspendedMs: 0,
     generation: bootGeneration,
     entropy: randomBytes(entropyBytes).toString("base64"),

@@ -46,7 +46,7 @@ import type { VmmCopy } from "./vmm-copy.ts";
 
 export const baseTemplateName = "base";
 /** Raise it when the way a template is booted or warmed up changes but none of its inputs does. */
-const recipe = 2;
+const recipe = 3;
 const copyBudgetMs = 5 * 60_000;
 const bootBudgetMs = 3 * 60_000;
 const initBudgetMs = 60_000;
