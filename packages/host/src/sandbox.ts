@@ -37,7 +37,8 @@ import type { SaveContext } from "./steps/save.ts";
 import { type WakeContext, claimSteps, spareSteps, wakeSteps, wokenRun } from "./steps/wake.ts";
 
 const endBudgetMs = 15_000;
-const goOnBudgetMs = 5_000;
+/** The guest answers a cancel once its hooks have run. */
+const goOnBudgetMs = 20_000;
 const guestUser = "user";
 /** LIMIT: of what a VM that ended by itself said last, as far as its record keeps it. */
 const lastLinesMax = 20;

@@ -28,7 +28,8 @@ import type { SandboxRun } from "./run.ts";
 const snapshotOverheadBytes = 8 * 1024 * 1024;
 /** LIMIT: of the layers below a new one; a longer chain, which no fold has shortened yet, begins anew. */
 const memoryLayersMax = 16;
-const undoBudgetMs = 10_000;
+/** The guest answers a cancel once its hooks have run. */
+const undoBudgetMs = 20_000;
 
 export interface SaveContext {
   readonly snapshotId: string;

@@ -87,7 +87,7 @@ export const wakeSteps: readonly Step<WakeContext>[] = [
   { name: "release vCPUs", budgetMs: 5_000, run: releaseVcpus },
   { name: "read ahead", budgetMs: 5_000, run: readAheadMemory },
   { name: "wait until ready", budgetMs: 30_000, run: waitUntilReady },
-  { name: "init", budgetMs: 30_000, run: initGuest },
+  { name: "init", budgetMs: 40_000, run: initGuest },
 ];
 
 const beforeInit = wakeSteps.slice(0, -1);
