@@ -13,6 +13,7 @@ import {
   type SnapshotManifest,
   type SnapshotStore,
   type TemplateManifest,
+  assertFreeSpace,
   digestChunks,
   foldDiskLayers,
   layerBytes,
@@ -91,6 +92,8 @@ export class Upkeep {
     const memoryFrom = before.memory.kind === "layers" ? planMemory(before.memory) : undefined;
     const diskFrom = planFold(before.disk.map(({ digest }) => digest.bytes))?.first;
     if (memoryFrom === undefined && diskFrom === undefined) return;
+    // Both the old and the new are there for a while.
+    await assertFreeSpace(store.path, totalOf(before));
     const foldedId = newSnapshotId();
     const foldedDisk = newDiskLayerId();
     undo.use(store.keep(foldedId, foldedDisk));
@@ -153,6 +156,12 @@ export class Upkeep {
 }
 
 type LayeredMemory = Extract<SavedMemory, { kind: "layers" }>;
+
+function totalOf({ memory, disk }: SnapshotManifest): number {
+  const memoryBytes =
+    memory.kind === "layers" ? memory.layers.map((one) => layerBytes(one.digest)) : [];
+  return [...memoryBytes, ...disk.map(({ digest }) => digest.bytes)].reduce((a, b) => a + b, 0);
+}
 
 function planMemory({ layers }: LayeredMemory): number | undefined {
   return planFold(layers.map(({ digest }) => layerBytes(digest)))?.first;

@@ -31,6 +31,7 @@ const healthy: DoctorFacts = {
     { key: "02", version: "9.2.0", isUsed: false, problem: damaged },
   ],
   templates: ["base"],
+  templateStates: [],
 };
 
 test("judge() passes a healthy machine, without a fix to read", () => {

@@ -23,6 +23,7 @@ import { type AcceleratorVerdict, knownAccelerator } from "./accelerator.ts";
 import { type OsRelease, loadOsRelease } from "./apt.ts";
 import { installCommand, loadInstalledPackages, missingPackages } from "./debian-packages.ts";
 import { removeTree } from "./layers.ts";
+import { type TemplateState, inspectTemplates } from "./template-check.ts";
 import { type VmmCopyState, inspectVmmCopies } from "./vmm-copies.ts";
 
 export interface Check {
@@ -69,7 +70,9 @@ export interface DoctorFacts {
   readonly stateDir: string;
   readonly layers: readonly string[];
   readonly vmmCopies: readonly VmmCopyState[];
+  /** Names. */
   readonly templates: readonly string[];
+  readonly templateStates: readonly TemplateState[];
 }
 
 const neededNamespaces: readonly string[] = ["net", "mnt", "pid"];
@@ -201,7 +204,18 @@ function judgeState(facts: DoctorFacts): readonly Check[] {
       facts.templates.length > 0 ? facts.templates.join(", ") : "none",
       "Run `torpor up`: it makes the base template.",
     ),
+    judgeTemplateFiles(facts.templateStates),
   ];
+}
+
+function judgeTemplateFiles(states: readonly TemplateState[]): Check {
+  const damaged = states.find(({ problem }) => problem !== undefined);
+  return check(
+    "template files",
+    damaged === undefined,
+    damaged?.problem?.rawMessage ?? `${states.length} as they were made`,
+    "Delete the template's folder and run `torpor up`; its sandboxes need a copy of the old one.",
+  );
 }
 
 /** One that no template needs may be damaged: nothing will run it. */
@@ -254,6 +268,7 @@ export async function gatherFacts(options: DoctorOptions): Promise<DoctorFacts> 
     layers: await readdir(cacheDir).catch(() => []),
     vmmCopies: await inspectVmmCopies(cacheDir),
     templates: (await options.listTemplates?.()) ?? [],
+    templateStates: await inspectTemplates(cacheDir),
   };
 }
 

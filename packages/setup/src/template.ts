@@ -18,6 +18,7 @@ import { type GuestLink, processClient } from "@torpor/guest";
 import { type InitRequest, guestMac } from "@torpor/protocol";
 import { Deadline, type ErrorCode, TorporError, runCommand } from "@torpor/std";
 import {
+  type SavedMachine,
   type StagedTemplate,
   type Template,
   TemplateStore,
@@ -46,7 +47,7 @@ import type { VmmCopy } from "./vmm-copy.ts";
 
 export const baseTemplateName = "base";
 /** Raise it when the way a template is booted or warmed up changes but none of its inputs does. */
-const recipe = 3;
+const recipe = 4;
 const copyBudgetMs = 5 * 60_000;
 const bootBudgetMs = 3 * 60_000;
 const initBudgetMs = 60_000;
@@ -165,18 +166,25 @@ async function buildTemplate(build: Build): Promise<void> {
   build.report(0.9, "saving it");
   await saveVm(vm, link, staged);
   await staged.publish({
-    format: "torpor-template-2",
+    format: "torpor-template-3",
     templateId: build.templateId,
     name: baseTemplateName,
     createdAtMs: Date.now(),
     identity: build.identity,
     vmmCopy: build.vmm.key,
-    machine: { ...baseMachine, kernelArguments: kernelArgumentsOf(build.identity), guestMac },
+    machine: savedMachine(build, staged),
     diskBytes: build.base.diskBytes,
     deviceState: await digestChunks(staged.files.deviceStatePath),
     hostKey: init.hostKey,
     generation: bootGeneration,
   });
+}
+
+function savedMachine({ driver, identity }: Build, { files }: StagedTemplate): SavedMachine {
+  const { kernelPath, initramfsPath } = files;
+  const machine = { ...baseMachine, kernelArguments: kernelArgumentsOf(identity), guestMac };
+  const guestVisible = driver.guestVisible({ ...machine, kernelPath, initramfsPath });
+  return { ...machine, guestVisible };
 }
 
 async function copyBaseFiles(base: BaseImage, { files }: StagedTemplate): Promise<void> {

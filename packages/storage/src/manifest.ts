@@ -24,6 +24,8 @@ export interface SavedIdentity {
 }
 
 export interface SavedMachine {
+  /** What the guest sees of it, in the VMM's own words; compared before a load. */
+  readonly guestVisible: readonly string[];
   readonly vcpuCount: number;
   readonly memoryMiB: number;
   readonly kernelArguments: string;
@@ -31,7 +33,7 @@ export interface SavedMachine {
 }
 
 export interface TemplateManifest {
-  readonly format: "torpor-template-2";
+  readonly format: "torpor-template-3";
   readonly templateId: string;
   readonly name: string;
   readonly createdAtMs: number;
@@ -98,7 +100,7 @@ export async function writeManifest(
 
 /** @throws template.missing when there is none, snapshot.corrupt or snapshot.incompatible. */
 export function readTemplateManifest(folder: string): Promise<TemplateManifest> {
-  return readManifest<TemplateManifest>(folder, "torpor-template-2");
+  return readManifest<TemplateManifest>(folder, "torpor-template-3");
 }
 
 /** @throws snapshot.corrupt or snapshot.incompatible. */
@@ -131,7 +133,7 @@ async function readText(path: string, format: string): Promise<string> {
     return await readFile(path, "utf8");
   } catch (cause) {
     // A template may well not be there; a snapshot is only looked for where one was published.
-    const missing = format === "torpor-template-2" ? "template.missing" : "snapshot.corrupt";
+    const missing = format === "torpor-template-3" ? "template.missing" : "snapshot.corrupt";
     const code = systemCode(cause) === "ENOENT" ? missing : "storage.failed";
     throw new TorporError(code, `${path} cannot be read`, { cause });
   }

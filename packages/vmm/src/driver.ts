@@ -148,6 +148,8 @@ export interface Vm {
 
 export interface VmmDriver {
   identity(): Promise<VmmIdentity>;
+  /** Everything about a machine that its guest can see, as this driver would make it. */
+  guestVisible(machine: MachineShape): readonly string[];
   /** Powers on; memory is written to `memoryPath`, which is created. */
   boot(spec: VmSpec, deadline: Deadline): Promise<Vm>;
   /** Starts over an existing memory image with the vCPUs held and no device state yet. */

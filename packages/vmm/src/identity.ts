@@ -20,6 +20,16 @@ export async function cpuFingerprint(): Promise<string> {
   return createHash("sha256").update(fields.join("\n")).digest("hex");
 }
 
+/** @throws snapshot.incompatible when the guest would wake in another machine than it was saved in. */
+export function assertSameMachine(saved: readonly string[], here: readonly string[]): void {
+  if (saved.join(" ") === here.join(" ")) return;
+  throw new TorporError(
+    "snapshot.incompatible",
+    `the machine was "${saved.join(" ")}", this version makes "${here.join(" ")}"`,
+    { advice: "Resume it with the version of Torpor that saved it." },
+  );
+}
+
 /** @throws snapshot.incompatible naming every difference. */
 export function assertLoadable(saved: VmmIdentity, here: VmmIdentity): void {
   const differences: string[] = [];

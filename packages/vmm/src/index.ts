@@ -13,7 +13,7 @@ export type {
   VmmDriver,
   VmmIdentity,
 } from "./driver.ts";
-export { assertLoadable } from "./identity.ts";
+export { assertLoadable, assertSameMachine } from "./identity.ts";
 export { runFiles } from "./qemu/command-line.ts";
 export {
   type CopiedFile,

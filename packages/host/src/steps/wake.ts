@@ -42,7 +42,13 @@ import {
   createOverlay,
   verifyChunks,
 } from "@torpor/storage";
-import { type DiskLayer, type Vm, type VmmDriver, assertLoadable } from "@torpor/vmm";
+import {
+  type DiskLayer,
+  type Vm,
+  type VmmDriver,
+  assertLoadable,
+  assertSameMachine,
+} from "@torpor/vmm";
 import type { SandboxRun } from "./run.ts";
 
 /** LIMIT: a new layer and its metadata; what the guest writes later is its own affair. */
@@ -117,6 +123,10 @@ async function checkSources(context: WakeContext): Promise<void> {
   const { template, snapshot, store } = context;
   await assertFreeSpace(store.path, newRunBytes);
   const identity = await context.driver.identity();
+  const { guestVisible, ...machine } = template.manifest.machine;
+  const { kernelPath, initramfsPath } = template;
+  const shape = { ...machine, kernelPath, initramfsPath };
+  assertSameMachine(guestVisible, context.driver.guestVisible(shape));
   if (snapshot === undefined) {
     assertLoadable(template.manifest.identity, identity);
     await verifyChunks(template.deviceStatePath, template.manifest.deviceState);

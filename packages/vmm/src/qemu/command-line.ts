@@ -8,7 +8,7 @@
  */
 import { basename, join } from "node:path";
 import type { JsonObject } from "@torpor/std";
-import type { Accelerator, DiskLayer, NetworkAttachment, VmSpec } from "../driver.ts";
+import type { Accelerator, DiskLayer, MachineShape, NetworkAttachment, VmSpec } from "../driver.ts";
 
 /** LIMIT: TCG keeps translated code; a sandbox rarely needs more, and every sandbox pays for it. */
 const tcgCodeCacheMiB = 128;
@@ -29,17 +29,12 @@ export function commandLine(
   mode: StartMode,
 ): readonly string[] {
   const { machine } = spec;
+  const guestVisible = machineArguments(machine, accelerator);
   return [
     ["-name", `torpor-${spec.name}`],
-    ["-nodefaults", "-no-user-config", "-no-reboot"],
     ["-display", "none"],
-    // No description of the saved fields: `xen-save-devices-state` writes none, and QEMU 10.0 fails an
-    // assertion when it saves again after such a load.
-    ["-machine", "microvm,rtc=on,memory-backend=ram,suppress-vmdesc=on"],
     ["-accel", accelerator === "kvm" ? "kvm" : emulation(machine.vcpuCount)],
-    ["-cpu", accelerator === "kvm" ? "host,migratable=on" : "max"],
-    ["-smp", String(machine.vcpuCount)],
-    ["-m", `${machine.memoryMiB}M`],
+    guestVisible.machine,
     ["-object", memoryBackend(spec, mode)],
     ["-kernel", machine.kernelPath],
     ["-initrd", machine.initramfsPath],
@@ -48,19 +43,43 @@ export function commandLine(
       "-blockdev",
       JSON.stringify(blockNode(layer, index, index === spec.disk.length - 1)),
     ]),
-    ["-device", "virtio-blk-device,drive=disk"],
     ["-netdev", networkBackend(spec.network)],
-    ["-device", `virtio-net-device,netdev=net,mac=${machine.guestMac}`],
     [
       "-chardev",
       `file,id=console,append=on,path=${escaped(join(spec.runFolder, runFiles.console))}`,
     ],
-    ["-serial", "chardev:console"],
+    guestVisible.devices,
     ["-qmp", `unix:${escaped(join(spec.runFolder, runFiles.control))},server=on,wait=off`],
     // QEMU starts no program and gains no privilege once it runs.
     ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"],
     mode === "restore" ? restoreArguments : [],
   ].flat();
+}
+
+/**
+ * What the guest can see, in order: saved device state loads only into the very same. The parts stand
+ * apart because devices name the backends that come before them.
+ */
+export function machineArguments(
+  machine: MachineShape,
+  accelerator: Accelerator,
+): { readonly machine: readonly string[]; readonly devices: readonly string[] } {
+  return {
+    machine: [
+      ["-nodefaults", "-no-user-config", "-no-reboot"],
+      // No description of the saved fields: `xen-save-devices-state` writes none, and QEMU 10.0 fails an
+      // assertion when it saves again after such a load.
+      ["-machine", "microvm,rtc=on,memory-backend=ram,suppress-vmdesc=on"],
+      ["-cpu", accelerator === "kvm" ? "host,migratable=on" : "max"],
+      ["-smp", String(machine.vcpuCount)],
+      ["-m", `${machine.memoryMiB}M`],
+    ].flat(),
+    devices: [
+      ["-device", "virtio-blk-device,drive=disk"],
+      ["-device", `virtio-net-device,netdev=net,mac=${machine.guestMac}`],
+      ["-serial", "chardev:console"],
+    ].flat(),
+  };
 }
 
 /** One vCPU needs no atomic instructions between emulated CPUs: measured, a wake is a tenth faster. */

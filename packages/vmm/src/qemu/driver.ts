@@ -9,6 +9,7 @@ import { measureTscKhz } from "@torpor/native";
 import { Deadline, TorporError, ignoreFailure, runCommand } from "@torpor/std";
 import type {
   Accelerator,
+  MachineShape,
   Vm,
   VmHandle,
   VmProcess,
@@ -17,7 +18,7 @@ import type {
   VmmIdentity,
 } from "../driver.ts";
 import { cpuFingerprint } from "../identity.ts";
-import { type StartMode, commandLine, runFiles } from "./command-line.ts";
+import { type StartMode, commandLine, machineArguments, runFiles } from "./command-line.ts";
 import { endProcess, findProcesses, isAlive, readExit, startProcess } from "./process.ts";
 import { type QemuProgram, installedQemu } from "./program.ts";
 import { QmpClient } from "./qmp.ts";
@@ -48,6 +49,11 @@ export class QemuDriver implements VmmDriver {
       throw cause;
     });
     return this.#identity;
+  }
+
+  guestVisible(machine: MachineShape): readonly string[] {
+    const parts = machineArguments(machine, this.#accelerator);
+    return [...parts.machine, ...parts.devices];
   }
 
   boot(spec: VmSpec, deadline: Deadline): Promise<Vm> {

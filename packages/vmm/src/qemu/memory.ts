@@ -4,7 +4,7 @@
  * A restored VM maps the memory image privately, so the pages it wrote are exactly the ones that are
  * the process's own. Reading and writing go through /proc/PID/mem at the address of that mapping.
  */
-import { closeSync, openSync, readFileSync, readSync, writeSync } from "node:fs";
+import { closeSync, openSync, readFileSync, realpathSync, readSync, writeSync } from "node:fs";
 import { ownPages } from "@torpor/native";
 import { TorporError, systemCode } from "@torpor/std";
 import type { GuestMemory, MemoryRange, VmHandle } from "../driver.ts";
@@ -74,8 +74,10 @@ function assertWhole(movedBytes: number, wantedBytes: number): void {
 
 /** Each line of /proc/PID/maps is "start-end perms offset device inode path" (proc(5)). */
 function findMapping(pid: number, path: string, sizeBytes: number): number {
+  // The kernel writes where a file is, not by which symbolic links it was reached.
+  const mapped = realpathSync(path);
   for (const line of readFileSync(`/proc/${pid}/maps`, "utf8").split("\n")) {
-    if (!line.endsWith(` ${path}`)) continue;
+    if (!line.endsWith(` ${mapped}`)) continue;
     const [start = 0, end = 0] = (line.split(" ")[0] ?? "")
       .split("-")
       .map((address) => Number.parseInt(address, 16));

@@ -1,0 +1,33 @@
+/**
+ * Checksums of the large files of a folder, in a file beside them: too many for a manifest that is read
+ * with every use.
+ */
+import { readFile, writeFile } from "node:fs/promises";
+import { basename, join } from "node:path";
+import { TorporError, parseJson } from "@torpor/std";
+import { type ChunkDigest, digestChunks, verifyChunks } from "./chunk-digest.ts";
+
+const checksumsName = "checksums.json";
+
+/** Not flushed: it becomes durable with the folder it is published in. */
+export async function writeChecksums(folder: string, paths: readonly string[]): Promise<void> {
+  const digests: Record<string, ChunkDigest> = {};
+  for (const path of paths) digests[basename(path)] = await digestChunks(path);
+  await writeFile(join(folder, checksumsName), JSON.stringify(digests), { mode: 0o400 });
+}
+
+/** @throws snapshot.corrupt naming the first file that is missing or not as it was. */
+export async function verifyChecksums(folder: string): Promise<void> {
+  const path = join(folder, checksumsName);
+  const digests = await readChecksums(path).catch((cause: unknown) => {
+    throw new TorporError("snapshot.corrupt", `${path} cannot be read`, { cause });
+  });
+  for (const [name, digest] of Object.entries(digests)) {
+    await verifyChunks(join(folder, name), digest);
+  }
+}
+
+/** Ours: `writeChecksums` wrote it, and a change of it shows as a file that does not match. */
+async function readChecksums(path: string): Promise<Readonly<Record<string, ChunkDigest>>> {
+  return parseJson(await readFile(path, "utf8"), path) as Record<string, ChunkDigest>;
+}
