@@ -4,6 +4,7 @@
  *     npm test                     everything
  *     npm test -- unit             tests beside the code and of the repository
  *     npm test -- vm               tests on real VMs
+ *     npm test -- long             tests on real VMs that take long, which no other selection runs
  *     npm test -- packages/std     files whose path starts so
  *
  * Unit tests run two files at a time; tests on VMs one by one, because two emulated guests on two
@@ -31,10 +32,12 @@ interface Counts {
 const selection = process.argv.slice(2);
 const unitFiles = await find(["packages/*/src/**/*.test.ts", "test/repository/*.test.ts"]);
 const vmFiles = await find(["test/vm/*.test.ts"]);
+const longFiles = await find(["test/long/*.test.ts"]);
 const counts: Counts = { passed: 0, failed: 0, skipped: 0 };
 
 const unit = selected(unitFiles, "unit");
-const vm = selected(vmFiles, "vm");
+const long = selection.length === 0 ? [] : selected(longFiles, "long");
+const vm = [...selected(vmFiles, "vm"), ...long];
 const runVm = vm.length > 0 && (await isSetUp());
 if (unit.length > 0) await runFiles(unit, Math.min(2, availableParallelism()));
 if (runVm) await runFiles(vm, 1);

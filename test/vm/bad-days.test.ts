@@ -7,7 +7,7 @@
  */
 import assert from "node:assert/strict";
 import { once } from "node:events";
-import { mkdtemp, open, rename, rm, statfs, writeFile } from "node:fs/promises";
+import { mkdtemp, open, readFile, rename, rm, statfs, writeFile } from "node:fs/promises";
 import { type AddressInfo, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -250,6 +250,10 @@ test("bad days end well", async (t) => {
       await rename(manifest, `${manifest}.away`);
       await assert.rejects(sandbox.resume(), failsWith("snapshot.corrupt", "none"));
       await rename(`${manifest}.away`, manifest);
+      const whole = await readFile(manifest);
+      await writeFile(manifest, whole.subarray(0, whole.length / 2));
+      await assert.rejects(sandbox.resume(), failsWith("snapshot.corrupt", "none"));
+      await writeFile(manifest, whole);
       await sandbox.resume();
       await witness.confirm(sandbox);
     },

@@ -57,7 +57,7 @@ export const checkpointSteps: readonly Step<CheckpointContext>[] = [
   { name: "open layers", budgetMs: 10_000, run: openLayersBelow },
   { name: "make disk layer", budgetMs: 5_000, run: makeDiskLayer },
   { name: "close idle", budgetMs: 1_000, run: closeIdle },
-  { name: "prepare", budgetMs: 40_000, run: prepareGuest("checkpoint") },
+  { name: "prepare", budgetMs: 30_000, run: prepareGuest("checkpoint") },
   { name: "hold vCPUs", budgetMs: 5_000, run: holdVcpus },
   { name: "add disk layer", budgetMs: 30_000, run: addDiskLayer },
   { name: "save device state", budgetMs: 120_000, run: saveDeviceState },

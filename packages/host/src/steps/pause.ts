@@ -41,7 +41,7 @@ export const pauseSteps: readonly Step<SaveContext>[] = [
   { name: "stage", budgetMs: 5_000, run: stage },
   { name: "open layers", budgetMs: 10_000, run: openLayersBelow },
   { name: "close idle", budgetMs: 1_000, run: closeIdle },
-  { name: "prepare", budgetMs: 40_000, run: prepareGuest("pause") },
+  { name: "prepare", budgetMs: 30_000, run: prepareGuest("pause") },
   { name: "hold vCPUs", budgetMs: 5_000, run: holdVcpus },
   { name: "flush disk", budgetMs: 30_000, run: flushDisk },
   { name: "save device state", budgetMs: 120_000, run: saveDeviceState },

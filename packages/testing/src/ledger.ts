@@ -1,0 +1,92 @@
+/**
+ * A program inside a sandbox whose memory and file change in ways that cannot be guessed, and which
+ * tells their checksums: what a sleep must bring back byte for byte. Some of the pages it changes
+ * become zero, which is where a snapshot that guesses goes wrong.
+ */
+import assert from "node:assert/strict";
+import type { TestSandbox } from "./test-sandbox.ts";
+
+const port = 8003;
+
+/** Reads of the file come from the disk and not from the page cache. */
+function program(heldMiB: number): string {
+  return `
+import hashlib, mmap, os, random, socket
+size = ${heldMiB} << 20
+memory = mmap.mmap(-1, size)
+path = "/home/user/ledger"
+with open(path, "wb") as file:
+    file.truncate(size)
+def digest():
+    os.sync()
+    with open("/proc/sys/vm/drop_caches", "w") as drop:
+        drop.write("3")
+    disk = hashlib.sha256()
+    with open(path, "rb", buffering=0) as file:
+        while part := file.read(65536):
+            disk.update(part)
+    return hashlib.sha256(memory).hexdigest() + " " + disk.hexdigest()
+def pages(count):
+    return random.sample(range(size // 4096), min(count, size // 4096))
+def change():
+    for page in pages(256):
+        memory[page * 4096:(page + 1) * 4096] = os.urandom(4096)
+    for page in pages(256):
+        memory[page * 4096:(page + 1) * 4096] = bytes(4096)
+    with open(path, "r+b") as file:
+        for page in pages(32):
+            file.seek(page * 4096)
+            file.write(os.urandom(4096))
+        for page in pages(16):
+            file.seek(page * 4096)
+            file.write(bytes(4096))
+server = socket.create_server(("0.0.0.0", ${port}))
+print("ready", flush=True)
+while True:
+    client, _ = server.accept()
+    with client:
+        try:
+            verb = client.recv(65536).split(b" ")[1].decode()[1:]
+            body = str({"digest": digest, "change": change}[verb]())
+            client.sendall(
+                ("HTTP/1.1 200 OK\\r\\nConnection: close\\r\\nContent-Length: %d\\r\\n\\r\\n%s"
+                 % (len(body), body)).encode())
+        except OSError:
+            pass
+`;
+}
+
+export class Ledger {
+  /** Of memory and file, as they were told last. */
+  #digest: string;
+
+  private constructor(digest: string) {
+    this.#digest = digest;
+  }
+
+  static async start(sandbox: TestSandbox, heldMiB = 8): Promise<Ledger> {
+    // As root, because it drops the page cache.
+    using process = await sandbox.start(["python3", "-c", program(heldMiB)], { user: "root" });
+    assert.equal(await process.readLine(), "ready");
+    return new Ledger(await tell(sandbox, "digest"));
+  }
+
+  /** Changes memory and file. */
+  async change(sandbox: TestSandbox): Promise<void> {
+    await tell(sandbox, "change");
+    const digest = await tell(sandbox, "digest");
+    assert.notEqual(digest, this.#digest);
+    this.#digest = digest;
+  }
+
+  /** Asserts that both are as they were told last. */
+  async confirm(sandbox: TestSandbox): Promise<void> {
+    assert.equal(await tell(sandbox, "digest"), this.#digest);
+  }
+}
+
+async function tell(sandbox: TestSandbox, verb: string): Promise<string> {
+  const { status, text } = await sandbox.request(port, "GET", `/${verb}`);
+  assert.equal(status, 200, text);
+  return text;
+}
