@@ -13,11 +13,19 @@ export class CapturedMemory implements ReadableMemory {
   readonly sizeBytes: number;
   readonly #captured: readonly CapturedRange[];
 
-  /** Copies `ranges`, ascending, of `memory`. */
-  constructor(memory: ReadableMemory, ranges: readonly ByteRange[]) {
+  /**
+   * Copies `ranges`, ascending, of `memory`.
+   * @param room Where to, if it is enough: memory that has been touched is filled twice as fast.
+   */
+  constructor(memory: ReadableMemory, ranges: readonly ByteRange[], room?: Buffer) {
     this.sizeBytes = memory.sizeBytes;
+    const bytes = totalBytes(ranges);
+    const into = room !== undefined && room.length >= bytes ? room : Buffer.allocUnsafe(bytes);
+    let filledBytes = 0;
     this.#captured = ranges.map((range) => {
-      const content = Buffer.allocUnsafe(range.endBytes - range.startBytes);
+      const length = range.endBytes - range.startBytes;
+      const content = into.subarray(filledBytes, filledBytes + length);
+      filledBytes += length;
       memory.read(range.startBytes, content);
       return { ...range, content };
     });

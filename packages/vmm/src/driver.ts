@@ -136,8 +136,12 @@ export interface Vm {
   loadDeviceState(path: string, deadline: Deadline): Promise<void>;
   /** Everything the guest wrote to its disk is in the top layer's file and flushed. */
   flushDisk(deadline: Deadline): Promise<void>;
-  /** From here on the guest writes into this empty layer; the one before is sealed. */
+  /** Makes an empty layer known, so that the next call takes no time. Nothing uses it yet. */
+  openDiskLayer(layer: DiskLayer, deadline: Deadline): Promise<void>;
+  /** From here on the guest writes into the layer opened last; the one before is sealed. */
   addDiskLayer(layer: DiskLayer, deadline: Deadline): Promise<void>;
+  /** Undoes `openDiskLayer` for a layer that was not added. Safe to repeat. */
+  closeDiskLayer(layer: DiskLayer, deadline: Deadline): Promise<void>;
   /** Ends the process and waits for it. Safe to repeat. */
   end(deadline: Deadline): Promise<void>;
   /** Lets go of the process, which runs on; `adopt` reaches it again. `exited` never settles then. */

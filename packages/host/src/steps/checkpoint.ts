@@ -6,7 +6,8 @@
  *   1. check space
  *   2. stage            a folder to write the snapshot into                  undo: remove it
  *   3. open layers      the snapshot before, which this one stands upon      undo: close them
- *   4. make disk layer  empty, for what the guest writes from now on; the record names it
+ *   4. make disk layer  empty, for what the guest writes from now on; the record names it, and the VMM
+ *                       opens it                                             undo: close it
  *   5. close idle       the host's own idle connections to the agent
  *   6. prepare          hooks, no new work, user processes frozen            undo: cancel
  *   7. hold vCPUs       the instant of the snapshot                          undo: release
@@ -22,9 +23,9 @@
  * outside. A failure leaves the sandbox running. An extra disk layer that stays behind changes nothing:
  * empty, it reads as the one below it.
  */
-import type { Deadline, Step } from "@torpor/std";
-import { assert } from "@torpor/std";
+import { Deadline, type Step, assert } from "@torpor/std";
 import { CapturedMemory, createOverlay, totalBytes } from "@torpor/storage";
+import type { DiskLayer } from "@torpor/vmm";
 import {
   type SaveContext,
   checkSpace,
@@ -42,12 +43,15 @@ import {
 
 /** LIMIT: of the copy in the daemon's memory; a guest that changed more waits until it is written. */
 const capturedBytesMax = 256 * 1024 * 1024;
+const undoBudgetMs = 10_000;
 
 export interface CheckpointContext extends SaveContext {
   readonly newDiskLayer: string;
   readonly diskBytes: number;
   /** Stores that the sandbox has the new layer, before the VM does. */
   readonly recordDiskLayer: () => Promise<void>;
+  /** Memory for the copy, made while the guest still runs. */
+  room?: Buffer;
   captured?: CapturedMemory;
 }
 
@@ -68,16 +72,34 @@ export const checkpointSteps: readonly Step<CheckpointContext>[] = [
   { name: "publish", budgetMs: 60_000, commit: true, run: publish },
 ];
 
-async function makeDiskLayer(context: CheckpointContext): Promise<void> {
-  const { store, newDiskLayer, diskBytes, recordDiskLayer } = context;
+async function makeDiskLayer(
+  context: CheckpointContext,
+  deadline: Deadline,
+  undo: AsyncDisposableStack,
+): Promise<void> {
+  const { store, run, newDiskLayer, diskBytes, recordDiskLayer } = context;
   await createOverlay(store.diskPath(newDiskLayer), diskBytes);
   await recordDiskLayer();
+  undo.defer(() =>
+    run.vm.closeDiskLayer(layerOf(context), Deadline.after(undoBudgetMs, "closing a disk layer")),
+  );
+  await run.vm.openDiskLayer(layerOf(context), deadline);
+  context.room = Buffer.alloc(roomFor(context));
+}
+
+function layerOf({ store, newDiskLayer }: CheckpointContext): DiskLayer {
+  return { path: store.diskPath(newDiskLayer), format: "qcow2" };
+}
+
+/** A little more than the guest may have changed by now: it still runs. */
+function roomFor({ run }: CheckpointContext): number {
+  const bytes = totalBytes(run.vm.memory.ownRanges());
+  return Math.min(capturedBytesMax, bytes + bytes / 4);
 }
 
 async function addDiskLayer(context: CheckpointContext, deadline: Deadline): Promise<void> {
   await flushDisk(context, deadline);
-  const { run, store, newDiskLayer } = context;
-  await run.vm.addDiskLayer({ path: store.diskPath(newDiskLayer), format: "qcow2" }, deadline);
+  await context.run.vm.addDiskLayer(layerOf(context), deadline);
 }
 
 async function captureMemory(context: CheckpointContext): Promise<void> {
@@ -86,7 +108,7 @@ async function captureMemory(context: CheckpointContext): Promise<void> {
   assert(below !== undefined, "the layers below are opened first");
   const ranges = below.rangesToCompare(run.vm.memory);
   if (totalBytes(ranges) > capturedBytesMax) await saveMemory(context);
-  else context.captured = new CapturedMemory(run.vm.memory, ranges);
+  else context.captured = new CapturedMemory(run.vm.memory, ranges, context.room);
 }
 
 async function releaseVcpus({ run }: CheckpointContext, deadline: Deadline): Promise<void> {

@@ -91,15 +91,26 @@ export class QemuVm implements Vm {
     if (printed !== "") throw new TorporError("storage.failed", `flushing the disk: ${printed}`);
   }
 
+  async openDiskLayer({ path }: DiskLayer, deadline: Deadline): Promise<void> {
+    await this.#qmp.execute("blockdev-add", overlayNode(path), deadline);
+  }
+
   async addDiskLayer({ path }: DiskLayer, deadline: Deadline): Promise<void> {
-    const below = await this.#topNode(deadline);
-    const node = overlayNode(path);
-    await this.#qmp.execute("blockdev-add", node, deadline);
-    await this.#qmp.execute(
-      "blockdev-snapshot",
-      { node: below, overlay: node["node-name"] },
-      deadline,
+    const overlay = overlayNode(path)["node-name"];
+    const node = await this.#topNode(deadline);
+    // A repeat: the layer is there already.
+    if (node === overlay) return;
+    await this.#qmp.execute("blockdev-snapshot", { node, overlay }, deadline);
+  }
+
+  async closeDiskLayer({ path }: DiskLayer, deadline: Deadline): Promise<void> {
+    const name = overlayNode(path)["node-name"];
+    const known = await this.#qmp.execute("query-named-block-nodes", { flat: true }, deadline);
+    const nodes = (Array.isArray(known) ? (known as unknown[]) : []).map(
+      (node) => parseObject(node, "node")["node-name"],
     );
+    if (!nodes.includes(name) || (await this.#topNode(deadline)) === name) return;
+    await this.#qmp.execute("blockdev-del", { "node-name": name }, deadline);
   }
 
   async isStalled(deadline: Deadline): Promise<boolean> {
