@@ -304,8 +304,15 @@ export class Sandbox {
     if (context.snapshot !== undefined) {
       holds.use(this.#host.store.keep(context.snapshot.snapshotId));
     }
-    const timings = await runSteps(wakeSteps, context, this.#options(verb));
-    return await this.#goOn(context, timings);
+    const first = { ...context };
+    try {
+      return await this.#goOn(first, await runSteps(wakeSteps, first, this.#options(verb)));
+    } catch (cause) {
+      if (first.guestRan === true || !isVmmTrouble(cause)) throw cause;
+      this.#log.warn("the VMM did not load the guest; trying once more", { cause });
+    }
+    const second = { ...context };
+    return await this.#goOn(second, await runSteps(wakeSteps, second, this.#options(verb)));
   }
 
   /**
@@ -658,6 +665,11 @@ export class Sandbox {
     });
     return result;
   }
+}
+
+/** What a VMM process of its own may do better. */
+function isVmmTrouble(cause: unknown): boolean {
+  return TorporError.is(cause) && ["deadline.exceeded", "vmm.exited"].includes(cause.code);
 }
 
 function linesOf(text: string): readonly string[] {

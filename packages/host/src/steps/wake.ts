@@ -54,6 +54,8 @@ import type { SandboxRun } from "./run.ts";
 /** LIMIT: a new layer and its metadata; what the guest writes later is its own affair. */
 const newRunBytes = 16 * 1024 * 1024;
 const endBudgetMs = 10_000;
+/** Some 13 KiB that take 10 ms; a whole save has the step's own budget. */
+const devicesBudgetMs = 15_000;
 
 export interface WakeContext {
   readonly sandboxId: string;
@@ -80,6 +82,8 @@ export interface WakeContext {
   vm?: Vm;
   link?: GuestLink;
   randomHash?: string;
+  /** Whether the guest may have run an instruction: up to there a wake can be repeated. */
+  guestRan?: boolean;
 }
 
 export const wakeSteps: readonly Step<WakeContext>[] = [
@@ -232,7 +236,10 @@ async function loadMemory(context: WakeContext): Promise<void> {
 }
 
 async function loadDeviceState(context: WakeContext, deadline: Deadline): Promise<void> {
-  await context.vm?.loadDeviceState(deviceStatePath(context), deadline);
+  const holdsMemory = context.snapshot?.memory.kind === "whole";
+  const budgetMs = holdsMemory ? deadline.remainingMs() : devicesBudgetMs;
+  const own = deadline.sub(budgetMs, "loading device state");
+  await context.vm?.loadDeviceState(deviceStatePath(context), own);
 }
 
 function deviceStatePath({ snapshot, store, template }: WakeContext): string {
@@ -241,6 +248,7 @@ function deviceStatePath({ snapshot, store, template }: WakeContext): string {
 }
 
 async function releaseVcpus(context: WakeContext, deadline: Deadline): Promise<void> {
+  context.guestRan = true;
   await context.vm?.releaseVcpus(deadline);
 }
 
