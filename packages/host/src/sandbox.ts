@@ -324,6 +324,8 @@ export class Sandbox {
     const newDiskLayer = newDiskLayerId();
     const diskLayers = [...(snapshot?.disk.map(({ layerId }) => layerId) ?? []), newDiskLayer];
     await this.#save(reason === "create" ? { generation, diskLayers } : { generation });
+    // A sandbox that was never saved goes on from a snapshot of another: in memory it is that one still.
+    const isItself = snapshot?.sandboxId === id;
     return {
       sandboxId: id,
       generation,
@@ -336,8 +338,8 @@ export class Sandbox {
       driver: this.#host.driver,
       networkKind: this.#host.networkKind,
       init: {
-        reason: reason === "create" && snapshot !== undefined ? "fork" : reason,
-        machine: reason === "create" ? newMachineIdentity(id) : null,
+        reason: isItself ? "resume" : snapshot === undefined ? "create" : "fork",
+        machine: isItself ? null : newMachineIdentity(id),
         generation,
         hostKey,
         sandboxId: id,
