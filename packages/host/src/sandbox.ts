@@ -527,14 +527,18 @@ export class Sandbox {
   async #runRemove(): Promise<readonly StepTiming[]> {
     if (this.#record.state.kind !== "removing") await this.#move({ kind: "removing" });
     const run = this.#run ?? (this.#spare === undefined ? undefined : wokenRun(this.#spare));
-    if (run === undefined) await this.#endStrays();
     const context = {
       sandboxId: this.#record.id,
+      endStrays: () => this.#endStrays(),
       folder: this.folder,
       records: this.#host.records,
       run,
     };
-    const timings = await runSteps(removeSteps, context, this.#options("remove"));
+    const timings = await runSteps(removeSteps, context, this.#options("remove")).catch(
+      (cause: unknown) => {
+        throw halfRemoved(cause);
+      },
+    );
     // Kept until here: the repeat of a removal that failed has to end the VM too.
     this.#run = undefined;
     this.#spare = undefined;
@@ -658,6 +662,17 @@ export class Sandbox {
     });
     return result;
   }
+}
+
+/** Nothing of a removal is undone: the sandbox can only be removed after it, whatever was left. */
+function halfRemoved(cause: unknown): TorporError {
+  const { code, rawMessage, details } = TorporError.from(cause, "internal");
+  return new TorporError(code, rawMessage, {
+    cause,
+    effect: "maybe",
+    details,
+    advice: "Remove it again; the next start of the daemon does so, too.",
+  });
 }
 
 function linesOf(text: string): readonly string[] {
