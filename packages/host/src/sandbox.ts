@@ -332,6 +332,8 @@ export class Sandbox {
     const newDiskLayer = newDiskLayerId();
     const diskLayers = [...(snapshot?.disk.map(({ layerId }) => layerId) ?? []), newDiskLayer];
     await this.#save(reason === "create" ? { generation, diskLayers } : { generation });
+    // A sandbox that was never saved goes on from a snapshot of another: in memory it is that one still.
+    const isItself = snapshot?.sandboxId === id;
     return {
       sandboxId: id,
       generation,
@@ -344,8 +346,8 @@ export class Sandbox {
       driver: this.#host.driverOf(template.manifest),
       networkKind: this.#host.networkKind,
       init: {
-        reason: reason === "create" && snapshot !== undefined ? "fork" : reason,
-        machine: reason === "create" ? newMachineIdentity(id) : null,
+        reason: isItself ? "resume" : snapshot === undefined ? "create" : "fork",
+        machine: isItself ? null : newMachineIdentity(id),
         generation,
         hostKey,
         sandboxId: id,
@@ -534,14 +536,18 @@ export class Sandbox {
   async #runRemove(): Promise<readonly StepTiming[]> {
     if (this.#record.state.kind !== "removing") await this.#move({ kind: "removing" });
     const run = this.#run ?? (this.#spare === undefined ? undefined : wokenRun(this.#spare));
-    if (run === undefined) await this.#endStrays();
     const context = {
       sandboxId: this.#record.id,
+      endStrays: () => this.#endStrays(),
       folder: this.folder,
       records: this.#host.records,
       run,
     };
-    const timings = await runSteps(removeSteps, context, this.#options("remove"));
+    const timings = await runSteps(removeSteps, context, this.#options("remove")).catch(
+      (cause: unknown) => {
+        throw halfRemoved(cause);
+      },
+    );
     // Kept until here: the repeat of a removal that failed has to end the VM too.
     this.#run = undefined;
     this.#spare = undefined;
@@ -670,6 +676,17 @@ export class Sandbox {
 /** What a VMM process of its own may do better. */
 function isVmmTrouble(cause: unknown): boolean {
   return TorporError.is(cause) && ["deadline.exceeded", "vmm.exited"].includes(cause.code);
+}
+
+/** Nothing of a removal is undone: the sandbox can only be removed after it, whatever was left. */
+function halfRemoved(cause: unknown): TorporError {
+  const { code, rawMessage, details } = TorporError.from(cause, "internal");
+  return new TorporError(code, rawMessage, {
+    cause,
+    effect: "maybe",
+    details,
+    advice: "Remove it again; the next start of the daemon does so, too.",
+  });
 }
 
 function linesOf(text: string): readonly string[] {

@@ -27,6 +27,7 @@ export {
 } from "./parse.ts";
 export {
   type Failpoint,
+  type FailpointAnswer,
   type RunStepsOptions,
   type Step,
   type StepTiming,

@@ -89,6 +89,45 @@ test("runSteps() shows every step to the failpoint, before and after", async () 
   assert.deepEqual(seen.slice(0, 3), ["before one", "after one", "before two"]);
 });
 
+test("runSteps() runs a step once more when the failpoint asks for it", async () => {
+  const notes: string[] = [];
+  const timings = await runSteps(notingSteps(notes), null, {
+    verb: "try",
+    failpoint: (step, moment) => (step === "two" && moment === "after" ? "repeat" : undefined),
+  });
+  assert.deepEqual(notes, ["one", "two", "two", "three"]);
+  assert.equal(timings.length, 3);
+});
+
+test("runSteps() undoes both runs of a step whose repeat failed", async () => {
+  const notes: string[] = [];
+  const steps = notingSteps(notes);
+  const once: Step<null> = {
+    name: "once",
+    budgetMs: 60_000,
+    run: async (_context, _deadline, undo) => {
+      undo.defer(() => void notes.push("undo once"));
+      if (notes.includes("once")) throw new TorporError("storage.failed", "it is there already");
+      notes.push("once");
+      await Promise.resolve();
+    },
+  };
+  await assert.rejects(
+    runSteps([...steps, once], null, {
+      verb: "try",
+      failpoint: (step, moment) => (step === "once" && moment === "after" ? "repeat" : undefined),
+    }),
+    (error) => TorporError.is(error) && error.effect === "none",
+  );
+  assert.deepEqual(notes.slice(4), [
+    "undo once",
+    "undo once",
+    "undo three",
+    "undo two",
+    "undo one",
+  ]);
+});
+
 test("an error crosses a process boundary with its code, effect and advice", () => {
   for (const code of Object.keys(errorTable) as ErrorCode[]) {
     const sent = new TorporError(code, "what happened", { effect: "maybe" });

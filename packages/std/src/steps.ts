@@ -8,7 +8,9 @@
  * later is reported with effect "done".
  *
  * A `Failpoint` sees every step before and after it runs. Production passes none; fault-injection
- * tests use it to fail, repeat or kill at each step by name.
+ * tests use it to fail, repeat or kill at each step by name. One that answers "repeat" after a step has
+ * it run once more: a step may be repeated because the answer to its first run was lost, and then either
+ * works or fails and is undone.
  */
 import { performance } from "node:perf_hooks";
 import { Deadline } from "./deadline.ts";
@@ -26,7 +28,13 @@ export interface StepTiming {
   readonly tookMs: number;
 }
 
-export type Failpoint = (step: string, moment: "before" | "after") => Promise<void> | void;
+/** `undefined` lets the work go on. "repeat" is heard after a step only, and once. */
+export type FailpointAnswer = "repeat" | undefined | void;
+
+export type Failpoint = (
+  step: string,
+  moment: "before" | "after",
+) => Promise<FailpointAnswer> | FailpointAnswer;
 
 export interface RunStepsOptions {
   /** The verb, for messages: "pause". */
@@ -53,7 +61,8 @@ export async function runSteps<Context>(
     try {
       await options.failpoint?.(step.name, "before");
       await step.run(context, deadline, undo);
-      await options.failpoint?.(step.name, "after");
+      const answer = await options.failpoint?.(step.name, "after");
+      if (answer === "repeat") await step.run(context, deadline, undo);
     } catch (cause) {
       throw await abandon(cause, `${options.verb} failed at "${step.name}"`, undo, committed);
     }

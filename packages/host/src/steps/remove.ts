@@ -13,8 +13,10 @@ export interface RemoveContext {
   readonly sandboxId: string;
   readonly folder: SandboxFolder;
   readonly records: SandboxRecords;
-  /** Undefined when no VM is running. */
+  /** Undefined when no VM is known. */
   readonly run: SandboxRun | undefined;
+  /** Ends VMs of this sandbox that no run knows. */
+  readonly endStrays: () => Promise<void>;
 }
 
 export const removeSteps: readonly Step<RemoveContext>[] = [
@@ -23,8 +25,9 @@ export const removeSteps: readonly Step<RemoveContext>[] = [
   { name: "forget", budgetMs: 5_000, run: forget },
 ];
 
-async function endVm({ run }: RemoveContext, deadline: Deadline): Promise<void> {
-  if (run !== undefined) await endRun(run, deadline);
+async function endVm({ run, endStrays }: RemoveContext, deadline: Deadline): Promise<void> {
+  if (run === undefined) await endStrays();
+  else await endRun(run, deadline);
 }
 
 async function deleteFiles({ folder }: RemoveContext): Promise<void> {
