@@ -180,6 +180,37 @@ async function failRemove(t: TestContext, story: Story): Promise<void> {
   });
 }
 
+/** Runs each step of a verb twice: it works, or fails as if the step had failed. */
+async function repeatEach(
+  t: TestContext,
+  story: Story,
+  points: readonly FailingStep[],
+  ask: (sandbox: TestSandbox) => Promise<unknown>,
+): Promise<void> {
+  const { daemon, failpoints, sandbox, witness } = story;
+  for (const step of new Set(points.map((point) => point.step))) {
+    await t.test(`"${step}" twice`, async () => {
+      const before = (await sandbox.info()).state;
+      failpoints.repeatOnce(step);
+      const failure = await ask(sandbox).then(
+        () => undefined,
+        (cause: unknown) => cause,
+      );
+      assert.ok(!failpoints.isArmed, "the step was reached");
+      const { state } = await sandbox.info();
+      if (failure !== undefined) {
+        assert.ok(TorporError.is(failure));
+        if (failure.effect === "none") assert.equal(state, before);
+      }
+      assert.equal((await daemon.state.vms()).length, state === "running" ? 1 : 0);
+      if (state === "paused" && before === "running") await sandbox.resume();
+      if (state === "running" && before === "paused") await sandbox.pause();
+    });
+  }
+  if ((await sandbox.info()).state === "paused") await sandbox.resume();
+  await witness.confirm(sandbox);
+}
+
 test("any step may fail", async (t) => {
   const failpoints = new Failpoints();
   await using daemon = await startTestDaemon({ failpoint: failpoints.failpoint });
@@ -203,6 +234,19 @@ test("any step may fail", async (t) => {
   });
   await t.test("a fork that fails leaves the parent as it was and no child", async (on) => {
     await failFork(on, story, createPoints);
+  });
+  await t.test("each step of a pause may run twice", async (on) => {
+    await repeatEach(on, story, pausePoints, (one) => one.pause());
+  });
+  await t.test("each step of a resume may run twice", async (on) => {
+    await sandbox.pause();
+    await repeatEach(on, story, wakePoints, (one) => one.resume());
+  });
+  await t.test("each step of a snapshot may run twice", async (on) => {
+    await repeatEach(on, story, snapshotPoints, async (one) => {
+      const id = await one.snapshot();
+      await daemon.api.call("DELETE", `/templates/${id}`);
+    });
   });
   await t.test("remove is finished by its repeat", async (on) => await failRemove(on, story));
 });

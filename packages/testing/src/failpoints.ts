@@ -11,6 +11,7 @@ export interface FailingStep {
 
 export class Failpoints {
   #armed: FailingStep | undefined;
+  #repeated: string | undefined;
   readonly #seen: FailingStep[] = [];
 
   /** Fails once; then the same step succeeds. */
@@ -18,9 +19,14 @@ export class Failpoints {
     this.#armed = { moment, step };
   }
 
+  /** The step runs twice the next time it comes. */
+  repeatOnce(step: string): void {
+    this.#repeated = step;
+  }
+
   /** Whether a failure is still to come: true after an operation that never came to the step. */
   get isArmed(): boolean {
-    return this.#armed !== undefined;
+    return this.#armed !== undefined || this.#repeated !== undefined;
   }
 
   /** Runs `work` and returns every point it passed, in order. */
@@ -32,7 +38,11 @@ export class Failpoints {
 
   readonly failpoint: Failpoint = (step, moment) => {
     this.#seen.push({ moment, step });
-    if (this.#armed?.step !== step || this.#armed.moment !== moment) return;
+    if (moment === "after" && this.#repeated === step) {
+      this.#repeated = undefined;
+      return "repeat";
+    }
+    if (this.#armed?.step !== step || this.#armed.moment !== moment) return undefined;
     this.#armed = undefined;
     throw new TorporError("internal", `failed on purpose ${moment} "${step}"`);
   };
