@@ -14,7 +14,7 @@ import { connectNodeAdapter } from "@connectrpc/connect-node";
 import { Process, Signal, type StartRequest } from "@torpor/protocol";
 import { type JsonObject, TorporError, parseJson, parseObject, systemCode } from "@torpor/std";
 import { stateFiles } from "@torpor/storage";
-import type { SandboxInfo } from "./daemon-client.ts";
+import type { SandboxInfo } from "./daemon-answers.ts";
 import { Output, type TextStream } from "./output.ts";
 import { runCli, wantsJson } from "./program.ts";
 import { Session } from "./session.ts";

@@ -5,7 +5,8 @@
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { TorporError, ignoreFailure } from "@torpor/std";
-import type { DaemonClient, SandboxAccess, SandboxInfo } from "./daemon-client.ts";
+import type { SandboxAccess, SandboxInfo } from "./daemon-answers.ts";
+import type { DaemonClient } from "./daemon-client.ts";
 import { Guest, type GuestOutput, type GuestProcess } from "./guest-process.ts";
 import type { Interrupt } from "./interrupt.ts";
 import type { Input, Session } from "./session.ts";

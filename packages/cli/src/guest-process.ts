@@ -29,7 +29,7 @@ import {
   agentPort,
 } from "@torpor/protocol";
 import { TorporError } from "@torpor/std";
-import type { SandboxAccess } from "./daemon-client.ts";
+import type { SandboxAccess } from "./daemon-answers.ts";
 
 export interface GuestCommand {
   /** Program and arguments; see `shellArgv` of usage.ts for a line of shell. */

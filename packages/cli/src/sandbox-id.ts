@@ -1,6 +1,6 @@
 /** Finds the one sandbox that a person means by the first characters of its id. */
 import { TorporError } from "@torpor/std";
-import type { SandboxInfo } from "./daemon-client.ts";
+import type { SandboxInfo } from "./daemon-answers.ts";
 
 /** LIMIT: fewer characters are more often a slip than a name. */
 const prefixCharsMin = 3;

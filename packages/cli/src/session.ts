@@ -2,7 +2,8 @@
 import { join } from "node:path";
 import { TorporError } from "@torpor/std";
 import { stateFiles } from "@torpor/storage";
-import { type CreatedSandbox, DaemonClient, type SandboxInfo } from "./daemon-client.ts";
+import type { CreatedSandbox, SandboxInfo } from "./daemon-answers.ts";
+import { DaemonClient } from "./daemon-client.ts";
 import { startDaemonProcess } from "./daemon-process.ts";
 import type { Output } from "./output.ts";
 import { findSandbox } from "./sandbox-id.ts";

@@ -6,7 +6,8 @@
  * taken on trust; every claim that is printed was checked first, and a wrong one is a failure.
  */
 import { Deadline, TorporError } from "@torpor/std";
-import type { DaemonClient, SandboxAccess } from "./daemon-client.ts";
+import type { SandboxAccess } from "./daemon-answers.ts";
+import type { DaemonClient } from "./daemon-client.ts";
 import { Guest, type GuestCommand, captureOutput } from "./guest-process.ts";
 import type { Interrupt } from "./interrupt.ts";
 import { type Output, shownBytes, shownDuration } from "./output.ts";

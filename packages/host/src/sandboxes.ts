@@ -213,10 +213,16 @@ export class Sandboxes {
     await this.#upkeep.idle();
   }
 
-  /** Pauses whatever runs. Those that cannot be go on running, and the log says why. */
-  async pauseAll(): Promise<void> {
+  /**
+   * Pauses whatever runs. Those that cannot be go on running, and the log says why.
+   * @param signal When it aborts, no further one is begun with.
+   */
+  async pauseAll(signal?: AbortSignal): Promise<void> {
     const running = this.all().filter(({ run }) => run !== undefined);
-    await settleSome(running.length, forksAtOnce, async (index) => await running[index]?.pause());
+    await settleSome(running.length, forksAtOnce, async (index) => {
+      signal?.throwIfAborted();
+      await running[index]?.pause();
+    });
   }
 
   /** Lets go of all VMs, which go on running; spares are nobody's and end. */

@@ -1,6 +1,6 @@
 /** `torpor down`: ends the daemon and leaves the sandboxes as they are. */
 import type { Command } from "commander";
-import type { DaemonInfo } from "../daemon-client.ts";
+import type { DaemonInfo } from "../daemon-answers.ts";
 import { endDaemonProcess } from "../daemon-process.ts";
 import type { Session } from "../session.ts";
 

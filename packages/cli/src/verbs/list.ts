@@ -1,6 +1,6 @@
 /** `torpor ls` and `torpor info`: what there is. */
 import type { Command } from "commander";
-import type { SandboxInfo } from "../daemon-client.ts";
+import type { SandboxInfo } from "../daemon-answers.ts";
 import { shownAge, shownBytes } from "../output.ts";
 import type { Session } from "../session.ts";
 

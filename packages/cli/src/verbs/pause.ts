@@ -1,7 +1,7 @@
 /** `torpor pause` and `torpor resume`: sleep and wake. */
 import type { Command } from "commander";
 import type { StepTiming } from "@torpor/std";
-import type { Changed } from "../daemon-client.ts";
+import type { Changed } from "../daemon-answers.ts";
 import { timingRows } from "../server-timing.ts";
 import { type Session, forEach } from "../session.ts";
 

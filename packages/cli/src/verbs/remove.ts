@@ -1,6 +1,6 @@
 /** `torpor rm`: removes sandboxes with everything that is kept of them. */
 import type { Command } from "commander";
-import type { SandboxInfo } from "../daemon-client.ts";
+import type { SandboxInfo } from "../daemon-answers.ts";
 import { type Session, forEach } from "../session.ts";
 import { usageError } from "../usage.ts";
 

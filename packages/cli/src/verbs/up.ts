@@ -1,7 +1,8 @@
 /** `torpor up`: everything from a bare machine to a daemon that answers, and a tour of it. */
 import type { Command } from "commander";
 import { Deadline } from "@torpor/std";
-import type { DaemonClient, DaemonInfo } from "../daemon-client.ts";
+import type { DaemonInfo } from "../daemon-answers.ts";
+import type { DaemonClient } from "../daemon-client.ts";
 import {
   errorFromLog,
   followLog,
