@@ -29,6 +29,10 @@ export interface AgentLimits {
   readonly exitKeptMs: number;
   /** How long output is awaited after the leader's exit while a descendant holds the pipe open. */
   readonly outputGraceMs: number;
+  /** Output of one process that is kept for clients which come back for what they missed. */
+  readonly outputKeptBytes: number;
+  /** The same of all processes together. */
+  readonly allOutputKeptBytes: number;
   /** Unread output of one subscriber above which it counts as full. */
   readonly subscriberFullBytes: number;
   /** Unread output of one subscriber above which it is cut, because others are faster. */
@@ -44,6 +48,8 @@ export interface AgentLimits {
 export const defaultLimits: AgentLimits = {
   exitKeptMs: 30_000,
   outputGraceMs: 1_000,
+  outputKeptBytes: 1 << 20,
+  allOutputKeptBytes: 16 << 20,
   subscriberFullBytes: 1 << 20,
   subscriberCutBytes: 4 << 20,
   subscriberPatienceMs: 10_000,

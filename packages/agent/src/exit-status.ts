@@ -1,6 +1,7 @@
 /** How the end of a process is told to clients, in the words of Go's `os.ProcessState`. */
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import type { ProcessEvent_EndEventSchema } from "@torpor/protocol";
+import { assert } from "@torpor/std";
 
 /** Clients look for some of these literally: "signal: killed". */
 const signalText: Readonly<Partial<Record<NodeJS.Signals, string>>> = {
@@ -32,7 +33,8 @@ export function endEvent(
     const status = `signal: ${signalText[signal] ?? signal.toLowerCase()}`;
     return { exitCode: -1, exited: false, status, error: status };
   }
-  const status = `exit status ${exitCode ?? 0}`;
-  if (exitCode === 0) return { exitCode: 0, exited: true, status };
-  return { exitCode: exitCode ?? -1, exited: true, status, error: status };
+  assert(exitCode !== null, "a process ends by a code or by a signal");
+  const status = `exit status ${exitCode}`;
+  if (exitCode === 0) return { exitCode, exited: true, status };
+  return { exitCode, exited: true, status, error: status };
 }

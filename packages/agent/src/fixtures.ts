@@ -1,6 +1,6 @@
 /** The one way tests make an agent: real server, real processes; only the machine is tame. */
 import { randomUUID } from "node:crypto";
-import { mkdir, mkdtemp, readFile, rm, rmdir, stat, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readFile, readdir, rm, rmdir, stat, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type CallOptions, type Client, createClient } from "@connectrpc/connect";
@@ -308,6 +308,9 @@ async function removeCgroup(path: string): Promise<void> {
   await writeFile(join(path, "cgroup.kill"), "1").catch(() => undefined);
   // It is busy until the last of its processes has been waited for.
   for (;;) {
+    for (const entry of await readdir(path, { withFileTypes: true })) {
+      if (entry.isDirectory()) await rmdir(join(path, entry.name)).catch(() => undefined);
+    }
     const removed = await rmdir(path).then(
       () => true,
       () => false,

@@ -19,6 +19,7 @@ import type { User } from "./accounts.ts";
 import type { AgentConfig, hookMoments } from "./config.ts";
 import type { Identity } from "./identity.ts";
 import { type LaunchContext, launch } from "./launch.ts";
+import { LogBudget } from "./log-budget.ts";
 import { ManagedProcess } from "./process.ts";
 
 /** LIMIT: the last of what a hook says; more would only push older lines out of the log. */
@@ -113,6 +114,9 @@ export class Hooks {
 
   async #launch(path: string, occasion: HookOccasion, deadline: Deadline): Promise<HookEnd> {
     const { config, identity, timers } = this.#context;
+    // Nobody comes back for what a hook printed: its end is in the log.
+    const limits = { ...config.limits, outputKeptBytes: 0 };
+    const processContext = { timers, limits, logBudget: new LogBudget(0) };
     const request = {
       user: root,
       command: path,
@@ -134,7 +138,7 @@ export class Hooks {
       terminal: undefined,
     };
     const launched = await launch(request, this.#context);
-    return await watch(new ManagedProcess(launched, timers, config.limits), deadline);
+    return await watch(new ManagedProcess(launched, processContext), deadline);
   }
 }
 
@@ -156,7 +160,7 @@ async function watch(process: ManagedProcess, deadline: Deadline): Promise<HookE
         return { exitCode, status, output: textOf(output) };
       }
     }
-    process.signal("SIGKILL");
+    process.killAll();
     return { exitCode: -1, status: "killed when its time was over", output: textOf(output) };
   } finally {
     process.unsubscribe(subscription);

@@ -23,7 +23,7 @@ import type { User } from "./accounts.ts";
 import type { Gate } from "./gate.ts";
 import { PtyStream } from "./pty-stream.ts";
 import type { QuietTimers } from "./quiet-timers.ts";
-import type { UserCgroup } from "./user-cgroup.ts";
+import type { FamilyCgroup, UserCgroup } from "./user-cgroup.ts";
 
 const shell = "/bin/sh";
 const setpriv = "/usr/bin/setpriv";
@@ -58,6 +58,8 @@ export interface Launched {
   readonly child: ChildProcess;
   readonly pid: number;
   readonly streams: Pipes | Terminal;
+  /** Of the process and its descendants; the caller gives it back. */
+  readonly family: FamilyCgroup | undefined;
 }
 
 export interface Pipes {
@@ -95,12 +97,14 @@ async function spawnInto(request: LaunchRequest, context: LaunchContext): Promis
       : openTerminal(request, request.terminal, childEnds, agentEnds, context.timers);
   const stdio: StdioOptions = [...ends.stdio];
   const script = ["{"];
-  if (context.cgroup !== undefined) {
-    stdio.push(childEnds.use(context.cgroup.openJoin()).fd);
+  const family = context.cgroup?.makeFamily();
+  if (family !== undefined) {
+    agentEnds.use(family);
+    stdio.push(childEnds.use(family.openJoin()).fd);
     script.push(`echo 0 >&${cgroupFd} || exit ${joinFailed};`);
   }
   script.push("echo 100 >/proc/self/oom_score_adj; } 2>/dev/null;");
-  if (context.cgroup !== undefined) script.push(`exec ${cgroupFd}>&-;`);
+  if (family !== undefined) script.push(`exec ${cgroupFd}>&-;`);
   // Opening a terminal makes it the controlling one of a session leader that has none.
   if (ends.slavePath !== undefined) script.push(`: <${ends.slavePath};`);
   const identity = becomeUser(request.user);
@@ -120,7 +124,7 @@ async function spawnInto(request: LaunchRequest, context: LaunchContext): Promis
   }
   child.on("error", () => undefined);
   agentEnds.move();
-  return { child, pid, streams: ends.streams };
+  return { child, pid, streams: ends.streams, family };
 }
 
 interface Ends {

@@ -1,17 +1,18 @@
 import assert from "node:assert/strict";
 import { connect } from "node:net";
 import { join } from "node:path";
-import { mkdtempDisposable, writeFile } from "node:fs/promises";
+import { mkdtempDisposable, readdir, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { test } from "node:test";
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { Code, ConnectError } from "@connectrpc/connect";
-import { Signal, type StreamInputRequestSchema } from "@torpor/protocol";
+import { Signal, type StreamInputRequestSchema, outputOffsetHeader } from "@torpor/protocol";
 import { Accounts } from "./accounts.ts";
 import {
   Events,
   asUser,
   byPid,
+  makeTestCgroup,
   ptyInput,
   startScript,
   startTestAgent,
@@ -222,6 +223,81 @@ test("The timeout of Start kills the whole group and ends the stream as a deadli
   await untilGone(leader);
   await untilGone(child);
   assert.equal((await watching.rest()).end?.status, "signal: killed");
+});
+
+test("The timeout of Start also kills descendants that left the group", async (t) => {
+  await using cgroup = await makeTestCgroup();
+  if (cgroup === undefined) return t.skip("no cgroup can be made here");
+  await using agent = await startTestAgent({ userCgroup: cgroup.path });
+  const events = startScript(agent, "setsid sleep 1000 & echo $!; wait", { timeoutMs: 500 });
+  await events.pid();
+  const descendant = Number(await events.until("\n"));
+  assert.equal(await codeOf(events.rest()), Code.DeadlineExceeded);
+  await untilGone(descendant);
+});
+
+test("A daemon that a command left behind lives on, and is counted among user processes", async (t) => {
+  await using cgroup = await makeTestCgroup();
+  if (cgroup === undefined) return t.skip("no cgroup can be made here");
+  await using agent = await startTestAgent({ userCgroup: cgroup.path });
+  const events = startScript(agent, "setsid sleep 1000 >/dev/null 2>&1 & echo $!");
+  await events.pid();
+  const daemon = Number((await events.rest()).stdout);
+  const folders = async (): Promise<number> => {
+    const entries = await readdir(cgroup.path, { withFileTypes: true });
+    return entries.filter((entry) => entry.isDirectory()).length;
+  };
+  assert.equal(await folders(), 1);
+  process.kill(daemon, "SIGKILL");
+  await untilGone(daemon);
+  const next = startScript(agent, "true");
+  await next.pid();
+  await next.rest();
+  assert.equal(await folders(), 0, "its folder is gone with it");
+});
+
+test("Connect goes on from the offsets a client names, and says where a stream begins", async () => {
+  await using agent = await startTestAgent();
+  const started = startScript(agent, "echo one; read line; echo two; echo err >&2; read line", {
+    stdin: true,
+    onHeader: (headers) => assert.equal(headers.get(outputOffsetHeader), "0,0"),
+  });
+  const pid = await started.pid();
+  await started.until("one\n");
+  await started.leave();
+  const input = { process: byPid(pid), input: stdinInput("\n") };
+  await agent.process.sendInput(input);
+  const plain = new Events(agent.process.connect({ process: byPid(pid) }));
+  await plain.pid();
+
+  const connectFrom = (offsets: string, onHeader?: (headers: Headers) => void): Events =>
+    new Events(
+      agent.process.connect(
+        { process: byPid(pid) },
+        {
+          headers: { [outputOffsetHeader]: offsets },
+          ...(onHeader === undefined ? {} : { onHeader }),
+        },
+      ),
+    );
+  const again = connectFrom("2,0", (headers) =>
+    assert.equal(headers.get(outputOffsetHeader), "2,0"),
+  );
+  await again.pid();
+  assert.equal(await again.until("err\n"), "e\ntwo\nerr\n");
+  await agent.process.sendInput(input);
+  assert.equal((await again.rest()).end?.exitCode, 0);
+  assert.equal((await plain.rest()).end?.exitCode, 0);
+
+  const late = connectFrom("4,4");
+  await late.pid();
+  const { stdout, stderr, end } = await late.rest();
+  assert.deepEqual(
+    { stdout, stderr, exitCode: end?.exitCode },
+    { stdout: "two\n", stderr: "", exitCode: 0 },
+  );
+  assert.equal(await codeOf(connectFrom("9,0").pid()), Code.OutOfRange);
+  assert.equal(await codeOf(connectFrom("0").pid()), Code.InvalidArgument);
 });
 
 test("The timeout of Connect ends that stream alone", async () => {

@@ -1,9 +1,10 @@
 /**
  * The RPCs of `process.Process`: requests in, calls on processes, events out.
  *
- * The timeout of Start is the lifetime of the command: at its end the whole process group is killed,
- * whether or not the client is still there, and the stream ends with `deadline_exceeded`. The timeout
- * of Connect ends that stream only. A client that goes away ends nothing.
+ * The timeout of Start is the lifetime of the command: at its end it is killed with all its
+ * descendants, whether or not the client is still there, and the stream ends with `deadline_exceeded`. The timeout
+ * of Connect ends that stream only. A client that goes away ends nothing, and may come back for what
+ * it missed (output-offset.ts of the protocol).
  */
 import { create } from "@bufbuild/protobuf";
 import { Code, ConnectError, type HandlerContext, type ServiceImpl } from "@connectrpc/connect";
@@ -14,16 +15,26 @@ import {
   type ProcessInput,
   Signal,
   type StartRequest,
+  outputOffsetHeader,
 } from "@torpor/protocol";
 import { assertNever } from "@torpor/std";
 import type { Accounts } from "./accounts.ts";
 import type { AgentConfig } from "./config.ts";
 import type { Identity } from "./identity.ts";
 import { type LaunchContext, type LaunchRequest, launch } from "./launch.ts";
-import { ManagedProcess, type Subscription } from "./process.ts";
+import { LogBudget } from "./log-budget.ts";
+import type { OutputOffsets } from "./output-log.ts";
+import { ManagedProcess, type ProcessContext, type Subscription } from "./process.ts";
 import { type ProcessEntry, ProcessTable } from "./process-table.ts";
 import { resolvePath, resolveUser, userNameOfHeader } from "./request-user.ts";
-import { keepaliveMs, parseTimeoutMs, readStream, timeoutKey } from "./stream-headers.ts";
+import {
+  formatOutputOffsets,
+  keepaliveMs,
+  parseOutputOffsets,
+  parseTimeoutMs,
+  readStream,
+  timeoutKey,
+} from "./stream-headers.ts";
 
 export interface ProcessServiceContext extends LaunchContext {
   readonly config: AgentConfig;
@@ -39,10 +50,14 @@ const defaultWindow = { cols: 80, rows: 24 };
 export class ProcessService implements ServiceImpl<typeof Process> {
   readonly #context: ProcessServiceContext;
   readonly #table: ProcessTable;
+  readonly #processContext: ProcessContext;
 
   constructor(context: ProcessServiceContext) {
+    const { limits } = context.config;
     this.#context = context;
-    this.#table = new ProcessTable(context.timers, context.config.limits.exitKeptMs);
+    this.#table = new ProcessTable(context.timers, limits.exitKeptMs);
+    const logBudget = new LogBudget(limits.allOutputKeptBytes);
+    this.#processContext = { timers: context.timers, limits, logBudget };
   }
 
   readonly list: ServiceImpl<typeof Process>["list"] = () => {
@@ -58,9 +73,12 @@ export class ProcessService implements ServiceImpl<typeof Process> {
     this.#start(request, context);
 
   readonly connect: ServiceImpl<typeof Process>["connect"] = (request, context) => {
-    const entry = this.#table.findRecent(request.process);
+    const { process } = this.#table.findRecent(request.process);
     const timeoutMs = parseTimeoutMs(context.values.get(timeoutKey));
-    return this.#stream(entry.process, entry.process.subscribe(), context, timeoutMs);
+    const from = parseOutputOffsets(context.requestHeader, process.outputKinds);
+    const subscription = process.subscribe(from);
+    tellOutputOffsets(context, from ?? process.outputOffsets);
+    return this.#stream(process, subscription, context, timeoutMs);
   };
 
   readonly update: ServiceImpl<typeof Process>["update"] = (request) => {
@@ -121,9 +139,10 @@ export class ProcessService implements ServiceImpl<typeof Process> {
     this.#table.checkRoom();
     const launched = await launch(this.#launchRequest(request, context), this.#context);
     // ORDER: nothing is awaited from the spawn to the subscription, so no output is missed.
-    const process = new ManagedProcess(launched, this.#context.timers, this.#context.config.limits);
+    const process = new ManagedProcess(launched, this.#processContext);
     this.#table.add({ process, config: request.process, tag: request.tag });
     const subscription = process.subscribe();
+    tellOutputOffsets(context, process.outputOffsets);
     if (timeoutMs !== undefined) process.limitLifetime(timeoutMs, subscription);
     yield* this.#stream(process, subscription, context, undefined);
   }
@@ -173,6 +192,10 @@ export class ProcessService implements ServiceImpl<typeof Process> {
       terminal: pty === undefined ? undefined : windowSize(pty.size),
     };
   }
+}
+
+function tellOutputOffsets(context: HandlerContext, offsets: OutputOffsets): void {
+  context.responseHeader.set(outputOffsetHeader, formatOutputOffsets(offsets));
 }
 
 async function writeInput(entry: ProcessEntry, input: ProcessInput | undefined): Promise<void> {

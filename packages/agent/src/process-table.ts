@@ -94,7 +94,9 @@ export class ProcessTable {
   }
 
   #forget(pid: number): void {
-    this.#ended.get(pid)?.expiry.cancel();
+    const ended = this.#ended.get(pid);
+    ended?.expiry.cancel();
+    ended?.process.forget();
     this.#ended.delete(pid);
     this.#running.delete(pid);
   }

@@ -3,16 +3,16 @@
  *
  *   running ──leader exits──► draining ──output ends, or grace over──► ended
  *
- * Output goes to whoever is subscribed at that moment and is otherwise dropped: the pipe is always
- * read, so that a process never hangs for want of a listener. A client that disconnects ends its own
- * subscription and nothing else.
+ * Output goes to whoever is subscribed at that moment and into a bounded log, for those who come back
+ * for what they missed. The pipe is always read, so that a process never hangs for want of a listener.
+ * A client that disconnects ends its own subscription and nothing else.
  *
  * INVARIANT: memory is bounded by the subscribers' queues, and no subscriber holds up another. The
  * fastest one sets the pace: while all are full the pipes are not read; one that falls behind the
  * others is cut; if none reads for a while, as after a connection died unnoticed, all are cut.
  */
 import { setImmediate } from "node:timers/promises";
-import { type MessageInitShape, create } from "@bufbuild/protobuf";
+import { create } from "@bufbuild/protobuf";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { type ProcessEvent, ProcessEventSchema } from "@torpor/protocol";
 import { systemCode } from "@torpor/std";
@@ -20,6 +20,8 @@ import type { AgentLimits } from "./config.ts";
 import { EventQueue } from "./event-queue.ts";
 import { endEvent } from "./exit-status.ts";
 import type { Launched } from "./launch.ts";
+import type { LogBudget } from "./log-budget.ts";
+import { type OutputKind, OutputLog, type OutputOffsets } from "./output-log.ts";
 import type { QuietTimer, QuietTimers } from "./quiet-timers.ts";
 
 /** LIMIT: the largest pieces of output in one event, as clients are used to. */
@@ -35,12 +37,15 @@ const drainPassesMax = 64;
 
 export type Subscription = EventQueue<ProcessEvent>;
 
-type Output = MessageInitShape<typeof ProcessEventSchema>["event"] & { case: "data" };
-type OutputKind = "stdout" | "stderr" | "pty";
-
 interface Source {
   pause(): unknown;
   resume(): unknown;
+}
+
+export interface ProcessContext {
+  readonly timers: QuietTimers;
+  readonly limits: AgentLimits;
+  readonly logBudget: LogBudget;
 }
 
 export class ManagedProcess {
@@ -50,6 +55,7 @@ export class ManagedProcess {
   readonly #launched: Launched;
   readonly #timers: QuietTimers;
   readonly #limits: AgentLimits;
+  readonly #log: OutputLog;
   readonly #subscribers = new Set<Subscription>();
   readonly #sources: Source[] = [];
   readonly #patience: QuietTimer;
@@ -63,11 +69,12 @@ export class ManagedProcess {
   #inputClosed = false;
   #end: ProcessEvent | undefined;
 
-  constructor(launched: Launched, timers: QuietTimers, limits: AgentLimits) {
+  constructor(launched: Launched, { timers, limits, logBudget }: ProcessContext) {
     this.pid = launched.pid;
     this.#launched = launched;
     this.#timers = timers;
     this.#limits = limits;
+    this.#log = new OutputLog(this.outputKinds, limits.outputKeptBytes, logBudget);
     this.#patience = timers.after(limits.subscriberPatienceMs, () => this.#cutFullSubscribers());
     this.#patience.cancel();
     this.#grace = timers.after(limits.outputGraceMs, this.#graceOver.resolve);
@@ -75,20 +82,33 @@ export class ManagedProcess {
     this.ended = this.#watch();
   }
 
-  get hasTerminal(): boolean {
-    return this.#launched.streams.kind === "terminal";
+  /** The streams it prints to. */
+  get outputKinds(): readonly OutputKind[] {
+    return this.#launched.streams.kind === "terminal" ? ["pty"] : ["stdout", "stderr"];
+  }
+
+  /** Where its output goes on. */
+  get outputOffsets(): OutputOffsets {
+    return this.#log.ends;
   }
 
   get isRunning(): boolean {
     return this.#end === undefined;
   }
 
-  /** All events from now on; of one that has ended, just its end. */
-  subscribe(): Subscription {
+  /**
+   * All events from now on; of one that has ended, just its end. With `from`, what was printed since
+   * then comes first.
+   * @throws ConnectError out_of_range, resource_exhausted
+   */
+  subscribe(from?: OutputOffsets): Subscription {
     if (this.#subscribers.size >= subscribersMax) {
       throw new ConnectError("too many subscribers of this process", Code.ResourceExhausted);
     }
     const subscription: Subscription = new EventQueue({ onTaken: () => this.#onTaken() });
+    for (const { kind, bytes } of from === undefined ? [] : this.#log.since(from)) {
+      subscription.push(outputEvent(kind, bytes), bytes.length + eventBytes);
+    }
     if (this.#end === undefined) {
       this.#subscribers.add(subscription);
       this.#balance();
@@ -106,16 +126,24 @@ export class ManagedProcess {
   }
 
   /**
-   * Kills the process and its group when the time is over, and tells the starter that this, and not
-   * the process, was the end.
+   * Kills the process and its descendants when the time is over, and tells the starter that this, and
+   * not the process, was the end.
    */
   limitLifetime(lifetimeMs: number, starter: Subscription): void {
     this.#lifetime = this.#timers.after(lifetimeMs, () => {
       starter.end(
         new ConnectError("the process was killed at its deadline", Code.DeadlineExceeded),
       );
-      this.signal("SIGKILL");
+      this.killAll();
     });
+  }
+
+  /** Kills the process and every descendant, those that left its group or session too. */
+  killAll(): void {
+    if (this.#end !== undefined) return;
+    const { family } = this.#launched;
+    if (family === undefined) this.signal("SIGKILL");
+    else family.kill();
   }
 
   /** Sends a signal to the leader and to every process of its group. */
@@ -174,6 +202,11 @@ export class ManagedProcess {
     streams.pty.resize(cols, rows);
   }
 
+  /** Gives back what is kept of it, once nobody can ask any more. */
+  forget(): void {
+    this.#log.clear();
+  }
+
   async #watch(): Promise<void> {
     const exit = Promise.withResolvers<ReturnType<typeof endEvent>>();
     this.#launched.child.once("exit", (code, signal) => exit.resolve(endEvent(code, signal)));
@@ -220,6 +253,8 @@ export class ManagedProcess {
    */
   async #outputOrGrace(outputEnded: Promise<void>): Promise<void> {
     this.#leaderExited = true;
+    // It ended in time: what it leaves behind is no longer a matter of its deadline.
+    this.#lifetime?.cancel();
     if (!this.#held) this.#grace.restart();
     await Promise.race([outputEnded, this.#graceOver.promise]);
     this.#grace.cancel();
@@ -233,15 +268,15 @@ export class ManagedProcess {
   }
 
   #publishOutput(kind: OutputKind, bytes: Buffer): void {
+    if (this.#end !== undefined) return;
+    this.#log.append(kind, bytes);
     if (this.#subscribers.size === 0) return;
-    const output: Output = { case: "data", value: { output: { case: kind, value: bytes } } };
-    const event = create(ProcessEventSchema, { event: output });
+    const event = outputEvent(kind, bytes);
     for (const subscriber of this.#subscribers) subscriber.push(event, bytes.length + eventBytes);
     this.#balance();
   }
 
   #finish(end: ProcessEvent): void {
-    this.#lifetime?.cancel();
     this.#patience.cancel();
     this.#end = end;
     for (const subscriber of this.#subscribers) {
@@ -251,6 +286,7 @@ export class ManagedProcess {
     this.#subscribers.clear();
     this.#hold(false);
     if (this.#launched.streams.kind === "pipes") this.#launched.streams.stdin?.destroy();
+    this.#launched.family?.[Symbol.dispose]();
   }
 
   #onTaken(): void {
@@ -310,4 +346,9 @@ export class ManagedProcess {
       this.#inputBytes -= bytes.length;
     }
   }
+}
+
+function outputEvent(kind: OutputKind, bytes: Uint8Array): ProcessEvent {
+  const output = { case: kind, value: bytes };
+  return create(ProcessEventSchema, { event: { case: "data", value: { output } } });
 }

@@ -126,7 +126,8 @@ function allowOrigins(response: ServerResponse): void {
   response.setHeader(
     "Access-Control-Expose-Headers",
     "Connect-Protocol-Version, Connect-Timeout-Ms, Content-Disposition, Content-Encoding, " +
-      "Content-Range, Grpc-Message, Grpc-Status, Grpc-Status-Details-Bin, Location",
+      "Content-Range, Grpc-Message, Grpc-Status, Grpc-Status-Details-Bin, Location, " +
+      "Torpor-Output-Offset",
   );
 }
 

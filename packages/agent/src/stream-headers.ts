@@ -1,5 +1,5 @@
 /**
- * The two headers by which a client shapes a stream.
+ * The headers by which a client shapes a stream.
  *
  * `Connect-Timeout-Ms` is taken out of the request before the RPC library sees it: the library would
  * set a timer of its own, which no snapshot can suspend, and for a command the header means something
@@ -7,7 +7,9 @@
  */
 import type { IncomingHttpHeaders } from "node:http";
 import { Code, ConnectError, createContextKey } from "@connectrpc/connect";
+import { outputOffsetHeader } from "@torpor/protocol";
 import type { EventQueue } from "./event-queue.ts";
+import type { OutputKind, OutputOffsets } from "./output-log.ts";
 import type { QuietTimers } from "./quiet-timers.ts";
 
 const timeoutHeader = "connect-timeout-ms";
@@ -37,6 +39,30 @@ export function keepaliveMs(headers: Headers): number {
   const value = headers.get(keepaliveHeader) ?? "";
   const seconds = /^\d{1,6}$/.test(value) ? Number(value) : 0;
   return (seconds || keepaliveSecondsDefault) * 1000;
+}
+
+/**
+ * Where a client wants to go on in each of `kinds`; undefined when it does not say.
+ * @throws ConnectError invalid_argument
+ */
+export function parseOutputOffsets(
+  headers: Headers,
+  kinds: readonly OutputKind[],
+): OutputOffsets | undefined {
+  const value = headers.get(outputOffsetHeader);
+  if (value === null) return undefined;
+  const offsets = value.split(",").map((part) => part.trim());
+  if (offsets.length !== kinds.length || !offsets.every((part) => /^\d{1,15}$/.test(part))) {
+    throw new ConnectError(
+      `${outputOffsetHeader} must be an offset for each of ${kinds.join(", ")}: '${value}'`,
+      Code.InvalidArgument,
+    );
+  }
+  return new Map(kinds.map((kind, index) => [kind, Number(offsets[index])]));
+}
+
+export function formatOutputOffsets(offsets: OutputOffsets): string {
+  return [...offsets.values()].join(",");
 }
 
 export interface StreamOptions<Event> {

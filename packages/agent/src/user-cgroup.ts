@@ -1,20 +1,25 @@
 /**
- * The cgroup v2 folder that every user process lives in, and its freezer.
+ * The cgroup v2 folder that every user process lives in, and its freezer. Below it each process that is
+ * started has a folder of its own with all its descendants, whatever group or session they move to.
  *
- * Children join it themselves, before they run anything of the user's, through a descriptor that the
- * agent opened: permission is checked at opening, so a child that is not root may join too. A child
+ * Children join theirs themselves, before they run anything of the user's, through a descriptor that
+ * the agent opened: permission is checked at opening, so a child that is not root may join too. A child
  * that joins while the folder is frozen stops there and runs on when it is thawed.
  */
-import { closeSync, openSync, writeFileSync } from "node:fs";
+import { closeSync, mkdtempSync, openSync, rmdirSync, writeFileSync } from "node:fs";
 import { open, readFile, readdir, stat } from "node:fs/promises";
 import { join } from "node:path";
-import type { Deadline } from "@torpor/std";
+import { type Deadline, systemCode } from "@torpor/std";
 
+/** LIMIT: folders with descendants of ended processes that are looked at when another one is made. */
+const leftoversLookedAt = 8;
 /** How often the kernel is asked whether everything has stopped, which takes it a millisecond or so. */
 const pollMs = 2;
 
 export class UserCgroup {
   readonly #folder: string;
+  /** SNAPSHOT: folders of ended processes whose descendants lived on, in the same guest. */
+  readonly #leftovers = new Set<string>();
 
   private constructor(folder: string) {
     this.#folder = folder;
@@ -26,13 +31,14 @@ export class UserCgroup {
     return found === undefined ? undefined : new UserCgroup(folder);
   }
 
-  /**
-   * A descriptor for one child: `echo 0` into it joins. The caller closes it after the spawn.
-   * @throws system error
-   */
-  openJoin(): Disposable & { readonly fd: number } {
-    const fd = openSync(join(this.#folder, "cgroup.procs"), "w");
-    return { fd, [Symbol.dispose]: () => closeSync(fd) };
+  /** A folder for one process and its descendants. @throws system error */
+  makeFamily(): FamilyCgroup {
+    for (const leftover of [...this.#leftovers].slice(0, leftoversLookedAt)) {
+      this.#leftovers.delete(leftover);
+      this.#remove(leftover);
+    }
+    const folder = mkdtempSync(join(this.#folder, "process-"));
+    return new FamilyCgroup(folder, () => this.#remove(folder));
   }
 
   /**
@@ -57,6 +63,15 @@ export class UserCgroup {
     return await countProcesses(this.#folder);
   }
 
+  /** One that is not empty is tried again later: those in it go on. */
+  #remove(folder: string): void {
+    try {
+      rmdirSync(folder);
+    } catch (cause) {
+      if (systemCode(cause) !== "ENOENT") this.#leftovers.add(folder);
+    }
+  }
+
   /** A kernel file, so nothing is waited for; the thread pool would only add to every wake. */
   #write(value: "0" | "1"): void {
     writeFileSync(join(this.#folder, "cgroup.freeze"), value);
@@ -66,6 +81,35 @@ export class UserCgroup {
     // A new handle each time: the kernel file is small and must be read from its start.
     await using events = await open(join(this.#folder, "cgroup.events"));
     return /^frozen 1$/m.test(await events.readFile("utf8"));
+  }
+}
+
+export class FamilyCgroup implements Disposable {
+  readonly #folder: string;
+  readonly #remove: () => void;
+
+  constructor(folder: string, remove: () => void) {
+    this.#folder = folder;
+    this.#remove = remove;
+  }
+
+  /**
+   * A descriptor for one child: `echo 0` into it joins. The caller closes it after the spawn.
+   * @throws system error
+   */
+  openJoin(): Disposable & { readonly fd: number } {
+    const fd = openSync(join(this.#folder, "cgroup.procs"), "w");
+    return { fd, [Symbol.dispose]: () => closeSync(fd) };
+  }
+
+  /** Kills every process inside at once, frozen ones too. @throws system error */
+  kill(): void {
+    writeFileSync(join(this.#folder, "cgroup.kill"), "1");
+  }
+
+  /** Gives the folder back, now or when the last descendant has ended. */
+  [Symbol.dispose](): void {
+    this.#remove();
   }
 }
 

@@ -5,7 +5,13 @@
 import { Agent } from "node:http";
 import { type Client, type Interceptor, createClient } from "@connectrpc/connect";
 import { createConnectTransport } from "@connectrpc/connect-node";
-import { Process, type ProcessEvent, accessTokenHeader, agentPort } from "@torpor/protocol";
+import {
+  Process,
+  type ProcessEvent,
+  accessTokenHeader,
+  agentPort,
+  outputOffsetHeader,
+} from "@torpor/protocol";
 import { Deadline, TorporError, ignoreFailure } from "@torpor/std";
 
 /** LIMIT: how long a test waits for one line or for the end of a process. */
@@ -25,6 +31,12 @@ export interface GuestResult {
   readonly exitCode: number;
 }
 
+/** Bytes of each stream, counted from the start of the process. */
+export interface OutputOffsets {
+  readonly stdout: number;
+  readonly stderr: number;
+}
+
 type Events = AsyncIterable<{ readonly event?: ProcessEvent | undefined }>;
 
 /** Disposing it stops listening; the process itself goes on. */
@@ -34,6 +46,7 @@ export class GuestProcess implements Disposable {
   readonly #stop: AbortController;
   readonly #ended: Promise<GuestResult>;
   readonly #text = { stdout: "", stderr: "" };
+  readonly #offsets: { stdout: number; stderr: number };
   #readChars = 0;
   #grown = Promise.withResolvers<void>();
 
@@ -42,7 +55,9 @@ export class GuestProcess implements Disposable {
     client: Client<typeof Process>,
     stop: AbortController,
     events: AsyncIterator<{ readonly event?: ProcessEvent | undefined }>,
+    offsets: OutputOffsets,
   ) {
+    this.#offsets = { ...offsets };
     this.pid = pid;
     this.#client = client;
     this.#stop = stop;
@@ -57,6 +72,37 @@ export class GuestProcess implements Disposable {
     user: string,
     stdin: boolean,
   ): Promise<GuestProcess> {
+    const [cmd, ...args] = argv;
+    return await this.#listen(
+      access,
+      user,
+      (client, options) => client.start({ process: { cmd, args }, stdin }, options),
+      { stdout: 0, stderr: 0 },
+    );
+  }
+
+  /** Goes on with a process, from where another client of it had to stop. @throws ConnectError */
+  static async connect(
+    access: GuestAccess,
+    pid: number,
+    offsets: OutputOffsets,
+  ): Promise<GuestProcess> {
+    const process = { selector: { case: "pid" as const, value: pid } };
+    const headers = { [outputOffsetHeader]: `${offsets.stdout},${offsets.stderr}` };
+    return await this.#listen(
+      access,
+      "user",
+      (client, options) => client.connect({ process }, { ...options, headers }),
+      offsets,
+    );
+  }
+
+  static async #listen(
+    access: GuestAccess,
+    user: string,
+    open: (client: Client<typeof Process>, options: { signal: AbortSignal }) => Events,
+    offsets: OutputOffsets,
+  ): Promise<GuestProcess> {
     const client = createClient(
       Process,
       createConnectTransport({
@@ -67,18 +113,27 @@ export class GuestProcess implements Disposable {
         interceptors: [addressedTo(access, user)],
       }),
     );
-    const [cmd, ...args] = argv;
     const stop = new AbortController();
-    const answers: Events = client.start(
-      { process: { cmd, args }, stdin },
-      { signal: stop.signal },
-    );
-    const events = answers[Symbol.asyncIterator]();
-    const deadline = Deadline.after(waitMs, `starting ${cmd}`);
-    const first = await deadline.race(events.next());
+    const events = open(client, { signal: stop.signal })[Symbol.asyncIterator]();
+    const first = await Deadline.after(waitMs, "the start of a stream").race(events.next());
     const event = first.done === true ? undefined : first.value.event?.event;
     if (event?.case !== "start") throw new TorporError("guest.refused", "no start event");
-    return new GuestProcess(event.value.pid, client, stop, events);
+    return new GuestProcess(event.value.pid, client, stop, events, offsets);
+  }
+
+  /** What has been received of standard output. */
+  get stdout(): string {
+    return this.#text.stdout;
+  }
+
+  /** And of standard error. */
+  get stderr(): string {
+    return this.#text.stderr;
+  }
+
+  /** Where the next byte of each stream belongs. */
+  get offsets(): OutputOffsets {
+    return { ...this.#offsets };
   }
 
   /** The next line of standard output. @throws when the stream ends before there is one */
@@ -128,6 +183,7 @@ export class GuestProcess implements Disposable {
       const { output } = event.value;
       const name = output.case === "stderr" ? "stderr" : "stdout";
       this.#text[name] += Buffer.from(output.value ?? []).toString("utf8");
+      this.#offsets[name] += output.value?.length ?? 0;
       this.#grown.resolve();
       this.#grown = Promise.withResolvers<void>();
     }

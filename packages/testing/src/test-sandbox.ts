@@ -2,7 +2,12 @@
 import assert from "node:assert/strict";
 import { parseJson, parseObject, parseString } from "@torpor/std";
 import type { ApiAnswer, DaemonApi, SandboxInfo } from "./daemon-api.ts";
-import { GuestProcess, type GuestResult } from "./guest-process.ts";
+import {
+  type GuestAccess,
+  GuestProcess,
+  type GuestResult,
+  type OutputOffsets,
+} from "./guest-process.ts";
 
 export interface RunOptions {
   /** "user" unless told otherwise. */
@@ -91,12 +96,17 @@ export class TestSandbox {
     argv: readonly [string, ...string[]],
     options: RunOptions = {},
   ): Promise<GuestProcess> {
-    const access = {
-      socketPath: this.api.socketPath,
-      sandboxId: this.id,
-      accessToken: this.accessToken,
-    };
-    return await GuestProcess.start(access, argv, options.user ?? "user", options.stdin ?? false);
+    return await GuestProcess.start(
+      this.#access,
+      argv,
+      options.user ?? "user",
+      options.stdin ?? false,
+    );
+  }
+
+  /** Listens to a process from where an earlier listener had to stop. */
+  async reconnect(pid: number, offsets: OutputOffsets): Promise<GuestProcess> {
+    return await GuestProcess.connect(this.#access, pid, offsets);
   }
 
   /** Runs a command to its end, however it ends. */
@@ -124,5 +134,13 @@ export class TestSandbox {
       "e2b-sandbox-port": String(port),
       ...headers,
     });
+  }
+
+  get #access(): GuestAccess {
+    return {
+      socketPath: this.api.socketPath,
+      sandboxId: this.id,
+      accessToken: this.accessToken,
+    };
   }
 }

@@ -1,0 +1,214 @@
+/**
+ * Sandboxes as the published SDKs keep them: created, found, put to sleep and woken, copied, measured,
+ * ended at their time; and what the SDKs throw about one that is not there.
+ */
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { waitUntil } from "@torpor/testing";
+import { withEachSdk } from "./published-clients.ts";
+
+test("sandboxes by the published SDKs", async (story) => {
+  await withEachSdk(story, async (t, { Sandbox, ...sdk }) => {
+    const sandbox = await Sandbox.create("base", {
+      metadata: { purpose: "story", owner: "you & me = us" },
+      timeoutMs: 600_000,
+    });
+    const other = await Sandbox.create({ metadata: { purpose: "other" } });
+
+    await t.test("Sandbox.getInfo tells what a sandbox is", async () => {
+      const info = await sandbox.getInfo();
+      assert.equal(info.sandboxId, sandbox.sandboxId);
+      assert.equal(info.name, "base");
+      assert.equal(info.state, "running");
+      assert.deepEqual(info.metadata, { purpose: "story", owner: "you & me = us" });
+      assert.equal(info.cpuCount, 1);
+      assert.equal(info.memoryMB, 512);
+      const aheadMs = info.endAt.getTime() - info.startedAt.getTime();
+      assert.ok(Math.abs(aheadMs - 600_000) < 60_000, `${aheadMs} ms from start to end`);
+      assert.equal(await sandbox.isRunning(), true);
+    });
+
+    const list = "Sandbox.list finds sandboxes by metadata and state, page by page";
+    await t.test(list, { todo: "GET /v2/sandboxes is not served yet" }, async () => {
+      const query = { metadata: { owner: "you & me = us" } };
+      const found = await Sandbox.list({ query }).nextItems();
+      assert.deepEqual(
+        found.map(({ sandboxId }) => sandboxId),
+        [sandbox.sandboxId],
+      );
+      assert.deepEqual(
+        await Sandbox.list({ query: { metadata: { purpose: "none" } } }).nextItems(),
+        [],
+      );
+      const pages = Sandbox.list({ limit: 1, query: { state: ["running"] } });
+      const ids: string[] = [];
+      while (pages.hasNext) {
+        ids.push(...(await pages.nextItems()).map(({ sandboxId }) => sandboxId));
+      }
+      assert.deepEqual(ids, [other.sandboxId, sandbox.sandboxId], "the newest first");
+      await other.pause();
+      const paused = await Sandbox.list({ query: { state: ["paused"] } }).nextItems();
+      assert.deepEqual(
+        paused.map(({ sandboxId }) => sandboxId),
+        [other.sandboxId],
+      );
+    });
+
+    await t.test("Sandbox.setTimeout ends a sandbox at its time", async () => {
+      const brief = await Sandbox.create();
+      await brief.setTimeout(1_000);
+      await waitUntil("it is gone", async () => {
+        const found = await brief.getInfo().catch((error: unknown) => error);
+        return found instanceof sdk.SandboxNotFoundError || undefined;
+      });
+      assert.equal(await brief.isRunning(), false);
+    });
+
+    await t.test("Sandbox.pause and Sandbox.connect keep memory, files and processes", async () => {
+      const counter = await sandbox.commands.run(
+        "echo kept > kept; n=0; while read line; do n=$((n + 1)); echo $n; done",
+        { background: true, stdin: true },
+      );
+      await counter.sendStdin("\n");
+      await waitUntil("it counts", async () => counter.stdout === "1\n" || undefined);
+      await counter.disconnect();
+
+      assert.equal(await sandbox.pause(), true);
+      assert.equal(await sandbox.pause(), false, "it is paused already");
+      assert.equal((await sandbox.getInfo()).state, "paused");
+      assert.equal(await sandbox.isRunning(), false);
+      await assert.rejects(
+        sandbox.commands.run("true"),
+        (error) => error instanceof sdk.SandboxNotFoundError,
+      );
+
+      const woken = await Sandbox.connect(sandbox.sandboxId);
+      assert.equal(await woken.files.read("kept"), "kept\n");
+      const again = await woken.commands.connect(counter.pid);
+      await again.sendStdin("\n");
+      await waitUntil("it counts on", async () => again.stdout === "2\n" || undefined);
+      await again.kill();
+      assert.equal(await sandbox.isRunning(), true);
+    });
+
+    await t.test("Sandbox.betaPause and an instance's connect", async () => {
+      assert.equal(await sandbox.betaPause(), true);
+      await sandbox.connect();
+      assert.equal((await sandbox.commands.run("cat kept")).stdout, "kept\n");
+    });
+
+    await t.test("a sandbox with the lifecycle pause is paused at its time", async () => {
+      const sleepy = await Sandbox.create({
+        timeoutMs: 60_000,
+        lifecycle: { onTimeout: "pause" },
+      });
+      await sleepy.setTimeout(1_000);
+      await waitUntil("it sleeps", async () => {
+        return (await sleepy.getInfo()).state === "paused" || undefined;
+      });
+      await sleepy.connect();
+      assert.equal((await sleepy.commands.run("echo awake")).stdout, "awake\n");
+      await sleepy.kill();
+    });
+
+    await t.test(
+      "traffic wakes a sandbox with autoResume",
+      { todo: "requests do not wake a paused sandbox yet" },
+      async () => {
+        const sleepy = await Sandbox.create({
+          lifecycle: { onTimeout: "pause", autoResume: true },
+        });
+        await sleepy.pause();
+        assert.equal((await sleepy.commands.run("echo awake")).stdout, "awake\n");
+        await sleepy.kill();
+      },
+    );
+
+    await t.test("Sandbox.createSnapshot gives a template of this instant", async () => {
+      await sandbox.files.write("instant", "then");
+      const { snapshotId } = await sandbox.createSnapshot();
+      await sandbox.files.write("instant", "now");
+      const copy = await Sandbox.create(snapshotId);
+      assert.equal(await copy.files.read("instant"), "then");
+      const listed = await sandbox.listSnapshots().nextItems();
+      assert.deepEqual(
+        listed.map((one) => one.snapshotId),
+        [snapshotId],
+      );
+      await copy.kill();
+      assert.equal(await Sandbox.deleteSnapshot(snapshotId), true);
+      assert.equal(await Sandbox.deleteSnapshot(snapshotId), false);
+    });
+
+    await t.test("Sandbox.fork gives sandboxes that go on from here", async () => {
+      await sandbox.files.write("origin", "shared");
+      const [first, second] = await sandbox.fork({ count: 2 });
+      assert.ok(first instanceof Sandbox && second instanceof Sandbox);
+      assert.notEqual(first.sandboxId, second.sandboxId);
+      await first.files.write("origin", "changed");
+      assert.equal(await second.files.read("origin"), "shared");
+      assert.equal(await sandbox.files.read("origin"), "shared");
+      await first.kill();
+      await second.kill();
+    });
+
+    await t.test(
+      "Sandbox.getMetrics tells what is in use",
+      { todo: "GET /sandboxes/{id}/metrics is not served yet" },
+      async () => {
+        const metrics = await waitUntil("a measurement is there", async () => {
+          const found = await sandbox.getMetrics();
+          return found.length > 0 ? found : undefined;
+        });
+        const last = metrics.at(-1);
+        assert.equal(last?.cpuCount, 1);
+        assert.ok((last?.memTotal ?? 0) > 400 << 20);
+        assert.ok((last?.memUsed ?? 0) > 0);
+        assert.ok((last?.diskTotal ?? 0) > 1 << 30);
+      },
+    );
+
+    await t.test(
+      "Sandbox.updateNetwork changes what a sandbox may reach",
+      { todo: "PUT /sandboxes/{id}/network is not served yet" },
+      async () => {
+        await sandbox.updateNetwork({ denyOut: ["0.0.0.0/0"] });
+        assert.deepEqual((await sandbox.getInfo()).network?.denyOut, ["0.0.0.0/0"]);
+      },
+    );
+
+    await t.test("Sandbox.getHost names a port of the sandbox", async () => {
+      assert.match(sandbox.getHost(3000), new RegExp(`^3000-${sandbox.sandboxId}\\.`));
+    });
+
+    await t.test("git works in a sandbox", async (inner) => {
+      const has = await sandbox.commands.run("command -v git || true");
+      if (has.stdout === "") return inner.skip("the template has no git");
+      await sandbox.git.init("repository");
+      const { currentBranch } = await sandbox.git.status("repository");
+      assert.notEqual(currentBranch, undefined);
+    });
+
+    await t.test("Sandbox.kill says whether there was a sandbox", async () => {
+      assert.equal(await other.kill(), true);
+      assert.equal(await other.kill(), false);
+      assert.equal(await other.isRunning(), false);
+      const isNotFound = (error: unknown): boolean => error instanceof sdk.SandboxNotFoundError;
+      await assert.rejects(other.getInfo(), isNotFound);
+      await assert.rejects(other.pause(), isNotFound);
+      await assert.rejects(Sandbox.connect(other.sandboxId), isNotFound);
+      await assert.rejects(other.setTimeout(1_000), isNotFound);
+      await assert.rejects(other.commands.run("true"), isNotFound);
+      await assert.rejects(other.files.read("x"), (error) => error instanceof sdk.TimeoutError);
+    });
+
+    await t.test("an unknown key is refused with AuthenticationError", async () => {
+      await assert.rejects(
+        Sandbox.create({ apiKey: `e2b_${"0".repeat(40)}` }),
+        (error) => error instanceof sdk.AuthenticationError,
+      );
+    });
+
+    assert.equal(await sandbox.kill(), true);
+  });
+});
