@@ -163,6 +163,7 @@ async function makeNetwork(
   _deadline: Deadline,
   undo: AsyncDisposableStack,
 ): Promise<void> {
+  context.network?.[Symbol.dispose](); // of a first run of this step
   context.network = undo.use(await createNetwork(context.networkKind, guestAddressing));
   undo.use(context.network.attachment); // the VMM may never come to take its copy
 }
@@ -266,6 +267,7 @@ async function waitUntilReady(
   assert(network !== undefined, "the network is made before the guest is dialled");
   // The key that the guest in the saved memory knows.
   const { hostKey } = snapshot ?? template.manifest;
+  context.link?.[Symbol.dispose](); // of a first run of this step
   const link = undo.use(new GuestLink({ dial: (port) => network.dial(port), hostKey }));
   context.link = link;
   await link.waitUntilReady(deadline);
