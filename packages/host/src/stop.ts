@@ -1,6 +1,7 @@
 /**
  * How the daemon's program ends: on a signal it leaves the sandboxes running, or puts them to sleep
- * first. A second signal meanwhile leaves those that have not been begun with; after that signals do
+ * first. A second signal meanwhile leaves those that have not been begun with, and those that have been
+ * are waited for: a pause that is cut short would leave a guest standing still. From then on signals do
  * again what they always do.
  */
 import { type Logger, TorporError } from "@torpor/std";
