@@ -159,6 +159,7 @@ export class Sandbox {
   resume(command: ResumeCommand = {}): Promise<Outcome> {
     return this.#enqueue(async () => {
       if (!this.#admit("resume", command)) {
+        if (command.previous === true) throw this.#notAsleep();
         if (this.#run !== undefined) await this.#goOnIfHeld(this.#run);
         if (command.timeoutMs !== undefined) await this.#setTimeoutMs(command.timeoutMs);
         return unchanged;
@@ -281,6 +282,14 @@ export class Sandbox {
   /** For requests that every state allows. */
   #refuseStale(command: Command): void {
     this.#admit("remove", command);
+  }
+
+  /** One that goes on was not asked to: what it has done since would be lost without a word. */
+  #notAsleep(): TorporError {
+    const { id } = this.#record;
+    return new TorporError("sandbox.wrongState", "the sandbox is running and cannot go back", {
+      advice: `Pause it first: \`torpor resume --previous ${id}\` then goes back to the snapshot before that pause.`,
+    });
   }
 
   #gone(): TorporError {
