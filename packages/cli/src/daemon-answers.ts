@@ -12,6 +12,7 @@ import {
 const sandboxStates = [
   "creating",
   "running",
+  "checkpointing",
   "pausing",
   "paused",
   "resuming",

@@ -19,6 +19,7 @@ import { Output, type TextStream } from "./output.ts";
 import { runCli, wantsJson } from "./program.ts";
 import { Session } from "./session.ts";
 
+const runningStates: ReadonlySet<string> = new Set(["running", "checkpointing"]);
 export const accessToken = "secret-token";
 
 export function sandboxInfo(given: Partial<SandboxInfo> = {}): SandboxInfo {
@@ -92,6 +93,7 @@ export class FakeDaemon implements AsyncDisposable {
     this.#server = createServer((request, response) => {
       const sandboxId = request.headers["e2b-sandbox-id"];
       if (sandboxId === undefined) void this.#serve(request, response);
+      else if (this.guest.turnedAwayCount > 0) this.#turnAway(response);
       else if (this.#isRunning(String(sandboxId))) agent(request, response);
       else send(response, { status: 502, body: { sandboxId, message: "not running", code: 502 } });
     });
@@ -120,8 +122,14 @@ export class FakeDaemon implements AsyncDisposable {
     await rm(this.stateFolder, { recursive: true, force: true });
   }
 
+  #turnAway(response: ServerResponse): void {
+    this.guest.turnedAwayCount -= 1;
+    const message = "the sandbox is being paused or resumed";
+    send(response, { status: 503, body: { code: "unavailable", message } });
+  }
+
   #isRunning(id: string): boolean {
-    return this.sandboxes.some((one) => one.id === id && one.state === "running");
+    return this.sandboxes.some((one) => one.id === id && runningStates.has(one.state));
   }
 
   async #serve(request: IncomingMessage, response: ServerResponse): Promise<void> {
@@ -203,6 +211,8 @@ export class FakeGuest {
   readonly callers: { user: string | null; token: string | null }[] = [];
   readonly sizes: { cols: number; rows: number }[] = [];
   readonly starts: StartRequest[] = [];
+  /** How many more requests are refused, as while a snapshot is taken. */
+  turnedAwayCount = 0;
   /** Called when a command has started. */
   onStart: () => void = () => undefined;
   readonly #children = new Map<number, ChildProcess>();

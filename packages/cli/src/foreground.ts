@@ -4,16 +4,25 @@
  * The end of the command decides: whatever is still on its way to its input is then dropped.
  */
 import { setTimeout as sleep } from "node:timers/promises";
-import { TorporError, ignoreFailure } from "@torpor/std";
+import { Deadline, TorporError, ignoreFailure } from "@torpor/std";
 import type { SandboxAccess, SandboxInfo } from "./daemon-answers.ts";
 import type { DaemonClient } from "./daemon-client.ts";
-import { Guest, type GuestOutput, type GuestProcess } from "./guest-process.ts";
+import {
+  Guest,
+  type GuestCommand,
+  type GuestOutput,
+  type GuestProcess,
+  isTurnedAway,
+} from "./guest-process.ts";
 import type { Interrupt } from "./interrupt.ts";
 import type { Input, Session } from "./session.ts";
 import { RawTerminal, terminalSize } from "./terminal.ts";
 
 /** How long an interrupted command may take to end by itself. */
 const graceMs = 5_000;
+/** LIMIT: of the part of a snapshot in which the guest starts no command. */
+const checkpointMs = 60_000;
+const checkpointPollMs = 100;
 
 export interface ForegroundCommand {
   readonly argv: readonly [string, ...string[]];
@@ -38,15 +47,15 @@ export async function runForeground(
   const { tty } = command;
   using guest = new Guest(session.client.socketPath, access, command.user);
   try {
-    const started = await guest.start(
-      {
-        argv: command.argv,
-        env: tty ? { ...terminalEnv(session.env), ...command.env } : command.env,
-        workdir: command.workdir,
-        stdin: command.input,
-        terminal: tty ? terminalSize(process.stdout) : undefined,
-      },
-      interrupt.signal,
+    const guestCommand: GuestCommand = {
+      argv: command.argv,
+      env: tty ? { ...terminalEnv(session.env), ...command.env } : command.env,
+      workdir: command.workdir,
+      stdin: command.input,
+      terminal: tty ? terminalSize(process.stdout) : undefined,
+    };
+    const started = await startOnceOpen(session.client, access.id, () =>
+      guest.start(guestCommand, interrupt.signal),
     );
     using terminal = new DisposableStack();
     if (tty) terminal.use(openTerminal(started));
@@ -60,6 +69,24 @@ export async function runForeground(
     });
   } catch (cause) {
     throw await explainLost(session.client, access.id, cause);
+  }
+}
+
+/** While a snapshot is taken the guest starts nothing, and says so; nothing has run then. */
+async function startOnceOpen(
+  client: DaemonClient,
+  id: string,
+  start: () => Promise<GuestProcess>,
+): Promise<GuestProcess> {
+  const deadline = Deadline.after(checkpointMs, "waiting for a snapshot of the sandbox");
+  for (;;) {
+    try {
+      return await start();
+    } catch (cause) {
+      if (!isTurnedAway(cause) || deadline.expired) throw cause;
+      if (!isRunning((await client.look(id)).state)) throw cause;
+      await deadline.sleep(checkpointPollMs);
+    }
   }
 }
 
@@ -128,6 +155,7 @@ const wait = (id: string): string => `Wait until \`torpor info ${id}\` says that
 const adviceFor: Readonly<Record<SandboxInfo["state"], (id: string) => string>> = {
   creating: wait,
   running: wait,
+  checkpointing: wait,
   pausing: (id) => `Wait a moment, then wake it with \`torpor resume ${id}\`.`,
   paused: (id) => `Wake it with \`torpor resume ${id}\`; its processes go on where they were.`,
   resuming: wait,
@@ -138,7 +166,12 @@ const adviceFor: Readonly<Record<SandboxInfo["state"], (id: string) => string>> 
 
 /** @throws sandbox.wrongState when no command can run in it now */
 export function requireRunning({ id, state, reason }: SandboxInfo): void {
-  if (state !== "running") throw notRunning(id, state, reason);
+  if (!isRunning(state)) throw notRunning(id, state, reason);
+}
+
+/** One that is made a snapshot of goes on running. */
+function isRunning(state: SandboxInfo["state"]): boolean {
+  return state === "running" || state === "checkpointing";
 }
 
 /** What a broken line means: most often the sandbox was paused or removed meanwhile. */
@@ -147,7 +180,7 @@ async function explainLost(client: DaemonClient, id: string, cause: unknown): Pr
   if (error.code !== "guest.unreachable") return error;
   try {
     const { state, reason } = await client.look(id);
-    return state === "running" ? error : notRunning(id, state, reason, error);
+    return isRunning(state) ? error : notRunning(id, state, reason, error);
   } catch (failure) {
     if (TorporError.is(failure) && failure.code === "sandbox.notFound") {
       return new TorporError("sandbox.notFound", `sandbox ${id} was removed`, { cause });

@@ -59,6 +59,12 @@ const notFoundCode = 127;
 /** Silence longer than this is broken by the agent, so that nothing between cuts the stream. */
 const keepaliveSeconds = 50;
 
+/**
+ * How the agent says that it starts nothing now: before the stream begins, and in it. Whoever stands
+ * between says 502, and then the command may have begun.
+ */
+const turnedAwayTexts = ["HTTP 503", "the sandbox is being paused or resumed"] as const;
+
 /** The line to the agent of one sandbox. */
 export class Guest implements Disposable {
   readonly #client: Client<typeof Process>;
@@ -300,6 +306,16 @@ function startError(cause: unknown, { argv, workdir }: GuestCommand): TorporErro
     );
   }
   return refused(text, cannotRunCode, "Check that the file is a program and may be executed.");
+}
+
+/** True when the agent itself takes no new work, because a snapshot is being taken. */
+export function isTurnedAway(error: unknown): boolean {
+  const cause = TorporError.is(error) ? error.cause : undefined;
+  return (
+    cause instanceof ConnectError &&
+    cause.code === Code.Unavailable &&
+    turnedAwayTexts.some((text) => cause.rawMessage.startsWith(text))
+  );
 }
 
 function lineError(cause: unknown): TorporError {

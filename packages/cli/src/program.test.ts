@@ -183,6 +183,15 @@ test("pause and resume say what they changed; --timing shows the steps", async (
   assert.equal((await daemon.run(["resume", "iaaa"])).stdout, "iaaa was running already\n");
 });
 
+test("a command waits while a snapshot is taken, and is not refused", async () => {
+  await using daemon = await start();
+  daemon.sandboxes = [sandboxInfo({ id: "iaaa", state: "checkpointing" })];
+  daemon.guest.turnedAwayCount = 2;
+  const result = await daemon.run(["exec", "iaaa", "--", "echo", "once"]);
+  assert.deepEqual(result, { exitCode: 0, stdout: "once\n", stderr: "" });
+  assert.equal(daemon.guest.starts.length, 1);
+});
+
 test("rm tries every sandbox and fails when one could not be removed", async () => {
   await using daemon = await start("iaaa", "ibbb");
   daemon.answer = ({ method, path }) =>
