@@ -19,6 +19,8 @@ import { isRunningProcess } from "./process-state.ts";
 const startMs = 60_000;
 /** Ending waits for verbs that are under way. */
 const endMs = 120_000;
+/** And, when it was told so, for each sandbox that it puts to sleep, a few at a time. */
+const endPauseMs = 60_000;
 const pollMs = 50;
 
 export interface DaemonFolders {
@@ -90,8 +92,16 @@ function failedStart(what: string, logPath: string, cause: TorporError | undefin
   });
 }
 
-/** Asks the daemon with process `pid` to end and waits until it has. @throws root.required */
-export async function endDaemonProcess(client: DaemonClient, pid: number): Promise<void> {
+/**
+ * Asks the daemon with process `pid` to end and waits until it has.
+ * @param runningCount Sandboxes that it may put to sleep first.
+ * @throws root.required, deadline.exceeded
+ */
+export async function endDaemonProcess(
+  client: DaemonClient,
+  pid: number,
+  runningCount: number,
+): Promise<void> {
   try {
     process.kill(pid, "SIGTERM");
   } catch (cause) {
@@ -101,7 +111,7 @@ export async function endDaemonProcess(client: DaemonClient, pid: number): Promi
       advice: "Run the same command as the user that started the daemon.",
     });
   }
-  const deadline = Deadline.after(endMs, "ending the daemon");
+  const deadline = Deadline.after(endMs + runningCount * endPauseMs, "ending the daemon");
   // ORDER: the socket goes first, the lock on the state folder with the process.
   while (isRunningProcess(pid) || (await client.isAnswering())) {
     if (deadline.expired) {

@@ -1,35 +1,85 @@
-/** `torpor down`: ends the daemon and leaves the sandboxes as they are. */
+/** `torpor down`: ends the daemon and leaves the sandboxes as they are, or puts them to sleep first. */
 import type { Command } from "commander";
-import type { DaemonInfo } from "../daemon-answers.ts";
+import type { SandboxInfo } from "../daemon-answers.ts";
 import { endDaemonProcess } from "../daemon-process.ts";
-import type { Session } from "../session.ts";
+import { isRunningProcess } from "../process-state.ts";
+import { type Session, forEach } from "../session.ts";
+
+interface DownOptions {
+  readonly pause?: boolean;
+}
 
 export function addDown(program: Command, session: Session): void {
   program
     .command("down")
     .description("end the daemon; sandboxes that run go on running")
+    .option("--pause", "put all sandboxes that run to sleep first")
     .option("--json", "print what was ended as JSON")
-    .action(async () => down(session));
+    .addHelpText(
+      "after",
+      `
+Ends the daemon also when a sandbox could not be put to sleep: that one runs on, and the exit
+code is 1. Where the daemon was started with TORPOR_ON_STOP=pause, it pauses them itself.`,
+    )
+    .action(async (options: DownOptions) => down(session, options));
 }
 
-async function down(session: Session): Promise<void> {
+async function down(session: Session, options: DownOptions): Promise<void> {
   const { client, output } = session;
   if (!(await client.isAnswering())) {
     if (session.asJson) output.printJson({ ended: false });
     else output.print("No daemon runs.");
     return;
   }
-  const info: DaemonInfo = await client.describe();
-  const running = (await client.list()).filter(({ pid }) => pid !== null).length;
-  await output.busy("waiting for the daemon to end", endDaemonProcess(client, info.pid));
+  const paused: string[] = [];
+  try {
+    if (options.pause === true) await pauseRunning(session, paused);
+  } finally {
+    await endDaemon(session, paused);
+  }
+}
+
+/** @throws the last failure, after all were tried */
+async function pauseRunning(session: Session, paused: string[]): Promise<void> {
+  const { client, output } = session;
+  await forEach(session, await listRunning(session), async ({ id }) => {
+    await output.busy(`pausing ${id}`, client.pause(id));
+    paused.push(id);
+    if (!session.asJson) output.print(`${id} paused`);
+  });
+}
+
+async function endDaemon(session: Session, paused: readonly string[]): Promise<void> {
+  const { client, output } = session;
+  const { pid } = await client.describe();
+  const before = await listRunning(session);
+  await output.busy("waiting for the daemon to end", endDaemonProcess(client, pid, before.length));
+  // Seen from here: a daemon may put them to sleep at its end.
+  const running = before.filter((one) => one.pid !== null && isRunningProcess(one.pid));
   if (session.asJson) {
-    output.printJson({ ended: true, pid: info.pid, runningSandboxes: running });
+    output.printJson({
+      ended: true,
+      pid,
+      paused,
+      runningSandboxes: running.length,
+      running: running.map(({ id }) => id),
+    });
     return;
   }
-  output.print(`The daemon (process ${info.pid}) has ended.`);
-  if (running > 0) {
-    const [what, pronoun] =
-      running === 1 ? ["1 sandbox runs", "it"] : [`${running} sandboxes run`, "them"];
-    output.print(`${what} on; the next daemon takes ${pronoun} over. \`torpor up\` starts one.`);
-  }
+  output.print(`The daemon (process ${pid}) has ended.`);
+  for (const line of runningLines(running)) output.print(line);
+}
+
+async function listRunning({ client }: Session): Promise<readonly SandboxInfo[]> {
+  return (await client.list()).filter(({ pid }) => pid !== null);
+}
+
+function runningLines(running: readonly SandboxInfo[]): readonly string[] {
+  if (running.length === 0) return [];
+  const [what, pronoun] =
+    running.length === 1 ? ["1 sandbox runs", "it"] : [`${running.length} sandboxes run`, "them"];
+  return [
+    `${what} on; the next daemon takes ${pronoun} over. \`torpor up\` starts one.`,
+    ...running.map(({ id }) => `  ${id}`),
+  ];
 }
