@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
 import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { test } from "node:test";
@@ -217,7 +218,18 @@ test("logs show the console, or the daemon's log without the daemon", async () =
 test("completion knows verbs and options, and the shell accepts it", async () => {
   const { stdout } = await runForTest(["completion", "bash"], nowhere);
   assert.match(stdout, /words="up down doctor run create exec ls /);
-  assert.match(stdout, /keys\) words="ls create --help"/);
+  assert.match(stdout, /keys\|"keys "\*\) words="ls create --help"/);
+  assert.match(stdout, /"keys create"\) words="--json --help"/);
+  const complete = (...words: readonly string[]): string => {
+    const quoted = words.map((word) => `'${word}'`).join(" ");
+    const asked = `COMP_WORDS=(torpor ${quoted}) COMP_CWORD=${words.length}; _torpor`;
+    const script = `${stdout}\n${asked}; echo "\${COMPREPLY[*]}"`;
+    return spawnSync("bash", ["-c", script], { encoding: "utf8" }).stdout.trim();
+  };
+  assert.equal(complete("key"), "keys");
+  assert.equal(complete("keys", ""), "ls create --help");
+  assert.equal(complete("keys", "ls", "--j"), "--json");
+  assert.equal(complete("resume", "iaaa", "--ti"), "--timing");
 });
 
 test("the version is that of the package", async () => {

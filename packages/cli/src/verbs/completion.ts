@@ -20,18 +20,16 @@ export function addCompletion(program: Command, session: Session): void {
 /** The same script for both: zsh can run completions that were written for bash. */
 export function completionScript(program: Command, shell: "bash" | "zsh"): string {
   const verbs = program.commands.map((verb) => verb.name());
-  const cases = program.commands.map((verb) => {
-    const words = [
-      ...verb.commands.map((part) => part.name()),
-      ...verb.options.flatMap(({ long }) => long ?? []),
-      "--help",
-    ];
-    return `    ${verb.name()}) words="${words.join(" ")}" ;;`;
-  });
+  const cases = program.commands.flatMap((verb) => [
+    ...verb.commands.map((part) => caseLine(`"${verb.name()} ${part.name()}"`, part)),
+    caseLine(`${verb.name()}|"${verb.name()} "*`, verb),
+  ]);
   const script = `_torpor() {
   local words="${verbs.join(" ")}"
   if [ "$COMP_CWORD" -gt 1 ]; then
-    case "\${COMP_WORDS[1]}" in
+    local verb="\${COMP_WORDS[1]}"
+    if [ "$COMP_CWORD" -gt 2 ]; then verb="$verb \${COMP_WORDS[2]}"; fi
+    case "$verb" in
 ${cases.join("\n")}
     *) words="" ;;
     esac
@@ -40,4 +38,13 @@ ${cases.join("\n")}
 }
 complete -o default -F _torpor torpor`;
   return shell === "bash" ? script : `autoload -U +X bashcompinit && bashcompinit\n${script}`;
+}
+
+function caseLine(pattern: string, command: Command): string {
+  const words = [
+    ...command.commands.map((part) => part.name()),
+    ...command.options.flatMap(({ long }) => long ?? []),
+    "--help",
+  ];
+  return `    ${pattern}) words="${words.join(" ")}" ;;`;
 }

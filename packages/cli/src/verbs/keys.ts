@@ -5,7 +5,7 @@ import type { Session } from "../session.ts";
 import { keyLines } from "./up.ts";
 
 export function addKeys(program: Command, session: Session): void {
-  const keys = program.command("keys").description("list and create API keys");
+  const keys = program.command("keys").description("list and create API keys").helpCommand(false);
   keys
     .command("ls")
     .description("list the API keys")
