@@ -1,10 +1,16 @@
-/** What the daemon says, and how it is read. */
+/**
+ * What the daemon says, and how it is read.
+ *
+ * COMPAT: fields that an older daemon does not send have a default, so that `torpor down` can end it.
+ */
 import {
   type StepTiming,
   TorporError,
   optional,
+  parseBoolean,
   parseInteger,
   parseObject,
+  parseOneOf,
   parseString,
   parseStringMap,
 } from "@torpor/std";
@@ -32,12 +38,28 @@ export interface DaemonInfo {
   readonly sandboxCount: number;
 }
 
-export interface SnapshotInfo {
+/** What a sandbox can be woken from. */
+export interface SavedInfo {
+  readonly id: string;
   readonly generation: number;
   readonly createdAtMs: number;
+  /** What the newest layer takes on disk. */
   readonly memoryBytes: number;
+  /** 0 when memory is saved whole, apart from the template's. */
+  readonly memoryLayers: number;
+  /** What all layers take on disk. */
   readonly diskBytes: number;
+  readonly diskLayers: number;
 }
+
+/** Why a sandbox still runs although its time is over. */
+export interface MissedDeadline {
+  readonly rule: string;
+  readonly atMs: number;
+  readonly message: string;
+}
+
+export type OnTimeout = "kill" | "pause";
 
 export interface SandboxInfo {
   readonly id: string;
@@ -46,13 +68,36 @@ export interface SandboxInfo {
   readonly state: SandboxStateName;
   /** Why it failed; null in every other state. */
   readonly reason: string | null;
+  /** Of a VM that ended by itself: what console and VMM said last. */
+  readonly lastLines: readonly string[];
   readonly generation: number;
   /** Of the VM on this machine; null while there is none. */
   readonly pid: number | null;
   readonly createdAtMs: number;
   readonly startedAtMs: number | null;
   readonly metadata: Readonly<Record<string, string>>;
-  readonly snapshot: SnapshotInfo | null;
+  readonly onTimeout: OnTimeout;
+  /** Null: never, or it does not run. */
+  readonly endAtMs: number | null;
+  /** Of the timeout, while it does not run. */
+  readonly leftMs: number | null;
+  readonly idleTimeoutMs: number | null;
+  readonly maxRunMs: number | null;
+  readonly missedDeadline: MissedDeadline | null;
+  readonly snapshot: SavedInfo | null;
+  /** Whether there is a snapshot before the newest one. */
+  readonly hasPrevious: boolean;
+}
+
+/** A snapshot that others are made from. */
+export interface SnapshotInfo {
+  readonly id: string;
+  readonly name: string | null;
+  /** The sandbox it was taken of, which may be gone. */
+  readonly sandboxId: string;
+  readonly createdAtMs: number;
+  /** How many sandboxes are kept ready of it. */
+  readonly pool: number;
 }
 
 export interface CreatedSandbox extends SandboxAccess {
@@ -63,6 +108,12 @@ export interface CreatedSandbox extends SandboxAccess {
 export interface SandboxAccess {
   readonly id: string;
   readonly accessToken: string | null;
+}
+
+export interface Forked {
+  /** One for each child that was asked for: its id, or why it did not come to be. */
+  readonly children: readonly (string | TorporError)[];
+  readonly timings: readonly StepTiming[];
 }
 
 export interface Changed {
@@ -107,23 +158,69 @@ export function parseSandbox(value: unknown): SandboxInfo {
     templateId: parseString(body["templateId"], "templateId"),
     state: parseState(body["state"]),
     reason: optional(body["reason"], parseString, "reason") ?? null,
+    lastLines: optional(body["lastLines"], parseLines, "lastLines") ?? [],
     generation: parseCount(body["generation"], "generation"),
     pid: optional(body["pid"], parseCount, "pid") ?? null,
     createdAtMs: parseCount(body["createdAtMs"], "createdAtMs"),
     startedAtMs: optional(body["startedAtMs"], parseCount, "startedAtMs") ?? null,
     metadata: optional(body["metadata"], parseStringMap, "metadata") ?? {},
-    snapshot: optional(body["snapshot"], parseSnapshot, "snapshot") ?? null,
+    onTimeout: optional(body["onTimeout"], parseOnTimeout, "onTimeout") ?? "kill",
+    endAtMs: optional(body["endAtMs"], parseCount, "endAtMs") ?? null,
+    leftMs: optional(body["leftMs"], parseCount, "leftMs") ?? null,
+    idleTimeoutMs: optional(body["idleTimeoutMs"], parseCount, "idleTimeoutMs") ?? null,
+    maxRunMs: optional(body["maxRunMs"], parseCount, "maxRunMs") ?? null,
+    missedDeadline: optional(body["missedDeadline"], parseMissed, "missedDeadline") ?? null,
+    snapshot: optional(body["snapshot"], parseSaved, "snapshot") ?? null,
+    hasPrevious: optional(body["hasPrevious"], parseBoolean, "hasPrevious") ?? false,
   };
 }
 
-function parseSnapshot(value: unknown): SnapshotInfo {
+function parseSaved(value: unknown): SavedInfo {
   const body = parseObject(value, "snapshot");
   return {
+    id: optional(body["id"], parseString, "id") ?? "",
     generation: parseCount(body["generation"], "generation"),
     createdAtMs: parseCount(body["createdAtMs"], "createdAtMs"),
     memoryBytes: parseCount(body["memoryBytes"], "memoryBytes"),
+    memoryLayers: optional(body["memoryLayers"], parseCount, "memoryLayers") ?? 0,
     diskBytes: parseCount(body["diskBytes"], "diskBytes"),
+    diskLayers: optional(body["diskLayers"], parseCount, "diskLayers") ?? 0,
   };
+}
+
+function parseMissed(value: unknown): MissedDeadline {
+  const body = parseObject(value, "missedDeadline");
+  return {
+    rule: parseString(body["rule"], "rule"),
+    atMs: parseCount(body["atMs"], "atMs"),
+    message: parseString(body["message"], "message"),
+  };
+}
+
+function parseOnTimeout(value: unknown, what: string): OnTimeout {
+  return parseOneOf(value, what, ["kill", "pause"]);
+}
+
+function parseLines(value: unknown, what: string): readonly string[] {
+  return parseList(value, what).map((line) => parseString(line, what));
+}
+
+export function parseSnapshot(value: unknown): SnapshotInfo {
+  const body = parseObject(value, "snapshot");
+  const [name] = parseList(body["names"], "names");
+  return {
+    id: parseString(body["snapshotID"], "snapshotID"),
+    name: optional(name, parseString, "names") ?? null,
+    sandboxId: parseString(body["sandboxID"], "sandboxID"),
+    createdAtMs: parseDate(body["createdAt"], "createdAt"),
+    pool: parseCount(body["pool"], "pool"),
+  };
+}
+
+export function parseForkResult(value: unknown): string | TorporError {
+  const { sandbox, error } = parseObject(value, "fork");
+  if (sandbox !== undefined) return parseAccess(sandbox).id;
+  return TorporError.fromBody(parseObject(error, "error"));
 }
 
 function parseState(value: unknown): SandboxStateName {
@@ -157,6 +254,10 @@ export function parseList(value: unknown, what: string): readonly unknown[] {
     throw new TorporError("internal", `the daemon's ${what} are not a list`);
   }
   return value as readonly unknown[];
+}
+
+function parseDate(value: unknown, what: string): number {
+  return parseCount(Date.parse(parseString(value, what)), what);
 }
 
 function parseCount(value: unknown, what: string): number {

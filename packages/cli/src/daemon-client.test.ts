@@ -7,12 +7,40 @@ import { FakeDaemon, accessToken, sandboxInfo } from "./fixtures.ts";
 
 test("sandboxes are read with all their fields", async () => {
   await using daemon = await FakeDaemon.start();
-  const snapshot = { generation: 2, createdAtMs: 5, memoryBytes: 6, diskBytes: 7 };
-  const sandbox = sandboxInfo({ state: "paused", pid: null, metadata: { a: "b" }, snapshot });
+  const sandbox = sandboxInfo({
+    state: "checkpointing",
+    metadata: { a: "b" },
+    lastLines: ["last"],
+    onTimeout: "pause",
+    endAtMs: 1,
+    leftMs: 2,
+    idleTimeoutMs: 3,
+    maxRunMs: 4,
+    missedDeadline: { rule: "timeout", atMs: 5, message: "the disk is full" },
+    snapshot: {
+      id: "a",
+      generation: 2,
+      createdAtMs: 5,
+      memoryBytes: 6,
+      memoryLayers: 7,
+      diskBytes: 8,
+      diskLayers: 9,
+    },
+    hasPrevious: true,
+  });
   daemon.sandboxes = [sandbox];
   const client = new DaemonClient(daemon.socketPath);
   assert.deepEqual(await client.list(), [sandbox]);
   assert.deepEqual(await client.look(sandbox.id), sandbox);
+});
+
+test("what an older daemon does not say has a default", async () => {
+  await using daemon = await FakeDaemon.start();
+  const { id, template, templateId, state, generation, createdAtMs } = sandboxInfo();
+  const body = { id, template, templateId, state, generation, createdAtMs };
+  daemon.answer = () => ({ status: 200, body });
+  const read = await new DaemonClient(daemon.socketPath).look(id);
+  assert.deepEqual(read, sandboxInfo({ pid: null, startedAtMs: null }));
 });
 
 test("create sends what was asked for and returns the token and the times", async () => {
@@ -74,6 +102,33 @@ test("resume tells whether it changed anything", async () => {
   const client = new DaemonClient(daemon.socketPath);
   assert.equal((await client.resume("iaaa")).changed, true);
   assert.equal((await client.resume("iaaa")).changed, false);
+});
+
+test("never is sent, and what is not asked for is not", async () => {
+  await using daemon = await FakeDaemon.start();
+  const client = new DaemonClient(daemon.socketPath);
+  const lifetime = { timeoutMs: null, onTimeout: "pause", maxRunMs: 5_000 } as const;
+  await client.create({ template: "base", env: {}, metadata: {}, lifetime });
+  assert.deepEqual(daemon.bodies, [
+    {
+      templateID: "base",
+      envVars: {},
+      metadata: {},
+      timeoutMs: null,
+      autoPause: true,
+      maxRunMs: 5_000,
+    },
+  ]);
+});
+
+test("a fork has an id or an error for each child", async () => {
+  await using daemon = await FakeDaemon.start();
+  daemon.sandboxes = [sandboxInfo({ id: "iaaa" })];
+  const { children, timings } = await new DaemonClient(daemon.socketPath).fork("iaaa", 3, {});
+  const [first, second, third] = children;
+  assert.deepEqual([first, third], ["inew1", "inew2"]);
+  assert.ok(TorporError.is(second) && second.code === "storage.noSpace");
+  assert.equal(timings.length, 2);
 });
 
 test("without a daemon nothing can have happened", async () => {

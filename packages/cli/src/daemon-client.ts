@@ -24,14 +24,19 @@ import {
   type Changed,
   type CreatedSandbox,
   type DaemonInfo,
+  type Forked,
+  type OnTimeout,
   type SandboxAccess,
   type SandboxInfo,
   type SandboxLogs,
+  type SnapshotInfo,
   parseAccess,
   parseApiKey,
   parseDaemon,
+  parseForkResult,
   parseList,
   parseSandbox,
+  parseSnapshot,
 } from "./daemon-answers.ts";
 import { parseServerTiming } from "./server-timing.ts";
 
@@ -43,6 +48,8 @@ const resumeMs = 300_000;
 /** Saving memory to a slow disk may take minutes. */
 const pauseMs = 600_000;
 const removeMs = 120_000;
+/** Of each child of a fork; a few are made at a time. */
+const forkChildMs = 60_000;
 /** LIMIT: the largest answer is a console, and the daemon cuts that. */
 const answerBytesMax = 16 << 20;
 
@@ -50,6 +57,22 @@ export interface NewSandbox {
   readonly template: string;
   readonly env: Readonly<Record<string, string>>;
   readonly metadata: Readonly<Record<string, string>>;
+  readonly lifetime?: LifetimeRequest | undefined;
+}
+
+/** How long a sandbox shall live; null is never, and what is left out the daemon decides. */
+export interface LifetimeRequest {
+  readonly timeoutMs?: number | null | undefined;
+  readonly onTimeout?: OnTimeout | undefined;
+  readonly idleTimeoutMs?: number | null | undefined;
+  readonly maxRunMs?: number | null | undefined;
+}
+
+export interface ResumeRequest {
+  /** Takes the place of what was left; null takes it away. */
+  readonly timeoutMs?: number | null | undefined;
+  /** Go on from the snapshot before the newest one, which is given up. */
+  readonly previous?: boolean | undefined;
 }
 
 interface Answer {
@@ -96,7 +119,12 @@ export class DaemonClient {
     const { text, headers } = await this.#send(
       "POST",
       "/v2/sandboxes",
-      { templateID: sandbox.template, metadata: sandbox.metadata, envVars: sandbox.env },
+      {
+        templateID: sandbox.template,
+        metadata: sandbox.metadata,
+        envVars: sandbox.env,
+        ...lifetimeBody(sandbox.lifetime),
+      },
       Deadline.after(createMs, "creating the sandbox"),
     );
     return { ...parseAccess(parseJson(text, "answer")), timings: timingsOf(headers) };
@@ -123,12 +151,55 @@ export class DaemonClient {
     }
   }
 
-  /** Wakes a sandbox; one that runs already stays as it is. */
-  async resume(id: string): Promise<Changed> {
+  /** Wakes a sandbox; one that runs already stays as it is, but for its timeout. */
+  async resume(id: string, request: ResumeRequest = {}): Promise<Changed> {
     const path = `/v2/sandboxes/${encodeURIComponent(id)}/connect`;
     const deadline = Deadline.after(resumeMs, "resuming the sandbox");
-    const { status, headers } = await this.#send("POST", path, {}, deadline);
+    const { status, headers } = await this.#send("POST", path, { ...request }, deadline);
     return { changed: status === 201, timings: timingsOf(headers) };
+  }
+
+  /** New sandboxes that begin at this instant of another. @throws what saving throws */
+  async fork(id: string, count: number, lifetime: LifetimeRequest): Promise<Forked> {
+    const { text, headers } = await this.#send(
+      "POST",
+      `/sandboxes/${encodeURIComponent(id)}/fork`,
+      { count, ...lifetimeBody(lifetime) },
+      Deadline.after(pauseMs + count * forkChildMs, "forking the sandbox"),
+    );
+    const children = parseList(parseJson(text, "answer"), "children").map(parseForkResult);
+    return { children, timings: timingsOf(headers) };
+  }
+
+  /** From now on; null: never. @throws sandbox.notFound */
+  async setTimeout(id: string, timeoutMs: number | null): Promise<void> {
+    const path = `/sandboxes/${encodeURIComponent(id)}/timeout`;
+    const deadline = Deadline.after(pauseMs, "setting the timeout");
+    await this.#send("POST", path, { timeoutMs }, deadline);
+  }
+
+  /** A snapshot that others are made from. @throws argument.invalid for a name that is none */
+  async takeSnapshot(id: string, name: string | undefined): Promise<SnapshotInfo> {
+    const path = `/sandboxes/${encodeURIComponent(id)}/snapshots`;
+    const deadline = Deadline.after(pauseMs, "taking the snapshot");
+    const { text } = await this.#send("POST", path, { name }, deadline);
+    return parseSnapshot(parseJson(text, "answer"));
+  }
+
+  async snapshots(): Promise<readonly SnapshotInfo[]> {
+    return parseList(await this.#get("/snapshots"), "snapshots").map(parseSnapshot);
+  }
+
+  /** By id or name. @throws template.missing */
+  async removeSnapshot(reference: string): Promise<void> {
+    const deadline = Deadline.after(removeMs, "removing the snapshot");
+    await this.#send("DELETE", `/templates/${encodeURIComponent(reference)}`, undefined, deadline);
+  }
+
+  /** Keeps that many sandboxes of a snapshot ready. @throws template.missing */
+  async setPool(reference: string, count: number): Promise<void> {
+    const path = `/torpor/snapshots/${encodeURIComponent(reference)}/pool`;
+    await this.#send("POST", path, { count }, Deadline.after(lookMs, "setting the pool"));
   }
 
   /** @throws sandbox.notFound */
@@ -213,6 +284,10 @@ export class DaemonClient {
       throw asDaemonError(cause, this.socketPath, method);
     }
   }
+}
+
+function lifetimeBody({ onTimeout, ...rest }: LifetimeRequest = {}): JsonObject {
+  return { ...rest, autoPause: onTimeout === undefined ? undefined : onTimeout === "pause" };
 }
 
 async function readAnswer(response: IncomingMessage): Promise<Answer> {

@@ -34,7 +34,15 @@ export function sandboxInfo(given: Partial<SandboxInfo> = {}): SandboxInfo {
     createdAtMs: 1_700_000_000_000,
     startedAtMs: 1_700_000_000_000,
     metadata: {},
+    lastLines: [],
+    onTimeout: "kill",
+    endAtMs: null,
+    leftMs: null,
+    idleTimeoutMs: null,
+    maxRunMs: null,
+    missedDeadline: null,
     snapshot: null,
+    hasPrevious: false,
     ...given,
   };
 }
@@ -80,7 +88,10 @@ export interface FakeAnswer {
 export class FakeDaemon implements AsyncDisposable {
   readonly stateFolder: string;
   readonly requests: string[] = [];
+  /** What was sent to change something, in order. */
+  readonly bodies: JsonObject[] = [];
   sandboxes: SandboxInfo[] = [];
+  snapshots: JsonObject[] = [];
   /** Answers before the daemon itself does. */
   answer: Answerer = () => undefined;
   readonly guest = new FakeGuest();
@@ -122,6 +133,43 @@ export class FakeDaemon implements AsyncDisposable {
     await rm(this.stateFolder, { recursive: true, force: true });
   }
 
+  #setTimeout(id: string, { timeoutMs }: JsonObject): FakeAnswer {
+    this.#change(id, { endAtMs: timeoutMs === null ? null : Date.now() + Number(timeoutMs) });
+    return { status: 204 };
+  }
+
+  /** The second child of every fork fails. */
+  #fork(id: string, { count }: JsonObject): FakeAnswer {
+    this.#find(id);
+    const children = Array.from({ length: Number(count) }, (_, index) => {
+      if (index !== 1) return { sandbox: this.#make() };
+      return { error: new TorporError("storage.noSpace", "the disk is full").toBody() };
+    });
+    const headers = { "server-timing": "capture-memory;dur=1.5, total;dur=2" };
+    return { status: 201, headers, body: JSON.stringify(children) };
+  }
+
+  #takeSnapshot(id: string, { name }: JsonObject): FakeAnswer {
+    const snapshot = {
+      snapshotID: `snap${this.snapshots.length + 1}`,
+      names: name === undefined ? [] : [name],
+      sandboxID: this.#find(id).id,
+      createdAt: new Date().toISOString(),
+      pool: 0,
+    };
+    this.snapshots.push(snapshot);
+    return { status: 201, body: snapshot };
+  }
+
+  #removeSnapshot(reference: string): FakeAnswer {
+    const rest = this.snapshots.filter(({ snapshotID }) => snapshotID !== reference);
+    if (rest.length === this.snapshots.length) {
+      throw new TorporError("template.missing", `there is no snapshot "${reference}"`);
+    }
+    this.snapshots = rest;
+    return { status: 204 };
+  }
+
   #turnAway(response: ServerResponse): void {
     this.guest.turnedAwayCount -= 1;
     const message = "the sandbox is being paused or resumed";
@@ -137,15 +185,17 @@ export class FakeDaemon implements AsyncDisposable {
     let body = "";
     for await (const chunk of request) body += String(chunk);
     this.requests.push(`${method} ${path}`);
+    const sent = body === "" ? {} : parseObject(parseJson(body, "body"), "body");
+    if (body !== "") this.bodies.push(sent);
     try {
-      send(response, this.answer({ method, path, body }) ?? this.#route(method, path, body));
+      send(response, this.answer({ method, path, body }) ?? this.#route(method, path, sent));
     } catch (cause) {
       const error = TorporError.from(cause, "internal");
       send(response, { status: error.status, body: { ...error.toBody() } });
     }
   }
 
-  #route(method: string, path: string, body: string): FakeAnswer {
+  #route(method: string, path: string, body: JsonObject): FakeAnswer {
     const [, first = "", second = "", third = "", fourth = ""] = path.split("/");
     switch (`${method} ${path.replaceAll(/\/i[0-9a-z]{3,}/g, "/:id")}`) {
       case "GET /health":
@@ -157,7 +207,7 @@ export class FakeDaemon implements AsyncDisposable {
       case "GET /torpor/sandboxes/:id/console":
         return { status: 200, body: { console: `hello from ${third}\n`, vmm: "" } };
       case "POST /v2/sandboxes":
-        return this.#create(parseObject(parseJson(body, "body"), "body"));
+        return this.#create(body);
       case "GET /sandboxes/:id":
         return { status: 200, body: accessBody(this.#find(second).id) };
       case "POST /sandboxes/:id/pause":
@@ -168,14 +218,27 @@ export class FakeDaemon implements AsyncDisposable {
         return { status: 204, headers: { "server-timing": "save-memory;dur=1.5, total;dur=2" } };
       case "POST /v2/sandboxes/:id/connect": {
         const wasRunning = this.#find(third).state === "running";
+        if (wasRunning && body["previous"] === true) {
+          throw new TorporError("sandbox.wrongState", "the sandbox is running");
+        }
         this.#change(third, { state: "running", pid: process.pid });
         return { status: wasRunning ? 200 : 201, body: accessBody(third) };
       }
+      case "POST /sandboxes/:id/timeout":
+        return this.#setTimeout(second, body);
+      case "POST /sandboxes/:id/fork":
+        return this.#fork(second, body);
+      case "POST /sandboxes/:id/snapshots":
+        return this.#takeSnapshot(second, body);
+      case "GET /snapshots":
+        return { status: 200, body: JSON.stringify(this.snapshots) };
       case "DELETE /sandboxes/:id":
         this.#find(second);
         this.sandboxes = this.sandboxes.filter(({ id }) => id !== second);
         return { status: 204 };
       default:
+        if (path.startsWith("/templates/")) return this.#removeSnapshot(second);
+        if (path.endsWith("/pool")) return { status: 204 };
         throw new TorporError("internal", `no route ${method} ${path} ${first} ${fourth}`);
     }
   }
@@ -198,10 +261,14 @@ export class FakeDaemon implements AsyncDisposable {
         `there is no template ${String(body["templateID"])}`,
       );
     }
+    return { status: 201, body: this.#make() };
+  }
+
+  #make(): JsonObject {
     const id = `inew${this.#nextId}`;
     this.#nextId += 1;
     this.sandboxes.push(sandboxInfo({ id }));
-    return { status: 201, body: accessBody(id) };
+    return accessBody(id);
   }
 }
 

@@ -59,6 +59,12 @@ test("columns line up and lines have no spaces at their end", () => {
 
 test("durations, sizes and ages", () => {
   assert.deepEqual([40, 12_300, 125_000].map(shownDuration), ["40 ms", "12.3 s", "2 min 05 s"]);
+  assert.deepEqual([3_599_600, 11_220_000, 86_399_000, 176_400_000].map(shownDuration), [
+    "1 h",
+    "3 h 07 min",
+    "1 d",
+    "2 d 01 h",
+  ]);
   assert.deepEqual([0, 1_536, 3 << 20].map(shownBytes), ["0 B", "1.5 KiB", "3.0 MiB"]);
   const ages = [0, 90, 7_200, 200_000].map((seconds) => shownAge(0, seconds * 1_000));
   assert.deepEqual(ages, ["0s", "1m", "2h", "2d"]);

@@ -165,12 +165,28 @@ function tableLines(rows: readonly (readonly string[])[]): readonly string[] {
   );
 }
 
-/** "40 ms", "12.3 s", "2 min 05 s". */
+/** "40 ms", "12.3 s", "2 min 05 s", "3 h 07 min", "2 d". */
 export function shownDuration(ms: number): string {
   if (ms < 1_000) return `${Math.round(ms)} ms`;
   if (ms < 60_000) return `${(ms / 1_000).toFixed(1)} s`;
   const seconds = Math.round(ms / 1_000);
-  return `${Math.floor(seconds / 60)} min ${String(seconds % 60).padStart(2, "0")} s`;
+  if (seconds < 3_600) return shownParts(seconds, 60, "min", "s");
+  const minutes = Math.round(seconds / 60);
+  if (minutes < 1_440) return shownParts(minutes, 60, "h", "min");
+  return shownParts(Math.round(minutes / 60), 24, "d", "h");
+}
+
+function shownParts(count: number, perLarge: number, large: string, small: string): string {
+  const shown = `${Math.floor(count / perLarge)} ${large}`;
+  const rest = count % perLarge;
+  return rest === 0 ? shown : `${shown} ${String(rest).padStart(2, "0")} ${small}`;
+}
+
+/** "a=1 b=2". */
+export function shownPairs(pairs: Readonly<Record<string, string>>): string {
+  return Object.entries(pairs)
+    .map(([key, value]) => `${key}=${value}`)
+    .join(" ");
 }
 
 /** "512 B", "3.4 MiB". */

@@ -3,6 +3,7 @@ import { spawnSync } from "node:child_process";
 import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { test } from "node:test";
+import { TorporError } from "@torpor/std";
 import { FakeDaemon, runForTest, sandboxInfo } from "./fixtures.ts";
 import { wantsJson } from "./program.ts";
 
@@ -18,7 +19,8 @@ test("help names every verb and gives examples", async () => {
   const { exitCode, stdout } = await runForTest(["--help"], nowhere);
   assert.equal(exitCode, 0);
   for (const verb of [
-    ..."up down doctor run create exec ls info pause resume rm logs keys completion".split(" "),
+    ..."up down doctor run create exec ls info pause resume fork snapshot timeout rm".split(" "),
+    ..."logs keys completion".split(" "),
   ]) {
     assert.match(stdout, new RegExp(`^ {2}${verb} `, "m"));
   }
@@ -57,6 +59,12 @@ test("a mistake in the command line exits with 2 and says where to look", async 
     [["exec", "iaaa"], /there is no command/],
     [["exec", "iaaa", "-t", "--", "ls"], /-t comes too late/],
     [["create", "-m", "x"], /--metadata x is not of the form KEY=VALUE/],
+    [["create", "--timeout", "soon"], /"soon" is no duration/],
+    [["create", "--on-timeout", "stop"], /Allowed choices are kill, pause/],
+    [["timeout", "iaaa", "0"], /0 is no duration/],
+    [["fork", "iaaa", "--count", "0"], /"0" is no whole number from 1 on/],
+    [["snapshot"], /missing required argument 'id'/],
+    [["snapshot", "pool", "x", "many"], /"many" is no whole number/],
     [["completion", "fish"], /no completion for fish/],
   ];
   for (const [argv, expected] of cases) {
@@ -184,6 +192,112 @@ test("pause and resume say what they changed; --timing shows the steps", async (
   assert.equal((await daemon.run(["resume", "iaaa"])).stdout, "iaaa was running already\n");
 });
 
+test("resume --previous says what is lost; --timeout is sent on", async () => {
+  await using daemon = await start();
+  daemon.sandboxes = [sandboxInfo({ id: "iaaa", state: "paused", pid: null })];
+  const { stdout } = await daemon.run(["resume", "--previous", "--timeout", "5m", "iaaa"]);
+  assert.equal(stdout, "iaaa running, as of the snapshot before; what came after it is lost\n");
+  assert.deepEqual(daemon.bodies, [{ previous: true, timeoutMs: 300_000 }]);
+  const again = await daemon.run(["resume", "--previous", "iaaa"]);
+  assert.equal(again.exitCode, 1);
+  assert.equal(again.stdout, "");
+});
+
+test("fork prints the ids that there are, and fails when one is missing", async () => {
+  await using daemon = await start("iaaa");
+  const one = await daemon.run(["fork", "iaa", "--timeout", "1h", "--timing"]);
+  assert.equal(one.stdout, "inew1\n");
+  assert.match(one.stderr, /capture memory +1\.5 ms/);
+  assert.equal(one.exitCode, 0);
+  assert.deepEqual(daemon.bodies, [{ count: 1, timeoutMs: 3_600_000 }]);
+  const three = await daemon.run(["fork", "iaa", "--count", "3"]);
+  assert.equal(three.stdout, "inew2\ninew3\n");
+  assert.equal(three.stderr, "error: the disk is full\n  next: Free disk space and try again.\n");
+  assert.equal(three.exitCode, 1);
+  const asJson = await daemon.run(["fork", "iaaa", "--count", "2", "--json"]);
+  const error = new TorporError("storage.noSpace", "the disk is full").toBody();
+  assert.deepEqual(JSON.parse(asJson.stdout), [{ id: "inew4" }, { error }]);
+  assert.deepEqual([asJson.stderr, asJson.exitCode], ["", 1]);
+});
+
+test("snapshot takes one by itself, and has verbs of its own", async () => {
+  await using daemon = await start("iaaa");
+  const taken = await daemon.run(["snapshot", "iaa", "ready"]);
+  assert.equal(taken.stdout, "snap1\n");
+  assert.match(taken.stderr, /`torpor create --template ready`/);
+  assert.equal((await daemon.run(["snapshot", "create", "iaaa"])).stdout, "snap2\n");
+  const { stdout } = await daemon.run(["snapshot", "ls"]);
+  assert.match(stdout, /^NAME +ID +SANDBOX +AGE +POOL\nready +snap1 +iaaa +0s +0\n- +snap2 /);
+  const pool = await daemon.run(["snapshot", "pool", "ready", "2"]);
+  assert.equal(pool.stdout, "2 sandboxes are kept ready of ready\n");
+  const removed = await daemon.run(["snapshot", "rm", "nope", "snap1"]);
+  assert.equal(removed.stdout, "snap1\n");
+  assert.match(removed.stderr, /there is no snapshot "nope"/);
+  assert.equal(removed.exitCode, 1);
+});
+
+test("timeout says when the sandbox ends from now on", async () => {
+  await using daemon = await start("iaaa");
+  const { stdout } = await daemon.run(["timeout", "iaaa", "5m"]);
+  assert.match(stdout, /^iaaa ends \d{4}-.*Z \(in (4 min 59 s|5 min)\), then it is removed\n$/);
+  assert.equal((await daemon.run(["timeout", "iaaa", "never"])).stdout, "iaaa ends never\n");
+  assert.deepEqual(daemon.bodies, [{ timeoutMs: 300_000 }, { timeoutMs: null }]);
+});
+
+test("a new sandbox gets the lifetime that was asked for", async () => {
+  await using daemon = await start();
+  const options = ["--timeout", "90", "--on-timeout", "pause", "--idle-timeout", "5m"];
+  await daemon.run(["create", ...options, "--max-run", "never"]);
+  await daemon.run(["run", ...options, "--", "true"]);
+  const lifetime = { timeoutMs: 90_000, autoPause: true, idleTimeoutMs: 300_000 };
+  const rest = { templateID: "base", envVars: {}, metadata: {} };
+  const [created, ran] = daemon.bodies;
+  assert.deepEqual(created, { ...rest, ...lifetime, maxRunMs: null });
+  assert.deepEqual(ran, { ...rest, ...lifetime });
+});
+
+test("info tells of time, layers and the last words of a VM, which cannot move the cursor", async () => {
+  await using daemon = await start();
+  daemon.sandboxes = [
+    sandboxInfo({
+      id: "iaaa",
+      state: "failed",
+      pid: null,
+      reason: "the VM ended by itself: \u001b[31mpanic\u0007",
+      lastLines: ["one", "\u001b[2Jpanic"],
+      leftMs: 90_000,
+      idleTimeoutMs: 60_000,
+      maxRunMs: 3_600_000,
+      missedDeadline: { rule: "timeout", atMs: 0, message: "the disk is full" },
+      snapshot: {
+        id: "snap1",
+        generation: 2,
+        createdAtMs: 0,
+        memoryBytes: 1_024,
+        memoryLayers: 3,
+        diskBytes: 2_048,
+        diskLayers: 1,
+      },
+      hasPrevious: true,
+    }),
+  ];
+  const { stdout } = await daemon.run(["info", "iaaa"]);
+  for (const line of [
+    "state         failed: the VM ended by itself: panic",
+    "ends          after 1 min 30 s more of running, then it is removed",
+    "idle timeout  1 min unused, then it is put to sleep",
+    "maximum       1 h of running altogether, then it is removed",
+    "missed        timeout, at 1970-01-01T00:00:00.000Z: the disk is full",
+    "  id          snap1",
+    "  memory      1.0 KiB in the newest, 3 layers",
+    "  disk        2.0 KiB, 1 layer",
+    "  before it   one more: `torpor resume --previous iaaa`",
+    "last lines\n  one\n  panic",
+  ]) {
+    assert.ok(stdout.includes(`\n${line}\n`), `${line}\n${stdout}`);
+  }
+});
+
 test("a command waits while a snapshot is taken, and is not refused", async () => {
   await using daemon = await start();
   daemon.sandboxes = [sandboxInfo({ id: "iaaa", state: "checkpointing" })];
@@ -220,16 +334,20 @@ test("completion knows verbs and options, and the shell accepts it", async () =>
   assert.match(stdout, /words="up down doctor run create exec ls /);
   assert.match(stdout, /keys\|"keys "\*\) words="ls create --help"/);
   assert.match(stdout, /"keys create"\) words="--json --help"/);
+  assert.match(stdout, /"snapshot pool"\) words="--help"/);
   const complete = (...words: readonly string[]): string => {
     const quoted = words.map((word) => `'${word}'`).join(" ");
     const asked = `COMP_WORDS=(torpor ${quoted}) COMP_CWORD=${words.length}; _torpor`;
     const script = `${stdout}\n${asked}; echo "\${COMPREPLY[*]}"`;
     return spawnSync("bash", ["-c", script], { encoding: "utf8" }).stdout.trim();
   };
-  assert.equal(complete("key"), "keys");
-  assert.equal(complete("keys", ""), "ls create --help");
   assert.equal(complete("keys", "ls", "--j"), "--json");
-  assert.equal(complete("resume", "iaaa", "--ti"), "--timing");
+  assert.equal(complete("sna"), "snapshot");
+  assert.equal(complete("snapshot", ""), "create ls rm pool --help");
+  assert.equal(complete("snapshot", "p"), "pool");
+  assert.equal(complete("snapshot", "rm", "--"), "--json --help");
+  assert.equal(complete("resume", "iaaa", "--p"), "--previous");
+  assert.equal(complete("fork", "--on"), "--on-timeout");
 });
 
 test("the version is that of the package", async () => {

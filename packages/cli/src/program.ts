@@ -14,12 +14,16 @@ import { addCreate } from "./verbs/create.ts";
 import { addDoctor } from "./verbs/doctor.ts";
 import { addDown } from "./verbs/down.ts";
 import { addExec } from "./verbs/exec.ts";
+import { addFork } from "./verbs/fork.ts";
+import { addInfo } from "./verbs/info.ts";
 import { addKeys } from "./verbs/keys.ts";
 import { addList } from "./verbs/list.ts";
 import { addLogs } from "./verbs/logs.ts";
 import { addPauseAndResume } from "./verbs/pause.ts";
 import { addRemove } from "./verbs/remove.ts";
 import { addRun } from "./verbs/run.ts";
+import { addSnapshot } from "./verbs/snapshot.ts";
+import { addTimeout } from "./verbs/timeout.ts";
 import { addUp } from "./verbs/up.ts";
 
 const helpColumns = 96;
@@ -84,7 +88,11 @@ Examples:
   addCreate(program, session);
   addExec(program, session);
   addList(program, session);
+  addInfo(program, session);
   addPauseAndResume(program, session);
+  addFork(program, session);
+  addSnapshot(program, session);
+  addTimeout(program, session);
   addRemove(program, session);
   addLogs(program, session);
   program.commandsGroup("Access:");

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { TorporError } from "@torpor/std";
 import { stateFiles } from "@torpor/storage";
 import type { CreatedSandbox, SandboxInfo } from "./daemon-answers.ts";
-import { DaemonClient } from "./daemon-client.ts";
+import { DaemonClient, type NewSandbox } from "./daemon-client.ts";
 import { startDaemonProcess } from "./daemon-process.ts";
 import type { Output } from "./output.ts";
 import { findSandbox } from "./sandbox-id.ts";
@@ -75,29 +75,22 @@ export class Session {
     return [...new Set(wanted.map((one) => findSandbox(one, sandboxes)))];
   }
 
-  async create(
-    template: string,
-    env: Readonly<Record<string, string>>,
-    metadata: Readonly<Record<string, string>>,
-  ): Promise<CreatedSandbox> {
+  async create(sandbox: NewSandbox): Promise<CreatedSandbox> {
     const daemon = await this.daemon();
-    return await this.output.busy(
-      "creating the sandbox",
-      daemon.create({ template, env, metadata }),
-    );
+    return await this.output.busy("creating the sandbox", daemon.create(sandbox));
   }
 }
 
 /** Does `work` for each in turn; all are tried, and a failure is thrown after the last. */
-export async function forEach(
+export async function forEach<T>(
   session: Session,
-  sandboxes: readonly SandboxInfo[],
-  work: (sandbox: SandboxInfo) => Promise<void>,
+  things: readonly T[],
+  work: (thing: T) => Promise<void>,
 ): Promise<void> {
   const failures: TorporError[] = [];
-  for (const sandbox of sandboxes) {
+  for (const thing of things) {
     try {
-      await work(sandbox);
+      await work(thing);
     } catch (cause) {
       failures.push(TorporError.from(cause, "internal"));
     }

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { parseCommandWords, parseEnv, parsePairs, shellArgv } from "./usage.ts";
+import { parseCommandWords, parseEnv, parsePairs, shellArgv, wholeNumber } from "./usage.ts";
 
 test("pairs split at the first =; a later one wins", () => {
   assert.deepEqual(parsePairs(["a=1=2", "b=", "a=3"], "--metadata"), { a: "3", b: "" });
@@ -28,4 +28,11 @@ test("a single word with spaces is a line of shell", () => {
   assert.deepEqual(shellArgv(["echo a | wc"]), ["/bin/bash", "-l", "-c", "echo a | wc"]);
   assert.deepEqual(shellArgv(["echo", "a b"]), ["echo", "a b"]);
   assert.deepEqual(shellArgv(["ls"]), ["ls"]);
+});
+
+test("a count is made of digits and has a least value", () => {
+  assert.equal(wholeNumber(1)("12"), 12);
+  for (const text of ["0", "-1", "1.5", "1e3", "", " 1", "99999999999999999"]) {
+    assert.throws(() => wholeNumber(1)(text), { code: "argument.invalid" }, text);
+  }
 });

@@ -18,6 +18,15 @@ export function collect(value: string, previous: readonly string[] = []): readon
   return [...previous, value];
 }
 
+/** The parser of an option or argument that counts something. */
+export function wholeNumber(min: number): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (/^\d+$/.test(text) && Number.isSafeInteger(value) && value >= min) return value;
+    throw usageError(`"${text}" is no whole number from ${min} on`, "Write digits only.");
+  };
+}
+
 /** `K=V` words as a map; a later one wins. @throws usage error without a key or `=`. */
 export function parsePairs(
   words: readonly string[] | undefined,

@@ -1,10 +1,11 @@
 /** `torpor create`: a sandbox that stays. */
 import type { Command } from "commander";
+import { type LifetimeOptions, addLifetimeOptions, lifetimeOf } from "../lifetime-options.ts";
 import { timingRows } from "../server-timing.ts";
 import type { Session } from "../session.ts";
 import { collect, parseEnv, parsePairs } from "../usage.ts";
 
-interface CreateOptions {
+interface CreateOptions extends LifetimeOptions {
   readonly template: string;
   readonly env?: readonly string[];
   readonly metadata?: readonly string[];
@@ -12,12 +13,13 @@ interface CreateOptions {
 }
 
 export function addCreate(program: Command, session: Session): void {
-  program
+  const command = program
     .command("create")
     .description("create a sandbox and print its id")
-    .option("--template <name>", "what it is made from", "base")
+    .option("--template <name>", "what it is made from: a template or a snapshot", "base")
     .option("-e, --env <K=V>", "set a variable in it; repeat for more", collect)
-    .option("-m, --metadata <K=V>", "note something about it; repeat for more", collect)
+    .option("-m, --metadata <K=V>", "note something about it; repeat for more", collect);
+  addLifetimeOptions(command)
     .option("--timing", "print how long each step took, to standard error")
     .option("--json", "print the sandbox as JSON")
     .addHelpText(
@@ -25,7 +27,8 @@ export function addCreate(program: Command, session: Session): void {
       `
 Examples:
   ID=$(torpor create -m task=review) && torpor exec -t $ID
-  torpor create -e TOKEN --timing`,
+  torpor create -e TOKEN --timing
+  torpor create --timeout 2h --on-timeout pause --idle-timeout 10m`,
     )
     .action(async (options: CreateOptions) => create(session, options));
 }
@@ -34,7 +37,12 @@ async function create(session: Session, options: CreateOptions): Promise<void> {
   const { output } = session;
   const env = parseEnv(options.env, session.env);
   const metadata = parsePairs(options.metadata, "--metadata");
-  const { id, timings } = await session.create(options.template, env, metadata);
+  const { id, timings } = await session.create({
+    template: options.template,
+    env,
+    metadata,
+    lifetime: lifetimeOf(options),
+  });
   if (session.asJson) {
     output.printJson({ ...(await session.client.look(id)), timings });
     return;

@@ -1,7 +1,8 @@
-/** `torpor ls` and `torpor info`: what there is. */
+/** `torpor ls`: what there is. */
 import type { Command } from "commander";
 import type { SandboxInfo } from "../daemon-answers.ts";
-import { shownAge, shownBytes } from "../output.ts";
+import { shownEndShort } from "../lifetime-text.ts";
+import { shownAge, shownBytes, shownPairs } from "../output.ts";
 import type { Session } from "../session.ts";
 
 interface ListOptions {
@@ -20,16 +21,6 @@ export function addList(program: Command, session: Session): void {
       else if (options.quiet === true) for (const { id } of sandboxes) session.output.print(id);
       else printList(session, sandboxes);
     });
-  program
-    .command("info")
-    .description("show one sandbox")
-    .argument("<id>", "sandbox, by the first characters of its id")
-    .option("--json", "print it as JSON")
-    .action(async (id: string) => {
-      const sandbox = await session.find(id);
-      if (session.asJson) session.output.printJson(sandbox);
-      else printInfo(session, sandbox);
-    });
 }
 
 function printList({ output }: Session, sandboxes: readonly SandboxInfo[]): void {
@@ -39,12 +30,13 @@ function printList({ output }: Session, sandboxes: readonly SandboxInfo[]): void
   }
   const now = Date.now();
   output.printTable(
-    ["ID", "STATE", "TEMPLATE", "AGE", "ON DISK", "METADATA"],
+    ["ID", "STATE", "TEMPLATE", "AGE", "ENDS", "ON DISK", "METADATA"],
     sandboxes.map((sandbox) => [
       sandbox.id,
       sandbox.state,
       sandbox.template,
       shownAge(sandbox.createdAtMs, now),
+      shownEndShort(sandbox, now),
       sandbox.snapshot === null ? "-" : shownBytes(snapshotBytes(sandbox.snapshot)),
       shownPairs(sandbox.metadata),
     ]),
@@ -53,39 +45,4 @@ function printList({ output }: Session, sandboxes: readonly SandboxInfo[]): void
 
 function snapshotBytes({ memoryBytes, diskBytes }: NonNullable<SandboxInfo["snapshot"]>): number {
   return memoryBytes + diskBytes;
-}
-
-function printInfo({ output }: Session, sandbox: SandboxInfo): void {
-  const { snapshot } = sandbox;
-  const reason = sandbox.reason === null ? "" : `: ${sandbox.reason}`;
-  output.printTable(
-    ["id", sandbox.id],
-    [
-      ["state", `${sandbox.state}${reason}`],
-      ["template", `${sandbox.template} (${sandbox.templateId})`],
-      ["generation", String(sandbox.generation)],
-      ["VM process", sandbox.pid === null ? "none" : String(sandbox.pid)],
-      ["created", shownTime(sandbox.createdAtMs)],
-      ["started", sandbox.startedAtMs === null ? "never" : shownTime(sandbox.startedAtMs)],
-      ["metadata", shownPairs(sandbox.metadata) || "none"],
-      ["snapshot", snapshot === null ? "none" : shownTime(snapshot.createdAtMs)],
-      ...(snapshot === null
-        ? []
-        : [
-            ["  generation", String(snapshot.generation)],
-            ["  memory", shownBytes(snapshot.memoryBytes)],
-            ["  disk", shownBytes(snapshot.diskBytes)],
-          ]),
-    ],
-  );
-}
-
-function shownPairs(pairs: Readonly<Record<string, string>>): string {
-  return Object.entries(pairs)
-    .map(([key, value]) => `${key}=${value}`)
-    .join(" ");
-}
-
-function shownTime(ms: number): string {
-  return new Date(ms).toISOString();
 }

@@ -2,6 +2,7 @@
 import type { Command } from "commander";
 import type { StepTiming } from "@torpor/std";
 import type { Changed } from "../daemon-answers.ts";
+import { type Duration, parseDuration, toMs } from "../duration.ts";
 import { timingRows } from "../server-timing.ts";
 import { type Session, forEach } from "../session.ts";
 
@@ -11,7 +12,14 @@ interface SleepVerb {
   readonly busy: string;
   /** The state afterwards, as it is told. */
   readonly state: string;
-  readonly change: (session: Session, id: string) => Promise<Changed>;
+  readonly addOptions: (command: Command) => Command;
+  readonly change: (session: Session, id: string, options: SleepOptions) => Promise<Changed>;
+}
+
+interface SleepOptions {
+  readonly timing?: boolean;
+  readonly timeout?: Duration;
+  readonly previous?: boolean;
 }
 
 const pause: SleepVerb = {
@@ -19,6 +27,7 @@ const pause: SleepVerb = {
   description: "put sandboxes to sleep: memory and disk are kept, nothing runs",
   busy: "pausing",
   state: "paused",
+  addOptions: (command) => command,
   change: (session, id) => session.client.pause(id),
 };
 
@@ -27,25 +36,32 @@ const resume: SleepVerb = {
   description: "wake sandboxes: their processes go on where they were",
   busy: "resuming",
   state: "running",
-  change: (session, id) => session.client.resume(id),
+  addOptions: (command) =>
+    command
+      .option("--timeout <time>", "let it run so long: 90s, 5m, 2h, 1d, or never", parseDuration)
+      .option("--previous", "go back to the snapshot before the newest; what came after is lost"),
+  change: (session, id, { timeout, previous }) =>
+    session.client.resume(id, { timeoutMs: toMs(timeout), previous }),
 };
-
-interface SleepOptions {
-  readonly timing?: boolean;
-}
 
 export function addPauseAndResume(program: Command, session: Session): void {
   for (const verb of [pause, resume]) {
-    program
+    const command = program
       .command(verb.name)
       .description(verb.description)
-      .argument("<id...>", "sandboxes, by the first characters of their ids")
+      .argument("<id...>", "sandboxes, by the first characters of their ids");
+    verb
+      .addOptions(command)
       .option("--timing", "print how long each step took, to standard error")
       .option("--json", "print what was done as JSON")
       .action(async (ids: readonly string[], options: SleepOptions) =>
         changeAll(session, verb, ids, options),
       );
   }
+}
+
+function wentBack({ previous }: SleepOptions): string {
+  return previous === true ? ", as of the snapshot before; what came after it is lost" : "";
 }
 
 interface Done {
@@ -65,10 +81,10 @@ async function changeAll(
   const all: Done[] = [];
   try {
     await forEach(session, sandboxes, async ({ id }) => {
-      const done = await output.busy(`${verb.busy} ${id}`, verb.change(session, id));
+      const done = await output.busy(`${verb.busy} ${id}`, verb.change(session, id, options));
       all.push({ id, ...done });
       if (session.asJson) return;
-      if (done.changed) output.print(`${id} ${verb.state}`);
+      if (done.changed) output.print(`${id} ${verb.state}${wentBack(options)}`);
       else output.print(`${id} was ${verb.state} already`);
       if (options.timing === true) output.noteTable(timingRows(done.timings));
     });

@@ -11,7 +11,7 @@ interface RemoveOptions {
 export function addRemove(program: Command, session: Session): void {
   program
     .command("rm")
-    .description("remove sandboxes with their disks and snapshots")
+    .description("remove sandboxes; their forks and the snapshots taken of them stay")
     .argument("[id...]", "sandboxes, by the first characters of their ids")
     .option("--all", "remove every sandbox")
     .option("--json", "print the removed ids as JSON")

@@ -2,11 +2,12 @@
 import type { Command } from "commander";
 import { TorporError } from "@torpor/std";
 import { type Interrupt, interruptible } from "../interrupt.ts";
+import { type LifetimeOptions, addLifetimeOptions, lifetimeOf } from "../lifetime-options.ts";
 import type { Session } from "../session.ts";
 import { requireTerminal } from "../terminal.ts";
 import { collect, parseCommandWords, parseEnv, shellArgv, usageError } from "../usage.ts";
 
-interface RunOptions {
+interface RunOptions extends LifetimeOptions {
   readonly template: string;
   readonly env?: readonly string[];
   readonly tty?: boolean;
@@ -14,14 +15,15 @@ interface RunOptions {
 }
 
 export function addRun(program: Command, session: Session): void {
-  program
+  const command = program
     .command("run")
     .description("run a command in a fresh sandbox and remove it afterwards")
     .argument("<command...>", "the command, after `--`")
-    .option("--template <name>", "what the sandbox is made from", "base")
+    .option("--template <name>", "what it is made from: a template or a snapshot", "base")
     .option("-e, --env <K=V>", "set a variable in the sandbox; repeat for more", collect)
     .option("-t, --tty", "give the command a terminal")
-    .option("--keep", "keep the sandbox; its id goes to standard error")
+    .option("--keep", "keep the sandbox; its id goes to standard error");
+  addLifetimeOptions(command)
     .passThroughOptions()
     .addHelpText(
       "after",
@@ -58,7 +60,12 @@ async function run(
   };
   const work = async (interrupt: Interrupt): Promise<number> => {
     // Not interrupted: a sandbox whose id we never learn could not be removed.
-    const access = await session.create(options.template, env, {});
+    const access = await session.create({
+      template: options.template,
+      env,
+      metadata: {},
+      lifetime: lifetimeOf(options),
+    });
     sandboxId = access.id;
     const keep = options.keep === true;
     if (keep) session.output.note(`Sandbox ${access.id} is kept.`);
