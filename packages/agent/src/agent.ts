@@ -18,6 +18,7 @@ import { ProcessService } from "./process-service.ts";
 import { Quiescer } from "./quiesce.ts";
 import { QuietTimers } from "./quiet-timers.ts";
 import { createAgentServer, serveRequests } from "./server.ts";
+import { serveTunnels } from "./tunnel.ts";
 import { UserCgroup } from "./user-cgroup.ts";
 import { Waker } from "./wake.ts";
 
@@ -65,6 +66,8 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
     processes,
     files,
   });
+
+  serveTunnels(server, { gate, identity });
 
   server.listen({ port: config.port, host: config.address, backlog: 511 });
   await once(server, "listening");

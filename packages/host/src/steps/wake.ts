@@ -43,6 +43,7 @@ import {
   verifyChunks,
 } from "@torpor/storage";
 import { type DiskLayer, type Vm, type VmmDriver, assertLoadable } from "@torpor/vmm";
+import { Traffic } from "../edge/traffic.ts";
 import type { SandboxRun } from "./run.ts";
 
 /** LIMIT: a new layer and its metadata; what the guest writes later is its own affair. */
@@ -110,7 +111,7 @@ export const claimSteps: readonly Step<WakeContext>[] = [
 export function wokenRun(context: WakeContext): SandboxRun {
   const { vm, network, link, generation, randomHash } = context;
   assert(vm !== undefined && network !== undefined && link !== undefined, "the wake is finished");
-  return { generation, vm, network, link, randomHash };
+  return { generation, vm, network, link, traffic: new Traffic(link), randomHash };
 }
 
 async function checkSources(context: WakeContext): Promise<void> {
