@@ -67,7 +67,7 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
     files,
   });
 
-  serveTunnels(server, { gate, identity });
+  const tunnels = serveTunnels(server, { gate, identity });
 
   server.listen({ port: config.port, host: config.address, backlog: 511 });
   await once(server, "listening");
@@ -78,6 +78,7 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
     [Symbol.asyncDispose]: async () => {
       files.close();
       tracker.detach();
+      tunnels[Symbol.dispose]();
       server.close();
       server.closeAllConnections();
       if (server.listening) await once(server, "close");

@@ -11,24 +11,34 @@
 import { once } from "node:events";
 import type { IncomingMessage, Server } from "node:http";
 import { type Socket, connect } from "node:net";
-import { guestAddress, hostKeyHeader, tunnelHost } from "@torpor/protocol";
+import { hostKeyHeader, tunnelHost } from "@torpor/protocol";
 import type { Gate } from "./gate.ts";
 import type { Identity } from "./identity.ts";
 
 /** In this order; a server that listens on all of them answers on the first. */
-const addresses = ["127.0.0.1", "::1", guestAddress];
+const addresses = ["127.0.0.1", "::1"];
 
 export interface TunnelContext {
   readonly gate: Gate;
   readonly identity: Identity;
 }
 
-export function serveTunnels(server: Server, context: TunnelContext): void {
-  server.on("connect", (request, socket, first) => {
+/** Disposing the result closes those that are open, which closing the server would wait for. */
+export function serveTunnels(server: Server, context: TunnelContext): Disposable {
+  // SNAPSHOT: may name connections from before; the tracker destroys them, and they leave it then.
+  const carriers = new Set<Socket>();
+  server.on("connect", (request, duplex, first) => {
+    const socket = duplex as Socket; // what a TCP server hands out
+    carriers.add(socket);
     socket.on("error", () => socket.destroy());
-    // What a TCP server hands out.
-    void serveTunnel(request, socket as Socket, first, context);
+    socket.once("close", () => carriers.delete(socket));
+    void serveTunnel(request, socket, first, context);
   });
+  return {
+    [Symbol.dispose]: () => {
+      for (const socket of carriers) socket.destroy();
+    },
+  };
 }
 
 async function serveTunnel(

@@ -46,7 +46,7 @@ export type Admission =
 
 export class Entrance {
   readonly #find: (sandboxId: string) => EdgeSandbox | undefined;
-  readonly #wakes = new WeakMap<EdgeSandbox, Promise<unknown>>();
+  readonly #wakes = new WeakMap<EdgeSandbox, Promise<WakeFailure | undefined>>();
   readonly #transitionMs: number;
 
   constructor(
@@ -57,7 +57,7 @@ export class Entrance {
     this.#transitionMs = transitionMs;
   }
 
-  /** @throws whatever waking throws; deadline.exceeded when the sandbox is on its way for too long */
+  /** @throws deadline.exceeded when the sandbox is on its way for too long */
   async admit(visitor: Visitor): Promise<Admission> {
     const { sandboxId, port, headers } = visitor;
     const sandbox = this.#find(sandboxId);
@@ -77,7 +77,8 @@ export class Entrance {
       if (state.kind === "paused") {
         const refusal = wakeRefusalOf(sandbox, visitor);
         if (refusal !== undefined) return refusal;
-        await deadline.race(this.#wake(sandbox));
+        const failure = await deadline.race(this.#wake(sandbox));
+        if (failure !== undefined) return refused(failure.status, sandboxId, failure.message);
       } else {
         await deadline.race(sandbox.whenIdle());
       }
@@ -88,16 +89,31 @@ export class Entrance {
     }
   }
 
-  async #wake(sandbox: EdgeSandbox): Promise<unknown> {
+  /** One for all who wait. */
+  #wake(sandbox: EdgeSandbox): Promise<WakeFailure | undefined> {
     const underWay = this.#wakes.get(sandbox);
-    if (underWay !== undefined) return await underWay;
-    const wake = sandbox.resume({ timeoutMs: wokenTimeoutMs(sandbox.record) });
+    if (underWay !== undefined) return underWay;
+    const wake = wakeByTraffic(sandbox).finally(() => this.#wakes.delete(sandbox));
     this.#wakes.set(sandbox, wake);
-    try {
-      return await wake;
-    } finally {
-      this.#wakes.delete(sandbox);
-    }
+    return wake;
+  }
+}
+
+interface WakeFailure {
+  readonly status: number;
+  readonly message: string;
+}
+
+/** What went wrong is in the log, and not for whoever knows the sandbox's id. */
+async function wakeByTraffic(sandbox: EdgeSandbox): Promise<WakeFailure | undefined> {
+  try {
+    await sandbox.resume({ timeoutMs: wokenTimeoutMs(sandbox.record) });
+    return undefined;
+  } catch (cause) {
+    const { status } = TorporError.from(cause, "internal");
+    if (status === 429)
+      return { status, message: "Too many sandboxes are running to wake this one" };
+    return { status: 502, message: "The sandbox could not be woken" };
   }
 }
 
@@ -128,7 +144,7 @@ function refused(status: number, sandboxId: string, message: string): Admission 
 
 /** What a client is told of a failure on the way to the guest. */
 export function refusalOf(cause: unknown, { sandboxId, port }: Visitor): Refusal {
-  const { code, rawMessage, status } = TorporError.from(cause, "guest.unreachable");
+  const { code, rawMessage } = TorporError.from(cause, "guest.unreachable");
   if (code === "deadline.exceeded") {
     return { status: 409, sandboxId, message: "The sandbox is still being paused or woken" };
   }
@@ -136,13 +152,5 @@ export function refusalOf(cause: unknown, { sandboxId, port }: Visitor): Refusal
     const message = `The sandbox is running but port ${port} is not open`;
     return { status: 502, sandboxId, message, port };
   }
-  if (code === "guest.unreachable" || code === "guest.refused") {
-    return { status: 502, sandboxId, message: rawMessage, port };
-  }
-  // What went wrong in a resume is in the log, and not for whoever knows the sandbox's id.
-  return {
-    status: status === 429 ? status : 502,
-    sandboxId,
-    message: "The sandbox could not be woken",
-  };
+  return { status: 502, sandboxId, message: rawMessage, port };
 }

@@ -145,11 +145,13 @@ export class HttpExchange implements Exchange {
   #sendBody(outgoing: ClientRequest): void {
     const request = this.#request;
     outgoing.on("continue", () => this.#response.writeContinue());
+    let begun = false;
+    request.once("data", () => (begun = true));
     request.pipe(outgoing);
     request.once("error", () => outgoing.destroy());
     // A body that takes its time does not hold up the head.
     setImmediate(() => {
-      if (!outgoing.headersSent && !outgoing.destroyed) outgoing.flushHeaders();
+      if (!begun && !outgoing.destroyed) outgoing.flushHeaders();
     });
   }
 
