@@ -38,8 +38,8 @@ async function readUntil(socket: Socket, wanted: string): Promise<string> {
 }
 
 test("a tunnel leads to a port of the guest's loopback, bytes sent early included", async () => {
-  await using agent = await startTestAgent();
   await using echo = await startEcho();
+  await using agent = await startTestAgent();
   await agent.init();
   const socket = await ask(agent, `localhost:${portOf(echo)}`, testKey, "early ");
   assert.match(await readUntil(socket, "early"), /^HTTP\/1\.1 200/);
@@ -51,8 +51,8 @@ test("a tunnel leads to a port of the guest's loopback, bytes sent early include
 });
 
 test("it needs the host key, a port, and somebody who listens", async () => {
-  await using agent = await startTestAgent();
   await using echo = await startEcho();
+  await using agent = await startTestAgent();
   const status = async (authority: string, key?: string): Promise<string> =>
     (await readUntil(await ask(agent, authority, key), "\r\n\r\n")).slice(9, 12);
   assert.equal(await status(`localhost:${portOf(echo)}`), "401", "before the first init");
@@ -66,8 +66,8 @@ test("it needs the host key, a port, and somebody who listens", async () => {
 });
 
 test("none is opened at rest, and a restore ends those of before on both sides", async () => {
-  await using agent = await startTestAgent();
   await using echo = await startEcho();
+  await using agent = await startTestAgent();
   await agent.init();
   const accepted = once(echo, "connection") as Promise<[Socket]>;
   const outer = await ask(agent, `localhost:${portOf(echo)}`);
