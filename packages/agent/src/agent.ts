@@ -18,6 +18,7 @@ import { ProcessService } from "./process-service.ts";
 import { Quiescer } from "./quiesce.ts";
 import { QuietTimers } from "./quiet-timers.ts";
 import { createAgentServer, serveRequests } from "./server.ts";
+import { serveTunnels } from "./tunnel.ts";
 import { UserCgroup } from "./user-cgroup.ts";
 import { Waker } from "./wake.ts";
 
@@ -66,6 +67,8 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
     files,
   });
 
+  const tunnels = serveTunnels(server, { gate, identity });
+
   server.listen({ port: config.port, host: config.address, backlog: 511 });
   await once(server, "listening");
   const address: AddressInfo | string | null = server.address();
@@ -75,6 +78,7 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
     [Symbol.asyncDispose]: async () => {
       files.close();
       tracker.detach();
+      tunnels[Symbol.dispose]();
       server.close();
       server.closeAllConnections();
       if (server.listening) await once(server, "close");

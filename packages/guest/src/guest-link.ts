@@ -6,8 +6,9 @@
  * guest's half is rewound, the host's is not, and whoever writes on it waits minutes for nothing.
  *
  * The host's own calls share a small keep-alive pool; connections on behalf of users are opened one
- * by one with `dial` and tracked, so that they can be cut too.
+ * by one with `connect` and tracked, so that they can be cut too.
  */
+import { once } from "node:events";
 import { Agent, type IncomingMessage, request } from "node:http";
 import type { Socket } from "node:net";
 import type { Duplex } from "node:stream";
@@ -28,7 +29,8 @@ import {
   parsePrepareResponse,
   prepareRoute,
 } from "@torpor/protocol";
-import { type Deadline, TorporError, parseJson } from "@torpor/std";
+import { type Deadline, TorporError, parseJson, systemCode } from "@torpor/std";
+import { openTunnel } from "./tunnel.ts";
 
 /** LIMIT: a hostile guest may answer with anything; our own answers are under 1 KiB. */
 const answerBytesMax = 64 * 1024;
@@ -77,6 +79,27 @@ export class GuestLink implements Disposable {
     socket.on("error", () => socket.destroy());
     socket.once("close", () => this.#sockets.delete(socket));
     return socket;
+  }
+
+  /**
+   * An open connection to a port of the guest. One that is out of reach from here, because its server
+   * listens on the guest's own loopback or because this network leads to the agent only, is reached
+   * through the agent.
+   * @throws guest.portClosed when nobody listens there; guest.unreachable, deadline.exceeded
+   */
+  async connect(port: number, deadline: Deadline): Promise<Socket> {
+    try {
+      const socket = this.dial(port);
+      await untilOpen(socket, deadline);
+      return socket;
+    } catch (cause) {
+      if (!isOutOfReach(cause)) throw TorporError.from(cause, "guest.unreachable");
+      if (port === agentPort) {
+        throw new TorporError("guest.portClosed", "the guest's agent does not listen", { cause });
+      }
+    }
+    const carrier = this.dial(agentPort);
+    return await openTunnel(carrier, { port, hostKey: this.#hostKey }, deadline);
   }
 
   /** Waits until the agent answers its health check. @throws deadline.exceeded */
@@ -163,6 +186,22 @@ export class GuestLink implements Disposable {
       throw TorporError.from(cause, "guest.unreachable", `calling ${path}`);
     }
   }
+}
+
+/** Destroys it when it does not come to be. */
+async function untilOpen(socket: Socket, deadline: Deadline): Promise<void> {
+  socket.setNoDelay(true);
+  try {
+    await deadline.race(once(socket, "connect"));
+  } catch (cause) {
+    socket.destroy();
+    throw cause;
+  }
+}
+
+function isOutOfReach(cause: unknown): boolean {
+  if (TorporError.is(cause)) return cause.code === "network.failed";
+  return systemCode(cause) === "ECONNREFUSED";
 }
 
 /** Node's keep-alive pool over connections that `dial` opens. */

@@ -23,7 +23,6 @@ import type { ApiKeys } from "./api-keys.ts";
 import { readConsole, readDetail, readDetails } from "./detail.ts";
 import { parseLifetime } from "./lifetime-request.ts";
 import { toSandbox, toSandboxDetail, toSnapshot } from "./e2b-shape.ts";
-import { forwardToGuest, isForGuest } from "./edge.ts";
 import type { HostContext } from "./host-context.ts";
 import type { Command, Outcome } from "./sandbox.ts";
 import { type Created, type Sandboxes, forkCountMax } from "./sandboxes.ts";
@@ -57,10 +56,7 @@ export async function createApi(options: ApiOptions): Promise<FastifyInstance> {
     bodyLimit: bodyBytesMax,
     requestTimeout: 0,
     serverFactory: (handler) => {
-      const server = options.createServer((request, response) => {
-        if (isForGuest(request)) void forwardToGuest(options.sandboxes, request, response);
-        else handler(request, response);
-      });
+      const server = options.createServer(handler);
       server.headersTimeout = headersMs;
       server.keepAliveTimeout = idleMs;
       server.requestTimeout = 0;

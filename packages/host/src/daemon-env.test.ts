@@ -4,7 +4,15 @@ import { readDaemonEnv } from "./daemon-env.ts";
 
 test("without variables the daemon leaves its sandboxes, and saves in layers", () => {
   const { networkKind: _networkKind, ...rest } = readDaemonEnv({});
-  assert.deepEqual(rest, { port: 7330, spareCount: 1, saveWhole: false, onStop: "leave" });
+  assert.deepEqual(rest, {
+    port: 7330,
+    domain: undefined,
+    tls: undefined,
+    drainMs: undefined,
+    spareCount: 1,
+    saveWhole: false,
+    onStop: "leave",
+  });
 });
 
 test("every variable is heeded", () => {
@@ -14,9 +22,17 @@ test("every variable is heeded", () => {
     TORPOR_NETWORK: "user",
     TORPOR_SAVE: "whole",
     TORPOR_ON_STOP: "pause",
+    TORPOR_DOMAIN: "sandboxes.test",
+    TORPOR_DRAIN_MS: "5",
+    TORPOR_TLS_CERT: "/cert",
+    TORPOR_TLS_KEY: "/key",
+    TORPOR_TLS_PORT: "1",
   };
   assert.deepEqual(readDaemonEnv(env), {
     port: 0,
+    domain: "sandboxes.test",
+    drainMs: 5,
+    tls: { certPath: "/cert", keyPath: "/key", address: "127.0.0.1", port: 1 },
     spareCount: 3,
     networkKind: "user",
     saveWhole: true,

@@ -1,15 +1,25 @@
 /** What the daemon's program reads from its environment: every TORPOR_ variable but the two folders. */
 import { type NetworkKind, defaultNetworkKind } from "@torpor/network";
-import { parseInteger, parseOneOf } from "@torpor/std";
+import { TorporError, parseInteger, parseOneOf } from "@torpor/std";
+import type { TlsSettings } from "./edge/tls-listener.ts";
 import type { OnStop } from "./stop.ts";
 
 const defaultPort = 7330;
+const defaultTlsPort = 7443;
+const loopback = "127.0.0.1";
+const portMax = 65_535;
+const drainMsMax = 60_000;
+/** Labels of letters, digits and hyphens, with dots between them. */
+const domainPattern = /^(?:[a-z0-9](?:[a-z0-9-]*[a-z0-9])?\.)*[a-z0-9](?:[a-z0-9-]*[a-z0-9])?$/i;
 /** One request at a time finds its sandbox ready; each spare keeps a VM process in memory. */
 const defaultSpareCount = 1;
 const spareCountMax = 100;
 
 export interface DaemonEnv {
   readonly port: number;
+  readonly domain: string | undefined;
+  readonly tls: TlsSettings | undefined;
+  readonly drainMs: number | undefined;
   readonly spareCount: number;
   readonly networkKind: NetworkKind;
   readonly saveWhole: boolean;
@@ -19,17 +29,41 @@ export interface DaemonEnv {
 /** @throws argument.invalid with the name of the variable */
 export function readDaemonEnv(env: NodeJS.ProcessEnv): DaemonEnv {
   return {
-    port: readCount(env, "TORPOR_PORT", defaultPort, 65_535),
-    spareCount: readCount(env, "TORPOR_SPARES", defaultSpareCount, spareCountMax),
+    port: readCount(env, "TORPOR_PORT", portMax) ?? defaultPort,
+    domain: readDomain(env),
+    tls: readTls(env),
+    drainMs: readCount(env, "TORPOR_DRAIN_MS", drainMsMax),
+    spareCount: readCount(env, "TORPOR_SPARES", spareCountMax) ?? defaultSpareCount,
     networkKind: readWord(env, "TORPOR_NETWORK", ["namespace", "user"]) ?? defaultNetworkKind(),
     saveWhole: readWord(env, "TORPOR_SAVE", ["layers", "whole"]) === "whole",
     onStop: readWord(env, "TORPOR_ON_STOP", ["leave", "pause"]) ?? "leave",
   };
 }
 
-function readCount(env: NodeJS.ProcessEnv, name: string, otherwise: number, max: number): number {
+function readCount(env: NodeJS.ProcessEnv, name: string, max: number): number | undefined {
   const text = env[name];
-  return text === undefined ? otherwise : parseInteger(Number(text), name, 0, max);
+  return text === undefined ? undefined : parseInteger(Number(text), name, 0, max);
+}
+
+function readDomain(env: NodeJS.ProcessEnv): string | undefined {
+  const text = env["TORPOR_DOMAIN"];
+  if (text === undefined || domainPattern.test(text)) return text;
+  throw new TorporError("argument.invalid", "TORPOR_DOMAIN must be a host name");
+}
+
+function readTls(env: NodeJS.ProcessEnv): TlsSettings | undefined {
+  const certPath = env["TORPOR_TLS_CERT"];
+  const keyPath = env["TORPOR_TLS_KEY"];
+  if (certPath === undefined && keyPath === undefined) return undefined;
+  if (certPath === undefined || keyPath === undefined) {
+    throw new TorporError("argument.invalid", "TORPOR_TLS_CERT and TORPOR_TLS_KEY go together");
+  }
+  return {
+    certPath,
+    keyPath,
+    address: env["TORPOR_TLS_ADDRESS"] ?? loopback,
+    port: readCount(env, "TORPOR_TLS_PORT", portMax) ?? defaultTlsPort,
+  };
 }
 
 function readWord<T extends string>(

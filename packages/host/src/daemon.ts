@@ -1,12 +1,13 @@
 /**
  * The daemon: takes the state folder, settles what an earlier daemon left, and serves.
  *
- * Two listeners share one API: a Unix socket in the state folder for whoever may open it, and a TCP
- * port of the loopback that asks for a key. VMs outlive the daemon; ending it lets go of them.
+ * Two listeners share one API and one edge: a Unix socket in the state folder for whoever may open it,
+ * and a TCP port of the loopback whose API asks for a key. With a certificate there is the latter over
+ * TLS too. VMs outlive the daemon; ending it lets go of them.
  */
 import { mkdir, rm } from "node:fs/promises";
 import { once } from "node:events";
-import { type Server, createServer } from "node:http";
+import type { Server } from "node:http";
 import { join } from "node:path";
 import { tryLockFile } from "@torpor/native";
 import { type NetworkKind, defaultNetworkKind } from "@torpor/network";
@@ -24,6 +25,9 @@ import { createApi } from "./api.ts";
 import { ApiKeys } from "./api-keys.ts";
 import { limitConsoles } from "./console-limit.ts";
 import { driversOf } from "./drivers.ts";
+import { Edge } from "./edge/edge.ts";
+import { createListener } from "./edge/listener.ts";
+import { type TlsSettings, listenTls } from "./edge/tls-listener.ts";
 import { Freshness } from "./freshness.ts";
 import type { HostContext } from "./host-context.ts";
 import { openDatabase } from "./records/database.ts";
@@ -35,6 +39,9 @@ import { watchStalls } from "./stall-watch.ts";
 /** LIMIT: the kernel's `sun_path`, less its final zero. */
 const socketPathBytesMax = 107;
 const version = "0.1.0";
+/** Every name below it is this machine's own loopback, without any DNS (RFC 6761, 6.3). */
+const defaultDomain = "localhost";
+const defaultDrainMs = 2_000;
 
 export interface DaemonOptions {
   readonly stateFolder: string;
@@ -42,6 +49,12 @@ export interface DaemonOptions {
   /** Port of the loopback; 0 lets the kernel choose. */
   readonly port: number;
   readonly log: Logger;
+  /** Sandboxes have host names below it: `<port>-<id>.<domain>`. */
+  readonly domain?: string | undefined;
+  /** Serve over TLS too. */
+  readonly tls?: TlsSettings | undefined;
+  /** How long requests in flight have to end before a pause. */
+  readonly drainMs?: number | undefined;
   readonly networkKind?: NetworkKind | undefined;
   /** Save all of a guest by the VMM's own means; see `HostContext`. */
   readonly saveWhole?: boolean | undefined;
@@ -56,6 +69,8 @@ export interface Daemon extends AsyncDisposable {
   readonly sandboxes: Sandboxes;
   readonly socketPath: string;
   readonly url: string;
+  /** Undefined without a certificate. */
+  readonly tlsUrl: string | undefined;
 }
 
 /**
@@ -82,6 +97,7 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
     store: await SnapshotStore.open(options.stateFolder),
     freshness: new Freshness(),
     saveWhole: options.saveWhole ?? false,
+    drainMs: options.drainMs ?? defaultDrainMs,
     log: options.log,
     spareCount: options.spareCount ?? 0,
     failpoint: options.failpoint,
@@ -92,7 +108,10 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
   undo.use(watchStalls(sandboxes));
   const apiKeys = new ApiKeys(database);
   const startedAtMs = Date.now();
+  const domain = options.domain ?? defaultDomain;
+  const edge = new Edge({ domain, find: (id) => sandboxes.find(id) });
   let url = "";
+  let tlsUrl: string | undefined;
   const describe = async (): Promise<JsonObject> => ({
     pid: process.pid,
     version,
@@ -101,14 +120,21 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
     accelerator,
     network: host.networkKind,
     url,
+    tlsUrl: tlsUrl ?? null,
+    domain,
     templates: await templates.names(),
     sandboxCount: sandboxes.all().length,
     sparesReady: sandboxes.sparesReady,
   });
+  const createServer = createListener.bind(undefined, edge);
   const shared = { host, sandboxes, apiKeys, describe, createServer };
   const tcp = await createApi({ ...shared, requireKey: true });
   undo.defer(() => closeNow(tcp.server));
   url = await listenTcp(tcp.server, options.port);
+  if (options.tls !== undefined) {
+    const { port } = undo.use(await listenTls(tcp.server, options.tls, options.log));
+    tlsUrl = `https://${domain}:${port}`;
+  }
   const local = await createApi({ ...shared, requireKey: false });
   undo.defer(() => closeNow(local.server));
   const socketPath = await listenUnix(local.server, options.stateFolder);
@@ -117,7 +143,13 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
     await ignoreFailure("a template that cannot be opened", sandboxes.prepareSpares(name));
   }
   const running = undo.move();
-  return { sandboxes, socketPath, url, [Symbol.asyncDispose]: () => running.disposeAsync() };
+  return {
+    sandboxes,
+    socketPath,
+    url,
+    tlsUrl,
+    [Symbol.asyncDispose]: () => running.disposeAsync(),
+  };
 }
 
 function lockState(stateFolder: string): Disposable {

@@ -20,6 +20,8 @@ export interface HostContext {
   readonly store: SnapshotStore;
   readonly freshness: Freshness;
   readonly log: Logger;
+  /** How long requests in flight have to end before a pause. */
+  readonly drainMs: number;
   /** Save all of a guest by the VMM's own means, should the short way give trouble. */
   readonly saveWhole: boolean;
   /** How many spare sandboxes are kept of each template in use. */

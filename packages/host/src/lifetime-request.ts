@@ -1,8 +1,15 @@
 /**
- * How long a sandbox shall live, as a request says it: E2B's `timeout` in seconds and `autoPause`, and
- * our own `timeoutMs`, `idleTimeoutMs` and `maxRunMs`, where null means never.
+ * How long a sandbox shall live, as a request says it: E2B's `timeout` in seconds, `autoPause` and
+ * `autoResume`, and our own `timeoutMs`, `idleTimeoutMs` and `maxRunMs`, where null means never.
  */
-import { type JsonObject, TorporError, optional, parseBoolean, parseInteger } from "@torpor/std";
+import {
+  type JsonObject,
+  TorporError,
+  optional,
+  parseBoolean,
+  parseInteger,
+  parseObject,
+} from "@torpor/std";
 import type { LifetimeRequest } from "./lifecycle/lifetime.ts";
 
 /** LIMIT: ten years; more is "never". */
@@ -20,7 +27,12 @@ export function parseLifetime(body: JsonObject): LifetimeRequest {
     onTimeout: autoPause === undefined ? undefined : autoPause ? "pause" : "kill",
     idleTimeoutMs: parseMs(body, "idleTimeoutMs"),
     maxRunMs: parseMs(body, "maxRunMs"),
+    autoResume: optional(body["autoResume"], parseAutoResume, "autoResume"),
   };
+}
+
+function parseAutoResume(value: unknown, what: string): boolean {
+  return parseBoolean(parseObject(value, what)["enabled"], `${what}.enabled`);
 }
 
 function parseSeconds(value: unknown, what: string): number {

@@ -17,7 +17,8 @@ try {
     ...settings,
     log,
   });
-  log.info("serving", { url: daemon.url, socket: daemon.socketPath });
+  const { url, tlsUrl, socketPath } = daemon;
+  log.info("serving", { url, tlsUrl, socket: socketPath });
   await stopOnSignal(daemon.sandboxes, onStop, log);
 } catch (cause) {
   const error = TorporError.from(cause, "internal");

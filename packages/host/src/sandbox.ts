@@ -250,11 +250,17 @@ export class Sandbox {
     });
   }
 
+  /** Settles when what was asked for so far is done, well or not. */
+  async whenIdle(): Promise<void> {
+    await this.#queue;
+  }
+
   /** Lets go of the VM without ending it; another daemon will adopt it. */
   release(): Promise<void> {
     return this.#enqueue(async () => {
       const run = this.#run;
       this.#run = undefined;
+      run?.traffic[Symbol.dispose]();
       run?.link[Symbol.dispose]();
       run?.vm.release();
       run?.network[Symbol.dispose]();
@@ -513,12 +519,14 @@ export class Sandbox {
       base: base === null ? undefined : await this.#host.store.read(base),
       diskLayers,
       saveWhole: this.#host.saveWhole,
+      drainMs: this.#host.drainMs,
       log: this.#log,
     };
   }
 
   /** Publishing worked and ending the VM did not: it must not go on beside its snapshot. */
   async #settlePublished(run: SandboxRun, snapshotId: string): Promise<void> {
+    run.traffic.cut("paused");
     try {
       await endRun(run, Deadline.after(endBudgetMs, "ending a VM whose snapshot is published"));
     } catch (cause) {

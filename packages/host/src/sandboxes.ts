@@ -98,9 +98,13 @@ export class Sandboxes {
     return [...this.#byId.values()];
   }
 
+  find(id: string): Sandbox | undefined {
+    return this.#byId.get(id);
+  }
+
   /** @throws sandbox.notFound */
   get(id: string): Sandbox {
-    const sandbox = this.#byId.get(id);
+    const sandbox = this.find(id);
     if (sandbox === undefined) {
       throw new TorporError("sandbox.notFound", `there is no sandbox ${id}`);
     }

@@ -47,6 +47,12 @@ export const healthRoute = "/health";
 export const initRoute = "/init";
 export const prepareRoute = "/snapshot/prepare";
 export const cancelRoute = "/snapshot/cancel";
+/**
+ * A connection to a port of the guest that only the guest itself can reach is asked for by
+ * `CONNECT localhost:<port>` on the agent's port, with the host key. 200: bytes pass from there on;
+ * 502: nobody listens there. The edge lets no CONNECT of a client through.
+ */
+export const tunnelHost = "localhost";
 /** Paths on the agent's port that are for the host alone; the edge answers 404 for them. */
 export const privateRoutes: readonly string[] = [initRoute, prepareRoute, cancelRoute];
 

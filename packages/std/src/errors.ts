@@ -47,6 +47,12 @@ const table = {
     "Start the daemon with `torpor up`, or read its log with `torpor logs --daemon`.",
   ),
   "deadline.exceeded": row(504, "sameRequest", "maybe", "Look at the state, then try again."),
+  "guest.portClosed": row(
+    502,
+    "afterChange",
+    "none",
+    "Start a server in the sandbox that listens on this port.",
+  ),
   "guest.unreachable": row(
     502,
     "sameRequest",

@@ -17,6 +17,8 @@ export interface Lifetime {
   readonly maxRunMs: number | null;
   /** Running time of earlier runs. */
   readonly ranMs: number;
+  /** Whether a request to its guest wakes it; false when it is not said. */
+  readonly autoResume?: boolean;
 }
 
 export interface LifetimeRequest {
@@ -24,6 +26,7 @@ export interface LifetimeRequest {
   readonly onTimeout?: "kill" | "pause" | undefined;
   readonly idleTimeoutMs?: number | null | undefined;
   readonly maxRunMs?: number | null | undefined;
+  readonly autoResume?: boolean | undefined;
 }
 
 export interface Due {
@@ -43,6 +46,7 @@ export function newLifetime(request: LifetimeRequest): Lifetime {
     idleTimeoutMs: request.idleTimeoutMs ?? null,
     maxRunMs: request.maxRunMs ?? null,
     ranMs: 0,
+    autoResume: request.autoResume ?? false,
   };
 }
 

@@ -8,18 +8,19 @@
  *   3. open layers      the snapshot before, which this one stands upon      undo: close them
  *   4. make disk layer  empty, for what the guest writes from now on; the record names it, and the VMM
  *                       opens it                                             undo: close it
- *   5. close idle       the host's own idle connections to the agent
- *   6. prepare          hooks, no new work, user processes frozen            undo: cancel
- *   7. hold vCPUs       the instant of the snapshot                          undo: release
- *   8. add disk layer   what the guest wrote is sealed below it
- *   9. save device state
- *  10. capture memory   a copy of what may have changed
- *  11. release vCPUs
- *  12. thaw             user processes go on, with their connections
- *  13. save memory      of the copy, what differs from the layers below
- *  14. publish          everything flushed, then renamed into place: the point of no return
+ *   5. hold requests    new ones of clients wait until it goes on            undo: let them in
+ *   6. close idle       idle connections to the guest
+ *   7. prepare          hooks, no new work, user processes frozen            undo: cancel
+ *   8. hold vCPUs       the instant of the snapshot                          undo: release
+ *   9. add disk layer   what the guest wrote is sealed below it
+ *  10. save device state
+ *  11. capture memory   a copy of what may have changed
+ *  12. release vCPUs
+ *  13. thaw             user processes go on, with their connections; requests are let in
+ *  14. save memory      of the copy, what differs from the layers below
+ *  15. publish          everything flushed, then renamed into place: the point of no return
  *
- * The guest stands still from 7 to 11 and its user processes from 6 to 12; all that takes long is
+ * The guest stands still from 8 to 12 and its user processes from 7 to 13; all that takes long is
  * outside. A failure leaves the sandbox running. An extra disk layer that stays behind changes nothing:
  * empty, it reads as the one below it.
  */
@@ -31,6 +32,7 @@ import {
   checkSpace,
   closeIdle,
   flushDisk,
+  holdRequests,
   holdVcpus,
   openLayersBelow,
   prepareGuest,
@@ -60,6 +62,7 @@ export const checkpointSteps: readonly Step<CheckpointContext>[] = [
   { name: "stage", budgetMs: 5_000, run: stage },
   { name: "open layers", budgetMs: 10_000, run: openLayersBelow },
   { name: "make disk layer", budgetMs: 5_000, run: makeDiskLayer },
+  { name: "hold requests", budgetMs: 1_000, run: holdRequests },
   { name: "close idle", budgetMs: 1_000, run: closeIdle },
   { name: "prepare", budgetMs: 30_000, run: prepareGuest("checkpoint") },
   { name: "hold vCPUs", budgetMs: 5_000, run: holdVcpus },
@@ -117,6 +120,7 @@ async function releaseVcpus({ run }: CheckpointContext, deadline: Deadline): Pro
 
 async function thaw({ run }: CheckpointContext, deadline: Deadline): Promise<void> {
   await run.link.cancel(deadline);
+  run.traffic.release();
 }
 
 async function saveCaptured(context: CheckpointContext): Promise<void> {

@@ -6,18 +6,20 @@
  *   1. check space      enough room for the worst case, before anything is disturbed
  *   2. stage            a folder to write the snapshot into                  undo: remove it
  *   3. open layers      the snapshot before, which this one stands upon      undo: close them
- *   4. close idle       the host's own idle connections to the agent
- *   5. prepare          the agent runs hooks, refuses new work, quiets itself, freezes user
+ *   4. hold requests    new ones of clients wait for what becomes of it     undo: let them in
+ *   5. drain            those in flight have a moment to end
+ *   6. close idle       idle connections to the guest
+ *   7. prepare          the agent runs hooks, refuses new work, quiets itself, freezes user
  *                       processes, collects garbage last and answers on a closing connection
  *                                                                            undo: cancel
- *   6. hold vCPUs       the instant of the snapshot                          undo: release
- *   7. flush disk       what the guest wrote is in its layer
- *   8. save device state
- *   9. save memory      pages that differ from the layers below
- *  10. publish          everything flushed, then renamed into place: the point of no return
- *  11. end VM           connections cut, process gone
+ *   8. hold vCPUs       the instant of the snapshot                          undo: release
+ *   9. flush disk       what the guest wrote is in its layer
+ *  10. save device state
+ *  11. save memory      pages that differ from the layers below
+ *  12. publish          everything flushed, then renamed into place: the point of no return
+ *  13. end VM           connections cut, clients told, process gone
  *
- * Any failure before 10 is done leaves the sandbox running and thawed. After it the sandbox is
+ * Any failure before 12 is done leaves the sandbox running and thawed, with what was in flight. After it the sandbox is
  * paused, whatever happens to the VM.
  */
 import type { Deadline, Step } from "@torpor/std";
@@ -27,6 +29,7 @@ import {
   checkSpace,
   closeIdle,
   flushDisk,
+  holdRequests,
   holdVcpus,
   openLayersBelow,
   prepareGuest,
@@ -36,10 +39,15 @@ import {
   stage,
 } from "./save.ts";
 
+/** Far above what `drainMs` may be set to. */
+const drainBudgetMs = 120_000;
+
 export const pauseSteps: readonly Step<SaveContext>[] = [
   { name: "check space", budgetMs: 5_000, run: checkSpace },
   { name: "stage", budgetMs: 5_000, run: stage },
   { name: "open layers", budgetMs: 10_000, run: openLayersBelow },
+  { name: "hold requests", budgetMs: 1_000, run: holdRequests },
+  { name: "drain", budgetMs: drainBudgetMs, run: drain },
   { name: "close idle", budgetMs: 1_000, run: closeIdle },
   { name: "prepare", budgetMs: 30_000, run: prepareGuest("pause") },
   { name: "hold vCPUs", budgetMs: 5_000, run: holdVcpus },
@@ -50,6 +58,15 @@ export const pauseSteps: readonly Step<SaveContext>[] = [
   { name: "end VM", budgetMs: 15_000, run: endVm },
 ];
 
-async function endVm({ run }: SaveContext, deadline: Deadline): Promise<void> {
+/** Short requests only: a stream may last for hours, and is cut when the snapshot is safe. */
+async function drain({ run, drainMs }: SaveContext): Promise<void> {
+  await run.traffic.drain(drainMs);
+}
+
+async function endVm({ run, log }: SaveContext, deadline: Deadline): Promise<void> {
+  const { request, stream, upgraded } = run.traffic.cut("paused");
+  if (request + stream + upgraded > 0) {
+    log.info("the pause cut what was in flight", { request, stream, upgraded });
+  }
   await endRun(run, deadline);
 }

@@ -4,6 +4,7 @@ import { type GuestNetwork, reachNetwork } from "@torpor/network";
 import { guestAddressing } from "@torpor/protocol";
 import { type Deadline, ignoreFailure } from "@torpor/std";
 import type { Vm, VmmDriver } from "@torpor/vmm";
+import { Traffic } from "../edge/traffic.ts";
 import type { RunningVm } from "../lifecycle/state.ts";
 
 export interface SandboxRun {
@@ -11,6 +12,8 @@ export interface SandboxRun {
   readonly vm: Vm;
   readonly network: GuestNetwork;
   readonly link: GuestLink;
+  /** Requests of clients to the guest. */
+  readonly traffic: Traffic;
   /** Of fresh bytes of the guest's generators, as it woke; not known of a run that was adopted. */
   readonly randomHash?: string | undefined;
 }
@@ -25,11 +28,12 @@ export async function adoptRun(
   const vm = await driver.adopt(state.vm, deadline);
   const network = reachNetwork(state.network, state.vm.pid, guestAddressing);
   const link = new GuestLink({ dial: (port) => network.dial(port), hostKey });
-  return { generation, vm, network, link };
+  return { generation, vm, network, link, traffic: new Traffic(link) };
 }
 
 /** Ends everything of a run: connections first, so that nobody waits on a guest that is gone. */
 export async function endRun(run: SandboxRun, deadline: Deadline): Promise<void> {
+  run.traffic[Symbol.dispose]();
   run.link[Symbol.dispose]();
   try {
     await run.vm.end(deadline);

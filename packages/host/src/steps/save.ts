@@ -47,6 +47,8 @@ export interface SaveContext {
   readonly diskLayers: readonly string[];
   /** Save everything by the VMM's own means. */
   readonly saveWhole: boolean;
+  /** How long requests in flight have to end before a pause. */
+  readonly drainMs: number;
   readonly log: Logger;
   /** Filled in by the steps. */
   staged?: StagedSnapshot;
@@ -86,7 +88,17 @@ export async function openLayersBelow(
   );
 }
 
+/** From here on new requests of clients wait for what becomes of the sandbox. */
+export async function holdRequests(
+  { run }: SaveContext,
+  _deadline: Deadline,
+  undo: AsyncDisposableStack,
+): Promise<void> {
+  undo.use(run.traffic.hold());
+}
+
 export async function closeIdle({ run }: SaveContext): Promise<void> {
+  run.traffic.closeIdle();
   run.link.closeIdle();
 }
 

@@ -49,6 +49,7 @@ import {
   assertLoadable,
   assertSameMachine,
 } from "@torpor/vmm";
+import { Traffic } from "../edge/traffic.ts";
 import type { SandboxRun } from "./run.ts";
 
 /** LIMIT: a new layer and its metadata; what the guest writes later is its own affair. */
@@ -120,7 +121,7 @@ export const claimSteps: readonly Step<WakeContext>[] = [
 export function wokenRun(context: WakeContext): SandboxRun {
   const { vm, network, link, generation, randomHash } = context;
   assert(vm !== undefined && network !== undefined && link !== undefined, "the wake is finished");
-  return { generation, vm, network, link, randomHash };
+  return { generation, vm, network, link, traffic: new Traffic(link), randomHash };
 }
 
 async function checkSources(context: WakeContext): Promise<void> {

@@ -1,0 +1,90 @@
+import assert from "node:assert/strict";
+import { once } from "node:events";
+import { type Server, createServer } from "node:http";
+import { type AddressInfo, connect, createServer as createTcpServer } from "node:net";
+import { test } from "node:test";
+import { setImmediate } from "node:timers/promises";
+import { agentPort, hostKeyHeader } from "@torpor/protocol";
+import { Deadline, TorporError } from "@torpor/std";
+import { GuestLink } from "./guest-link.ts";
+
+/** Nobody listens there: a port for servers of the system alone. */
+const closedPort = 1;
+const localPort = 3000;
+
+/** A guest whose agent knows one server on the loopback, which greets. */
+async function startGuest(dialable: readonly number[] = []): Promise<{
+  readonly link: GuestLink;
+  readonly asked: readonly string[];
+  [Symbol.asyncDispose](): Promise<void>;
+}> {
+  const asked: string[] = [];
+  const agent: Server = createServer().on("connect", (request, socket) => {
+    asked.push(`${request.url} ${String(request.headers[hostKeyHeader])}`);
+    const isOpen = request.url === `localhost:${localPort}`;
+    if (isOpen) socket.write("HTTP/1.1 200 OK\r\n\r\nhello");
+    else socket.end("HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n");
+  });
+  const direct = createTcpServer((socket) => socket.end("direct"));
+  for (const server of [agent, direct]) {
+    server.listen(0, "127.0.0.1");
+    await once(server, "listening");
+  }
+  const portOf = (server: typeof direct): number => (server.address() as AddressInfo).port;
+  const link = new GuestLink({
+    hostKey: "key",
+    dial: (port) => {
+      if (port === agentPort) return connect(portOf(agent), "127.0.0.1");
+      if (port === 99) throw new TorporError("network.failed", "only the agent is in reach");
+      return connect(dialable.includes(port) ? portOf(direct) : closedPort, "127.0.0.1");
+    },
+  });
+  return {
+    link,
+    asked,
+    [Symbol.asyncDispose]: async () => {
+      link[Symbol.dispose]();
+      agent.closeAllConnections();
+      agent.close();
+      direct.close();
+    },
+  };
+}
+
+function deadline(): Deadline {
+  return Deadline.after(5_000, "connecting");
+}
+
+const isClosed = (error: unknown): boolean =>
+  TorporError.is(error) && error.code === "guest.portClosed";
+
+test("connect() goes straight to a port that is open to the host", async () => {
+  await using guest = await startGuest([80]);
+  const socket = await guest.link.connect(80, deadline());
+  assert.equal(String((await once(socket, "data"))[0]), "direct");
+  assert.deepEqual(guest.asked, []);
+});
+
+test("connect() reaches what listens on the guest's loopback through the agent", async () => {
+  await using guest = await startGuest();
+  const socket = await guest.link.connect(localPort, deadline());
+  assert.equal(String((await once(socket, "data"))[0]), "hello");
+  assert.deepEqual(guest.asked, [`localhost:${localPort} key`]);
+  const closed = once(socket, "close");
+  guest.link[Symbol.dispose]();
+  await closed;
+});
+
+test("connect() tells a port that nobody listens on", async () => {
+  await using guest = await startGuest();
+  await assert.rejects(guest.link.connect(81, deadline()), isClosed);
+  await assert.rejects(guest.link.connect(99, deadline()), isClosed, "no way but the agent");
+  assert.deepEqual(guest.asked, ["localhost:81 key", "localhost:99 key"]);
+  while (guest.link.openConnections > 0) await setImmediate();
+});
+
+test("connect() fails when this run of the guest is over", async () => {
+  await using guest = await startGuest();
+  guest.link[Symbol.dispose]();
+  await assert.rejects(guest.link.connect(80, deadline()), /is over/);
+});

@@ -1,0 +1,156 @@
+/**
+ * From the name of a sandbox to a run of its VM that takes requests, waking it if that is allowed.
+ *
+ * A request that comes while the sandbox is on its way, to sleep or awake, waits for where it gets to.
+ * All that wait for one sandbox to wake share one resume. What may not pass is refused before anything
+ * is woken.
+ */
+import type { IncomingHttpHeaders } from "node:http";
+import { Deadline, TorporError } from "@torpor/std";
+import type { Activity } from "../activity.ts";
+import type { SandboxState } from "../lifecycle/state.ts";
+import {
+  type IngressRecord,
+  denialOf,
+  wakeDenialOf,
+  wakesOnTraffic,
+  wokenTimeoutMs,
+} from "./ingress.ts";
+import type { Refusal } from "./refusal.ts";
+import type { Traffic } from "./traffic.ts";
+
+/** LIMIT: how long a request waits for a sandbox that is being paused or woken. */
+const transitionBudgetMs = 60_000;
+/** LIMIT: each exchange holds two sockets of the daemon. */
+const exchangesMax = 10_000;
+
+/** What the edge needs of a sandbox. */
+export interface EdgeSandbox {
+  readonly record: IngressRecord & { readonly state: Pick<SandboxState, "kind"> };
+  readonly run: { readonly traffic: Traffic } | undefined;
+  readonly activity: Activity;
+  resume(command: { readonly timeoutMs?: number | undefined }): Promise<unknown>;
+  /** Settles when what was asked of it so far is done. */
+  whenIdle(): Promise<void>;
+}
+
+export interface Visitor {
+  readonly sandboxId: string;
+  readonly port: number;
+  readonly headers: IncomingHttpHeaders;
+}
+
+export type Admission =
+  | { readonly kind: "admitted"; readonly sandbox: EdgeSandbox; readonly traffic: Traffic }
+  | { readonly kind: "refused"; readonly refusal: Refusal };
+
+export class Entrance {
+  readonly #find: (sandboxId: string) => EdgeSandbox | undefined;
+  readonly #wakes = new WeakMap<EdgeSandbox, Promise<WakeFailure | undefined>>();
+  readonly #transitionMs: number;
+
+  constructor(
+    find: (sandboxId: string) => EdgeSandbox | undefined,
+    transitionMs = transitionBudgetMs,
+  ) {
+    this.#find = find;
+    this.#transitionMs = transitionMs;
+  }
+
+  /** @throws deadline.exceeded when the sandbox is on its way for too long */
+  async admit(visitor: Visitor): Promise<Admission> {
+    const { sandboxId, port, headers } = visitor;
+    const sandbox = this.#find(sandboxId);
+    if (sandbox === undefined) return notFound(sandboxId, "The sandbox was not found");
+    const denial = denialOf(sandbox.record, port, headers);
+    if (denial !== undefined) return refused(403, sandboxId, denial);
+    const deadline = Deadline.after(this.#transitionMs, "the sandbox's transition");
+    for (;;) {
+      const traffic = sandbox.run?.traffic;
+      if (traffic?.phase === "open") return admitted(sandbox, traffic, sandboxId);
+      deadline.check();
+      if (traffic?.phase === "held") {
+        await deadline.race(traffic.whenReleased());
+        continue;
+      }
+      const { state } = sandbox.record;
+      if (state.kind === "paused") {
+        const refusal = wakeRefusalOf(sandbox, visitor);
+        if (refusal !== undefined) return refusal;
+        const failure = await deadline.race(this.#wake(sandbox));
+        if (failure !== undefined) return refused(failure.status, sandboxId, failure.message);
+      } else {
+        await deadline.race(sandbox.whenIdle());
+      }
+      const isWhereItWas = sandbox.record.state === state && sandbox.run?.traffic === traffic;
+      if (isWhereItWas || this.#find(sandboxId) !== sandbox) {
+        return notFound(sandboxId, "The sandbox was not found: it is not running");
+      }
+    }
+  }
+
+  /** One for all who wait. */
+  #wake(sandbox: EdgeSandbox): Promise<WakeFailure | undefined> {
+    const underWay = this.#wakes.get(sandbox);
+    if (underWay !== undefined) return underWay;
+    const wake = wakeByTraffic(sandbox).finally(() => this.#wakes.delete(sandbox));
+    this.#wakes.set(sandbox, wake);
+    return wake;
+  }
+}
+
+interface WakeFailure {
+  readonly status: number;
+  readonly message: string;
+}
+
+/** What went wrong is in the log, and not for whoever knows the sandbox's id. */
+async function wakeByTraffic(sandbox: EdgeSandbox): Promise<WakeFailure | undefined> {
+  try {
+    await sandbox.resume({ timeoutMs: wokenTimeoutMs(sandbox.record) });
+    return undefined;
+  } catch (cause) {
+    const { status } = TorporError.from(cause, "internal");
+    if (status === 429)
+      return { status, message: "Too many sandboxes are running to wake this one" };
+    return { status: 502, message: "The sandbox could not be woken" };
+  }
+}
+
+function admitted(sandbox: EdgeSandbox, traffic: Traffic, sandboxId: string): Admission {
+  if (traffic.count < exchangesMax) return { kind: "admitted", sandbox, traffic };
+  const message = `The sandbox has ${exchangesMax} requests in flight`;
+  const refusal = { status: 429, sandboxId, message, connectionLimit: exchangesMax };
+  return { kind: "refused", refusal };
+}
+
+function wakeRefusalOf({ record }: EdgeSandbox, visitor: Visitor): Admission | undefined {
+  const { sandboxId, port, headers } = visitor;
+  if (!wakesOnTraffic(record)) {
+    return notFound(sandboxId, "The sandbox was not found: it is paused");
+  }
+  const denial = wakeDenialOf(record, port, headers);
+  return denial === undefined ? undefined : refused(403, sandboxId, denial);
+}
+
+/** 502 and no 404: clients take a 404 for the guest's own. */
+function notFound(sandboxId: string, message: string): Admission {
+  return refused(502, sandboxId, message);
+}
+
+function refused(status: number, sandboxId: string, message: string): Admission {
+  return { kind: "refused", refusal: { status, sandboxId, message } };
+}
+
+/** What a client is told of a failure on the way to the guest. */
+export function refusalOf(cause: unknown, { sandboxId, port }: Visitor): Refusal {
+  const { code, rawMessage } = TorporError.from(cause, "guest.unreachable");
+  if (code === "deadline.exceeded") {
+    return { status: 409, sandboxId, message: "The sandbox is still being paused or woken" };
+  }
+  if (code === "guest.portClosed") {
+    const message = `The sandbox is running but port ${port} is not open`;
+    return { status: 502, sandboxId, message, port };
+  }
+  return { status: 502, sandboxId, message: rawMessage, port };
+}

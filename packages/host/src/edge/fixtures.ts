@@ -1,0 +1,204 @@
+/**
+ * The one way tests make an edge: the real listener and edge, with servers on this machine's loopback
+ * in place of a guest's ports. The sandbox behind it is paused and woken by the test's own hand.
+ */
+import { once } from "node:events";
+import {
+  type IncomingHttpHeaders,
+  type IncomingMessage,
+  type RequestListener,
+  type Server,
+  createServer,
+  request as httpRequest,
+} from "node:http";
+import { type AddressInfo, type Socket, connect } from "node:net";
+import { GuestLink } from "@torpor/guest";
+import { agentPort } from "@torpor/protocol";
+import { Activity } from "../activity.ts";
+import { newLifetime } from "../lifecycle/lifetime.ts";
+import { Edge } from "./edge.ts";
+import type { EdgeSandbox } from "./entrance.ts";
+import type { IngressRules } from "./ingress.ts";
+import { createListener } from "./listener.ts";
+import { type Ending, Traffic } from "./traffic.ts";
+
+export const sandboxId = "itest";
+export const userPort = 3000;
+
+export interface TestEdgeOptions {
+  readonly autoResume?: boolean;
+  readonly accessToken?: string;
+  readonly network?: IngressRules;
+  readonly transitionMs?: number;
+  readonly domain?: string;
+}
+
+/** A sandbox that a test moves; `EdgeSandbox` is what the edge sees of it. */
+export class FakeSandbox implements EdgeSandbox {
+  record: EdgeSandbox["record"];
+  run: { readonly traffic: Traffic; readonly link: GuestLink } | undefined;
+  readonly activity = new Activity();
+  /** How often it was asked to wake. */
+  resumes = 0;
+  /** What a wake takes. */
+  resumeWork: () => Promise<void> = async () => undefined;
+  idle: Promise<void> = Promise.resolve();
+  readonly #dial: (port: number) => Socket;
+
+  constructor(options: TestEdgeOptions, dial: (port: number) => Socket) {
+    this.#dial = dial;
+    this.record = {
+      id: sandboxId,
+      hostKey: "host key",
+      accessToken: options.accessToken ?? "token",
+      lifetime: newLifetime({ autoResume: options.autoResume }),
+      network: options.network ?? null,
+      state: { kind: "paused" },
+    };
+    this.start();
+  }
+
+  start(): void {
+    const link = new GuestLink({ dial: this.#dial, hostKey: "host key" });
+    this.run = { link, traffic: new Traffic(link) };
+    this.record = { ...this.record, state: { kind: "running" } };
+  }
+
+  /** The end of this run, as the last step of a pause has it. */
+  end(ending: Ending = "paused"): void {
+    this.run?.traffic.cut(ending);
+    this.run?.link[Symbol.dispose]();
+    this.run = undefined;
+    this.record = { ...this.record, state: { kind: ending === "paused" ? "paused" : "failed" } };
+  }
+
+  async resume(): Promise<void> {
+    this.resumes += 1;
+    await this.resumeWork();
+    this.start();
+  }
+
+  async whenIdle(): Promise<void> {
+    await this.idle;
+  }
+}
+
+export interface TestAnswer {
+  readonly status: number;
+  readonly headers: IncomingHttpHeaders;
+  readonly text: string;
+}
+
+export interface TestEdge extends AsyncDisposable {
+  readonly port: number;
+  readonly sandbox: FakeSandbox;
+  /** The listener itself. */
+  readonly listener: Server;
+  /** Puts a server behind a port of the guest. */
+  serve(port: number, handler: RequestListener | Server): Promise<Server>;
+  /** Connections that were opened to the guest so far. */
+  readonly dials: readonly number[];
+  /** A request that names the sandbox's `userPort` by its headers, unless `headers` say otherwise. */
+  send(path: string, options?: SendOptions): Promise<IncomingMessage>;
+  get(path: string, options?: SendOptions): Promise<TestAnswer>;
+  /** A connection to the edge. */
+  connect(): Promise<Socket>;
+}
+
+export interface SendOptions {
+  readonly method?: string;
+  readonly headers?: Readonly<Record<string, string>>;
+  readonly body?: string | Buffer;
+}
+
+/** What names a port of the sandbox. */
+export function addressed(port = userPort, id = sandboxId): Record<string, string> {
+  return { "E2b-Sandbox-Id": id, "E2b-Sandbox-Port": String(port) };
+}
+
+export async function startTestEdge(options: TestEdgeOptions = {}): Promise<TestEdge> {
+  await using undo = new AsyncDisposableStack();
+  const upstreams = new Map<number, number>();
+  const dials: number[] = [];
+  const dial = (port: number): Socket => {
+    dials.push(port);
+    return connect(upstreams.get(port) ?? closedPort, "127.0.0.1");
+  };
+  const servers = new Set<Server>();
+  undo.defer(() => {
+    for (const server of servers) {
+      server.close();
+      server.closeAllConnections();
+    }
+  });
+  const listen = async (server: Server): Promise<number> => {
+    servers.add(server);
+    server.listen(0, "127.0.0.1");
+    await once(server, "listening");
+    return (server.address() as AddressInfo).port;
+  };
+  const sandbox = new FakeSandbox(options, dial);
+  undo.defer(() => sandbox.end("stopped"));
+  const edge = new Edge({
+    domain: options.domain ?? "localhost",
+    find: (id) => (id === sandboxId ? sandbox : undefined),
+    transitionMs: options.transitionMs,
+  });
+  const listener = createListener(edge, (request, response) => {
+    response.end(`api ${request.url}`);
+  });
+  const port = await listen(listener);
+  const send = async (path: string, how: SendOptions = {}): Promise<IncomingMessage> => {
+    const { promise, resolve, reject } = Promise.withResolvers<IncomingMessage>();
+    const headers = how.headers ?? addressed();
+    const outgoing = httpRequest({ port, host: "127.0.0.1", path, method: how.method, headers });
+    outgoing.on("response", resolve);
+    outgoing.on("error", reject);
+    outgoing.end(how.body);
+    return await promise;
+  };
+  const serve: TestEdge["serve"] = async (guestPort, handler) => {
+    const server = typeof handler === "function" ? createServer(handler) : handler;
+    upstreams.set(guestPort, await listen(server));
+    return server;
+  };
+  await serve(agentPort, refuseTunnels());
+  const owned = undo.move();
+  return {
+    port,
+    sandbox,
+    listener,
+    dials,
+    serve,
+    send,
+    get: async (path, how) => {
+      const answer = await send(path, how);
+      const text = await textOf(answer);
+      return { status: answer.statusCode ?? 0, headers: answer.headers, text };
+    },
+    connect: async () => {
+      const socket = connect(port, "127.0.0.1");
+      await once(socket, "connect");
+      return socket;
+    },
+    [Symbol.asyncDispose]: () => owned.disposeAsync(),
+  };
+}
+
+export async function textOf(stream: AsyncIterable<unknown>): Promise<string> {
+  let text = "";
+  for await (const chunk of stream) text += String(chunk);
+  return text;
+}
+
+/** Nobody listens there: a port for servers of the system alone. */
+const closedPort = 1;
+
+/** An agent that finds nobody on the guest's loopback. */
+function refuseTunnels(): Server {
+  const server = createServer((_request, response) => response.end("agent"));
+  server.on("connect", (_request, socket) => {
+    socket.end("HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n");
+  });
+  return server;
+}

@@ -1,0 +1,73 @@
+/**
+ * The edge's own answers: what a client is told that does not reach a guest.
+ *
+ * Programs get JSON in the wire's form, people before a browser a page. Scripts of any origin may read
+ * either, and a preflight is answered with yes: a browser would show its script nothing else than
+ * "network error" instead of the answer that says what is wrong.
+ */
+import type { IncomingMessage, ServerResponse } from "node:http";
+import { errorPage } from "./error-page.ts";
+
+export interface Refusal {
+  readonly status: number;
+  readonly message: string;
+  readonly sandboxId?: string;
+  readonly port?: number;
+  readonly path?: string;
+  readonly connectionLimit?: number;
+}
+
+const preflightSeconds = 86_400;
+
+/** Cuts the connection when an answer has begun already. */
+export function sendRefusal(
+  request: IncomingMessage,
+  response: ServerResponse,
+  refusal: Refusal,
+): void {
+  if (response.headersSent || response.destroyed) {
+    response.destroy();
+    return;
+  }
+  if (isPreflight(request)) {
+    sendPreflight(request, response);
+    return;
+  }
+  const { status, ...rest } = refusal;
+  const isPage = isForBrowser(request);
+  const text = isPage ? errorPage(refusal) : JSON.stringify({ ...rest, code: status });
+  response.writeHead(status, {
+    "Content-Type": `${isPage ? "text/html" : "application/json"}; charset=utf-8`,
+    "Content-Length": Buffer.byteLength(text),
+    "Cache-Control": "no-store",
+    "Access-Control-Allow-Origin": "*",
+  });
+  response.end(request.method === "HEAD" ? undefined : text);
+  request.resume(); // what is left of the body is in the way of the next request
+}
+
+function isPreflight({ method, headers }: IncomingMessage): boolean {
+  return method === "OPTIONS" && headers["access-control-request-method"] !== undefined;
+}
+
+function sendPreflight({ headers }: IncomingMessage, response: ServerResponse): void {
+  response.writeHead(204, {
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Allow-Methods": headers["access-control-request-method"] ?? "*",
+    "Access-Control-Allow-Headers": headers["access-control-request-headers"] ?? "*",
+    "Access-Control-Max-Age": String(preflightSeconds),
+    Vary: "Access-Control-Request-Method, Access-Control-Request-Headers",
+  });
+  response.end();
+}
+
+/** A person who follows a link, and not a program or a script of a page. */
+function isForBrowser({ headers }: IncomingMessage): boolean {
+  const mode = headers["sec-fetch-mode"];
+  return (
+    /\bMozilla\//.test(headers["user-agent"] ?? "") &&
+    /\btext\/html\b/.test(headers.accept ?? "") &&
+    (mode === undefined || mode === "navigate") &&
+    headers["x-requested-with"] === undefined
+  );
+}

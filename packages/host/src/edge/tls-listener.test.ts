@@ -1,0 +1,174 @@
+/** The same over TLS, with a certificate of the test's own. */
+import assert from "node:assert/strict";
+import { once } from "node:events";
+import { mkdtemp, readFile, rm } from "node:fs/promises";
+import type { IncomingMessage } from "node:http";
+import {
+  type ClientHttp2Stream,
+  type IncomingHttpHeaders,
+  connect as connectHttp2,
+} from "node:http2";
+import { request as httpsRequest } from "node:https";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { connect as connectTls } from "node:tls";
+import { test } from "node:test";
+import { Deadline, TorporError, runCommand, silentLogger } from "@torpor/std";
+import { sandboxId, startTestEdge, textOf, userPort, type TestEdge } from "./fixtures.ts";
+import { listenTls } from "./tls-listener.ts";
+
+/** A wildcard covers no names right below a top-level domain, `localhost` included. */
+const domain = "box.localhost";
+const host = `${userPort}-${sandboxId}.${domain}`;
+
+interface Secure extends AsyncDisposable {
+  readonly edge: TestEdge;
+  readonly port: number;
+  readonly ca: Buffer;
+}
+
+async function startSecure(): Promise<Secure> {
+  await using undo = new AsyncDisposableStack();
+  const folder = undo.adopt(await mkdtemp(join(tmpdir(), "torpor-tls-test-")), (path) =>
+    rm(path, { recursive: true, force: true }),
+  );
+  const certPath = join(folder, "cert.pem");
+  const keyPath = join(folder, "key.pem");
+  await runCommand(
+    [
+      "openssl",
+      ...["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"],
+      ...["-days", "1", "-subj", "/CN=localhost", "-keyout", keyPath, "-out", certPath],
+      ...["-addext", `subjectAltName=DNS:*.${domain}`],
+    ],
+    Deadline.after(10_000, "making a certificate"),
+  );
+  const edge = undo.use(await startTestEdge({ domain }));
+  const settings = { certPath, keyPath, address: "127.0.0.1", port: 0 };
+  const { port } = undo.use(await listenTls(edge.listener, settings, silentLogger));
+  const ca = await readFile(certPath);
+  const owned = undo.move();
+  return { edge, port, ca, [Symbol.asyncDispose]: () => owned.disposeAsync() };
+}
+
+async function headOf(stream: ClientHttp2Stream): Promise<IncomingHttpHeaders> {
+  const [headers] = (await once(stream, "response")) as [IncomingHttpHeaders];
+  return headers;
+}
+
+test("HTTP/1.1 over TLS reaches the guest, who is told so", async () => {
+  await using secure = await startSecure();
+  const { edge, port, ca } = secure;
+  await edge.serve(userPort, ({ headers }, response) =>
+    response.end(String(headers["x-forwarded-proto"])),
+  );
+  const outgoing = httpsRequest({
+    port,
+    host: "127.0.0.1",
+    servername: host,
+    ca,
+    headers: { host },
+  });
+  outgoing.end();
+  const [answer] = (await once(outgoing, "response")) as [IncomingMessage];
+  assert.equal(await textOf(answer), "https");
+});
+
+test("HTTP/2 is spoken with whoever speaks it, streams and trailers included", async () => {
+  await using secure = await startSecure();
+  const { edge, port, ca } = secure;
+  await edge.serve(userPort, (request, response) => {
+    response.writeHead(200, [
+      ...["Content-Type", "application/connect+json", "Set-Cookie", "a=1", "Set-Cookie", "b=2"],
+      ...["X-Host", request.headers.host ?? "", "X-Cookie", request.headers.cookie ?? "none"],
+    ]);
+    response.flushHeaders();
+    request.on("data", (chunk) => response.write(chunk));
+    request.on("end", () => {
+      response.addTrailers({ "X-Sum": "42" });
+      response.end();
+    });
+  });
+  const session = connectHttp2(`https://${host}:${port}`, {
+    ca,
+    host: "127.0.0.1",
+    servername: host,
+  });
+  const stream = session.request({ ":method": "POST", ":path": "/", cookie: "c=1; d=2" });
+  const headers = await headOf(stream);
+  assert.equal(headers[":status"], 200);
+  assert.deepEqual(headers["set-cookie"], ["a=1", "b=2"]);
+  assert.equal(headers["x-host"], `${host}:${port}`);
+  assert.equal(headers["x-cookie"], "c=1; d=2");
+  stream.write("one");
+  assert.equal(String((await once(stream, "data"))[0]), "one");
+  const trailers = once(stream, "trailers") as Promise<[IncomingHttpHeaders]>;
+  stream.end();
+  stream.resume();
+  assert.equal((await trailers)[0]["x-sum"], "42");
+
+  const api = session.request({ ":path": "/x", ":authority": `api.${domain}` });
+  assert.equal(await textOf(api), "api /x");
+  const missing = session.request({ ":authority": `80-inone.${domain}` });
+  assert.equal((await headOf(missing))[":status"], 502);
+  missing.resume();
+
+  const cut = session.request({ ":method": "POST", ":path": "/" });
+  await once(cut, "response");
+  const rest = textOf(cut);
+  edge.sandbox.end();
+  assert.match(await rest, /unavailable.*was paused/);
+  session.close();
+});
+
+test("no CONNECT of HTTP/2 gets anywhere", async () => {
+  await using secure = await startSecure();
+  const session = connectHttp2(`https://${host}:${secure.port}`, {
+    ca: secure.ca,
+    host: "127.0.0.1",
+    servername: host,
+  });
+  session.on("error", () => undefined);
+  const stream = session.request({
+    ":method": "CONNECT",
+    ":authority": host,
+  });
+  stream.on("error", () => undefined);
+  const status = await Promise.race([
+    headOf(stream).then((headers) => String(headers[":status"])),
+    once(stream, "close").then(() => "closed"),
+  ]);
+  assert.notEqual(status, "200");
+  assert.deepEqual(secure.edge.dials, []);
+  session.destroy();
+});
+
+test("WebSockets pass over TLS", async () => {
+  await using secure = await startSecure();
+  const { edge, port, ca } = secure;
+  const server = await edge.serve(userPort, () => undefined);
+  server.on("upgrade", (_request, socket) => {
+    socket.write(
+      "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+    );
+    socket.pipe(socket);
+  });
+  const socket = connectTls({ port, host: "127.0.0.1", servername: host, ca });
+  await once(socket, "secureConnect");
+  socket.write(
+    `GET / HTTP/1.1\r\nHost: ${host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nping`,
+  );
+  let text = "";
+  while (!text.endsWith("ping")) text += String((await once(socket, "data"))[0]);
+  assert.match(text, /^HTTP\/1\.1 101/);
+  socket.destroy();
+});
+
+test("files that are no certificate are refused by name", async () => {
+  await using edge = await startTestEdge();
+  const settings = { certPath: "/nowhere", keyPath: "/nowhere", address: "127.0.0.1", port: 0 };
+  await assert.rejects(
+    listenTls(edge.listener, settings, silentLogger),
+    (error) => TorporError.is(error) && error.code === "argument.invalid",
+  );
+});

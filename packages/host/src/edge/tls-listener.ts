@@ -1,0 +1,108 @@
+/**
+ * The same listener over TLS, with the user's certificate: HTTP/2 for those who speak it, HTTP/1.1 with
+ * WebSockets for the others.
+ *
+ * Connections of HTTP/1.1 are handed to the plain server, requests of HTTP/2 too, by Node's own
+ * interface for both. A certificate that is renewed on disk is taken up without a restart.
+ */
+import { once } from "node:events";
+import { unwatchFile, watchFile } from "node:fs";
+import { readFile } from "node:fs/promises";
+import type { Server } from "node:http";
+import { createServer as createHttp2Server } from "node:http2";
+import type { AddressInfo, Socket } from "node:net";
+import { type TlsOptions, createServer as createTlsServer } from "node:tls";
+import { type Logger, TorporError, systemCode } from "@torpor/std";
+
+const renewalPollMs = 60_000;
+/** LIMIT: a peer that opens a connection has so long to say hello. */
+const handshakeMs = 10_000;
+
+export interface TlsSettings {
+  /** PEM: the certificate for the domain and all names below it, with its chain. */
+  readonly certPath: string;
+  readonly keyPath: string;
+  readonly address: string;
+  /** 0 lets the kernel choose. */
+  readonly port: number;
+}
+
+export interface TlsListener extends AsyncDisposable {
+  readonly port: number;
+}
+
+/** @throws argument.invalid when certificate or key cannot be used; port.inUse */
+export async function listenTls(
+  plain: Server,
+  settings: TlsSettings,
+  log: Logger,
+): Promise<TlsListener> {
+  const http2 = createHttp2Server();
+  // The objects of both protocols have the same interface; the edge looks at the version.
+  for (const name of ["request", "checkContinue"]) {
+    http2.on(name, (request, response) => plain.emit(name, request, response));
+  }
+  const secure = await createSecure(settings);
+  const sockets = new Set<Socket>();
+  secure.on("connection", (socket: Socket) => {
+    sockets.add(socket);
+    socket.once("close", () => sockets.delete(socket));
+  });
+  secure.on("secureConnection", (socket) => {
+    socket.on("error", () => socket.destroy());
+    (socket.alpnProtocol === "h2" ? http2 : plain).emit("connection", socket);
+  });
+  await listen(secure, settings);
+  const renew = (): void => {
+    readPair(settings)
+      .then((pair) => secure.setSecureContext(pair))
+      .catch((cause: unknown) => log.error("the renewed certificate cannot be used", { cause }));
+  };
+  for (const path of [settings.certPath, settings.keyPath]) {
+    watchFile(path, { interval: renewalPollMs, persistent: false }, renew);
+  }
+  return {
+    port: (secure.address() as AddressInfo).port,
+    [Symbol.asyncDispose]: async () => {
+      for (const path of [settings.certPath, settings.keyPath]) unwatchFile(path, renew);
+      secure.close();
+      for (const socket of sockets) socket.destroy();
+      if (secure.listening) await once(secure, "close");
+    },
+  };
+}
+
+async function createSecure(settings: TlsSettings): Promise<ReturnType<typeof createTlsServer>> {
+  const pair = await readPair(settings);
+  try {
+    return createTlsServer({
+      ...pair,
+      ALPNProtocols: ["h2", "http/1.1"],
+      handshakeTimeout: handshakeMs,
+    });
+  } catch (cause) {
+    throw TorporError.from(cause, "argument.invalid", "the certificate or its key cannot be used");
+  }
+}
+
+async function readPair({ certPath, keyPath }: TlsSettings): Promise<TlsOptions> {
+  try {
+    const [cert, key] = await Promise.all([readFile(certPath), readFile(keyPath)]);
+    return { cert, key };
+  } catch (cause) {
+    throw new TorporError("argument.invalid", `no certificate: ${String(cause)}`, { cause });
+  }
+}
+
+async function listen(
+  server: ReturnType<typeof createTlsServer>,
+  { address, port }: TlsSettings,
+): Promise<void> {
+  try {
+    server.listen(port, address);
+    await once(server, "listening");
+  } catch (cause) {
+    if (systemCode(cause) !== "EADDRINUSE") throw TorporError.from(cause, "network.failed");
+    throw new TorporError("port.inUse", `port ${port} of ${address} is taken`, { cause });
+  }
+}

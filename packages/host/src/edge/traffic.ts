@@ -1,0 +1,122 @@
+/**
+ * The clients' requests to one run of a sandbox's VM, from the first to the end of that run.
+ *
+ *     open ──hold──► held ──released──► open
+ *       └──────────────┴──cut──► over
+ *
+ * While it is held, new requests wait and those in flight go on. A pause holds it, gives short requests
+ * a moment to end, and cuts what is left once the snapshot is safe: until then the pause may fail, and
+ * nobody shall have lost a connection for nothing. Streams are not waited for, as they may last for
+ * hours. The connections to the guest belong to the run and end with it; none is ever used in another.
+ */
+import type { GuestLink } from "@torpor/guest";
+import { Deadline, ignoreFailure } from "@torpor/std";
+import { GuestPool } from "./guest-pool.ts";
+
+/** Why clients are cut off: the sandbox sleeps, or its VM is gone. */
+export type Ending = "paused" | "stopped";
+
+export type ExchangeKind = "request" | "stream" | "upgraded";
+
+/** One request of a client with all that follows from it. */
+export interface Exchange {
+  /** A `request` ends by itself, and soon; the others may last. */
+  readonly kind: ExchangeKind;
+  /** Ends it at once, and tells the client so as well as the protocol can. Never waits. */
+  cut(ending: Ending): void;
+}
+
+export type CutCounts = Readonly<Record<ExchangeKind, number>>;
+
+export class Traffic implements Disposable {
+  readonly pool: GuestPool;
+  readonly #exchanges = new Set<Exchange>();
+  #held: PromiseWithResolvers<void> | undefined;
+  #onChange: (() => void) | undefined;
+  #over = false;
+
+  constructor(link: Pick<GuestLink, "connect">) {
+    this.pool = new GuestPool(link);
+  }
+
+  get phase(): "open" | "held" | "over" {
+    if (this.#over) return "over";
+    return this.#held === undefined ? "open" : "held";
+  }
+
+  /** Exchanges in flight. */
+  get count(): number {
+    return this.#exchanges.size;
+  }
+
+  /** Settles when it is held no longer, be it open again or over. */
+  async whenReleased(): Promise<void> {
+    await this.#held?.promise;
+  }
+
+  /** Disposing the result says that the exchange is over. */
+  begin(exchange: Exchange): Disposable {
+    this.#exchanges.add(exchange);
+    return {
+      [Symbol.dispose]: () => {
+        this.#exchanges.delete(exchange);
+        this.#onChange?.();
+      },
+    };
+  }
+
+  /** An exchange has found out that it lasts. */
+  noteChange(): void {
+    this.#onChange?.();
+  }
+
+  /** New requests wait until `release`, or until the result is disposed. */
+  hold(): Disposable {
+    this.#held ??= Promise.withResolvers<void>();
+    return { [Symbol.dispose]: () => this.release() };
+  }
+
+  /** Lets in whoever waits. Safe to repeat. */
+  release(): void {
+    this.#held?.resolve();
+    this.#held = undefined;
+  }
+
+  /** Waits until no short request is in flight, or for `budgetMs`. */
+  async drain(budgetMs: number): Promise<void> {
+    const deadline = Deadline.after(budgetMs, "requests in flight");
+    while (this.#hasShort() && !deadline.expired) {
+      const { promise, resolve } = Promise.withResolvers<void>();
+      this.#onChange = resolve;
+      await ignoreFailure("what is left then is cut later", deadline.race(promise));
+    }
+    this.#onChange = undefined;
+  }
+
+  /** Closes the connections to the guest that carry nothing right now. */
+  closeIdle(): void {
+    this.pool.closeIdle();
+  }
+
+  /** Ends all of it for good. Safe to repeat. */
+  cut(ending: Ending): CutCounts {
+    const counts: Record<ExchangeKind, number> = { request: 0, stream: 0, upgraded: 0 };
+    this.#over = true;
+    for (const exchange of [...this.#exchanges]) {
+      counts[exchange.kind] += 1;
+      exchange.cut(ending);
+    }
+    this.pool.destroy();
+    this.release();
+    return counts;
+  }
+
+  [Symbol.dispose](): void {
+    this.cut("stopped");
+  }
+
+  #hasShort(): boolean {
+    for (const { kind } of this.#exchanges) if (kind === "request") return true;
+    return false;
+  }
+}

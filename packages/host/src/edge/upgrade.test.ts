@@ -1,0 +1,120 @@
+/** Requests that leave HTTP behind, WebSockets foremost. */
+import assert from "node:assert/strict";
+import { once } from "node:events";
+import { createServer } from "node:http";
+import type { Duplex } from "node:stream";
+import { test } from "node:test";
+import { sandboxId, startTestEdge, textOf, userPort, type TestEdge } from "./fixtures.ts";
+
+const head =
+  `GET /chat HTTP/1.1\r\nHost: ${userPort}-${sandboxId}.localhost\r\n` +
+  "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n" +
+  "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+const agreed =
+  "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nX-Case: Kept\r\n\r\n";
+const hello = Buffer.from([0x81, 5, ...Buffer.from("hello")]);
+
+/** A guest that agrees to any upgrade. */
+async function serveUpgrades(
+  edge: TestEdge,
+  onUpgrade: (socket: Duplex, first: Buffer) => void,
+): Promise<void> {
+  const server = createServer((_request, response) => response.writeHead(426).end("no"));
+  server.on("upgrade", (_request, socket, first) => {
+    socket.on("error", () => socket.destroy());
+    onUpgrade(socket, first);
+  });
+  await edge.serve(userPort, server);
+}
+
+async function readBytes(socket: Duplex, wanted: string): Promise<Buffer> {
+  let bytes = Buffer.alloc(0);
+  while (!bytes.includes(wanted)) {
+    const [chunk] = (await once(socket, "data")) as [Buffer];
+    bytes = Buffer.concat([bytes, chunk]);
+  }
+  return bytes;
+}
+
+test("bytes pass both ways, also those sent before the answer", async () => {
+  await using edge = await startTestEdge();
+  await serveUpgrades(edge, (socket, first) => {
+    socket.write(`${agreed}early `);
+    if (first.length > 0) socket.write(first);
+    socket.pipe(socket);
+  });
+  const socket = await edge.connect();
+  socket.write(`${head}eager `);
+  const answer = (await readBytes(socket, "eager")).toString();
+  assert.match(answer, /^HTTP\/1\.1 101 Switching Protocols\r\n/);
+  assert.match(answer, /X-Case: Kept/);
+  assert.ok(answer.endsWith("early eager "));
+  socket.write("later");
+  await readBytes(socket, "later");
+  assert.equal(edge.sandbox.run?.traffic.count, 1);
+  socket.destroy();
+});
+
+test("the end of either is the end of both, and what was written before it arrives", async () => {
+  await using edge = await startTestEdge();
+  const ended = Promise.withResolvers<void>();
+  await serveUpgrades(edge, (socket) => {
+    socket.write(agreed);
+    socket.once("data", () => socket.end("x".repeat(1_000_000)));
+    socket.once("close", () => ended.resolve());
+  });
+  const socket = await edge.connect();
+  socket.write(head);
+  await readBytes(socket, "\r\n\r\n");
+  socket.write("go");
+  assert.equal((await textOf(socket)).length, 1_000_000);
+  await ended.promise;
+});
+
+test("a guest may decline, and so may the edge", async () => {
+  await using edge = await startTestEdge();
+  await edge.serve(userPort, (_request, response) => response.writeHead(426).end("no"));
+  const declined = await edge.connect();
+  declined.write(head);
+  assert.match(await textOf(declined), /^HTTP\/1\.1 426[^]*no/);
+  edge.sandbox.end();
+  const refused = await edge.connect();
+  refused.write(head);
+  assert.match(await textOf(refused), /^HTTP\/1\.1 502[^]*it is paused/);
+});
+
+for (const [ending, code] of [
+  ["paused", 1012],
+  ["stopped", 1001],
+] as const) {
+  test(`a WebSocket of a sandbox that is ${ending} is closed with ${code}`, async () => {
+    await using edge = await startTestEdge();
+    await serveUpgrades(edge, (socket) => {
+      socket.write(agreed);
+      socket.write(hello);
+    });
+    const socket = await edge.connect();
+    socket.write(head);
+    await readBytes(socket, "hello");
+    edge.sandbox.end(ending);
+    const [frame] = (await once(socket, "data")) as [Buffer];
+    assert.equal(frame.readUInt8(0), 0x88);
+    assert.equal(frame.readUInt16BE(2), code);
+    assert.equal(frame.subarray(4).toString(), `the sandbox was ${ending}`);
+    await once(socket, "end");
+  });
+}
+
+test("in the middle of a frame it is cut", async () => {
+  await using edge = await startTestEdge();
+  await serveUpgrades(edge, (socket) => {
+    socket.write(agreed);
+    socket.write(hello.subarray(0, 4));
+  });
+  const socket = await edge.connect();
+  socket.write(head);
+  await readBytes(socket, "he");
+  const closed = once(socket, "close");
+  edge.sandbox.end();
+  await closed;
+});
