@@ -9,7 +9,7 @@ import { once } from "node:events";
 import { type Server, createServer } from "node:http";
 import { join } from "node:path";
 import { tryLockFile } from "@torpor/native";
-import { type NetworkKind, defaultNetworkKind } from "@torpor/network";
+import { type NetworkKind, type Outside, defaultNetworkKind, hostOutside } from "@torpor/network";
 import {
   type Failpoint,
   type JsonObject,
@@ -52,6 +52,8 @@ export interface DaemonOptions {
   readonly failpoint?: Failpoint | undefined;
 }
 
+  /** Takes the internet's place; only tests pass one. */
+  readonly outside?: Outside | undefined;
 export interface Daemon extends AsyncDisposable {
   readonly sandboxes: Sandboxes;
   readonly socketPath: string;
@@ -89,6 +91,7 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
   const sandboxes = await Sandboxes.open(host);
   undo.defer(() => sandboxes.release());
   undo.use(limitConsoles(sandboxes, options.log));
+    outside: options.outside ?? hostOutside(),
   undo.use(watchStalls(sandboxes));
   const apiKeys = new ApiKeys(database);
   const startedAtMs = Date.now();

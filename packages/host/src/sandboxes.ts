@@ -3,6 +3,7 @@
  */
 import { mkdir, readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
+import type { NetworkRequest } from "@torpor/network";
 import { Deadline, TorporError, ignoreFailure } from "@torpor/std";
 import { type Needs, SandboxFolder, type SnapshotStore, stateFiles } from "@torpor/storage";
 import { Deadlines, type MissedDeadline } from "./deadlines.ts";
@@ -25,11 +26,15 @@ export interface CreateRequest {
   readonly template: string;
   readonly metadata: Readonly<Record<string, string>>;
   readonly envVars: Readonly<Record<string, string>>;
+  /** What it may reach; undefined or null when nothing is asked for. */
+  readonly network?: NetworkRequest | null | undefined;
   readonly lifetime: LifetimeRequest;
 }
 
 export interface ForkRequest {
   readonly count: number;
+  /** Undefined: as the parent. */
+  readonly network?: NetworkRequest | null | undefined;
   readonly lifetime: LifetimeRequest;
 }
 
@@ -132,6 +137,7 @@ export class Sandboxes {
     const parent = this.get(id);
     using checkpoint = await parent.checkpoint(command);
     const { metadata, envVars, templateId, templateName } = parent.record;
+    const network = request.network === undefined ? parent.record.network : request.network;
     const source: Source = {
       id: checkpoint.snapshotId,
       name: templateName,
@@ -142,7 +148,7 @@ export class Sandboxes {
     const child = async (verifyDisk: boolean): Promise<Created> =>
       await this.#bring(
         this.#newSandbox(source),
-        { metadata, envVars, lifetime: request.lifetime },
+        { metadata, envVars, network, lifetime: request.lifetime },
         verifyDisk,
       );
     // The first has verified what all stand upon before the others begin.
@@ -229,13 +235,13 @@ export class Sandboxes {
 
   async #bring(
     sandbox: Sandbox,
-    { metadata, envVars, lifetime }: Omit<CreateRequest, "template">,
+    { metadata, envVars, network = null, lifetime }: Omit<CreateRequest, "template">,
     verifyDisk = true,
   ): Promise<Created> {
     const { id } = sandbox.record;
     this.#byId.set(id, sandbox);
     try {
-      const owner = { metadata, envVars, lifetime: newLifetime(lifetime) };
+      const owner = { metadata, envVars, network, lifetime: newLifetime(lifetime) };
       return { sandbox, outcome: await sandbox.create(owner, verifyDisk) };
     } catch (cause) {
       this.#forget(sandbox);
@@ -272,6 +278,7 @@ export class Sandboxes {
       accessToken: newSecret(),
       metadata: {},
       envVars: {},
+      network: null,
       createdAtMs: now,
       startedAtMs: now,
     });
