@@ -1,7 +1,8 @@
 /**
- * Where a guest can reach: nowhere. Without root the network is QEMU's own, closed to the outside;
- * as root it is a namespace with one device. In both, a guest that looks for a listening host finds
- * none, and in the second no other sandbox either. What the host asks of the guest works in both.
+ * Where a guest can reach that may reach nothing. Without root the network is QEMU's own, closed to the
+ * outside; as root it is a namespace, whose policy is closed here. In both, a guest that looks for a
+ * listening host finds none, and in the second no other sandbox either. What the host asks of the guest
+ * works in both.
  *
  * That a connection fails is shown from its other end too: the listener on the host, on every
  * address, hears of nobody.
@@ -14,7 +15,8 @@ import { networkInterfaces } from "node:os";
 import { test } from "node:test";
 import type { NetworkKind } from "@torpor/network";
 import { gatewayAddress, guestAddress } from "@torpor/protocol";
-import { TestSandbox, Witness, startTestDaemon } from "@torpor/testing";
+import { TorporError } from "@torpor/std";
+import { FakeInternet, TestSandbox, Witness, startTestDaemon } from "@torpor/testing";
 
 /** An address on the internet; nothing is sent to it by a guest that is closed in. */
 const outside = "1.1.1.1";
@@ -93,8 +95,10 @@ for (const networkKind of ["user", "namespace"] as const satisfies readonly Netw
   const skip = needsRoot ? "needs root" : false;
 
   test(`a sandbox on a ${networkKind} network works and reaches nothing`, { skip }, async (t) => {
-    await using daemon = await startTestDaemon({ networkKind });
+    await using internet = new FakeInternet();
+    await using daemon = await startTestDaemon({ networkKind, outside: internet });
     const sandbox = await daemon.create();
+    await daemon.live(sandbox).setNetwork({ allowInternetAccess: false });
 
     await t.test("it runs commands, sleeps and wakes", async () => {
       assert.equal(await sandbox.shell("echo hello > note && cat note"), "hello");
@@ -106,6 +110,7 @@ for (const networkKind of ["user", "namespace"] as const satisfies readonly Netw
 
     await t.test("it reaches neither the host nor the internet", async () => {
       await assertClosedIn(sandbox);
+      assert.deepEqual(internet.asked, []);
     });
 
     await t.test("a daemon started anew reaches it again", async () => {
@@ -114,9 +119,22 @@ for (const networkKind of ["user", "namespace"] as const satisfies readonly Netw
       assert.equal(await sandbox.shell("cat note"), "hello");
     });
 
-    if (networkKind === "user") return;
+    if (networkKind === "user") {
+      await t.test("internet access is refused, and `info` says why there is none", async () => {
+        const live = daemon.live(sandbox);
+        const refused = await live.setNetwork({ allowInternetAccess: true }).then(
+          () => undefined,
+          (error: unknown) => error,
+        );
+        assert.ok(TorporError.is(refused) && refused.code === "network.unenforceable");
+        assert.deepEqual(live.record.network, { allowInternetAccess: false });
+        assert.match(live.run?.network.noInternet ?? "", /root/);
+      });
+      return;
+    }
     await t.test("two sandboxes do not reach each other", async () => {
       const other = await daemon.create();
+      await daemon.live(sandbox).setNetwork(null);
       const namespaceOf = async (one: TestSandbox): Promise<string> =>
         await readlink(`/proc/${daemon.run(one).vm.handle.pid}/ns/net`);
       assert.notEqual(await namespaceOf(sandbox), await namespaceOf(other));

@@ -10,7 +10,7 @@ import { once } from "node:events";
 import type { Server } from "node:http";
 import { join } from "node:path";
 import { tryLockFile } from "@torpor/native";
-import { type NetworkKind, defaultNetworkKind } from "@torpor/network";
+import { type NetworkKind, type Outside, defaultNetworkKind, hostOutside } from "@torpor/network";
 import {
   type Failpoint,
   type JsonObject,
@@ -63,6 +63,8 @@ export interface DaemonOptions {
   /** Takes the place of every copy of the VMM; only tests pass one. */
   readonly driver?: VmmDriver | undefined;
   readonly failpoint?: Failpoint | undefined;
+  /** Takes the internet's place; only tests pass one. */
+  readonly outside?: Outside | undefined;
 }
 
 export interface Daemon extends AsyncDisposable {
@@ -101,6 +103,7 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
     log: options.log,
     spareCount: options.spareCount ?? 0,
     failpoint: options.failpoint,
+    outside: options.outside ?? hostOutside(),
   };
   const sandboxes = await Sandboxes.open(host);
   undo.defer(() => sandboxes.release());

@@ -30,6 +30,8 @@ export async function readDetail(sandboxes: Sandboxes, sandbox: Sandbox): Promis
     createdAtMs: record.createdAtMs,
     startedAtMs: record.startedAtMs,
     metadata: record.metadata,
+    network: record.network,
+    noInternet: sandbox.run?.network.noInternet ?? null,
     onTimeout: lifetime.onTimeout,
     endAtMs: lifetime.endAtMs,
     leftMs: lifetime.leftMs,

@@ -1,5 +1,5 @@
 /** What the daemon's parts share; made once in daemon.ts and passed down. */
-import type { NetworkKind } from "@torpor/network";
+import type { NetworkKind, Outside } from "@torpor/network";
 import type { Failpoint, Logger } from "@torpor/std";
 import type { SnapshotStore, TemplateManifest, TemplateStore } from "@torpor/storage";
 import type { VmmDriver } from "@torpor/vmm";
@@ -15,6 +15,8 @@ export interface HostContext {
   /** Starts VMs of this template, with the VMM it was made with. */
   readonly driverOf: (template: TemplateManifest) => VmmDriver;
   readonly networkKind: NetworkKind;
+  /** The internet that sandboxes reach. */
+  readonly outside: Outside;
   readonly records: SandboxRecords;
   readonly snapshotRecords: SnapshotRecords;
   readonly store: SnapshotStore;

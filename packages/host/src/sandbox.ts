@@ -20,11 +20,13 @@ import {
   ignoreFailure,
   runSteps,
 } from "@torpor/std";
+import { type NetworkRequest, parseNetworkPolicy } from "@torpor/network";
 import { SandboxFolder, type SnapshotManifest } from "@torpor/storage";
 import type { VmExit } from "@torpor/vmm";
 import { Activity } from "./activity.ts";
 import { newDiskLayerId, newGuestEntropy, newMachineIdentity, newSnapshotId } from "./entropy.ts";
 import type { HostContext } from "./host-context.ts";
+import { applyNetwork } from "./network-rules.ts";
 import { type Admission, type Verb, decide } from "./lifecycle/decide.ts";
 import { begin, rest, setTimeoutMs } from "./lifecycle/lifetime.ts";
 import { type RunningVm, type SandboxState, enter } from "./lifecycle/state.ts";
@@ -129,7 +131,7 @@ export class Sandbox {
    * @param verifyDisk False when the same layers have just been verified or written.
    */
   create(
-    owner: Pick<SandboxRecord, "metadata" | "envVars" | "lifetime">,
+    owner: Pick<SandboxRecord, "metadata" | "envVars" | "network" | "lifetime">,
     verifyDisk = true,
   ): Promise<Outcome> {
     return this.#enqueue(() =>
@@ -140,8 +142,12 @@ export class Sandbox {
           const context = await this.#wakeContext("create", this.#record.snapshotId, 1);
           return await this.#wake("create", { ...context, verifyDisk });
         }
-        const { envVars } = owner;
-        const claimed = { ...spare, init: { ...spare.init, envVars } };
+        const { envVars, network } = owner;
+        const claimed = {
+          ...spare,
+          networkRequest: network,
+          init: { ...spare.init, envVars },
+        };
         const timings = await runSteps(claimSteps, claimed, this.#options("create"));
         this.#spare = undefined;
         return await this.#goOn(claimed, timings);
@@ -184,6 +190,25 @@ export class Sandbox {
       if (this.#removed) return unchanged;
       this.#admit("remove", command);
       return { changed: true, timings: await this.#runRemove() };
+    });
+  }
+
+  /**
+   * From now on, in place of what was asked for before; a sandbox that sleeps wakes with it.
+   * @throws argument.invalid, network.unenforceable, sandbox.notFound; then nothing has changed
+   */
+  setNetwork(request: NetworkRequest | null, command: Command = {}): Promise<void> {
+    return this.#enqueue(async () => {
+      this.#refuseStale(command);
+      if (request !== null) parseNetworkPolicy(request);
+      const before = this.#record.network;
+      if (this.#run !== undefined) applyNetwork(this.#run.network, request);
+      try {
+        await this.#save({ network: request });
+      } catch (cause) {
+        if (this.#run !== undefined) applyNetwork(this.#run.network, before);
+        throw cause;
+      }
     });
   }
 
@@ -360,6 +385,8 @@ export class Sandbox {
       verifyDisk: true,
       driver: this.#host.driverOf(template.manifest),
       networkKind: this.#host.networkKind,
+      networkRequest: this.#record.network,
+      outside: this.#host.outside,
       init: {
         reason: isItself ? "resume" : snapshot === undefined ? "create" : "fork",
         machine: isItself ? null : newMachineIdentity(id),
@@ -581,7 +608,7 @@ export class Sandbox {
     const published = state.kind === "pausing" && (await this.#host.store.has(state.snapshotId));
     let run: SandboxRun;
     try {
-      run = await adoptRun(this.#host.driver, state, this.#record, deadline);
+      run = await adoptRun(this.#host.driver, state, this.#record, this.#host.outside, deadline);
     } catch (cause) {
       this.#log.warn("the VM did not outlive the daemon, or does not answer", { cause });
       await this.#endStrays();
@@ -597,6 +624,11 @@ export class Sandbox {
       await endRun(run, deadline);
       await this.#settlePaused(state.snapshotId);
       return;
+    }
+    try {
+      applyNetwork(run.network, this.#record.network);
+    } catch (cause) {
+      this.#log.warn("a sandbox that was taken over reaches nothing", { cause });
     }
     await this.#goOnIfHeld(run);
     const { vm, network, openDisks } = state;

@@ -10,6 +10,7 @@ import { newSandboxId, newSecret } from "./entropy.ts";
 import type { HostContext } from "./host-context.ts";
 import { type LifetimeRequest, newLifetime } from "./lifecycle/lifetime.ts";
 import { type Command, type Outcome, Sandbox } from "./sandbox.ts";
+import type { NetworkRequest } from "./network-request.ts";
 import { Snapshots } from "./snapshots.ts";
 import type { Source } from "./source.ts";
 import { Spares } from "./spares.ts";
@@ -25,11 +26,15 @@ export interface CreateRequest {
   readonly template: string;
   readonly metadata: Readonly<Record<string, string>>;
   readonly envVars: Readonly<Record<string, string>>;
+  /** What it may reach; undefined or null when nothing is asked for. */
+  readonly network?: NetworkRequest | null | undefined;
   readonly lifetime: LifetimeRequest;
 }
 
 export interface ForkRequest {
   readonly count: number;
+  /** Undefined: as the parent. */
+  readonly network?: NetworkRequest | null | undefined;
   readonly lifetime: LifetimeRequest;
 }
 
@@ -136,6 +141,7 @@ export class Sandboxes {
     const parent = this.get(id);
     using checkpoint = await parent.checkpoint(command);
     const { metadata, envVars, templateId, templateName } = parent.record;
+    const network = request.network === undefined ? parent.record.network : request.network;
     const source: Source = {
       id: checkpoint.snapshotId,
       name: templateName,
@@ -146,7 +152,7 @@ export class Sandboxes {
     const child = async (verifyDisk: boolean): Promise<Created> =>
       await this.#bring(
         this.#newSandbox(source),
-        { metadata, envVars, lifetime: request.lifetime },
+        { metadata, envVars, network, lifetime: request.lifetime },
         verifyDisk,
       );
     // The first has verified what all stand upon before the others begin.
@@ -239,13 +245,13 @@ export class Sandboxes {
 
   async #bring(
     sandbox: Sandbox,
-    { metadata, envVars, lifetime }: Omit<CreateRequest, "template">,
+    { metadata, envVars, network = null, lifetime }: Omit<CreateRequest, "template">,
     verifyDisk = true,
   ): Promise<Created> {
     const { id } = sandbox.record;
     this.#byId.set(id, sandbox);
     try {
-      const owner = { metadata, envVars, lifetime: newLifetime(lifetime) };
+      const owner = { metadata, envVars, network, lifetime: newLifetime(lifetime) };
       return { sandbox, outcome: await sandbox.create(owner, verifyDisk) };
     } catch (cause) {
       this.#forget(sandbox);
@@ -282,6 +288,7 @@ export class Sandboxes {
       accessToken: newSecret(),
       metadata: {},
       envVars: {},
+      network: null,
       createdAtMs: now,
       startedAtMs: now,
     });

@@ -1,5 +1,7 @@
+export { ConnectionSteering, type SteeringRule, steeringRulesMax } from "./connection-steering.ts";
 export {
   bringUp,
+  openBoundSocket,
   openTap,
   openTcpSocket,
   pinNeighbour,
@@ -7,6 +9,7 @@ export {
 } from "./network-device.ts";
 export { NetworkNamespace } from "./network-namespace.ts";
 export { type AddressRange, ownPages, pageBytes } from "./pagemap.ts";
+export { routeEverythingHere } from "./route.ts";
 export { readAhead } from "./read-ahead.ts";
 export { measureTscKhz } from "./timestamp-counter.ts";
 export { setWallClock } from "./clock.ts";

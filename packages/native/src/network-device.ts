@@ -1,5 +1,5 @@
 /**
- * TAP devices and interface settings in the current network namespace, by the ioctls of
+ * TAP devices, sockets and interface settings in the current network namespace, by the ioctls of
  * netdevice(7), arp(7) and Linux's tuntap documentation.
  *
  * All run in the namespace the calling thread is in (see network-namespace.ts).
@@ -32,6 +32,11 @@ const socket = libc.func("int socket(int domain, int type, int protocol)") as (
   domain: number,
   type: number,
   protocol: number,
+) => number;
+const bind = libc.func("int bind(int fd, const void *address, unsigned int length)") as (
+  fd: number,
+  address: Buffer,
+  length: number,
 ) => number;
 
 /** Creates a TAP device; it lives until the returned descriptor and its copies are closed. */
@@ -85,6 +90,21 @@ export function openTcpSocket(): number {
   return check(socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK_CLOEXEC, 0), "socket");
 }
 
+/** As above, for whoever comes to this address; port 0 lets the kernel choose. */
+export function openBoundSocket(kind: "tcp" | "udp", address: string, port: number): number {
+  const type = kind === "tcp" ? SOCK_STREAM : SOCK_DGRAM;
+  const fd = check(socket(AF_INET, type | SOCK_NONBLOCK_CLOEXEC, 0), "socket");
+  try {
+    const name = Buffer.alloc(16);
+    writeSocketAddress(name, 0, address, port);
+    check(bind(fd, name, name.length), "bind");
+    return fd;
+  } catch (error) {
+    closeSync(fd);
+    throw error;
+  }
+}
+
 function configure(request: number, argument: Buffer, name: string): void {
   const fd = check(socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK_CLOEXEC, 0), "socket");
   try {
@@ -101,9 +121,10 @@ function interfaceRequest(name: string): Buffer {
   return request;
 }
 
-/** `struct sockaddr_in` with port 0. */
-function writeSocketAddress(target: Buffer, offset: number, address: string): void {
+/** `struct sockaddr_in`. */
+function writeSocketAddress(target: Buffer, offset: number, address: string, port = 0): void {
   target.writeUInt16LE(AF_INET, offset);
+  target.writeUInt16BE(port, offset + 2);
   Buffer.from(address.split(".").map(Number)).copy(target, offset + 4);
 }
 

@@ -45,11 +45,17 @@ export class NetworkNamespace implements Disposable {
     return new NetworkNamespace(openSync(`/proc/${pid}/ns/net`, "r"));
   }
 
-  enter<T>(work: () => T): T {
+  /** Ours to use, not to close. */
+  get fd(): number {
     if (this.#fd === undefined) throw new Error("the network namespace is closed");
+    return this.#fd;
+  }
+
+  enter<T>(work: () => T): T {
+    const { fd } = this;
     const home = openSync("/proc/thread-self/ns/net", "r");
     try {
-      check(setns(this.#fd, CLONE_NEWNET), "setns");
+      check(setns(fd, CLONE_NEWNET), "setns");
       try {
         return work();
       } finally {

@@ -6,10 +6,11 @@
  * one TAP device; without root it is QEMU's user-mode network, closed to the outside, with one port
  * of the host's loopback leading to the guest's agent.
  *
- * Neither kind leads anywhere but between host and guest: the guest reaches no other sandbox, no
- * address of the host and no internet.
+ * Neither kind leads to another sandbox or to an address of the host. A namespace leads to the internet
+ * as far as the sandbox's policy says (see egress.ts); the user-mode network leads nowhere.
  */
 import type { Socket } from "node:net";
+import type { NetworkPolicy } from "./network-policy.ts";
 
 /** The addresses inside every guest's network. */
 export interface GuestAddressing {
@@ -43,6 +44,14 @@ export type NetworkHandle =
 
 export interface GuestNetwork extends Disposable {
   readonly handle: NetworkHandle;
+  /** Why the guest cannot reach the internet on this network, whatever its policy; undefined when it can. */
+  readonly noInternet: string | undefined;
+  /**
+   * From now on; until the first one the guest reaches nothing. Open connections that it does not allow
+   * are reset.
+   * @throws network.unenforceable for a policy that this network cannot give.
+   */
+  setPolicy(policy: NetworkPolicy): void;
   /**
    * A TCP socket on its way to a port of the guest. Errors arrive on the socket.
    * @throws network.failed when this kind of network cannot reach that port.

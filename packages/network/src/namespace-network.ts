@@ -4,6 +4,9 @@
  * The namespace has no name: it is held by the VM process that is started inside it and ends with
  * it, so there is nothing to clean up after a crash. The daemon holds a descriptor while it runs and
  * finds the namespace again through the VM's pid.
+ *
+ * It leads nowhere: every address is its own, so that whatever a guest sends is answered there and then,
+ * a late packet of a connection that is gone among it. The way out is the daemon (see egress.ts).
  */
 import { closeSync, writeFileSync } from "node:fs";
 import { Socket } from "node:net";
@@ -13,6 +16,7 @@ import {
   openTap,
   openTcpSocket,
   pinNeighbour,
+  routeEverythingHere,
   setHardwareAddress,
 } from "@torpor/native";
 import { TorporError } from "@torpor/std";
@@ -23,28 +27,54 @@ import type {
   NetworkHandle,
   NewGuestNetwork,
 } from "./guest-network.ts";
+import { Egress } from "./egress.ts";
+import { type NetworkPolicy, isClosed } from "./network-policy.ts";
+import type { Outside } from "./outside.ts";
+import { unenforceable } from "./unenforceable.ts";
 
 const tapName = "tap0";
 /** The host's end of every guest's network; the same in each, because guests remember it. */
 const gatewayMac = "02:54:4f:52:47:57";
 
+/** Settings of a namespace in which every address answers, to a guest that may say what it likes. */
+const answering: Readonly<Record<string, string>> = {
+  // No answer is better than one in the name of a host that was never asked.
+  icmp_echo_ignore_all: "1",
+  // "Port unreachable" is the answer to all UDP, and each sender needs it.
+  icmp_ratelimit: "0",
+  // Only the guest's own address is taken for a sender.
+  "conf/all/rp_filter": "1",
+  "conf/default/rp_filter": "1",
+};
+
 export class NamespaceNetwork implements GuestNetwork {
   readonly handle: NetworkHandle = { kind: "namespace" };
+  readonly noInternet: string | undefined;
   readonly #namespace: NetworkNamespace;
   readonly #guestAddress: string;
+  readonly #egress: Egress | undefined;
 
-  private constructor(namespace: NetworkNamespace, guestAddress: string) {
+  private constructor(
+    namespace: NetworkNamespace,
+    { guestAddress, gatewayAddress }: GuestAddressing,
+    outside: Outside,
+  ) {
     this.#namespace = namespace;
     this.#guestAddress = guestAddress;
+    try {
+      this.#egress = new Egress(namespace, gatewayAddress, outside);
+    } catch (cause) {
+      this.noInternet = `the kernel refuses what opens it: ${TorporError.from(cause, "network.failed").rawMessage}`;
+    }
   }
 
   /** @throws network.failed when the kernel refuses, for want of root or of /dev/net/tun. */
-  static create(addressing: GuestAddressing): NewGuestNetwork {
+  static create(addressing: GuestAddressing, outside: Outside): NewGuestNetwork {
     try {
       const namespace = NetworkNamespace.create();
       try {
         const tapFd = namespace.enter(() => prepareTap(addressing));
-        const network = new NamespaceNetwork(namespace, addressing.guestAddress);
+        const network = new NamespaceNetwork(namespace, addressing, outside);
         return Object.assign(network, { attachment: tapAttachment(namespace, tapFd) });
       } catch (error) {
         namespace[Symbol.dispose]();
@@ -56,8 +86,8 @@ export class NamespaceNetwork implements GuestNetwork {
   }
 
   /** Reaches the network of a VM that is already running. */
-  static ofProcess(pid: number, addressing: GuestAddressing): GuestNetwork {
-    return new NamespaceNetwork(NetworkNamespace.ofProcess(pid), addressing.guestAddress);
+  static ofProcess(pid: number, addressing: GuestAddressing, outside: Outside): GuestNetwork {
+    return new NamespaceNetwork(NetworkNamespace.ofProcess(pid), addressing, outside);
   }
 
   dial(guestPort: number): Socket {
@@ -65,7 +95,13 @@ export class NamespaceNetwork implements GuestNetwork {
     return new Socket({ fd }).connect(guestPort, this.#guestAddress);
   }
 
+  setPolicy(policy: NetworkPolicy): void {
+    if (this.#egress !== undefined) this.#egress.setPolicy(policy);
+    else if (!isClosed(policy)) throw unenforceable(this.noInternet ?? "");
+  }
+
   [Symbol.dispose](): void {
+    this.#egress?.[Symbol.dispose]();
     this.#namespace[Symbol.dispose]();
   }
 }
@@ -73,7 +109,11 @@ export class NamespaceNetwork implements GuestNetwork {
 function prepareTap(addressing: GuestAddressing): number {
   // Guests speak IPv4 only; the host's own announcements would be the first thing a guest handles.
   writeFileSync("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1");
+  for (const [name, value] of Object.entries(answering)) {
+    writeFileSync(`/proc/sys/net/ipv4/${name}`, value);
+  }
   bringUp("lo", "127.0.0.1", 8);
+  routeEverythingHere();
   const tapFd = openTap(tapName);
   try {
     setHardwareAddress(tapName, gatewayMac);

@@ -7,6 +7,7 @@ import type {
   NewGuestNetwork,
 } from "./guest-network.ts";
 import { NamespaceNetwork } from "./namespace-network.ts";
+import { type Outside, hostOutside } from "./outside.ts";
 import { UserNetwork } from "./user-network.ts";
 
 export type NetworkKind = NetworkHandle["kind"];
@@ -20,10 +21,11 @@ export function defaultNetworkKind(): NetworkKind {
 export async function createNetwork(
   kind: NetworkKind,
   addressing: GuestAddressing,
+  outside: Outside = hostOutside(),
 ): Promise<NewGuestNetwork> {
   switch (kind) {
     case "namespace":
-      return NamespaceNetwork.create(addressing);
+      return NamespaceNetwork.create(addressing, outside);
     case "user":
       return await UserNetwork.create(addressing);
     default:
@@ -36,10 +38,11 @@ export function reachNetwork(
   handle: NetworkHandle,
   vmPid: number,
   addressing: GuestAddressing,
+  outside: Outside = hostOutside(),
 ): GuestNetwork {
   switch (handle.kind) {
     case "namespace":
-      return NamespaceNetwork.ofProcess(vmPid, addressing);
+      return NamespaceNetwork.ofProcess(vmPid, addressing, outside);
     case "user":
       return new UserNetwork(handle.hostPort, addressing.agentPort);
     default:

@@ -11,9 +11,12 @@ import type {
   NetworkHandle,
   NewGuestNetwork,
 } from "./guest-network.ts";
+import { type NetworkPolicy, isClosed } from "./network-policy.ts";
+import { unenforceable } from "./unenforceable.ts";
 
 export class UserNetwork implements GuestNetwork {
   readonly handle: NetworkHandle;
+  readonly noInternet = "without root the network is QEMU's own, which is kept closed";
   readonly #hostPort: number;
   readonly #agentPort: number;
 
@@ -48,6 +51,10 @@ export class UserNetwork implements GuestNetwork {
       );
     }
     return connect(this.#hostPort, "127.0.0.1");
+  }
+
+  setPolicy(policy: NetworkPolicy): void {
+    if (!isClosed(policy)) throw unenforceable(this.noInternet);
   }
 
   [Symbol.dispose](): void {

@@ -62,6 +62,12 @@ const table = {
   "guest.refused": row(502, "afterChange", "maybe", "Read the console with `torpor logs ID`."),
   internal: row(500, "never", "maybe", "This is a bug in Torpor: please report it with the log."),
   "network.failed": row(500, "afterChange", "none", "Run `torpor doctor` to check /dev/net/tun."),
+  "network.unenforceable": row(
+    409,
+    "afterChange",
+    "none",
+    "Run the daemon as root, on a kernel with BPF, or ask for no internet access.",
+  ),
   "operation.unimplemented": row(501, "never", "none", "This version cannot do that."),
   "port.inUse": row(
     409,

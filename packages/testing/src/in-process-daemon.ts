@@ -8,7 +8,7 @@
 import assert from "node:assert/strict";
 import { readdirSync, readlinkSync } from "node:fs";
 import { type Daemon, startDaemon } from "@torpor/host";
-import type { NetworkKind } from "@torpor/network";
+import type { NetworkKind, Outside } from "@torpor/network";
 import { type Failpoint, type Logger, silentLogger } from "@torpor/std";
 import { defaultCacheFolder } from "@torpor/storage";
 import type { VmmDriver } from "@torpor/vmm";
@@ -19,6 +19,7 @@ import { TestSandbox } from "./test-sandbox.ts";
 export interface TestDaemonOptions {
   readonly failpoint?: Failpoint | undefined;
   readonly networkKind?: NetworkKind | undefined;
+  readonly outside?: Outside | undefined;
   readonly spareCount?: number | undefined;
   readonly driver?: VmmDriver | undefined;
   readonly saveWhole?: boolean | undefined;
@@ -38,6 +39,8 @@ export interface TestDaemon extends AsyncDisposable {
   readonly state: StateFolder;
   readonly api: DaemonApi;
   create(template?: string, request?: object): Promise<TestSandbox>;
+  /** Of the daemon that runs now. */
+  readonly sandboxes: Daemon["sandboxes"];
   live(sandbox: TestSandbox): LiveSandbox;
   /** @throws AssertionError when it is not running */
   run(sandbox: TestSandbox): LiveRun;
@@ -61,6 +64,7 @@ export async function startTestDaemon(options: TestDaemonOptions = {}): Promise<
       port: options.port ?? 0,
       log: options.log ?? silentLogger,
       networkKind: options.networkKind,
+      outside: options.outside,
       spareCount: options.spareCount,
       driver: options.driver,
       saveWhole: options.saveWhole,
@@ -91,6 +95,9 @@ export async function startTestDaemon(options: TestDaemonOptions = {}): Promise<
     state,
     api,
     create: (template, request) => TestSandbox.create(api, template, request),
+    get sandboxes() {
+      return running().sandboxes;
+    },
     live,
     run: (sandbox) => {
       const { run } = live(sandbox);

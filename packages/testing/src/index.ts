@@ -1,5 +1,6 @@
 export { type ApiAnswer, DaemonApi, type SandboxInfo } from "./daemon-api.ts";
 export { type DaemonProcess, type DeathPoint, spawnTestDaemon } from "./daemon-process.ts";
+export { type Asked, FakeInternet } from "./fake-internet.ts";
 export { type FailingStep, Failpoints } from "./failpoints.ts";
 export { GuestProcess, type GuestResult } from "./guest-process.ts";
 export { Ledger } from "./ledger.ts";

@@ -31,6 +31,8 @@ export interface SandboxTable {
   /** JSON maps of strings. */
   metadata: string;
   env_vars: string;
+  /** JSON of `NetworkRequest`, or null. */
+  network: string | null;
   created_at_ms: number;
   started_at_ms: number;
 }

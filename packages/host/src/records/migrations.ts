@@ -45,4 +45,9 @@ export const migrations: Readonly<Record<string, Migration>> = {
         .execute();
     },
   },
+  "0002-network": {
+    up: async (database: Kysely<unknown>) => {
+      await database.schema.alterTable("sandboxes").addColumn("network", "text").execute();
+    },
+  },
 };

@@ -7,6 +7,7 @@
 import type { Selectable } from "kysely";
 import type { Lifetime } from "../lifecycle/lifetime.ts";
 import type { SandboxState } from "../lifecycle/state.ts";
+import type { NetworkRequest } from "../network-request.ts";
 import type { Database, SandboxTable } from "./database.ts";
 
 export interface SandboxRecord {
@@ -27,6 +28,8 @@ export interface SandboxRecord {
   readonly accessToken: string;
   readonly metadata: Readonly<Record<string, string>>;
   readonly envVars: Readonly<Record<string, string>>;
+  /** What was asked for; null when nothing was. */
+  readonly network: NetworkRequest | null;
   readonly createdAtMs: number;
   /** When the present or last run began. */
   readonly startedAtMs: number;
@@ -73,6 +76,7 @@ function toRow(record: SandboxRecord): SandboxTable {
     access_token: record.accessToken,
     metadata: JSON.stringify(record.metadata),
     env_vars: JSON.stringify(record.envVars),
+    network: record.network === null ? null : JSON.stringify(record.network),
     created_at_ms: record.createdAtMs,
     started_at_ms: record.startedAtMs,
   };
@@ -94,6 +98,7 @@ function fromRow(row: Selectable<SandboxTable>): SandboxRecord {
     accessToken: row.access_token,
     metadata: JSON.parse(row.metadata) as Record<string, string>,
     envVars: JSON.parse(row.env_vars) as Record<string, string>,
+    network: row.network === null ? null : (JSON.parse(row.network) as NetworkRequest),
     createdAtMs: row.created_at_ms,
     startedAtMs: row.started_at_ms,
   };

@@ -1,6 +1,6 @@
 /** One run of a sandbox's VM: what exists between a restore and the end of the process. */
 import { GuestLink } from "@torpor/guest";
-import { type GuestNetwork, reachNetwork } from "@torpor/network";
+import { type GuestNetwork, type Outside, reachNetwork } from "@torpor/network";
 import { guestAddressing } from "@torpor/protocol";
 import { type Deadline, ignoreFailure } from "@torpor/std";
 import type { Vm, VmmDriver } from "@torpor/vmm";
@@ -18,15 +18,16 @@ export interface SandboxRun {
   readonly randomHash?: string | undefined;
 }
 
-/** Takes over the run that an earlier daemon started. @throws vmm.exited when it is gone */
+/** Takes over the run that an earlier daemon started, with no way out yet. @throws vmm.exited when it is gone */
 export async function adoptRun(
   driver: Pick<VmmDriver, "adopt">,
   state: RunningVm,
   { generation, hostKey }: Pick<SandboxRun, "generation"> & { readonly hostKey: string },
+  outside: Outside,
   deadline: Deadline,
 ): Promise<SandboxRun> {
   const vm = await driver.adopt(state.vm, deadline);
-  const network = reachNetwork(state.network, state.vm.pid, guestAddressing);
+  const network = reachNetwork(state.network, state.vm.pid, guestAddressing, outside);
   const link = new GuestLink({ dial: (port) => network.dial(port), hostKey });
   return { generation, vm, network, link, traffic: new Traffic(link) };
 }

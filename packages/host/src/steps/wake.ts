@@ -11,25 +11,32 @@
  *   5. load memory      the snapshot's layers over the image
  *   6. load device state
  *   7. verify disk      the snapshot's disk layers are undamaged, read since step 1
- *   8. release vCPUs    the guest goes on where it was; user processes are still frozen
- *   9. read ahead       memory the guest will need, before it asks
- *  10. wait until ready the agent answers                                    a deadline of its own
- *  11. init             entropy, clock, generation, identity, token; old connections destroyed; user
+ *   8. network policy   what the sandbox may reach, from its first instruction on
+ *   9. release vCPUs    the guest goes on where it was; user processes are still frozen
+ *  10. read ahead       memory the guest will need, before it asks
+ *  11. wait until ready the agent answers                                    a deadline of its own
+ *  12. init             entropy, clock, generation, identity, token; old connections destroyed; user
  *                       processes thawed, hooks last                         a deadline of its own
  *
  * ORDER: memory is complete before device state is loaded, because loading a device reads its queues
- * in guest memory. No user instruction runs before step 11 has put the guest right.
+ * in guest memory. No user instruction runs before step 12 has put the guest right.
  *
  * A failure anywhere leaves the sandbox as it was: a paused one paused, a new one not there.
  *
- * A spare sandbox goes through 1 to 10 before anybody asks for it, then warms up and holds its vCPUs;
- * whoever gets it has step 11 left (see spares.ts). The warm-up's own init has a generation of its own,
+ * A spare sandbox goes through 1 to 11 but 8 before anybody asks for it, then warms up and holds its
+ * vCPUs; whoever gets it has 8, 9 and 12 left (see spares.ts). The warm-up's own init has a generation of its own,
  * one below the sandbox's first, so that the real one renews everything again.
  */
 import { mkdir, open, rm } from "node:fs/promises";
 import { GuestLink, processClient } from "@torpor/guest";
 import { readAhead } from "@torpor/native";
-import { type NetworkKind, type NewGuestNetwork, createNetwork } from "@torpor/network";
+import {
+  type NetworkKind,
+  type NetworkRequest,
+  type NewGuestNetwork,
+  type Outside,
+  createNetwork,
+} from "@torpor/network";
 import { type InitRequest, guestAddressing } from "@torpor/protocol";
 import { Deadline, type Step, TorporError, assert } from "@torpor/std";
 import {
@@ -50,6 +57,7 @@ import {
   assertSameMachine,
 } from "@torpor/vmm";
 import { Traffic } from "../edge/traffic.ts";
+import { applyNetwork } from "../network-rules.ts";
 import type { SandboxRun } from "./run.ts";
 
 /** LIMIT: a new layer and its metadata; what the guest writes later is its own affair. */
@@ -72,6 +80,9 @@ export interface WakeContext {
   readonly verifyDisk: boolean;
   readonly driver: VmmDriver;
   readonly networkKind: NetworkKind;
+  /** What the sandbox may reach. */
+  readonly networkRequest: NetworkRequest | null;
+  readonly outside: Outside;
   /** All of init but what is only known when it is sent. */
   readonly init: Omit<InitRequest, "entropy" | "timestampMs" | "suspendedMs">;
   readonly entropy: () => string;
@@ -87,6 +98,12 @@ export interface WakeContext {
   guestRan?: boolean;
 }
 
+const policyStep: Step<WakeContext> = {
+  name: "network policy",
+  budgetMs: 1_000,
+  run: setNetworkPolicy,
+};
+
 export const wakeSteps: readonly Step<WakeContext>[] = [
   { name: "check", budgetMs: 10_000, run: checkSources },
   { name: "network", budgetMs: 5_000, run: makeNetwork },
@@ -95,13 +112,15 @@ export const wakeSteps: readonly Step<WakeContext>[] = [
   { name: "load memory", budgetMs: 60_000, run: loadMemory },
   { name: "load device state", budgetMs: 60_000, run: loadDeviceState },
   { name: "verify disk", budgetMs: 300_000, run: verifyDisk },
+  policyStep,
   { name: "release vCPUs", budgetMs: 5_000, run: releaseVcpus },
   { name: "read ahead", budgetMs: 5_000, run: readAheadMemory },
   { name: "wait until ready", budgetMs: 30_000, run: waitUntilReady },
   { name: "init", budgetMs: 40_000, run: initGuest },
 ];
 
-const beforeInit = wakeSteps.slice(0, -1);
+/** A spare's network stays closed: nobody's policy is known yet. */
+const beforeInit = wakeSteps.slice(0, -1).filter((step) => step !== policyStep);
 const initStep = wakeSteps.slice(-1);
 
 /** As far as a sandbox can go without knowing whose it will be. */
@@ -113,6 +132,7 @@ export const spareSteps: readonly Step<WakeContext>[] = [
 
 /** What is left to do when somebody asks for it. */
 export const claimSteps: readonly Step<WakeContext>[] = [
+  policyStep,
   { name: "release vCPUs", budgetMs: 5_000, run: releaseVcpus },
   ...initStep,
 ];
@@ -165,7 +185,9 @@ async function makeNetwork(
   undo: AsyncDisposableStack,
 ): Promise<void> {
   context.network?.[Symbol.dispose](); // of a first run of this step
-  context.network = undo.use(await createNetwork(context.networkKind, guestAddressing));
+  context.network = undo.use(
+    await createNetwork(context.networkKind, guestAddressing, context.outside),
+  );
   undo.use(context.network.attachment); // the VMM may never come to take its copy
 }
 
@@ -247,6 +269,11 @@ async function loadDeviceState(context: WakeContext, deadline: Deadline): Promis
 function deviceStatePath({ snapshot, store, template }: WakeContext): string {
   if (snapshot === undefined) return template.deviceStatePath;
   return store.deviceStatePath(snapshot.snapshotId);
+}
+
+async function setNetworkPolicy({ network, networkRequest }: WakeContext): Promise<void> {
+  assert(network !== undefined, "the network is made before it has a policy");
+  applyNetwork(network, networkRequest);
 }
 
 async function releaseVcpus(context: WakeContext, deadline: Deadline): Promise<void> {

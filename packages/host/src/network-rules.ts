@@ -1,0 +1,27 @@
+/**
+ * What a sandbox may reach: the one place where what was asked for, as its record keeps it, becomes the
+ * policy of the network that it runs on. Called before its vCPUs are released, when a daemon takes it
+ * over, and when somebody asks for something else.
+ */
+import {
+  type GuestNetwork,
+  type NetworkPolicy,
+  type NetworkRequest,
+  closedPolicy,
+  openPolicy,
+  parseNetworkPolicy,
+} from "@torpor/network";
+
+/** @throws argument.invalid; network.unenforceable when the network cannot give what was asked for */
+export function applyNetwork(
+  network: Pick<GuestNetwork, "noInternet" | "setPolicy">,
+  request: NetworkRequest | null,
+): void {
+  network.setPolicy(policyOf(request, network.noInternet));
+}
+
+/** Who asked for nothing gets the internet where there is a way to it, and no failure where there is none. */
+function policyOf(request: NetworkRequest | null, noInternet: string | undefined): NetworkPolicy {
+  if (request !== null) return parseNetworkPolicy(request);
+  return noInternet === undefined ? openPolicy : closedPolicy;
+}

@@ -1,0 +1,63 @@
+/**
+ * The kernel's small programs, by bpf(2): as much of it as is needed to load one and to attach it.
+ *
+ * Programs are put together here from single instructions. The kernel verifies each before it takes it,
+ * so a wrong one is refused and never run.
+ */
+import koffi from "koffi";
+import { check, libc } from "./libc.ts";
+
+const SYS_BPF = 321;
+
+const syscall = libc.func(
+  "long syscall(long number, int command, _Inout_ uint8_t *attributes, unsigned int size)",
+) as (number: number, command: number, attributes: Buffer, size: number) => number;
+
+export const bpfCommand = {
+  createMap: 0,
+  updateElement: 2,
+  loadProgram: 5,
+  createLink: 28,
+  updateLink: 29,
+} as const;
+
+/** LIMIT: more than any of the kernel's structures for the commands above. */
+const attributesBytes = 128;
+
+/** @param fields By their offset in `union bpf_attr`: a number of four bytes, or bytes to point at. */
+export function bpf(
+  command: number,
+  fields: readonly (readonly [offset: number, value: number | Buffer])[],
+): number {
+  const attributes = Buffer.alloc(attributesBytes);
+  for (const [offset, value] of fields) {
+    if (typeof value === "number") attributes.writeUInt32LE(value, offset);
+    else attributes.writeBigUInt64LE(koffi.address(value), offset);
+  }
+  return check(syscall(SYS_BPF, command, attributes, attributes.length), "bpf");
+}
+
+export interface Instruction {
+  readonly code: number;
+  readonly target?: number;
+  readonly source?: number;
+  /** In instructions from the next one for a jump, else in bytes. */
+  readonly offset?: number;
+  /** 32 bits, signed or not. */
+  readonly value?: number;
+}
+
+export const instructionBytes = 8;
+
+/** `struct bpf_insn`, one behind the other. */
+export function assemble(instructions: readonly Instruction[]): Buffer {
+  const bytes = Buffer.alloc(instructions.length * instructionBytes);
+  for (const [index, one] of instructions.entries()) {
+    const at = index * instructionBytes;
+    bytes.writeUInt8(one.code, at);
+    bytes.writeUInt8((one.target ?? 0) | ((one.source ?? 0) << 4), at + 1);
+    bytes.writeInt16LE(one.offset ?? 0, at + 2);
+    bytes.writeInt32LE((one.value ?? 0) | 0, at + 4);
+  }
+  return bytes;
+}

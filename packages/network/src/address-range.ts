@@ -1,0 +1,52 @@
+/** IPv4 addresses and ranges of them, as numbers. */
+import { TorporError } from "@torpor/std";
+
+export interface AddressRange {
+  /** The first of the range. */
+  readonly address: number;
+  readonly prefixBits: number;
+}
+
+export const everyAddress: AddressRange = { address: 0, prefixBits: 0 };
+
+/** Undefined for anything but four decimal numbers; a leading zero would be octal to some. */
+export function parseAddress(text: string): number | undefined {
+  const parts = text.split(".");
+  if (parts.length !== 4 || !parts.every((part) => /^(?:0|[1-9]\d{0,2})$/.test(part))) {
+    return undefined;
+  }
+  const bytes = parts.map(Number);
+  if (bytes.some((byte) => byte > 255)) return undefined;
+  return bytes.reduce((sum, byte) => sum * 256 + byte, 0);
+}
+
+export function formatAddress(address: number): string {
+  return [24, 16, 8, 0].map((bits) => (address >>> bits) & 0xff).join(".");
+}
+
+/** "192.0.2.1" or "192.0.2.0/24"; undefined for anything else. What lies behind the prefix is dropped. */
+export function parseRange(text: string): AddressRange | undefined {
+  const [first = "", bits, ...more] = text.split("/");
+  const address = parseAddress(first);
+  if (address === undefined || more.length > 0) return undefined;
+  if (bits === undefined) return { address, prefixBits: 32 };
+  if (!/^\d{1,2}$/.test(bits) || Number(bits) > 32) return undefined;
+  const prefixBits = Number(bits);
+  return { address: (address & mask(prefixBits)) >>> 0, prefixBits };
+}
+
+/** For ranges that are written in the source. @throws argument.invalid */
+export function range(text: string): AddressRange {
+  const parsed = parseRange(text);
+  if (parsed === undefined) throw new TorporError("argument.invalid", `${text} is no range`);
+  return parsed;
+}
+
+export function contains({ address: first, prefixBits }: AddressRange, address: number): boolean {
+  return ((address ^ first) & mask(prefixBits)) === 0;
+}
+
+/** Signed; JavaScript shifts by 32 not at all. */
+function mask(prefixBits: number): number {
+  return prefixBits === 0 ? 0 : -1 << (32 - prefixBits);
+}

@@ -1,0 +1,234 @@
+/**
+ * The way out of one sandbox's namespace: the daemon itself.
+ *
+ * The namespace leads nowhere. In it every address is this machine's own, the kernel lets the connections
+ * that the policy allows reach one listening socket of the daemon's and refuses the others, and the
+ * daemon connects to the outside on the guest's behalf, from the host's own network. Nothing
+ * of the host is configured for it, and when the daemon ends all of it is gone: guests are then refused
+ * everything until the next daemon takes over.
+ *
+ * TCP only, and questions to the name server at the gateway. Everything else by UDP is answered with
+ * "port unreachable", which makes clients of QUIC fall back at once.
+ */
+import { type Socket, createServer } from "node:net";
+import { ConnectionSteering, type NetworkNamespace, openBoundSocket } from "@torpor/native";
+import { ignoreFailure } from "@torpor/std";
+import {
+  type AnnouncedName,
+  announcementBytesMax,
+  httpHost,
+  tlsServerName,
+} from "./announced-name.ts";
+import { NameServer, reachable } from "./name-server.ts";
+import {
+  type EgressDecision,
+  type NetworkPolicy,
+  allowsName,
+  closedPolicy,
+  decideEgress,
+  egressRules,
+  mayResolve,
+  namePorts,
+} from "./network-policy.ts";
+import type { Outside } from "./outside.ts";
+import { Relay } from "./relay.ts";
+
+const namePort = 53;
+/** LIMITS: of connections at once, and of new ones a second, which all sandboxes' daemon has to accept. */
+const connectionsMax = 512;
+const connectionsPerSecondMax = 256;
+const breatherMs = 1_000;
+/** How long a connection may take to say for whom it is. */
+const announcementBudgetMs = 10_000;
+
+/** One connection, from when it is accepted. */
+interface Passage {
+  readonly inside: Socket;
+  readonly address: string;
+  readonly port: number;
+  /** What it said, where that is why it was allowed. */
+  name?: string;
+  relay?: Relay;
+}
+
+export class Egress implements Disposable {
+  readonly #outside: Outside;
+  readonly #steering: ConnectionSteering;
+  readonly #held = new DisposableStack();
+  readonly #passages = new Set<Passage>();
+  #policy: NetworkPolicy = closedPolicy;
+  #newConnections = 0;
+  #breather: NodeJS.Timeout | undefined;
+
+  /**
+   * Closed until it has a policy.
+   * @throws a system error where the kernel cannot do it, or another daemon does it.
+   */
+  constructor(namespace: NetworkNamespace, gatewayAddress: string, outside: Outside) {
+    this.#outside = outside;
+    try {
+      const listener = namespace.enter(() => openBoundSocket("tcp", "0.0.0.0", 0));
+      const server = createServer({ allowHalfOpen: true }, (inside) => this.#admit(inside));
+      server.listen({ fd: listener }).unref();
+      this.#held.defer(() => server.close());
+      this.#steering = this.#held.use(new ConnectionSteering(namespace.fd, listener));
+      this.#held.use(
+        new NameServer({
+          descriptor: namespace.enter(() => openBoundSocket("udp", gatewayAddress, namePort)),
+          outside,
+          mayResolve: (name) => mayResolve(this.#policy, name),
+        }),
+      );
+      this.#held.defer(() => clearTimeout(this.#breather));
+      this.#held.defer(() => this.#reset(() => true));
+    } catch (error) {
+      this.#held.dispose();
+      throw error;
+    }
+  }
+
+  /** From now on; connections that it does not allow are reset. */
+  setPolicy(policy: NetworkPolicy): void {
+    this.#policy = policy;
+    this.#steer();
+    this.#reset((passage) => !this.#isAllowed(passage));
+  }
+
+  [Symbol.dispose](): void {
+    this.#held.dispose();
+  }
+
+  #admit(inside: Socket): void {
+    inside.on("error", () => undefined); // told by "close"
+    if (this.#isBusy()) {
+      inside.resetAndDestroy(); // it was on its way when the kernel was told
+      return;
+    }
+    const { localAddress: address = "", localPort: port = 0 } = inside;
+    const passage: Passage = { inside, address, port };
+    inside.once("close", () => {
+      if (passage.relay === undefined) this.#forget(passage);
+    });
+    this.#passages.add(passage);
+    this.#countNew();
+    switch (this.#decide(address, port)) {
+      case "allow":
+        this.#carry(passage, address);
+        break;
+      case "inspect":
+        void ignoreFailure("it is reset", this.#carryByName(passage));
+        break;
+      case "deny":
+        inside.resetAndDestroy();
+        break;
+    }
+  }
+
+  #carry(passage: Passage, address: string): void {
+    const far = this.#outside.connect(address, passage.port);
+    passage.relay = new Relay(passage.inside, far, () => this.#forget(passage));
+  }
+
+  /**
+   * To where the name leads by our own resolver, not to the address that the guest chose: it could
+   * say an allowed name to whomever it likes.
+   */
+  async #carryByName(passage: Passage): Promise<void> {
+    const { inside, port } = passage;
+    const name = await readAnnouncedName(inside, port === namePorts.tls ? tlsServerName : httpHost);
+    try {
+      if (name === null || !allowsName(this.#policy, name)) throw new Error("not allowed");
+      const [first] = reachable(await this.#outside.resolve(name)).filter(
+        ({ address }) => !this.#isHost(address),
+      );
+      // Meanwhile the guest may have gone, or the policy have changed.
+      if (first === undefined || inside.destroyed || !allowsName(this.#policy, name)) {
+        throw new Error("out of reach");
+      }
+      passage.name = name;
+      this.#carry(passage, first.address);
+    } catch (error) {
+      inside.resetAndDestroy();
+      throw error;
+    }
+  }
+
+  #decide(address: string, port: number): EgressDecision {
+    return this.#isHost(address) ? "deny" : decideEgress(this.#policy, address, port);
+  }
+
+  #isAllowed({ address, port, name }: Passage): boolean {
+    const egress = this.#decide(address, port);
+    if (egress !== "inspect") return egress === "allow";
+    return name === undefined || allowsName(this.#policy, name);
+  }
+
+  /** Asked each time: the host's addresses come and go. */
+  #isHost(address: string): boolean {
+    return this.#outside.ownAddresses().includes(address);
+  }
+
+  #reset(which: (passage: Passage) => boolean): void {
+    for (const passage of [...this.#passages].filter(which)) {
+      if (passage.relay === undefined) passage.inside.resetAndDestroy();
+      else passage.relay[Symbol.dispose]();
+    }
+  }
+
+  #forget(passage: Passage): void {
+    this.#passages.delete(passage);
+  }
+
+  /** A guest that connects too much is refused by the kernel, for a breath, and costs nothing then. */
+  #countNew(): void {
+    this.#newConnections += 1;
+    if (this.#isBusy()) this.#steer();
+    this.#breather ??= setTimeout(() => this.#breathe(), breatherMs).unref();
+  }
+
+  #breathe(): void {
+    this.#newConnections = 0;
+    this.#steer();
+    this.#breather = this.#isBusy()
+      ? setTimeout(() => this.#breathe(), breatherMs).unref()
+      : undefined;
+  }
+
+  #isBusy(): boolean {
+    return this.#newConnections >= connectionsPerSecondMax || this.#passages.size >= connectionsMax;
+  }
+
+  #steer(): void {
+    const rules = egressRules(this.#policy).map(({ egress, ...rule }) => ({
+      ...rule,
+      accept: egress !== "deny",
+    }));
+    this.#steering.setRules(this.#isBusy() ? [] : rules);
+  }
+}
+
+/** Leaves what was read to be read again. Null when it says none in time. */
+async function readAnnouncedName(
+  socket: Socket,
+  find: (bytes: Buffer) => AnnouncedName,
+): Promise<string | null> {
+  const { promise, resolve } = Promise.withResolvers<string | null>();
+  let bytes: Buffer = Buffer.alloc(0);
+  const onData = (part: Buffer): void => {
+    bytes = Buffer.concat([bytes, part]);
+    const name = find(bytes);
+    if (name !== undefined) resolve(name);
+    else if (bytes.length > announcementBytesMax) resolve(null);
+  };
+  const onEnd = (): void => resolve(null);
+  const timer = setTimeout(onEnd, announcementBudgetMs).unref();
+  socket.on("data", onData).once("end", onEnd).once("close", onEnd);
+  try {
+    return await promise;
+  } finally {
+    clearTimeout(timer);
+    socket.off("data", onData).off("end", onEnd).off("close", onEnd);
+    socket.pause();
+    if (!socket.destroyed && bytes.length > 0) socket.unshift(bytes);
+  }
+}

@@ -1,0 +1,101 @@
+/**
+ * Answers a guest's DNS questions, at its gateway's address, by UDP: for names that its policy lets it
+ * ask for, and never with an address that it may not reach, so that no name leads to a private network.
+ *
+ * Addresses of IPv4 are all it tells. Questions for those of IPv6, and for hints about HTTPS, are
+ * answered with none, so that clients go on at once; other kinds are refused as not implemented.
+ */
+import { type Socket, createSocket } from "node:dgram";
+import { ignoreFailure, systemCode } from "@torpor/std";
+import {
+  type Question,
+  type ResponseCode,
+  encodeAnswer,
+  parseQuestion,
+  recordType,
+  responseCode,
+} from "./dns-message.ts";
+import { isForbidden } from "./forbidden-ranges.ts";
+import type { Outside, ResolvedAddress } from "./outside.ts";
+
+/** LIMIT: of questions under way; a client whose question is dropped asks again. */
+const questionsMax = 64;
+/** A client that keeps an answer for longer would miss a change of policy. */
+const ttlSecondsMax = 60;
+
+export interface NameServerOptions {
+  /** A bound UDP socket, which is taken over. */
+  readonly descriptor: number;
+  readonly outside: Outside;
+  readonly mayResolve: (name: string) => boolean;
+}
+
+export class NameServer implements Disposable {
+  readonly #socket: Socket;
+  readonly #options: NameServerOptions;
+  #questions = 0;
+  #isOpen = true;
+
+  constructor(options: NameServerOptions) {
+    this.#options = options;
+    this.#socket = createSocket("udp4", (message, { address, port }) => {
+      void ignoreFailure("the client asks again", this.#serve(message, address, port));
+    });
+    // Such as a guest that has closed its socket before the answer came.
+    this.#socket.on("error", () => undefined);
+    this.#socket.bind({ fd: options.descriptor });
+    this.#socket.unref();
+  }
+
+  [Symbol.dispose](): void {
+    if (this.#isOpen) this.#socket.close();
+    this.#isOpen = false;
+  }
+
+  async #serve(message: Buffer, address: string, port: number): Promise<void> {
+    const question = parseQuestion(message);
+    if (question === undefined || this.#questions >= questionsMax) return;
+    this.#questions += 1;
+    try {
+      const answer = await this.#answer(question);
+      if (this.#isOpen) this.#socket.send(answer, port, address);
+    } finally {
+      this.#questions -= 1;
+    }
+  }
+
+  async #answer(question: Question): Promise<Buffer> {
+    const { outside, mayResolve } = this.#options;
+    if (!mayResolve(question.name)) return encodeAnswer(question, responseCode.refused);
+    switch (question.type) {
+      case recordType.a:
+        break;
+      case recordType.aaaa:
+      case recordType.https:
+        return encodeAnswer(question, responseCode.ok);
+      default:
+        return encodeAnswer(question, responseCode.notImplemented);
+    }
+    try {
+      const found = await outside.resolve(question.name);
+      return encodeAnswer(question, responseCode.ok, reachable(found));
+    } catch (cause) {
+      return encodeAnswer(question, codeOf(cause));
+    }
+  }
+}
+
+export function reachable(found: readonly ResolvedAddress[]): readonly ResolvedAddress[] {
+  return found
+    .filter(({ address }) => !isForbidden(address))
+    .map(({ address, ttlSeconds }) => ({
+      address,
+      ttlSeconds: Math.max(0, Math.min(ttlSeconds, ttlSecondsMax)),
+    }));
+}
+
+function codeOf(cause: unknown): ResponseCode {
+  const code = systemCode(cause);
+  if (code === "ENODATA") return responseCode.ok;
+  return code === "ENOTFOUND" ? responseCode.noName : responseCode.serverFailure;
+}

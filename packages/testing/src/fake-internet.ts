@@ -1,0 +1,69 @@
+/**
+ * An internet of a few hosts, for sandboxes of tests: each is a server on the loopback, known by an
+ * address that belongs to nobody. Nothing leaves the machine.
+ */
+import { once } from "node:events";
+import { type AddressInfo, type Server, type Socket, connect, createServer } from "node:net";
+import type { Outside, ResolvedAddress } from "@torpor/network";
+
+/** A port of the loopback where nobody listens: whoever connects is refused at once. */
+const closedPort = 1;
+
+export interface Asked {
+  readonly address: string;
+  readonly port: number;
+}
+
+export class FakeInternet implements Outside, AsyncDisposable {
+  /** Of every connection that was asked for, in order. */
+  readonly asked: Asked[] = [];
+  /** Every name that was looked up, in order. */
+  readonly resolved: string[] = [];
+  readonly #hosts = new Map<string, Server>();
+  readonly #names = new Map<string, readonly ResolvedAddress[]>();
+  readonly #own: readonly string[];
+
+  constructor(ownAddresses: readonly string[] = []) {
+    this.#own = ownAddresses;
+  }
+
+  /** From now on `serve` answers there. */
+  async addHost(address: string, port: number, serve: (socket: Socket) => void): Promise<void> {
+    const server = createServer({ allowHalfOpen: true }, (socket) => {
+      socket.on("error", () => undefined);
+      serve(socket);
+    });
+    server.listen(0, "127.0.0.1");
+    await once(server, "listening");
+    this.#hosts.set(`${address}:${port}`, server);
+  }
+
+  addName(name: string, ...addresses: readonly string[]): void {
+    this.#names.set(
+      name,
+      addresses.map((address) => ({ address, ttlSeconds: 300 })),
+    );
+  }
+
+  connect(address: string, port: number): Socket {
+    this.asked.push({ address, port });
+    const server = this.#hosts.get(`${address}:${port}`);
+    const to = server === undefined ? closedPort : (server.address() as AddressInfo).port;
+    return connect({ host: "127.0.0.1", port: to, allowHalfOpen: true });
+  }
+
+  async resolve(name: string): Promise<readonly ResolvedAddress[]> {
+    this.resolved.push(name);
+    const found = this.#names.get(name.toLowerCase());
+    if (found === undefined) throw Object.assign(new Error("no such name"), { code: "ENOTFOUND" });
+    return found;
+  }
+
+  ownAddresses(): readonly string[] {
+    return this.#own;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const server of this.#hosts.values()) server.close();
+  }
+}
