@@ -26,8 +26,9 @@ import { Activity } from "./activity.ts";
 import { newDiskLayerId, newGuestEntropy, newMachineIdentity, newSnapshotId } from "./entropy.ts";
 import type { HostContext } from "./host-context.ts";
 import { type Admission, type Verb, decide } from "./lifecycle/decide.ts";
-import { begin, rest, setTimeoutMs } from "./lifecycle/lifetime.ts";
+import { begin, extend, rest, setTimeoutMs } from "./lifecycle/lifetime.ts";
 import { type RunningVm, type SandboxState, enter } from "./lifecycle/state.ts";
+import type { NetworkRequest } from "./network-request.ts";
 import type { SandboxRecord } from "./records/sandbox-records.ts";
 import { checkpointSteps } from "./steps/checkpoint.ts";
 import { pauseSteps } from "./steps/pause.ts";
@@ -62,11 +63,22 @@ export interface Command {
 }
 
 export interface ResumeCommand extends Command {
-  /** Replaces what was left of the timeout; null takes it away. */
+  /**
+   * From the resume on, in place of what was left; null: for ever. One that runs already gets at least
+   * this long, and keeps what it has if that is more.
+   */
   readonly timeoutMs?: number | null | undefined;
+  /** What happens when the time of the run is over, from now on. */
+  readonly onTimeout?: "kill" | "pause" | undefined;
   /** Go on from the snapshot before the newest one, which is given up. */
   readonly previous?: boolean | undefined;
 }
+
+/** What a new sandbox has of whoever asked for it. */
+export type SandboxOwner = Pick<
+  SandboxRecord,
+  "metadata" | "envVars" | "lifetime" | "accessToken" | "network" | "autoResume"
+>;
 
 /** Who is told, and when. */
 export interface SandboxEvents {
@@ -128,10 +140,7 @@ export class Sandbox {
    * nothing of it is left.
    * @param verifyDisk False when the same layers have just been verified or written.
    */
-  create(
-    owner: Pick<SandboxRecord, "metadata" | "envVars" | "lifetime">,
-    verifyDisk = true,
-  ): Promise<Outcome> {
+  create(owner: SandboxOwner, verifyDisk = true): Promise<Outcome> {
     return this.#enqueue(() =>
       this.#orNothing(async () => {
         await this.#save({ ...owner, createdAtMs: Date.now() });
@@ -140,8 +149,8 @@ export class Sandbox {
           const context = await this.#wakeContext("create", this.#record.snapshotId, 1);
           return await this.#wake("create", { ...context, verifyDisk });
         }
-        const { envVars } = owner;
-        const claimed = { ...spare, init: { ...spare.init, envVars } };
+        const { envVars, accessToken } = owner;
+        const claimed = { ...spare, init: { ...spare.init, envVars, accessToken } };
         const timings = await runSteps(claimSteps, claimed, this.#options("create"));
         this.#spare = undefined;
         return await this.#goOn(claimed, timings);
@@ -160,7 +169,7 @@ export class Sandbox {
     return this.#enqueue(async () => {
       if (!this.#admit("resume", command)) {
         if (this.#run !== undefined) await this.#goOnIfHeld(this.#run);
-        if (command.timeoutMs !== undefined) await this.#setTimeoutMs(command.timeoutMs);
+        if (command.timeoutMs !== undefined) await this.#extend(command.timeoutMs);
         return unchanged;
       }
       return await this.#resume(command);
@@ -191,6 +200,22 @@ export class Sandbox {
     return this.#enqueue(async () => {
       this.#refuseStale(command);
       await this.#setTimeoutMs(timeoutMs);
+    });
+  }
+
+  /** Gives it at least this long from now, if it runs. @throws sandbox.notFound */
+  extendTimeoutMs(timeoutMs: number, command: Command = {}): Promise<void> {
+    return this.#enqueue(async () => {
+      this.#refuseStale(command);
+      await this.#extend(timeoutMs);
+    });
+  }
+
+  /** Puts this in place of all that was asked of its network. @throws sandbox.notFound */
+  setNetwork(network: NetworkRequest, command: Command = {}): Promise<void> {
+    return this.#enqueue(async () => {
+      this.#refuseStale(command);
+      await this.#save({ network });
     });
   }
 
@@ -379,7 +404,7 @@ export class Sandbox {
     return { verb, failpoint: this.#host.failpoint };
   }
 
-  async #resume({ previous, timeoutMs }: ResumeCommand): Promise<Outcome> {
+  async #resume({ previous, timeoutMs, onTimeout }: ResumeCommand): Promise<Outcome> {
     const before = this.#record;
     const snapshotId = previous === true ? before.previousSnapshotId : before.snapshotId;
     if (snapshotId === null) {
@@ -396,6 +421,9 @@ export class Sandbox {
       throw this.#withWayBack(cause, previous === true);
     });
     if (previous === true) await this.#save({ previousSnapshotId: null });
+    if (onTimeout !== undefined) {
+      await this.#save({ lifetime: { ...this.#record.lifetime, onTimeout } });
+    }
     if (timeoutMs !== undefined) await this.#setTimeoutMs(timeoutMs);
     return outcome;
   }
@@ -638,6 +666,12 @@ export class Sandbox {
     const { lifetime, startedAtMs } = this.#record;
     const runningSinceMs = this.#run === undefined ? undefined : startedAtMs;
     await this.#save({ lifetime: setTimeoutMs(lifetime, timeoutMs, runningSinceMs, Date.now()) });
+    this.#events.timed(this);
+  }
+
+  async #extend(timeoutMs: number | null): Promise<void> {
+    if (this.#run === undefined) return;
+    await this.#save({ lifetime: extend(this.#record.lifetime, timeoutMs, Date.now()) });
     this.#events.timed(this);
   }
 

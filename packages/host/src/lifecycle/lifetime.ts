@@ -17,6 +17,8 @@ export interface Lifetime {
   readonly maxRunMs: number | null;
   /** Running time of earlier runs. */
   readonly ranMs: number;
+  /** When the last run was over; null before that. */
+  readonly endedAtMs: number | null;
 }
 
 export interface LifetimeRequest {
@@ -43,6 +45,7 @@ export function newLifetime(request: LifetimeRequest): Lifetime {
     idleTimeoutMs: request.idleTimeoutMs ?? null,
     maxRunMs: request.maxRunMs ?? null,
     ranMs: 0,
+    endedAtMs: null,
   };
 }
 
@@ -61,6 +64,7 @@ export function rest(lifetime: Lifetime, startedAtMs: number, nowMs: number): Li
     endAtMs: null,
     leftMs: endAtMs === null ? lifetime.leftMs : Math.max(0, endAtMs - nowMs),
     ranMs: ranMs + Math.max(0, nowMs - startedAtMs),
+    endedAtMs: nowMs,
   };
 }
 
@@ -74,6 +78,18 @@ export function setTimeoutMs(
   const set = { ...lifetime, endAtMs: null, leftMs: timeoutMs };
   if (runningSinceMs === undefined || timeoutMs === null) return set;
   return { ...set, endAtMs: nowMs + timeoutMs, leftMs: null };
+}
+
+/** Gives a running sandbox at least this long from now; null: for ever. Never takes time away. */
+export function extend(lifetime: Lifetime, timeoutMs: number | null, nowMs: number): Lifetime {
+  if (timeoutMs === null) return { ...lifetime, endAtMs: null };
+  if (lifetime.endAtMs === null) return lifetime;
+  return { ...lifetime, endAtMs: Math.max(lifetime.endAtMs, nowMs + timeoutMs) };
+}
+
+/** Whether nothing ends it by the clock. */
+export function isEndless({ endAtMs, leftMs }: Lifetime): boolean {
+  return endAtMs === null && leftMs === null;
 }
 
 /** What happens first to a running sandbox, if anything ever does. */
