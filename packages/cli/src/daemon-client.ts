@@ -158,7 +158,12 @@ export class DaemonClient {
     const { text, headers } = await this.#send(
       "POST",
       "/v2/sandboxes",
-      { templateID: sandbox.template, metadata: sandbox.metadata, envVars: sandbox.env },
+      {
+        templateID: sandbox.template,
+        metadata: sandbox.metadata,
+        envVars: sandbox.env,
+        timeoutMs: null,
+      },
       Deadline.after(createMs, "creating the sandbox"),
     );
     return { ...parseAccess(parseJson(text, "answer")), timings: timingsOf(headers) };
@@ -189,7 +194,7 @@ export class DaemonClient {
   async resume(id: string): Promise<Changed> {
     const path = `/v2/sandboxes/${encodeURIComponent(id)}/connect`;
     const deadline = Deadline.after(resumeMs, "resuming the sandbox");
-    const { status, headers } = await this.#send("POST", path, {}, deadline);
+    const { status, headers } = await this.#send("POST", path, { keepTimeout: true }, deadline);
     return { changed: status === 201, timings: timingsOf(headers) };
   }
 

@@ -6,7 +6,7 @@
  */
 import { mkdir, rm } from "node:fs/promises";
 import { once } from "node:events";
-import { type Server, createServer } from "node:http";
+import { type IncomingMessage, type Server, type ServerResponse, createServer } from "node:http";
 import { join } from "node:path";
 import { tryLockFile } from "@torpor/native";
 import { type NetworkKind, defaultNetworkKind } from "@torpor/network";
@@ -20,21 +20,34 @@ import {
 } from "@torpor/std";
 import { SnapshotStore, TemplateStore, stateFiles, templatesFolder } from "@torpor/storage";
 import { type Accelerator, QemuDriver, type VmmDriver } from "@torpor/vmm";
-import { createApi } from "./api.ts";
+import type { ApiHost, ApiPolicy } from "./api/api-host.ts";
+import { createApi } from "./api/server.ts";
 import { ApiKeys } from "./api-keys.ts";
 import { limitConsoles } from "./console-limit.ts";
 import { driversOf } from "./drivers.ts";
+import { forwardToGuest, isForGuest } from "./edge.ts";
 import { Freshness } from "./freshness.ts";
+import { GuestLogs } from "./guest-logs.ts";
+import { GuestMetrics } from "./guest-metrics.ts";
 import type { HostContext } from "./host-context.ts";
 import { openDatabase } from "./records/database.ts";
 import { SandboxRecords } from "./records/sandbox-records.ts";
 import { SnapshotRecords } from "./records/snapshot-records.ts";
+import { withRequestId } from "./request-context.ts";
 import { Sandboxes } from "./sandboxes.ts";
 import { watchStalls } from "./stall-watch.ts";
+import { TemplateTags } from "./template-tags.ts";
 
 /** LIMIT: the kernel's `sun_path`, less its final zero. */
 const socketPathBytesMax = 107;
 const version = "0.1.0";
+/** How often slow clients are looked for. */
+const slowClientCheckMs = 1_000;
+const defaultPolicy: ApiPolicy = {
+  // A month.
+  timeoutMsMax: 30 * 24 * 60 * 60 * 1000,
+  requestsMax: 20_000,
+};
 
 export interface DaemonOptions {
   readonly stateFolder: string;
@@ -47,6 +60,8 @@ export interface DaemonOptions {
   readonly saveWhole?: boolean | undefined;
   /** Spare sandboxes of each template in use; none by default. */
   readonly spareCount?: number | undefined;
+  /** What is not said is as it comes. */
+  readonly policy?: Partial<ApiPolicy> | undefined;
   /** Takes the place of every copy of the VMM; only tests pass one. */
   readonly driver?: VmmDriver | undefined;
   readonly failpoint?: Failpoint | undefined;
@@ -71,6 +86,7 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
   const templates = new TemplateStore(templatesFolder(options.cacheFolder));
   const accelerator = await acceleratorOf(templates);
   const { driver } = options;
+  const log = withRequestId(options.log);
   const host: HostContext = {
     stateFolder: options.stateFolder,
     templates,
@@ -80,17 +96,17 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
     records: new SandboxRecords(database),
     snapshotRecords: new SnapshotRecords(database),
     store: await SnapshotStore.open(options.stateFolder),
+    tags: await TemplateTags.open(database),
     freshness: new Freshness(),
     saveWhole: options.saveWhole ?? false,
-    log: options.log,
+    log,
     spareCount: options.spareCount ?? 0,
     failpoint: options.failpoint,
   };
   const sandboxes = await Sandboxes.open(host);
   undo.defer(() => sandboxes.release());
-  undo.use(limitConsoles(sandboxes, options.log));
+  undo.use(limitConsoles(sandboxes, log));
   undo.use(watchStalls(sandboxes));
-  const apiKeys = new ApiKeys(database);
   const startedAtMs = Date.now();
   let url = "";
   const describe = async (): Promise<JsonObject> => ({
@@ -105,7 +121,24 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
     sandboxCount: sandboxes.all().length,
     sparesReady: sandboxes.sparesReady,
   });
-  const shared = { host, sandboxes, apiKeys, describe, createServer };
+  const apiHost: ApiHost = {
+    sandboxes,
+    templates,
+    tags: host.tags,
+    apiKeys: await ApiKeys.open(database, "api-key"),
+    accessTokens: await ApiKeys.open(database, "access-token"),
+    metrics: undo.use(new GuestMetrics(() => sandboxes.all())),
+    logs: undo.use(new GuestLogs(() => sandboxes.all())),
+    describe,
+    log,
+    policy: { ...defaultPolicy, ...options.policy },
+  };
+  const forward = (request: IncomingMessage, response: ServerResponse): boolean => {
+    if (!isForGuest(request)) return false;
+    void forwardToGuest(sandboxes, request, response);
+    return true;
+  };
+  const shared = { host: apiHost, forward, createServer: createCheckedServer };
   const tcp = await createApi({ ...shared, requireKey: true });
   undo.defer(() => closeNow(tcp.server));
   url = await listenTcp(tcp.server, options.port);
@@ -135,6 +168,12 @@ async function acceleratorOf(templates: TemplateStore): Promise<Accelerator> {
     if (template !== undefined) return template.manifest.identity.accelerator;
   }
   throw new TorporError("template.missing", "there is no template yet that can be opened");
+}
+
+function createCheckedServer(
+  handler: (request: IncomingMessage, response: ServerResponse) => void,
+): Server {
+  return createServer({ connectionsCheckingInterval: slowClientCheckMs }, handler);
 }
 
 async function listenTcp(server: Server, port: number): Promise<string> {

@@ -1,256 +1,220 @@
 /**
- * The daemon's HTTP API: requests in, calls to `Sandboxes`, answers out.
+ * The daemon's HTTP API on one listener: from a request to its route, and from the route's answer to
+ * the wire.
  *
  * Routes outside `/torpor/` have the shapes of the E2B control plane; those below it are our own and
- * show what that wire cannot say. Every answer that changes a sandbox lists how long each step took
- * in `Server-Timing`. An error is always the body of std's table with a numeric `code`.
+ * show what that wire cannot say. Every answer names its request, and one that changes a sandbox lists
+ * how long each step took in `Server-Timing`. An error is always the body of std's table with a numeric
+ * `code`. Whether a client waits for its answer or goes away changes nothing of what it asked for.
  */
 import type { IncomingMessage, Server, ServerResponse } from "node:http";
-import { envdVersion } from "@torpor/protocol";
-import {
-  type JsonObject,
-  type StepTiming,
-  TorporError,
-  optional,
-  parseBoolean,
-  parseInteger,
-  parseObject,
-  parseString,
-  parseStringMap,
-} from "@torpor/std";
+import { type StepTiming, TorporError } from "@torpor/std";
 import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from "fastify";
-import type { ApiKeys } from "./api-keys.ts";
-import { readConsole, readDetail, readDetails } from "./detail.ts";
-import { parseLifetime } from "./lifetime-request.ts";
-import { toSandbox, toSandboxDetail, toSnapshot } from "./e2b-shape.ts";
-import { forwardToGuest, isForGuest } from "./edge.ts";
-import type { HostContext } from "./host-context.ts";
-import type { Command, Outcome } from "./sandbox.ts";
-import { type Created, type Sandboxes, forkCountMax } from "./sandboxes.ts";
+import {
+  type RequestContext,
+  newRequestContext,
+  requestIdHeader,
+  runInRequest,
+} from "../request-context.ts";
+import type { ApiHost } from "./api-host.ts";
+import { identify } from "./credentials.ts";
+import {
+  type ListenerLimits,
+  defaultLimits,
+  limitAnswer,
+  limitHandler,
+  limitServer,
+  refuseConnection,
+} from "./listener.ts";
+import { RateLimits } from "./rate-limits.ts";
+import type { ApiAnswer, Route } from "./route.ts";
+import { allRoutes } from "./routes.ts";
 
-/** LIMITS of the listener, as the E2B wire has them. */
-const headersMs = 10_000;
-const idleMs = 620_000;
+/** LIMIT of the E2B wire. */
 const bodyBytesMax = 16 * 1024 * 1024;
-const nameCharsMax = 128;
-/** LIMIT: each spare keeps a VM process in memory. */
-const poolMax = 100;
-/** Names the run that a request is meant for. */
-const epochHeader = "torpor-epoch";
+/** LIMIT: the longest id or reference, percent-encoded. */
+const parameterCharsMax = 1_500;
+const preflightSeconds = 7_200;
+const exposedHeaders =
+  "RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, Retry-After, Server-Timing, " +
+  "X-Next-Token, X-Request-Id, X-Total-Running";
 
 export interface ApiOptions {
-  readonly host: HostContext;
-  readonly sandboxes: Sandboxes;
-  readonly apiKeys: ApiKeys;
-  /** Facts about this daemon for `GET /torpor/daemon`. */
-  readonly describe: () => Promise<JsonObject>;
+  readonly host: ApiHost;
+  /** Takes the requests that are for a guest. @returns false for all others */
+  readonly forward: (request: IncomingMessage, response: ServerResponse) => boolean;
   /** False on the Unix socket, whose file permissions say who may connect. */
   readonly requireKey: boolean;
   readonly createServer: (
     handler: (request: IncomingMessage, response: ServerResponse) => void,
   ) => Server;
+  readonly limits?: ListenerLimits | undefined;
+}
+
+declare module "fastify" {
+  interface FastifyContextConfig {
+    route?: Route;
+  }
+  interface FastifyRequest {
+    torpor: RequestContext;
+    startedMonoMs: number;
+  }
 }
 
 /** A listener's application; the caller listens with `app.server`. */
 export async function createApi(options: ApiOptions): Promise<FastifyInstance> {
+  const limits = options.limits ?? defaultLimits;
   const app = Fastify({
     bodyLimit: bodyBytesMax,
     requestTimeout: 0,
+    clientErrorHandler: refuseConnection,
+    routerOptions: { maxParamLength: parameterCharsMax },
     serverFactory: (handler) => {
+      const limited = limitHandler(handler, limits);
       const server = options.createServer((request, response) => {
-        if (isForGuest(request)) void forwardToGuest(options.sandboxes, request, response);
-        else handler(request, response);
+        if (!options.forward(request, response)) limited(request, response);
       });
-      server.headersTimeout = headersMs;
-      server.keepAliveTimeout = idleMs;
-      server.requestTimeout = 0;
+      limitServer(server, limits);
       return server;
     },
   });
-  app.setErrorHandler((cause, _request, reply) => sendError(reply, cause));
-  app.setNotFoundHandler((request, reply) =>
-    sendError(
-      reply,
-      new TorporError("sandbox.notFound", `no route ${request.method} ${request.url}`),
-    ),
-  );
-  acceptEmptyJson(app);
-  if (options.requireKey) requireApiKey(app, options.apiKeys);
-  sandboxRoutes(app, options);
-  snapshotRoutes(app, options);
-  torporRoutes(app, options);
+  app.setErrorHandler((cause, request, reply) => {
+    const error = toTorporError(cause);
+    if (error.code === "internal") {
+      options.host.log.error("a request failed", { requestId: request.torpor.id, cause: error });
+    }
+    return reply.code(error.status).send(error.toBody());
+  });
+  app.setNotFoundHandler((request) => {
+    const path = request.url.split("?")[0];
+    throw new TorporError("route.missing", `there is no ${request.method} ${path}`);
+  });
+  acceptJson(app);
+  app.addHook("onSend", (_request, reply, _payload, done) => {
+    limitAnswer(reply.raw, limits.answerMs);
+    done();
+  });
+  nameRequests(app, options);
+  admitRequests(app, options);
+  for (const route of allRoutes(options.host)) addRoute(app, route);
   await app.ready();
   return app;
 }
 
-function sandboxRoutes(app: FastifyInstance, { sandboxes, host }: ApiOptions): void {
-  app.get("/health", (_request, reply) => reply.code(204).send());
-
-  app.post("/v2/sandboxes", async (request, reply) => {
-    const body = parseObject(request.body, "body");
-    const { sandbox, outcome } = await sandboxes.create({
-      template: parseString(body["templateID"], "templateID", nameCharsMax),
-      metadata: optional(body["metadata"], parseStringMap, "metadata") ?? {},
-      envVars: optional(body["envVars"], parseStringMap, "envVars") ?? {},
-      lifetime: parseLifetime(body),
-    });
-    addTimings(reply, outcome.timings);
-    return reply.code(201).send(toSandbox(sandbox.record, envdVersion));
+function addRoute(app: FastifyInstance, route: Route): void {
+  app.route({
+    method: route.method,
+    url: route.path.replaceAll(/\{(\w+)\}/g, ":$1"),
+    exposeHeadRoute: false,
+    config: { route },
+    handler: (request, reply) =>
+      runInRequest(request.torpor, async () => {
+        const answer = await route.handle({
+          params: request.params as Record<string, string>,
+          query: request.query as Record<string, string | string[]>,
+          body: request.body,
+          headers: request.headers,
+        });
+        return send(reply, answer);
+      }),
   });
+}
 
-  app.get("/sandboxes/:id", async (request) => {
-    const { record } = sandboxes.get(idOf(request.params));
-    return toSandboxDetail(record, await host.templates.open(record.templateId), envdVersion);
+/** Before all else, so that refusals have names too; and a line in the log when it is over. */
+function nameRequests(app: FastifyInstance, { host }: ApiOptions): void {
+  app.decorateRequest("startedMonoMs", 0);
+  app.decorateRequest("torpor");
+  app.addHook("onRequest", (request, reply, done) => {
+    request.torpor = newRequestContext(request.headers[requestIdHeader]);
+    request.startedMonoMs = performance.now();
+    void reply.header(requestIdHeader, request.torpor.id);
+    void reply.header("access-control-allow-origin", "*");
+    void reply.header("access-control-expose-headers", exposedHeaders);
+    done();
   });
-
-  app.delete("/sandboxes/:id", async (request, reply) => {
-    addTimings(reply, (await sandboxes.remove(idOf(request.params), commandOf(request))).timings);
-    return reply.code(204).send();
-  });
-
-  app.post("/sandboxes/:id/pause", async (request, reply) => {
-    const outcome = await sandboxes.get(idOf(request.params)).pause(commandOf(request));
-    if (!outcome.changed) {
-      throw new TorporError("sandbox.wrongState", "the sandbox is already paused", {
-        effect: "none",
+  app.addHook("onResponse", (request, reply, done) => {
+    request.torpor.answered = true;
+    if (request.method !== "GET" || reply.statusCode >= 500) {
+      host.log.info("request", {
+        requestId: request.torpor.id,
+        method: request.method,
+        path: request.url.split("?")[0],
+        status: reply.statusCode,
+        tookMs: Math.round(performance.now() - request.startedMonoMs),
       });
     }
-    addTimings(reply, outcome.timings);
-    return reply.code(204).send();
-  });
-
-  app.post("/v2/sandboxes/:id/connect", async (request, reply) => {
-    const sandbox = sandboxes.get(idOf(request.params));
-    const body = parseObject(request.body ?? {}, "body");
-    const outcome = await sandbox.resume({
-      ...commandOf(request),
-      timeoutMs: parseLifetime(body).timeoutMs,
-      previous: optional(body["previous"], parseBoolean, "previous"),
-    });
-    addTimings(reply, outcome.timings);
-    return reply.code(outcome.changed ? 201 : 200).send(toSandbox(sandbox.record, envdVersion));
+    done();
   });
 }
 
-function snapshotRoutes(app: FastifyInstance, { sandboxes }: ApiOptions): void {
-  app.post("/sandboxes/:id/timeout", async (request, reply) => {
-    const { timeoutMs } = parseLifetime(parseObject(request.body, "body"));
-    if (timeoutMs === undefined) throw new TorporError("argument.invalid", "timeout is missing");
-    await sandboxes.get(idOf(request.params)).setTimeoutMs(timeoutMs, commandOf(request));
-    return reply.code(204).send();
-  });
-
-  app.post("/sandboxes/:id/fork", async (request, reply) => {
-    const body = parseObject(request.body ?? {}, "body");
-    const count = optional(body["count"], parseForkCount, "count") ?? 1;
-    const { timings, children } = await sandboxes.fork(
-      idOf(request.params),
-      { count, lifetime: parseLifetime(body) },
-      commandOf(request),
-    );
-    addTimings(reply, timings);
-    return reply.code(201).send(children.map(toForkResult));
-  });
-
-  app.post("/sandboxes/:id/snapshots", async (request, reply) => {
-    const body = parseObject(request.body ?? {}, "body");
-    const name = optional(body["name"], parseName, "name") ?? null;
-    const id = await sandboxes.takeSnapshot(idOf(request.params), name, commandOf(request));
-    return reply.code(201).send(toSnapshot(sandboxes.snapshots.get(id)));
-  });
-
-  app.get("/snapshots", () => sandboxes.snapshots.all().map(toSnapshot));
-
-  app.delete("/templates/:id", async (request, reply) => {
-    await sandboxes.removeSnapshot(idOf(request.params));
-    return reply.code(204).send();
-  });
-
-  app.post("/torpor/snapshots/:id/pool", async (request, reply) => {
-    const { count } = parseObject(request.body, "body");
-    await sandboxes.setPool(idOf(request.params), parseInteger(count, "count", 0, poolMax));
-    return reply.code(204).send();
+function admitRequests(app: FastifyInstance, { host, requireKey }: ApiOptions): void {
+  const rates = new RateLimits(host.policy.requestsMax);
+  app.addHook("onRequest", (request, reply, done) => {
+    if (isPreflight(request)) {
+      answerPreflight(request, reply);
+      return;
+    }
+    const access = request.routeOptions.config.route?.access ?? "team";
+    if (requireKey && access !== "open") {
+      const caller = identify(host, access, request.headers);
+      const verdict = rates.take(caller.id ?? "");
+      void reply.headers(verdict.headers);
+      if (verdict.refusal !== undefined) throw verdict.refusal;
+    }
+    if (request.headers["idempotency-key"] !== undefined) {
+      throw new TorporError("operation.unimplemented", "Idempotency-Key is not supported");
+    }
+    done();
   });
 }
 
-function torporRoutes(app: FastifyInstance, options: ApiOptions): void {
-  const { sandboxes, apiKeys, host } = options;
-  app.get("/torpor/daemon", async () => await options.describe());
-  app.get("/torpor/sandboxes", async () => await readDetails(sandboxes));
-  app.get("/torpor/sandboxes/:id", async (request) =>
-    readDetail(sandboxes, sandboxes.get(idOf(request.params))),
-  );
-  app.get("/torpor/sandboxes/:id/console", async (request) =>
-    readConsole(sandboxes.get(idOf(request.params))),
-  );
-  app.get("/torpor/templates", async () => await host.templates.names());
-  app.get("/torpor/api-keys", async () => await apiKeys.list());
-  app.post("/torpor/api-keys", async (request, reply) => {
-    const name = parseString(parseObject(request.body, "body")["name"], "name", nameCharsMax);
-    return reply.code(201).send(await apiKeys.create(name));
-  });
+/** Browsers ask before they call. */
+function isPreflight({ method, headers }: FastifyRequest): boolean {
+  return method === "OPTIONS" && headers["access-control-request-method"] !== undefined;
 }
 
-function requireApiKey(app: FastifyInstance, apiKeys: ApiKeys): void {
-  app.addHook("onRequest", async (request) => {
-    if (request.url === "/health") return;
-    const key = request.headers["x-api-key"];
-    if (typeof key === "string" && (await apiKeys.isValid(key))) return;
-    throw new TorporError("auth.missing", "the X-API-Key header is missing or unknown");
-  });
+function answerPreflight({ headers }: FastifyRequest, reply: FastifyReply): void {
+  void reply
+    .code(204)
+    .headers({
+      "access-control-allow-methods": "GET, POST, PUT, PATCH, DELETE",
+      "access-control-allow-headers": headers["access-control-request-headers"] ?? "*",
+      "access-control-max-age": String(preflightSeconds),
+      vary: "Access-Control-Request-Headers",
+    })
+    .send();
 }
 
-/** Clients send `Content-Type: application/json` also where there is no body to speak of. */
-function acceptEmptyJson(app: FastifyInstance): void {
-  app.addContentTypeParser("application/json", { parseAs: "string" }, (_request, text, done) => {
+/** Clients send `Content-Type: application/json` where there is no body, and bodies without it. */
+function acceptJson(app: FastifyInstance): void {
+  app.removeAllContentTypeParsers();
+  app.addContentTypeParser("*", { parseAs: "string" }, (_request, text, done) => {
     try {
-      done(null, text === "" ? {} : JSON.parse(String(text)));
+      done(null, text === "" ? undefined : JSON.parse(String(text)));
     } catch (cause) {
       done(new TorporError("argument.invalid", "the body is not valid JSON", { cause }));
     }
   });
 }
 
-function sendError(reply: FastifyReply, cause: unknown): FastifyReply {
+function send(reply: FastifyReply, { status, body, headers, timings }: ApiAnswer): FastifyReply {
+  if (headers !== undefined) void reply.headers(headers);
+  if (timings !== undefined) void reply.header("server-timing", formatTimings(timings));
+  // An empty 200 says that it is empty, or clients wait for JSON in it.
+  return body === undefined ? reply.code(status).send() : reply.code(status).send(body);
+}
+
+/** Fastify's own errors have a status: what a client did wrong is told to it. */
+function toTorporError(cause: unknown): TorporError {
   const status = cause instanceof Error && "statusCode" in cause ? cause.statusCode : undefined;
+  if (status === 413) return TorporError.from(cause, "request.tooLarge");
   const isClientFault = typeof status === "number" && status >= 400 && status < 500;
-  const error = TorporError.from(cause, isClientFault ? "argument.invalid" : "internal");
-  if (error.code === "internal") reply.log.error(error);
-  return reply.code(error.status).send(error.toBody());
+  return TorporError.from(cause, isClientFault ? "argument.invalid" : "internal");
 }
 
-function addTimings(reply: FastifyReply, timings: Outcome["timings"]): void {
+function formatTimings(timings: readonly StepTiming[]): string {
   const total = timings.reduce((sum, { tookMs }) => sum + tookMs, 0);
-  const entries = [...timings, { step: "total", tookMs: total }].map(formatTiming);
-  void reply.header("Server-Timing", entries.join(", "));
-}
-
-function formatTiming({ step, tookMs }: StepTiming): string {
-  return `${step.replaceAll(" ", "-")};dur=${tookMs.toFixed(1)}`;
-}
-
-function idOf(params: unknown): string {
-  return parseString(parseObject(params, "path")["id"], "sandbox id", nameCharsMax);
-}
-
-function parseForkCount(value: unknown, what: string): number {
-  return parseInteger(value, what, 1, forkCountMax);
-}
-
-function parseName(value: unknown, what: string): string {
-  return parseString(value, what, nameCharsMax);
-}
-
-/** @throws argument.invalid when the header is there and no number */
-function commandOf({ headers }: FastifyRequest): Command {
-  const epoch = headers[epochHeader];
-  if (epoch === undefined) return {};
-  return { epoch: parseInteger(Number(epoch), "Torpor-Epoch", 0, Number.MAX_SAFE_INTEGER) };
-}
-
-function toForkResult(result: PromiseSettledResult<Created>): JsonObject {
-  if (result.status === "fulfilled") {
-    return { sandbox: toSandbox(result.value.sandbox.record, envdVersion) };
-  }
-  return { error: TorporError.from(result.reason, "internal").toBody() };
+  return [...timings, { step: "total", tookMs: total }]
+    .map(({ step, tookMs }) => `${step.replaceAll(" ", "-")};dur=${tookMs.toFixed(1)}`)
+    .join(", ");
 }
