@@ -54,7 +54,8 @@ test("create sends what was asked for and returns the token and the times", asyn
   };
   const client = new DaemonClient(daemon.socketPath);
   const created = await client.create({ template: "base", env: { A: "1" }, metadata: { b: "2" } });
-  assert.deepEqual(bodies, [{ templateID: "base", envVars: { A: "1" }, metadata: { b: "2" } }]);
+  const asked = { templateID: "base", envVars: { A: "1" }, metadata: { b: "2" }, timeoutMs: null };
+  assert.deepEqual(bodies, [asked]);
   const timings = [{ step: "boot", tookMs: 3 }];
   assert.deepEqual(created, { id: "i1", accessToken, timings });
 });

@@ -155,7 +155,9 @@ export class DaemonClient {
   async resume(id: string, request: ResumeRequest = {}): Promise<Changed> {
     const path = `/v2/sandboxes/${encodeURIComponent(id)}/connect`;
     const deadline = Deadline.after(resumeMs, "resuming the sandbox");
-    const { status, headers } = await this.#send("POST", path, { ...request }, deadline);
+    // What was left of the timeout stays, unless it is set anew.
+    const body = { keepTimeout: request.timeoutMs === undefined, ...request };
+    const { status, headers } = await this.#send("POST", path, body, deadline);
     return { changed: status === 201, timings: timingsOf(headers) };
   }
 

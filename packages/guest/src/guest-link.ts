@@ -22,6 +22,7 @@ import {
   agentPort,
   cancelRoute,
   healthRoute,
+  accessTokenHeader,
   hostKeyHeader,
   initRoute,
   parseCancelResponse,
@@ -30,11 +31,13 @@ import {
   prepareRoute,
 } from "@torpor/protocol";
 import { type Deadline, TorporError, parseJson, systemCode } from "@torpor/std";
+import { type GuestSample, parseSample } from "./sample.ts";
 import { openTunnel } from "./tunnel.ts";
 
 /** LIMIT: a hostile guest may answer with anything; our own answers are under 1 KiB. */
 const answerBytesMax = 64 * 1024;
 const readyRetryMs = 10;
+const metricsRoute = "/metrics";
 /** A connection attempt that the guest's kernel has not answered by now is started anew. */
 const readyAttemptMs = 1_000;
 
@@ -138,6 +141,13 @@ export class GuestLink implements Disposable {
     return parseCancelResponse(await this.#call("POST", cancelRoute, {}, deadline));
   }
 
+  /** What the guest uses. @param accessToken Null when the agent asks clients for none. */
+  async metrics(accessToken: string | null, deadline: Deadline): Promise<GuestSample> {
+    const headers = accessToken === null ? {} : { [accessTokenHeader]: accessToken };
+    const answer = await this.#call("GET", metricsRoute, undefined, deadline, headers);
+    return parseSample(answer, Date.now());
+  }
+
   /** Closes the connections that carry no request right now. */
   closeIdle(): void {
     for (const sockets of Object.values(this.#agent.freeSockets)) {
@@ -157,6 +167,7 @@ export class GuestLink implements Disposable {
     path: string,
     body: unknown,
     deadline: Deadline,
+    more: Readonly<Record<string, string>> = {},
   ): Promise<unknown> {
     const payload = body === undefined ? undefined : JSON.stringify(body);
     const { promise, resolve, reject } = Promise.withResolvers<IncomingMessage>();
@@ -169,6 +180,7 @@ export class GuestLink implements Disposable {
       signal: deadline.signal,
       headers: {
         [hostKeyHeader]: this.#hostKey,
+        ...more,
         ...(payload === undefined
           ? {}
           : { "content-type": "application/json", "content-length": Buffer.byteLength(payload) }),

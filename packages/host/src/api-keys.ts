@@ -1,76 +1,119 @@
 /**
- * Keys that authorise requests on the TCP listener. A key is shown once, when it is made; the
- * database holds its hash only. The shape, `e2b_` and 40 hex digits, satisfies every E2B client.
+ * The two kinds of secret by which clients on the TCP listener are known: API keys, for everything that
+ * sandboxes need, and access tokens, for whoever looks after the keys.
+ *
+ * One is shown once, when it is made; the database holds its hash only. The shape of an API key, `e2b_`
+ * and 40 hex digits, satisfies every E2B client. All of a kind are held in memory, because every request
+ * asks.
  */
 import { createHash, randomBytes, randomUUID } from "node:crypto";
+import { TorporError } from "@torpor/std";
 import type { Database } from "./records/database.ts";
 
-const keyPattern = /^e2b_[0-9a-f]{40}$/;
-const shownPrefixChars = 10;
+const shapes = {
+  "api-key": { prefix: "e2b_", pattern: /^e2b_[0-9a-f]{40}$/ },
+  "access-token": { prefix: "sk_e2b_", pattern: /^sk_e2b_[0-9a-f]{40}$/ },
+} as const;
+const secretBytes = 20;
+const shownPrefixChars = 6;
+const shownSuffixChars = 4;
+
+export type KeyKind = keyof typeof shapes;
 
 export interface ApiKeyInfo {
   readonly id: string;
   readonly name: string;
+  /** How it begins, to tell it from others. */
   readonly prefix: string;
+  /** How it ends; empty for one of a time when that was not kept. */
+  readonly suffix: string;
   readonly createdAtMs: number;
 }
 
 export class ApiKeys {
   readonly #database: Database;
+  readonly #kind: KeyKind;
+  readonly #byHash = new Map<string, ApiKeyInfo>();
 
-  constructor(database: Database) {
+  private constructor(database: Database, kind: KeyKind) {
     this.#database = database;
+    this.#kind = kind;
+  }
+
+  static async open(database: Database, kind: KeyKind): Promise<ApiKeys> {
+    const keys = new ApiKeys(database, kind);
+    const rows = await database
+      .selectFrom("api_keys")
+      .selectAll()
+      .where("kind", "=", kind)
+      .orderBy("created_at_ms")
+      .execute();
+    for (const { id, name, prefix, suffix, created_at_ms, key_sha256 } of rows) {
+      const info = { id, name, prefix, suffix: suffix ?? "", createdAtMs: created_at_ms };
+      keys.#byHash.set(key_sha256, info);
+    }
+    return keys;
   }
 
   async create(name: string): Promise<ApiKeyInfo & { readonly key: string }> {
-    const key = `e2b_${randomBytes(20).toString("hex")}`;
+    const { prefix } = shapes[this.#kind];
+    const key = `${prefix}${randomBytes(secretBytes).toString("hex")}`;
     const info = {
       id: randomUUID(),
       name,
-      prefix: key.slice(0, shownPrefixChars),
+      prefix: key.slice(0, prefix.length + shownPrefixChars),
+      suffix: key.slice(-shownSuffixChars),
       createdAtMs: Date.now(),
     };
+    const hash = this.#hashOf(key);
     await this.#database
       .insertInto("api_keys")
       .values({
         id: info.id,
+        kind: this.#kind,
         name,
         prefix: info.prefix,
+        suffix: info.suffix,
         created_at_ms: info.createdAtMs,
-        key_sha256: hashOf(key),
+        key_sha256: hash,
       })
       .execute();
+    this.#byHash.set(hash, info);
     return { ...info, key };
   }
 
-  async list(): Promise<readonly ApiKeyInfo[]> {
-    const rows = await this.#database
-      .selectFrom("api_keys")
-      .select(["id", "name", "prefix", "created_at_ms"])
-      .orderBy("created_at_ms")
-      .execute();
-    return rows.map(({ id, name, prefix, created_at_ms }) => ({
-      id,
-      name,
-      prefix,
-      createdAtMs: created_at_ms,
-    }));
+  /** Oldest first. */
+  list(): readonly ApiKeyInfo[] {
+    return [...this.#byHash.values()];
   }
 
-  /** The look-up is by hash, so its time says nothing about a key. */
-  async isValid(key: string): Promise<boolean> {
-    if (!keyPattern.test(key)) return false;
-    const row = await this.#database
-      .selectFrom("api_keys")
-      .select("id")
-      .where("key_sha256", "=", hashOf(key))
-      .executeTakeFirst();
-    return row !== undefined;
+  /** @throws key.missing */
+  async rename(id: string, name: string): Promise<void> {
+    const [hash, info] = this.#get(id);
+    await this.#database.updateTable("api_keys").set({ name }).where("id", "=", id).execute();
+    this.#byHash.set(hash, { ...info, name });
   }
-}
 
-function hashOf(key: string): string {
-  return createHash("sha256")
-    .update(Buffer.from(key.slice("e2b_".length), "hex"))
-    .digest("hex");
+  /** From here on nobody is let in by it. @throws key.missing */
+  async remove(id: string): Promise<void> {
+    const [hash] = this.#get(id);
+    // Refused from this instant on, whatever the disk does.
+    this.#byHash.delete(hash);
+    await this.#database.deleteFrom("api_keys").where("id", "=", id).execute();
+  }
+
+  /** Whose it is, or undefined. The look-up is by hash, so its time says nothing about a key. */
+  find(key: string): ApiKeyInfo | undefined {
+    return shapes[this.#kind].pattern.test(key) ? this.#byHash.get(this.#hashOf(key)) : undefined;
+  }
+
+  #get(id: string): readonly [string, ApiKeyInfo] {
+    for (const entry of this.#byHash) if (entry[1].id === id) return entry;
+    throw new TorporError("key.missing", `there is no ${this.#kind} ${id}`);
+  }
+
+  #hashOf(key: string): string {
+    const digits = key.slice(shapes[this.#kind].prefix.length);
+    return createHash("sha256").update(Buffer.from(digits, "hex")).digest("hex");
+  }
 }

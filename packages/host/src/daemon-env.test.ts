@@ -11,6 +11,7 @@ test("without variables the daemon leaves its sandboxes, and saves in layers", (
     drainMs: undefined,
     spareCount: 1,
     saveWhole: false,
+    policy: {},
     onStop: "leave",
   });
 });
@@ -24,6 +25,8 @@ test("every variable is heeded", () => {
     TORPOR_ON_STOP: "pause",
     TORPOR_DOMAIN: "sandboxes.test",
     TORPOR_DRAIN_MS: "5",
+    TORPOR_TIMEOUT_HOURS_MAX: "2",
+    TORPOR_REQUESTS_MAX: "9",
     TORPOR_TLS_CERT: "/cert",
     TORPOR_TLS_KEY: "/key",
     TORPOR_TLS_PORT: "1",
@@ -36,6 +39,7 @@ test("every variable is heeded", () => {
     spareCount: 3,
     networkKind: "user",
     saveWhole: true,
+    policy: { timeoutMsMax: 7_200_000, requestsMax: 9 },
     onStop: "pause",
   });
 });

@@ -1,6 +1,7 @@
 /** What the daemon's program reads from its environment: every TORPOR_ variable but the two folders. */
 import { type NetworkKind, defaultNetworkKind } from "@torpor/network";
 import { TorporError, parseInteger, parseOneOf } from "@torpor/std";
+import type { ApiPolicy } from "./api/api-host.ts";
 import type { TlsSettings } from "./edge/tls-listener.ts";
 import type { OnStop } from "./stop.ts";
 
@@ -9,6 +10,10 @@ const defaultTlsPort = 7443;
 const loopback = "127.0.0.1";
 const portMax = 65_535;
 const drainMsMax = 60_000;
+/** LIMIT: ten years; more is "never". */
+const timeoutHoursMax = 10 * 365 * 24;
+const msPerHour = 3_600_000;
+const requestsLimit = 100_000_000;
 /** Labels of letters, digits and hyphens, with dots between them. */
 const domainPattern = /^(?:[a-z0-9](?:[a-z0-9-]*[a-z0-9])?\.)*[a-z0-9](?:[a-z0-9-]*[a-z0-9])?$/i;
 /** One request at a time finds its sandbox ready; each spare keeps a VM process in memory. */
@@ -23,6 +28,7 @@ export interface DaemonEnv {
   readonly spareCount: number;
   readonly networkKind: NetworkKind;
   readonly saveWhole: boolean;
+  readonly policy: Partial<ApiPolicy>;
   readonly onStop: OnStop;
 }
 
@@ -36,6 +42,7 @@ export function readDaemonEnv(env: NodeJS.ProcessEnv): DaemonEnv {
     spareCount: readCount(env, "TORPOR_SPARES", spareCountMax) ?? defaultSpareCount,
     networkKind: readWord(env, "TORPOR_NETWORK", ["namespace", "user"]) ?? defaultNetworkKind(),
     saveWhole: readWord(env, "TORPOR_SAVE", ["layers", "whole"]) === "whole",
+    policy: readPolicy(env),
     onStop: readWord(env, "TORPOR_ON_STOP", ["leave", "pause"]) ?? "leave",
   };
 }
@@ -43,6 +50,16 @@ export function readDaemonEnv(env: NodeJS.ProcessEnv): DaemonEnv {
 function readCount(env: NodeJS.ProcessEnv, name: string, max: number): number | undefined {
   const text = env[name];
   return text === undefined ? undefined : parseInteger(Number(text), name, 0, max);
+}
+
+/** Nothing for a variable that is not set. */
+function readPolicy(env: NodeJS.ProcessEnv): Partial<ApiPolicy> {
+  const hours = readCount(env, "TORPOR_TIMEOUT_HOURS_MAX", timeoutHoursMax);
+  const requestsMax = readCount(env, "TORPOR_REQUESTS_MAX", requestsLimit);
+  return {
+    ...(hours === undefined ? {} : { timeoutMsMax: hours * msPerHour }),
+    ...(requestsMax === undefined ? {} : { requestsMax }),
+  };
 }
 
 function readDomain(env: NodeJS.ProcessEnv): string | undefined {

@@ -21,7 +21,8 @@ import {
 } from "@torpor/std";
 import { SnapshotStore, TemplateStore, stateFiles, templatesFolder } from "@torpor/storage";
 import { type Accelerator, QemuDriver, type VmmDriver } from "@torpor/vmm";
-import { createApi } from "./api.ts";
+import type { ApiHost, ApiPolicy } from "./api/api-host.ts";
+import { createApi } from "./api/server.ts";
 import { ApiKeys } from "./api-keys.ts";
 import { limitConsoles } from "./console-limit.ts";
 import { driversOf } from "./drivers.ts";
@@ -29,12 +30,16 @@ import { Edge } from "./edge/edge.ts";
 import { createListener } from "./edge/listener.ts";
 import { type TlsSettings, listenTls } from "./edge/tls-listener.ts";
 import { Freshness } from "./freshness.ts";
+import { GuestLogs } from "./guest-logs.ts";
+import { GuestMetrics } from "./guest-metrics.ts";
 import type { HostContext } from "./host-context.ts";
 import { openDatabase } from "./records/database.ts";
 import { SandboxRecords } from "./records/sandbox-records.ts";
 import { SnapshotRecords } from "./records/snapshot-records.ts";
+import { withRequestId } from "./request-context.ts";
 import { Sandboxes } from "./sandboxes.ts";
 import { watchStalls } from "./stall-watch.ts";
+import { TemplateTags } from "./template-tags.ts";
 
 /** LIMIT: the kernel's `sun_path`, less its final zero. */
 const socketPathBytesMax = 107;
@@ -42,6 +47,11 @@ const version = "0.1.0";
 /** Every name below it is this machine's own loopback, without any DNS (RFC 6761, 6.3). */
 const defaultDomain = "localhost";
 const defaultDrainMs = 2_000;
+const defaultPolicy: ApiPolicy = {
+  // A month.
+  timeoutMsMax: 30 * 24 * 60 * 60 * 1000,
+  requestsMax: 20_000,
+};
 
 export interface DaemonOptions {
   readonly stateFolder: string;
@@ -60,6 +70,8 @@ export interface DaemonOptions {
   readonly saveWhole?: boolean | undefined;
   /** Spare sandboxes of each template in use; none by default. */
   readonly spareCount?: number | undefined;
+  /** What is not said is as it comes. */
+  readonly policy?: Partial<ApiPolicy> | undefined;
   /** Takes the place of every copy of the VMM; only tests pass one. */
   readonly driver?: VmmDriver | undefined;
   readonly failpoint?: Failpoint | undefined;
@@ -88,6 +100,7 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
   const templates = new TemplateStore(templatesFolder(options.cacheFolder));
   const accelerator = await acceleratorOf(templates);
   const { driver } = options;
+  const log = withRequestId(options.log);
   const host: HostContext = {
     stateFolder: options.stateFolder,
     templates,
@@ -97,19 +110,19 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
     records: new SandboxRecords(database),
     snapshotRecords: new SnapshotRecords(database),
     store: await SnapshotStore.open(options.stateFolder),
+    tags: await TemplateTags.open(database),
     freshness: new Freshness(),
     saveWhole: options.saveWhole ?? false,
     drainMs: options.drainMs ?? defaultDrainMs,
-    log: options.log,
+    log,
     spareCount: options.spareCount ?? 0,
     failpoint: options.failpoint,
     outside: options.outside ?? hostOutside(),
   };
   const sandboxes = await Sandboxes.open(host);
   undo.defer(() => sandboxes.release());
-  undo.use(limitConsoles(sandboxes, options.log));
+  undo.use(limitConsoles(sandboxes, log));
   undo.use(watchStalls(sandboxes));
-  const apiKeys = new ApiKeys(database);
   const startedAtMs = Date.now();
   const domain = options.domain ?? defaultDomain;
   const edge = new Edge({ domain, find: (id) => sandboxes.find(id) });
@@ -129,13 +142,25 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
     sandboxCount: sandboxes.all().length,
     sparesReady: sandboxes.sparesReady,
   });
+  const apiHost: ApiHost = {
+    sandboxes,
+    templates,
+    tags: host.tags,
+    apiKeys: await ApiKeys.open(database, "api-key"),
+    accessTokens: await ApiKeys.open(database, "access-token"),
+    metrics: undo.use(new GuestMetrics(() => sandboxes.all())),
+    logs: undo.use(new GuestLogs(() => sandboxes.all())),
+    describe,
+    log,
+    policy: { ...defaultPolicy, ...options.policy },
+  };
   const createServer = createListener.bind(undefined, edge);
-  const shared = { host, sandboxes, apiKeys, describe, createServer };
+  const shared = { host: apiHost, createServer };
   const tcp = await createApi({ ...shared, requireKey: true });
   undo.defer(() => closeNow(tcp.server));
   url = await listenTcp(tcp.server, options.port);
   if (options.tls !== undefined) {
-    const { port } = undo.use(await listenTls(tcp.server, options.tls, options.log));
+    const { port } = undo.use(await listenTls(tcp.server, options.tls, log));
     tlsUrl = `https://${domain}:${port}`;
   }
   const local = await createApi({ ...shared, requireKey: false });

@@ -4,17 +4,19 @@ import { join } from "node:path";
 import type { JsonObject } from "@torpor/std";
 import type { SnapshotStore } from "@torpor/storage";
 import { readTail, runFiles } from "@torpor/vmm";
-import type { Sandbox } from "./sandbox.ts";
-import type { Sandboxes } from "./sandboxes.ts";
+import type { ApiSandbox, ApiSandboxes } from "./api/api-host.ts";
 
 /** LIMIT: how much of a log is shown. */
 const logBytesMax = 64 * 1024;
 
-export async function readDetails(sandboxes: Sandboxes): Promise<readonly JsonObject[]> {
+export async function readDetails(sandboxes: ApiSandboxes): Promise<readonly JsonObject[]> {
   return await Promise.all(sandboxes.all().map((one) => readDetail(sandboxes, one)));
 }
 
-export async function readDetail(sandboxes: Sandboxes, sandbox: Sandbox): Promise<JsonObject> {
+export async function readDetail(
+  sandboxes: Pick<ApiSandboxes, "missedDeadline" | "store">,
+  sandbox: ApiSandbox,
+): Promise<JsonObject> {
   const { record } = sandbox;
   const { lifetime } = record;
   const { state } = record;
@@ -45,7 +47,7 @@ export async function readDetail(sandboxes: Sandboxes, sandbox: Sandbox): Promis
 
 /** Null also when the description is damaged: a resume says so, and a list has to go on. */
 async function readSnapshotDetail(
-  { record: { snapshotId } }: Sandbox,
+  { record: { snapshotId } }: ApiSandbox,
   store: SnapshotStore,
 ): Promise<JsonObject | null> {
   if (snapshotId === null) return null;
@@ -66,7 +68,7 @@ async function readSnapshotDetail(
 }
 
 /** The console of the guest and the log of the VMM, of the newest run that is still on disk. */
-export async function readConsole({ record, folder }: Sandbox): Promise<JsonObject> {
+export async function readConsole({ record, folder }: ApiSandbox): Promise<JsonObject> {
   const run = folder.run(record.generation);
   return {
     console: await readTail(join(run, runFiles.console), logBytesMax),

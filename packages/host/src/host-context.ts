@@ -6,6 +6,7 @@ import type { VmmDriver } from "@torpor/vmm";
 import type { Freshness } from "./freshness.ts";
 import type { SandboxRecords } from "./records/sandbox-records.ts";
 import type { SnapshotRecords } from "./records/snapshot-records.ts";
+import type { TemplateTags } from "./template-tags.ts";
 
 export interface HostContext {
   readonly stateFolder: string;
@@ -20,6 +21,7 @@ export interface HostContext {
   readonly records: SandboxRecords;
   readonly snapshotRecords: SnapshotRecords;
   readonly store: SnapshotStore;
+  readonly tags: TemplateTags;
   readonly freshness: Freshness;
   readonly log: Logger;
   /** How long requests in flight have to end before a pause. */

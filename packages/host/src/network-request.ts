@@ -11,3 +11,12 @@ export interface NetworkRequest {
   /** The `Host` that the guest is told; `${PORT}` stands for the port. Null: the client's own. */
   readonly maskRequestHost: string | null;
 }
+
+/** Asks for nothing. */
+export const openNetwork: NetworkRequest = {
+  allowInternetAccess: null,
+  allowOut: [],
+  denyOut: [],
+  allowPublicTraffic: true,
+  maskRequestHost: null,
+};

@@ -22,6 +22,12 @@ export function applyNetwork(
 
 /** Who asked for nothing gets the internet where there is a way to it, and no failure where there is none. */
 function policyOf(request: NetworkRequest | null, noInternet: string | undefined): NetworkPolicy {
-  if (request !== null) return parseNetworkPolicy(request);
+  if (request !== null && asksForSome(request)) return parseNetworkPolicy(request);
   return noInternet === undefined ? openPolicy : closedPolicy;
+}
+
+/** Whether anything is said about what the guest may reach, and not only about who may reach it. */
+function asksForSome({ allowInternetAccess, allowOut, denyOut }: NetworkRequest): boolean {
+  const lists = [...(allowOut ?? []), ...(denyOut ?? [])];
+  return (allowInternetAccess ?? null) !== null || lists.length > 0;
 }

@@ -20,7 +20,7 @@ import {
   ignoreFailure,
   runSteps,
 } from "@torpor/std";
-import { type NetworkRequest, parseNetworkPolicy } from "@torpor/network";
+import { parseNetworkPolicy } from "@torpor/network";
 import { SandboxFolder, type SnapshotManifest } from "@torpor/storage";
 import type { VmExit } from "@torpor/vmm";
 import { Activity } from "./activity.ts";
@@ -28,8 +28,9 @@ import { newDiskLayerId, newGuestEntropy, newMachineIdentity, newSnapshotId } fr
 import type { HostContext } from "./host-context.ts";
 import { applyNetwork } from "./network-rules.ts";
 import { type Admission, type Verb, decide } from "./lifecycle/decide.ts";
-import { begin, rest, setTimeoutMs } from "./lifecycle/lifetime.ts";
+import { begin, extend, rest, setTimeoutMs } from "./lifecycle/lifetime.ts";
 import { type RunningVm, type SandboxState, enter } from "./lifecycle/state.ts";
+import { type NetworkRequest, openNetwork } from "./network-request.ts";
 import type { SandboxRecord } from "./records/sandbox-records.ts";
 import { checkpointSteps } from "./steps/checkpoint.ts";
 import { pauseSteps } from "./steps/pause.ts";
@@ -64,11 +65,22 @@ export interface Command {
 }
 
 export interface ResumeCommand extends Command {
-  /** Replaces what was left of the timeout; null takes it away. */
+  /**
+   * From the resume on, in place of what was left; null: for ever. One that runs already gets at least
+   * this long, and keeps what it has if that is more.
+   */
   readonly timeoutMs?: number | null | undefined;
+  /** What happens when the time of the run is over, from now on. */
+  readonly onTimeout?: "kill" | "pause" | undefined;
   /** Go on from the snapshot before the newest one, which is given up. */
   readonly previous?: boolean | undefined;
 }
+
+/** What a new sandbox has of whoever asked for it. */
+export type SandboxOwner = Pick<
+  SandboxRecord,
+  "metadata" | "envVars" | "lifetime" | "accessToken" | "network" | "autoResume"
+>;
 
 /** Who is told, and when. */
 export interface SandboxEvents {
@@ -130,10 +142,7 @@ export class Sandbox {
    * nothing of it is left.
    * @param verifyDisk False when the same layers have just been verified or written.
    */
-  create(
-    owner: Pick<SandboxRecord, "metadata" | "envVars" | "network" | "lifetime">,
-    verifyDisk = true,
-  ): Promise<Outcome> {
+  create(owner: SandboxOwner, verifyDisk = true): Promise<Outcome> {
     return this.#enqueue(() =>
       this.#orNothing(async () => {
         await this.#save({ ...owner, createdAtMs: Date.now() });
@@ -142,11 +151,11 @@ export class Sandbox {
           const context = await this.#wakeContext("create", this.#record.snapshotId, 1);
           return await this.#wake("create", { ...context, verifyDisk });
         }
-        const { envVars, network } = owner;
+        const { envVars, accessToken, network } = owner;
         const claimed = {
           ...spare,
           networkRequest: network,
-          init: { ...spare.init, envVars },
+          init: { ...spare.init, envVars, accessToken },
         };
         const timings = await runSteps(claimSteps, claimed, this.#options("create"));
         this.#spare = undefined;
@@ -167,7 +176,7 @@ export class Sandbox {
       if (!this.#admit("resume", command)) {
         if (command.previous === true) throw this.#notAsleep();
         if (this.#run !== undefined) await this.#goOnIfHeld(this.#run);
-        if (command.timeoutMs !== undefined) await this.#setTimeoutMs(command.timeoutMs);
+        if (command.timeoutMs !== undefined) await this.#extend(command.timeoutMs);
         return unchanged;
       }
       return await this.#resume(command);
@@ -197,7 +206,8 @@ export class Sandbox {
    * From now on, in place of what was asked for before; a sandbox that sleeps wakes with it.
    * @throws argument.invalid, network.unenforceable, sandbox.notFound; then nothing has changed
    */
-  setNetwork(request: NetworkRequest | null, command: Command = {}): Promise<void> {
+  setNetwork(asked: Partial<NetworkRequest> | null, command: Command = {}): Promise<void> {
+    const request = asked === null ? null : { ...openNetwork, ...asked };
     return this.#enqueue(async () => {
       this.#refuseStale(command);
       if (request !== null) parseNetworkPolicy(request);
@@ -217,6 +227,14 @@ export class Sandbox {
     return this.#enqueue(async () => {
       this.#refuseStale(command);
       await this.#setTimeoutMs(timeoutMs);
+    });
+  }
+
+  /** Gives it at least this long from now, if it runs. @throws sandbox.notFound */
+  extendTimeoutMs(timeoutMs: number, command: Command = {}): Promise<void> {
+    return this.#enqueue(async () => {
+      this.#refuseStale(command);
+      await this.#extend(timeoutMs);
     });
   }
 
@@ -430,7 +448,7 @@ export class Sandbox {
     return { verb, failpoint: this.#host.failpoint };
   }
 
-  async #resume({ previous, timeoutMs }: ResumeCommand): Promise<Outcome> {
+  async #resume({ previous, timeoutMs, onTimeout }: ResumeCommand): Promise<Outcome> {
     const before = this.#record;
     const snapshotId = previous === true ? before.previousSnapshotId : before.snapshotId;
     if (snapshotId === null) {
@@ -447,6 +465,9 @@ export class Sandbox {
       throw this.#withWayBack(cause, previous === true);
     });
     if (previous === true) await this.#save({ previousSnapshotId: null });
+    if (onTimeout !== undefined) {
+      await this.#save({ lifetime: { ...this.#record.lifetime, onTimeout } });
+    }
     if (timeoutMs !== undefined) await this.#setTimeoutMs(timeoutMs);
     return outcome;
   }
@@ -700,6 +721,12 @@ export class Sandbox {
     const { lifetime, startedAtMs } = this.#record;
     const runningSinceMs = this.#run === undefined ? undefined : startedAtMs;
     await this.#save({ lifetime: setTimeoutMs(lifetime, timeoutMs, runningSinceMs, Date.now()) });
+    this.#events.timed(this);
+  }
+
+  async #extend(timeoutMs: number | null): Promise<void> {
+    if (this.#run === undefined) return;
+    await this.#save({ lifetime: extend(this.#record.lifetime, timeoutMs, Date.now()) });
     this.#events.timed(this);
   }
 

@@ -9,11 +9,13 @@ import { Deadlines, type MissedDeadline } from "./deadlines.ts";
 import { newSandboxId, newSecret } from "./entropy.ts";
 import type { HostContext } from "./host-context.ts";
 import { type LifetimeRequest, newLifetime } from "./lifecycle/lifetime.ts";
-import { type Command, type Outcome, Sandbox } from "./sandbox.ts";
 import type { NetworkRequest } from "./network-request.ts";
+import type { AutoResume } from "./records/sandbox-records.ts";
+import { type Command, type Outcome, Sandbox } from "./sandbox.ts";
 import { Snapshots } from "./snapshots.ts";
 import type { Source } from "./source.ts";
 import { Spares } from "./spares.ts";
+import { defaultTag, parseNewName } from "./template-tags.ts";
 import { Upkeep } from "./upkeep.ts";
 
 const endStrayBudgetMs = 10_000;
@@ -26,15 +28,17 @@ export interface CreateRequest {
   readonly template: string;
   readonly metadata: Readonly<Record<string, string>>;
   readonly envVars: Readonly<Record<string, string>>;
+  readonly lifetime: LifetimeRequest;
+  /** False: the guest's agent asks clients for no token. */
+  readonly secure?: boolean;
   /** What it may reach; undefined or null when nothing is asked for. */
   readonly network?: NetworkRequest | null | undefined;
-  readonly lifetime: LifetimeRequest;
+  /** Without it no traffic wakes it. */
+  readonly autoResume?: AutoResume | undefined;
 }
 
 export interface ForkRequest {
   readonly count: number;
-  /** Undefined: as the parent. */
-  readonly network?: NetworkRequest | null | undefined;
   readonly lifetime: LifetimeRequest;
 }
 
@@ -140,8 +144,8 @@ export class Sandboxes {
   async fork(id: string, request: ForkRequest, command: Command = {}): Promise<Forked> {
     const parent = this.get(id);
     using checkpoint = await parent.checkpoint(command);
-    const { metadata, envVars, templateId, templateName } = parent.record;
-    const network = request.network === undefined ? parent.record.network : request.network;
+    const { templateId, templateName } = parent.record;
+    const inherited = heritageOf(parent, request.lifetime);
     const source: Source = {
       id: checkpoint.snapshotId,
       name: templateName,
@@ -150,11 +154,7 @@ export class Sandboxes {
       spareCount: 0,
     };
     const child = async (verifyDisk: boolean): Promise<Created> =>
-      await this.#bring(
-        this.#newSandbox(source),
-        { metadata, envVars, network, lifetime: request.lifetime },
-        verifyDisk,
-      );
+      await this.#bring(this.#newSandbox(source), inherited, verifyDisk);
     // The first has verified what all stand upon before the others begin.
     const [first] = await Promise.allSettled([child(true)]);
     const verify = first.status === "rejected";
@@ -172,20 +172,26 @@ export class Sandboxes {
     return outcome;
   }
 
-  /** A snapshot that others are made from. @throws what a checkpoint throws; argument.invalid */
-  async takeSnapshot(id: string, name: string | null, command: Command = {}): Promise<string> {
+  /**
+   * A snapshot that others are made from.
+   * @param as What it shall be known by: a name, or a name and a tag. Another that has it loses it.
+   * @throws what a checkpoint throws; argument.invalid
+   */
+  async takeSnapshot(id: string, as: string | null, command: Command = {}): Promise<string> {
     const sandbox = this.get(id);
+    const { name, tag } = as === null ? { name: null, tag: defaultTag } : parseNewName(as);
     if (name !== null) await this.snapshots.assertNameFree(name);
     using checkpoint = await sandbox.checkpoint(command);
     const { snapshotId } = checkpoint;
     await this.snapshots.add({
       id: snapshotId,
-      name,
+      name: tag === defaultTag ? name : null,
       sandboxId: id,
       templateId: sandbox.record.templateId,
       createdAtMs: Date.now(),
       pool: 0,
     });
+    if (name !== null && tag !== defaultTag) await this.#host.tags.assign(name, tag, snapshotId);
     return snapshotId;
   }
 
@@ -195,6 +201,27 @@ export class Sandboxes {
     await this.snapshots.remove(id);
     await this.#spares.drop(id);
     await ignoreFailure("told in the log, and tried again later", this.#collect());
+  }
+
+  /**
+   * Removes a template that no sandbox and no snapshot stands upon.
+   * @throws argument.invalid when one does, template.missing
+   */
+  async removeTemplate(reference: string): Promise<void> {
+    const { templateId } = (await this.#host.templates.open(this.#host.tags.resolve(reference)))
+      .manifest;
+    await this.#spares.drop(templateId);
+    const users = [...this.#everyone].filter(({ record }) => record.templateId === templateId);
+    const snapshots = this.snapshots.all().filter((one) => one.templateId === templateId);
+    if (users.length + snapshots.length > 0) {
+      throw new TorporError(
+        "argument.invalid",
+        `${users.length} sandboxes and ${snapshots.length} snapshots stand upon the template`,
+        { advice: "Remove them first." },
+      );
+    }
+    await this.#host.templates.remove(templateId);
+    await this.#host.tags.forget(templateId);
   }
 
   /** Keeps `count` sandboxes of a snapshot ready. @throws template.missing */
@@ -245,13 +272,21 @@ export class Sandboxes {
 
   async #bring(
     sandbox: Sandbox,
-    { metadata, envVars, network = null, lifetime }: Omit<CreateRequest, "template">,
+    request: Omit<CreateRequest, "template">,
     verifyDisk = true,
   ): Promise<Created> {
-    const { id } = sandbox.record;
+    const { id, accessToken } = sandbox.record;
+    const { metadata, envVars, lifetime, secure, network, autoResume } = request;
     this.#byId.set(id, sandbox);
     try {
-      const owner = { metadata, envVars, network, lifetime: newLifetime(lifetime) };
+      const owner = {
+        metadata,
+        envVars,
+        lifetime: newLifetime(lifetime),
+        accessToken: secure === false ? null : accessToken,
+        network: network ?? null,
+        autoResume: autoResume ?? null,
+      };
       return { sandbox, outcome: await sandbox.create(owner, verifyDisk) };
     } catch (cause) {
       this.#forget(sandbox);
@@ -266,7 +301,7 @@ export class Sandboxes {
       const { id, name, pool } = snapshot;
       return { id, name: name ?? id, template: manifest, snapshotId: id, spareCount: pool };
     }
-    const { manifest } = await this.#host.templates.open(reference);
+    const { manifest } = await this.#host.templates.open(this.#host.tags.resolve(reference));
     const { templateId, name } = manifest;
     const { spareCount } = this.#host;
     return { id: templateId, name, template: manifest, snapshotId: null, spareCount };
@@ -288,9 +323,10 @@ export class Sandboxes {
       accessToken: newSecret(),
       metadata: {},
       envVars: {},
-      network: null,
       createdAtMs: now,
       startedAtMs: now,
+      network: null,
+      autoResume: null,
     });
   }
 
@@ -356,6 +392,22 @@ export class Sandboxes {
       await rm(new SandboxFolder(this.#host.stateFolder, name).path, { recursive: true });
     }
   }
+}
+
+/** What a fork has of its parent; its token is its own, if the parent has one. */
+function heritageOf(
+  { record }: Sandbox,
+  lifetime: LifetimeRequest,
+): Omit<CreateRequest, "template"> {
+  const { metadata, envVars, accessToken, network, autoResume } = record;
+  return {
+    metadata,
+    envVars,
+    lifetime: { ...lifetime, onTimeout: lifetime.onTimeout ?? record.lifetime.onTimeout },
+    secure: accessToken !== null,
+    network,
+    autoResume: autoResume ?? undefined,
+  };
 }
 
 /** Runs `count` pieces of work, at most `atOnce` at a time; the results are in order. */

@@ -6,15 +6,18 @@ import type { SnapshotRecord } from "./records/snapshot-records.ts";
 const namePattern = /^[a-z0-9][a-z0-9_-]{0,127}$/;
 const idPattern = /^[a-z0-9]{20}$/;
 
+/** What they are kept in, and what else has names. */
+type SnapshotsContext = Pick<HostContext, "snapshotRecords" | "tags" | "templates">;
+
 export class Snapshots {
-  readonly #host: HostContext;
+  readonly #host: SnapshotsContext;
   #records: readonly SnapshotRecord[] = [];
 
-  private constructor(host: HostContext) {
+  private constructor(host: SnapshotsContext) {
     this.#host = host;
   }
 
-  static async open(host: HostContext): Promise<Snapshots> {
+  static async open(host: SnapshotsContext): Promise<Snapshots> {
     const snapshots = new Snapshots(host);
     await snapshots.#reload();
     return snapshots;
@@ -28,10 +31,12 @@ export class Snapshots {
     return this.#records.map(({ id }) => id);
   }
 
+  /** @throws template.missing for a tag that does not exist */
   find(reference: string): SnapshotRecord | undefined {
+    const wanted = this.#host.tags.resolve(reference);
     return (
-      this.#records.find(({ name }) => name === reference) ??
-      this.#records.find(({ id }) => id === reference)
+      this.#records.find(({ name }) => name === wanted) ??
+      this.#records.find(({ id }) => id === wanted)
     );
   }
 
@@ -69,6 +74,7 @@ export class Snapshots {
 
   async remove(id: string): Promise<void> {
     await this.#host.snapshotRecords.remove(id);
+    await this.#host.tags.forget(id);
     await this.#reload();
   }
 

@@ -25,6 +25,12 @@ interface ErrorRow {
 
 const table = {
   "argument.invalid": row(400, "afterChange", "none", "Correct the named argument and try again."),
+  "auth.forbidden": row(
+    403,
+    "afterChange",
+    "none",
+    "Use credentials of the team that it belongs to, or leave the team out.",
+  ),
   "auth.missing": row(401, "afterChange", "none", "Send a valid key in the X-API-Key header."),
   canceled: row(499, "sameRequest", "maybe", "Look at the state, then repeat the request."),
   "command.failed": row(500, "afterChange", "maybe", "Read the output of the command above."),
@@ -61,6 +67,7 @@ const table = {
   ),
   "guest.refused": row(502, "afterChange", "maybe", "Read the console with `torpor logs ID`."),
   internal: row(500, "never", "maybe", "This is a bug in Torpor: please report it with the log."),
+  "key.missing": row(404, "never", "none", "List the keys with `torpor keys ls`."),
   "network.failed": row(500, "afterChange", "none", "Run `torpor doctor` to check /dev/net/tun."),
   "network.unenforceable": row(
     409,
@@ -75,6 +82,15 @@ const table = {
     "none",
     "End the program that holds the port, or set TORPOR_PORT to another one.",
   ),
+  "rate.limited": row(
+    429,
+    "sameRequest",
+    "none",
+    "Repeat the request after what Retry-After says.",
+  ),
+  "request.slow": row(408, "sameRequest", "none", "Send the whole request without long breaks."),
+  "request.tooLarge": row(413, "afterChange", "none", "Send a smaller body."),
+  "route.missing": row(404, "never", "none", "Look at GET /openapi.json for what there is."),
   "root.required": row(403, "afterChange", "none", "Run the same command as root."),
   "sandbox.notFound": row(404, "never", "none", "List the sandboxes with `torpor ls`."),
   "sandbox.stale": row(

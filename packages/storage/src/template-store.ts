@@ -70,6 +70,24 @@ export class TemplateStore {
     await writeFileDurably(join(this.#namesFolder, name), templateId);
   }
 
+  /** The names that mean this template, in order. */
+  async namesOf(templateId: string): Promise<readonly string[]> {
+    const names = await this.names();
+    const ids = await Promise.all(names.map((name) => this.#resolve(name).catch(() => undefined)));
+    return names.filter((_name, index) => ids[index] === templateId);
+  }
+
+  /** Removes it with its names. The caller knows that nothing stands upon it. */
+  async remove(templateId: string): Promise<void> {
+    for (const name of await this.namesOf(templateId)) {
+      await rm(join(this.#namesFolder, name), { force: true });
+    }
+    const folder = join(this.#folder, templateId);
+    // Half a template must never be found under its id.
+    await renameDurably(folder, `${folder}${stagedSuffix}`);
+    await rm(`${folder}${stagedSuffix}`, { recursive: true, force: true });
+  }
+
   /** A new folder to build a template in; disposing it before `publish` leaves no trace. */
   async stage(templateId: string): Promise<StagedTemplate> {
     const folder = join(this.#folder, templateId);

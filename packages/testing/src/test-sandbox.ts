@@ -16,6 +16,11 @@ export interface RunOptions {
   readonly stdin?: boolean;
 }
 
+/** Without a timeout of its own a test's sandbox never ends by the clock. */
+function timeoutOf(options: object): object {
+  return "timeout" in options ? {} : { timeoutMs: null };
+}
+
 interface ForkResult {
   readonly sandbox?: object;
   readonly error?: { readonly message: string };
@@ -39,7 +44,7 @@ export class TestSandbox {
     template = "base",
     options: object = {},
   ): Promise<TestSandbox> {
-    const body = { templateID: template, ...options };
+    const body = { templateID: template, ...timeoutOf(options), ...options };
     const { text } = await api.call("POST", "/v2/sandboxes", body);
     return new TestSandbox(api, text);
   }
@@ -56,17 +61,25 @@ export class TestSandbox {
 
   /** Returns the answer: its status is 201, or 200 when there was nothing to do. */
   async resume(): Promise<ApiAnswer> {
-    return await this.api.call("POST", `/v2/sandboxes/${this.id}/connect`, {});
+    return await this.api.call("POST", `/v2/sandboxes/${this.id}/connect`, {
+      keepTimeout: true,
+    });
   }
 
   /** Goes back to the snapshot before the newest one. */
   async resumePrevious(): Promise<void> {
-    await this.api.call("POST", `/v2/sandboxes/${this.id}/connect`, { previous: true });
+    await this.api.call("POST", `/v2/sandboxes/${this.id}/connect`, {
+      previous: true,
+      keepTimeout: true,
+    });
   }
 
   /** New sandboxes from this instant; `errors` are of the children that did not come to be. */
   async fork(count = 1): Promise<{ children: readonly TestSandbox[]; errors: readonly string[] }> {
-    const { text } = await this.api.call("POST", `/sandboxes/${this.id}/fork`, { count });
+    const { text } = await this.api.call("POST", `/sandboxes/${this.id}/fork`, {
+      count,
+      timeoutMs: null,
+    });
     const results = parseJson(text, "answer") as readonly ForkResult[];
     assert.equal(results.length, count, "one result for each child");
     return {

@@ -5,7 +5,7 @@ import { createServer, request as httpRequest } from "node:http";
 import { test } from "node:test";
 import { agentPort, hostKeyHeader } from "@torpor/protocol";
 import { addressed, sandboxId, startTestEdge, textOf, userPort } from "./fixtures.ts";
-import { trafficTokenOf } from "./ingress.ts";
+import { trafficTokenOf } from "../traffic-token.ts";
 
 test("a request reaches the port that its host or its headers name, and others the API", async () => {
   await using edge = await startTestEdge();
@@ -350,6 +350,7 @@ test("private traffic wants the token on all ports but the agent's", async () =>
   await using edge = await startTestEdge({ network: { allowPublicTraffic: false } });
   await edge.serve(userPort, (_request, response) => response.end("in"));
   const token = trafficTokenOf(edge.sandbox.record);
+  assert.ok(token !== null);
   const status = async (headers: Record<string, string>, port = userPort): Promise<number> =>
     (await edge.get("/", { headers: { ...addressed(port), ...headers } })).status;
   assert.equal(await status({}), 403);

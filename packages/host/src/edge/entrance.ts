@@ -29,7 +29,7 @@ export interface EdgeSandbox {
   readonly record: IngressRecord & { readonly state: Pick<SandboxState, "kind"> };
   readonly run: { readonly traffic: Traffic } | undefined;
   readonly activity: Activity;
-  resume(command: { readonly timeoutMs?: number | undefined }): Promise<unknown>;
+  resume(command: { readonly timeoutMs?: number | null }): Promise<unknown>;
   /** Settles when what was asked of it so far is done. */
   whenIdle(): Promise<void>;
 }

@@ -15,10 +15,9 @@ import { type AddressInfo, type Socket, connect } from "node:net";
 import { GuestLink } from "@torpor/guest";
 import { agentPort } from "@torpor/protocol";
 import { Activity } from "../activity.ts";
-import { newLifetime } from "../lifecycle/lifetime.ts";
+import { type NetworkRequest, openNetwork } from "../network-request.ts";
 import { Edge } from "./edge.ts";
 import type { EdgeSandbox } from "./entrance.ts";
-import type { IngressRules } from "./ingress.ts";
 import { createListener } from "./listener.ts";
 import { type Ending, Traffic } from "./traffic.ts";
 
@@ -28,7 +27,7 @@ export const userPort = 3000;
 export interface TestEdgeOptions {
   readonly autoResume?: boolean;
   readonly accessToken?: string;
-  readonly network?: IngressRules;
+  readonly network?: Partial<NetworkRequest>;
   readonly transitionMs?: number;
   readonly domain?: string;
 }
@@ -51,8 +50,8 @@ export class FakeSandbox implements EdgeSandbox {
       id: sandboxId,
       hostKey: "host key",
       accessToken: options.accessToken ?? "token",
-      lifetime: newLifetime({ autoResume: options.autoResume }),
-      network: options.network ?? null,
+      autoResume: options.autoResume === true ? { timeoutMs: 300_000 } : null,
+      network: options.network === undefined ? null : { ...openNetwork, ...options.network },
       state: { kind: "paused" },
     };
     this.start();

@@ -4,35 +4,18 @@
  * Ports of a sandbox are open to whoever can reach the edge, unless its owner asked for private
  * traffic: then each port but the agent's, which asks for a token of its own, wants the traffic token.
  */
-import { createHash, createHmac, timingSafeEqual } from "node:crypto";
+import { createHash, timingSafeEqual } from "node:crypto";
 import type { IncomingHttpHeaders } from "node:http";
 import { accessTokenHeader, agentPort } from "@torpor/protocol";
 import type { SandboxRecord } from "../records/sandbox-records.ts";
+import { trafficTokenOf } from "../traffic-token.ts";
 
 export const trafficTokenHeader = "e2b-traffic-access-token";
 
-/** The part of a sandbox's network rules that is about requests from outside. */
-export interface IngressRules {
-  /** True when it is not said. */
-  readonly allowPublicTraffic?: boolean | undefined;
-  /** The host name that the guest sees; `${PORT}` stands for the port. */
-  readonly maskRequestHost?: string | null | undefined;
-}
-
-export type IngressRecord = Pick<SandboxRecord, "id" | "hostKey" | "accessToken" | "lifetime"> & {
-  readonly network?: IngressRules | null | undefined;
-};
-
-/** LIMIT: the least time that a sandbox gets which a request has woken, as clients expect it. */
-const wokenMsMin = 300_000;
-
-/**
- * What a client has to send for private traffic. It is the same in every run, and derived, so that no
- * record has to hold it; a fork has a host key of its own and with it another token.
- */
-export function trafficTokenOf({ id, hostKey }: Pick<SandboxRecord, "id" | "hostKey">): string {
-  return createHmac("sha256", hostKey).update(`traffic of ${id}`).digest("hex");
-}
+export type IngressRecord = Pick<
+  SandboxRecord,
+  "id" | "hostKey" | "accessToken" | "network" | "autoResume"
+>;
 
 /** Why a request may not pass, whatever the state of the sandbox; undefined when it may. */
 export function denialOf(
@@ -40,8 +23,9 @@ export function denialOf(
   port: number,
   headers: IncomingHttpHeaders,
 ): string | undefined {
-  if (port === agentPort || record.network?.allowPublicTraffic !== false) return undefined;
-  if (isSame(headers[trafficTokenHeader], trafficTokenOf(record))) return undefined;
+  const token = trafficTokenOf(record);
+  if (port === agentPort || token === null) return undefined;
+  if (isSame(headers[trafficTokenHeader], token)) return undefined;
   return `The traffic of this sandbox is private: the header ${trafficTokenHeader} is missing or wrong`;
 }
 
@@ -59,13 +43,13 @@ export function wakeDenialOf(
   return `The sandbox is paused, and only a request with its ${accessTokenHeader} header wakes it`;
 }
 
-export function wakesOnTraffic({ lifetime }: IngressRecord): boolean {
-  return lifetime.autoResume === true;
+export function wakesOnTraffic({ autoResume }: IngressRecord): boolean {
+  return autoResume !== null;
 }
 
-/** The timeout of a sandbox that a request wakes: what was left of it, or a decent minimum. */
-export function wokenTimeoutMs({ lifetime }: IngressRecord): number | undefined {
-  return lifetime.leftMs === null ? undefined : Math.max(lifetime.leftMs, wokenMsMin);
+/** The timeout of a sandbox that a request wakes; null: it has none. */
+export function wokenTimeoutMs({ autoResume }: IngressRecord): number | null {
+  return autoResume?.timeoutMs ?? null;
 }
 
 /** Undefined: the guest sees the host name that the client used. */

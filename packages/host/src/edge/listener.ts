@@ -8,11 +8,15 @@ import { type IncomingMessage, type Server, type ServerResponse, createServer } 
 import type { Edge } from "./edge.ts";
 import { headBytesMax } from "./guest-request.ts";
 
+/** How often slow clients are looked for. */
+const slowClientCheckMs = 1_000;
+
 export function createListener(
   edge: Edge,
   serveApi: (request: IncomingMessage, response: ServerResponse) => void,
 ): Server {
   const options = {
+    connectionsCheckingInterval: slowClientCheckMs,
     maxHeaderSize: headBytesMax,
     shouldUpgradeCallback: (request: IncomingMessage) =>
       edge.takes(request) && !/^h2c$/i.test(request.headers.upgrade ?? ""),

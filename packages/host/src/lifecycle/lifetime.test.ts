@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { begin, newLifetime, nextDue, rest, setTimeoutMs } from "./lifetime.ts";
+import { begin, extend, isEndless, newLifetime, nextDue, rest, setTimeoutMs } from "./lifetime.ts";
 
 const startMs = 1_000_000;
 
@@ -65,4 +65,13 @@ test("setting a timeout replaces it, while running and while asleep", () => {
   assert.equal(nextDue(setTimeoutMs(running, null, startMs, startMs), startMs, startMs), undefined);
   const asleep = setTimeoutMs(rest(running, startMs, startMs), 7_000, undefined, startMs);
   assert.equal(begin(asleep, startMs).endAtMs, startMs + 7_000);
+});
+
+test("extending gives time and never takes any", () => {
+  const running = begin(newLifetime({ timeoutMs: 50_000 }), startMs);
+  assert.equal(extend(running, 10_000, startMs).endAtMs, startMs + 50_000);
+  assert.equal(extend(running, 70_000, startMs).endAtMs, startMs + 70_000);
+  assert.ok(isEndless(extend(running, null, startMs)));
+  const endless = begin(newLifetime({}), startMs);
+  assert.equal(extend(endless, 70_000, startMs).endAtMs, null);
 });

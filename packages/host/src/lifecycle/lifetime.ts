@@ -17,8 +17,8 @@ export interface Lifetime {
   readonly maxRunMs: number | null;
   /** Running time of earlier runs. */
   readonly ranMs: number;
-  /** Whether a request to its guest wakes it; false when it is not said. */
-  readonly autoResume?: boolean;
+  /** When the last run was over; null before that. */
+  readonly endedAtMs: number | null;
 }
 
 export interface LifetimeRequest {
@@ -26,7 +26,6 @@ export interface LifetimeRequest {
   readonly onTimeout?: "kill" | "pause" | undefined;
   readonly idleTimeoutMs?: number | null | undefined;
   readonly maxRunMs?: number | null | undefined;
-  readonly autoResume?: boolean | undefined;
 }
 
 export interface Due {
@@ -46,7 +45,7 @@ export function newLifetime(request: LifetimeRequest): Lifetime {
     idleTimeoutMs: request.idleTimeoutMs ?? null,
     maxRunMs: request.maxRunMs ?? null,
     ranMs: 0,
-    autoResume: request.autoResume ?? false,
+    endedAtMs: null,
   };
 }
 
@@ -65,6 +64,7 @@ export function rest(lifetime: Lifetime, startedAtMs: number, nowMs: number): Li
     endAtMs: null,
     leftMs: endAtMs === null ? lifetime.leftMs : Math.max(0, endAtMs - nowMs),
     ranMs: ranMs + Math.max(0, nowMs - startedAtMs),
+    endedAtMs: nowMs,
   };
 }
 
@@ -78,6 +78,18 @@ export function setTimeoutMs(
   const set = { ...lifetime, endAtMs: null, leftMs: timeoutMs };
   if (runningSinceMs === undefined || timeoutMs === null) return set;
   return { ...set, endAtMs: nowMs + timeoutMs, leftMs: null };
+}
+
+/** Gives a running sandbox at least this long from now; null: for ever. Never takes time away. */
+export function extend(lifetime: Lifetime, timeoutMs: number | null, nowMs: number): Lifetime {
+  if (timeoutMs === null) return { ...lifetime, endAtMs: null };
+  if (lifetime.endAtMs === null) return lifetime;
+  return { ...lifetime, endAtMs: Math.max(lifetime.endAtMs, nowMs + timeoutMs) };
+}
+
+/** Whether nothing ends it by the clock. */
+export function isEndless({ endAtMs, leftMs }: Lifetime): boolean {
+  return endAtMs === null && leftMs === null;
 }
 
 /** What happens first to a running sandbox, if anything ever does. */

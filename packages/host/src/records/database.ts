@@ -27,14 +27,17 @@ export interface SandboxTable {
   /** JSON of `Lifetime`. */
   lifetime: string;
   host_key: string;
+  /** Empty: the guest asks for none. */
   access_token: string;
   /** JSON maps of strings. */
   metadata: string;
   env_vars: string;
-  /** JSON of `NetworkRequest`, or null. */
-  network: string | null;
   created_at_ms: number;
   started_at_ms: number;
+  /** JSON of `NetworkRequest`, or null for one that asked for nothing. */
+  network: string | null;
+  /** JSON of `AutoResume`, or null when no traffic wakes it. */
+  auto_resume: string | null;
 }
 
 /** Snapshots that a user asked for, from which sandboxes are made. */
@@ -49,19 +52,33 @@ export interface SnapshotTable {
   pool: number;
 }
 
+/** What a name with a tag means; without a tag the template store and the snapshots know. */
+export interface TemplateTagTable {
+  name: string;
+  tag: string;
+  /** Of a template or a snapshot. */
+  target_id: string;
+  created_at_ms: number;
+}
+
 export interface ApiKeyTable {
   id: string;
+  /** Which `KeyKind` it is of. */
+  kind: string;
   name: string;
   /** SHA-256, hex, of the key's bytes; the key itself is not kept. */
   key_sha256: string;
   /** First characters, to tell keys apart in a list. */
   prefix: string;
+  /** Last characters; null for keys of a time when they were not kept. */
+  suffix: string | null;
   created_at_ms: number;
 }
 
 export interface Tables {
   sandboxes: SandboxTable;
   snapshots: SnapshotTable;
+  template_tags: TemplateTagTable;
   api_keys: ApiKeyTable;
 }
 

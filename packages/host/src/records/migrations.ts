@@ -45,9 +45,23 @@ export const migrations: Readonly<Record<string, Migration>> = {
         .execute();
     },
   },
-  "0002-network": {
+  "0002-control-plane": {
     up: async (database: Kysely<unknown>) => {
       await database.schema.alterTable("sandboxes").addColumn("network", "text").execute();
+      await database.schema.alterTable("sandboxes").addColumn("auto_resume", "text").execute();
+      await database.schema.alterTable("api_keys").addColumn("suffix", "text").execute();
+      await database.schema
+        .alterTable("api_keys")
+        .addColumn("kind", "text", (column) => column.notNull().defaultTo("api-key"))
+        .execute();
+      await database.schema
+        .createTable("template_tags")
+        .addColumn("name", "text", (column) => column.notNull())
+        .addColumn("tag", "text", (column) => column.notNull())
+        .addColumn("target_id", "text", (column) => column.notNull())
+        .addColumn("created_at_ms", "bigint", (column) => column.notNull())
+        .addPrimaryKeyConstraint("template_tags_name_tag", ["name", "tag"])
+        .execute();
     },
   },
 };

@@ -10,6 +10,12 @@ import type { SandboxState } from "../lifecycle/state.ts";
 import type { NetworkRequest } from "../network-request.ts";
 import type { Database, SandboxTable } from "./database.ts";
 
+/** That traffic may wake the sandbox, and how long it then gets. */
+export interface AutoResume {
+  /** Null: for ever. */
+  readonly timeoutMs: number | null;
+}
+
 export interface SandboxRecord {
   readonly id: string;
   readonly templateId: string;
@@ -25,14 +31,17 @@ export interface SandboxRecord {
   readonly diskLayers: readonly string[];
   readonly lifetime: Lifetime;
   readonly hostKey: string;
-  readonly accessToken: string;
+  /** What the agent asks of clients; null: nothing. */
+  readonly accessToken: string | null;
   readonly metadata: Readonly<Record<string, string>>;
   readonly envVars: Readonly<Record<string, string>>;
-  /** What was asked for; null when nothing was. */
-  readonly network: NetworkRequest | null;
   readonly createdAtMs: number;
   /** When the present or last run began. */
   readonly startedAtMs: number;
+  /** What was asked of its network; null: nothing was. */
+  readonly network: NetworkRequest | null;
+  /** Null: only a request for it wakes it. */
+  readonly autoResume: AutoResume | null;
 }
 
 export class SandboxRecords {
@@ -73,12 +82,13 @@ function toRow(record: SandboxRecord): SandboxTable {
     disk_layers: JSON.stringify(record.diskLayers),
     lifetime: JSON.stringify(record.lifetime),
     host_key: record.hostKey,
-    access_token: record.accessToken,
+    access_token: record.accessToken ?? "",
     metadata: JSON.stringify(record.metadata),
     env_vars: JSON.stringify(record.envVars),
-    network: record.network === null ? null : JSON.stringify(record.network),
     created_at_ms: record.createdAtMs,
     started_at_ms: record.startedAtMs,
+    network: record.network === null ? null : JSON.stringify(record.network),
+    auto_resume: record.autoResume === null ? null : JSON.stringify(record.autoResume),
   };
 }
 
@@ -95,11 +105,12 @@ function fromRow(row: Selectable<SandboxTable>): SandboxRecord {
     diskLayers: JSON.parse(row.disk_layers) as string[],
     lifetime: JSON.parse(row.lifetime) as Lifetime,
     hostKey: row.host_key,
-    accessToken: row.access_token,
+    accessToken: row.access_token === "" ? null : row.access_token,
     metadata: JSON.parse(row.metadata) as Record<string, string>,
     envVars: JSON.parse(row.env_vars) as Record<string, string>,
-    network: row.network === null ? null : (JSON.parse(row.network) as NetworkRequest),
     createdAtMs: row.created_at_ms,
     startedAtMs: row.started_at_ms,
+    network: row.network === null ? null : (JSON.parse(row.network) as NetworkRequest),
+    autoResume: row.auto_resume === null ? null : (JSON.parse(row.auto_resume) as AutoResume),
   };
 }

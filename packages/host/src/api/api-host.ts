@@ -1,0 +1,64 @@
+/** What the API asks of the rest of the daemon; tests put something without VMs in its place. */
+import type { JsonObject, Logger } from "@torpor/std";
+import type { TemplateStore } from "@torpor/storage";
+import type { ApiKeys } from "../api-keys.ts";
+import type { GuestLogs } from "../guest-logs.ts";
+import type { GuestMetrics } from "../guest-metrics.ts";
+import type { Sandbox } from "../sandbox.ts";
+import type { Created, Forked, Sandboxes } from "../sandboxes.ts";
+import type { Snapshots } from "../snapshots.ts";
+import type { TemplateTags } from "../template-tags.ts";
+
+export type ApiSandbox = Pick<
+  Sandbox,
+  | "record"
+  | "run"
+  | "folder"
+  | "pause"
+  | "resume"
+  | "setTimeoutMs"
+  | "extendTimeoutMs"
+  | "setNetwork"
+>;
+
+export type ApiCreated = Omit<Created, "sandbox"> & { readonly sandbox: ApiSandbox };
+export type ApiForked = Omit<Forked, "children"> & {
+  readonly children: readonly PromiseSettledResult<ApiCreated>[];
+};
+
+export interface ApiSandboxes {
+  readonly store: Sandboxes["store"];
+  readonly snapshots: Pick<Snapshots, "all" | "get" | "find">;
+  all(): readonly ApiSandbox[];
+  get(id: string): ApiSandbox;
+  create(...request: Parameters<Sandboxes["create"]>): Promise<ApiCreated>;
+  fork(...request: Parameters<Sandboxes["fork"]>): Promise<ApiForked>;
+  remove: Sandboxes["remove"];
+  takeSnapshot: Sandboxes["takeSnapshot"];
+  removeSnapshot: Sandboxes["removeSnapshot"];
+  removeTemplate: Sandboxes["removeTemplate"];
+  setPool: Sandboxes["setPool"];
+  missedDeadline(sandbox: ApiSandbox): ReturnType<Sandboxes["missedDeadline"]>;
+}
+
+export interface ApiHost {
+  readonly sandboxes: ApiSandboxes;
+  readonly templates: Pick<TemplateStore, "open" | "ids" | "names" | "namesOf" | "assignName">;
+  readonly tags: Pick<TemplateTags, "resolve" | "of" | "named" | "assign" | "remove">;
+  readonly apiKeys: ApiKeys;
+  readonly accessTokens: ApiKeys;
+  readonly metrics: Pick<GuestMetrics, "of">;
+  readonly logs: Pick<GuestLogs, "of">;
+  /** Facts about this daemon for `GET /torpor/daemon`. */
+  readonly describe: () => Promise<JsonObject>;
+  readonly log: Logger;
+  readonly policy: ApiPolicy;
+}
+
+/** What the owner of the machine decides. */
+export interface ApiPolicy {
+  /** LIMIT: the longest timeout, counted from the start of a run. */
+  readonly timeoutMsMax: number;
+  /** LIMIT: how many requests one key may send at once, and in each window; 0: any number. */
+  readonly requestsMax: number;
+}

@@ -1,0 +1,442 @@
+/**
+ * The API over real HTTP with sandboxes that are records only: no VM runs, and every verb takes effect
+ * at once. Keys, tags, snapshots and templates are the real ones, over a folder that goes away.
+ *
+ * Every answer of a known route is compared with the OpenAPI document by the validator it is given.
+ */
+import assert from "node:assert/strict";
+import { once } from "node:events";
+import { mkdtempDisposable, writeFile } from "node:fs/promises";
+import { type IncomingHttpHeaders, type IncomingMessage, createServer, request } from "node:http";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { type Logger, TorporError, parseJson, silentLogger } from "@torpor/std";
+import {
+  SandboxFolder,
+  SnapshotStore,
+  type TemplateManifest,
+  TemplateStore,
+} from "@torpor/storage";
+import { ApiKeys } from "../api-keys.ts";
+import { newSandboxId, newSecret, newSnapshotId } from "../entropy.ts";
+import type { LogEntry } from "../guest-log-line.ts";
+import { begin, extend, newLifetime, rest, setTimeoutMs } from "../lifecycle/lifetime.ts";
+import type { SandboxState } from "../lifecycle/state.ts";
+import { openDatabase } from "../records/database.ts";
+import { openNetwork } from "../network-request.ts";
+import type { SandboxRecord } from "../records/sandbox-records.ts";
+import { SnapshotRecords } from "../records/snapshot-records.ts";
+import type { ResumeCommand } from "../sandbox.ts";
+import type { CreateRequest, ForkRequest } from "../sandboxes.ts";
+import { Snapshots } from "../snapshots.ts";
+import { TemplateTags } from "../template-tags.ts";
+import type { ApiHost, ApiPolicy, ApiSandbox, ApiSandboxes } from "./api-host.ts";
+import type { ListenerLimits } from "./listener.ts";
+import { openApiDocument } from "./openapi/document.ts";
+import type { Route } from "./route.ts";
+import { allRoutes } from "./routes.ts";
+import { createApi } from "./server.ts";
+
+export const fakeTemplateId = "t".repeat(20);
+const bytesPerMiB = 1024 * 1024;
+const slowClientCheckMs = 100;
+
+/** Of a library for JSON Schema, which tests bring along. */
+export interface SchemaValidator {
+  addSchema(schema: object, name: string): unknown;
+  compile(schema: object): ((value: unknown) => unknown) & { readonly errors?: unknown };
+}
+
+export interface FakeApiOptions {
+  readonly validator: SchemaValidator;
+  readonly requireKey?: boolean;
+  readonly policy?: Partial<ApiPolicy>;
+  readonly limits?: ListenerLimits;
+  readonly log?: Logger;
+}
+
+export interface Answer {
+  readonly status: number;
+  readonly headers: IncomingHttpHeaders;
+  readonly text: string;
+  /** Parsed; undefined when there is none. */
+  readonly body: unknown;
+}
+
+export interface CallOptions {
+  /** Sent as it is when it is a text. */
+  readonly body?: object | string | undefined;
+  readonly headers?: Readonly<Record<string, string>>;
+}
+
+export interface FakeApi extends AsyncDisposable {
+  readonly host: ApiHost;
+  readonly sandboxes: FakeSandboxes;
+  readonly port: number;
+  readonly routes: readonly Route[];
+  /** What the server serves, as `METHOD /path`. */
+  readonly served: readonly string[];
+  /** Sends bodies in chunks, without their length, as Node's fetch does. */
+  call(method: string, path: string, options?: CallOptions): Promise<Answer>;
+  /** Of connections to it. */
+  countConnections(): Promise<number>;
+}
+
+export async function startFakeApi(options: FakeApiOptions): Promise<FakeApi> {
+  await using undo = new AsyncDisposableStack();
+  const folder = undo.use(await mkdtempDisposable(join(tmpdir(), "torpor-api-")));
+  const database = await openDatabase(":memory:");
+  undo.defer(() => database.destroy());
+  const templates = new TemplateStore(join(folder.path, "templates"));
+  await publishTemplate(templates);
+  const tags = await TemplateTags.open(database);
+  const snapshotRecords = new SnapshotRecords(database);
+  const snapshots = await Snapshots.open({ snapshotRecords, tags, templates });
+  const store = await SnapshotStore.open(folder.path);
+  const sandboxes = new FakeSandboxes(folder.path, snapshots, store, templates, tags);
+  const host: ApiHost = {
+    sandboxes,
+    templates,
+    tags,
+    apiKeys: await ApiKeys.open(database, "api-key"),
+    accessTokens: await ApiKeys.open(database, "access-token"),
+    metrics: { of: () => Promise.resolve([]) },
+    logs: { of: (sandbox) => Promise.resolve(sandboxes.logs.get(sandbox.record.id) ?? []) },
+    describe: () => Promise.resolve({}),
+    log: options.log ?? silentLogger,
+    policy: { timeoutMsMax: 24 * 3_600_000, requestsMax: 0, ...options.policy },
+  };
+  const app = await createApi({
+    host,
+    requireKey: options.requireKey ?? false,
+    createServer: (handler) =>
+      createServer({ connectionsCheckingInterval: slowClientCheckMs }, handler),
+    limits: options.limits,
+  });
+  undo.defer(() => {
+    app.server.close();
+    app.server.closeAllConnections();
+  });
+  app.server.listen(0, "127.0.0.1");
+  await once(app.server, "listening");
+  const address = app.server.address();
+  const port = typeof address === "object" ? (address?.port ?? 0) : 0;
+  const routes = allRoutes(host);
+  const check = answerChecker(options.validator, routes);
+  const owned = undo.move();
+  return {
+    host,
+    sandboxes,
+    port,
+    routes,
+    served: servedRoutes(app.printRoutes({ commonPrefix: false })),
+    call: async (method, path, call) => {
+      const answer = await exchange(port, method, path, call);
+      check(method, path, answer);
+      return answer;
+    },
+    countConnections: () =>
+      new Promise((resolve, reject) => {
+        app.server.getConnections((error, count) => {
+          if (error === null) resolve(count);
+          else reject(error);
+        });
+      }),
+    [Symbol.asyncDispose]: () => owned.disposeAsync(),
+  };
+}
+
+class FakeSandbox {
+  readonly run = undefined;
+  readonly folder: SandboxFolder;
+  record: SandboxRecord;
+  /** What the last resume was asked for. */
+  resumed: ResumeCommand | undefined;
+
+  constructor(stateFolder: string, record: SandboxRecord) {
+    this.folder = new SandboxFolder(stateFolder, record.id);
+    this.record = record;
+  }
+
+  change(change: Partial<SandboxRecord>): void {
+    this.record = { ...this.record, ...change };
+  }
+
+  pause: ApiSandbox["pause"] = () => {
+    const { lifetime, startedAtMs, state } = this.record;
+    if (state.kind === "paused") return Promise.resolve({ changed: false, timings: [] });
+    const rested = rest(lifetime, startedAtMs, Date.now());
+    this.change({ state: { kind: "paused" }, snapshotId: newSnapshotId(), lifetime: rested });
+    return Promise.resolve({ changed: true, timings: [{ step: "save memory", tookMs: 1 }] });
+  };
+
+  resume: ApiSandbox["resume"] = (command = {}) => {
+    this.resumed = command;
+    const { timeoutMs } = command;
+    const { lifetime, state } = this.record;
+    const nowMs = Date.now();
+    if (state.kind === "running") {
+      if (timeoutMs !== undefined) this.change({ lifetime: extend(lifetime, timeoutMs, nowMs) });
+      return Promise.resolve({ changed: false, timings: [] });
+    }
+    const began = begin(lifetime, nowMs);
+    this.change({
+      state: runningState,
+      startedAtMs: nowMs,
+      lifetime: timeoutMs === undefined ? began : setTimeoutMs(began, timeoutMs, nowMs, nowMs),
+    });
+    return Promise.resolve({ changed: true, timings: [] });
+  };
+
+  setTimeoutMs: ApiSandbox["setTimeoutMs"] = (timeoutMs) => {
+    const { lifetime, startedAtMs, state } = this.record;
+    const since = state.kind === "running" ? startedAtMs : undefined;
+    this.change({ lifetime: setTimeoutMs(lifetime, timeoutMs, since, Date.now()) });
+    return Promise.resolve();
+  };
+
+  extendTimeoutMs: ApiSandbox["extendTimeoutMs"] = (timeoutMs) => {
+    this.change({ lifetime: extend(this.record.lifetime, timeoutMs, Date.now()) });
+    return Promise.resolve();
+  };
+
+  setNetwork: ApiSandbox["setNetwork"] = (network) => {
+    this.change({ network: network === null ? null : { ...openNetwork, ...network } });
+    return Promise.resolve();
+  };
+}
+
+/** Nobody looks at the VM of a fake. */
+const runningState = { kind: "running" } as unknown as SandboxState;
+
+export class FakeSandboxes implements ApiSandboxes {
+  readonly snapshots: Snapshots;
+  readonly store: SnapshotStore;
+  readonly logs = new Map<string, readonly LogEntry[]>();
+  /** Awaited by every create; tests put what takes its time here. */
+  beforeCreate: () => Promise<void> = () => Promise.resolve();
+  readonly #stateFolder: string;
+  readonly #templates: TemplateStore;
+  readonly #tags: TemplateTags;
+  readonly #byId = new Map<string, FakeSandbox>();
+
+  constructor(
+    stateFolder: string,
+    snapshots: Snapshots,
+    store: SnapshotStore,
+    templates: TemplateStore,
+    tags: TemplateTags,
+  ) {
+    this.#stateFolder = stateFolder;
+    this.snapshots = snapshots;
+    this.store = store;
+    this.#templates = templates;
+    this.#tags = tags;
+  }
+
+  all(): readonly FakeSandbox[] {
+    return [...this.#byId.values()];
+  }
+
+  get(id: string): FakeSandbox {
+    const found = this.#byId.get(id);
+    if (found !== undefined) return found;
+    throw new TorporError("sandbox.notFound", `there is no sandbox ${id}`);
+  }
+
+  /** One that is there already, whatever its state. */
+  add(change: Partial<SandboxRecord> = {}): FakeSandbox {
+    const nowMs = Date.now();
+    const sandbox = new FakeSandbox(this.#stateFolder, {
+      id: newSandboxId(),
+      templateId: fakeTemplateId,
+      templateName: "base",
+      generation: 1,
+      snapshotId: null,
+      previousSnapshotId: null,
+      state: runningState,
+      diskLayers: [],
+      lifetime: begin(newLifetime({ timeoutMs: 60_000 }), nowMs),
+      hostKey: newSecret(),
+      accessToken: newSecret(),
+      metadata: {},
+      envVars: {},
+      createdAtMs: nowMs,
+      startedAtMs: nowMs,
+      network: null,
+      autoResume: null,
+      ...change,
+    });
+    this.#byId.set(sandbox.record.id, sandbox);
+    return sandbox;
+  }
+
+  create: ApiSandboxes["create"] = async (wanted: CreateRequest) => {
+    await this.beforeCreate();
+    if (this.snapshots.find(wanted.template) === undefined) {
+      await this.#templates.open(this.#tags.resolve(wanted.template));
+    }
+    const { metadata, envVars, network, autoResume } = wanted;
+    const sandbox = this.add({
+      metadata,
+      envVars,
+      network: network ?? null,
+      autoResume: autoResume ?? null,
+      lifetime: begin(newLifetime(wanted.lifetime), Date.now()),
+      ...(wanted.secure === false ? { accessToken: null } : {}),
+    });
+    return { sandbox, outcome: { changed: true, timings: [{ step: "init", tookMs: 1 }] } };
+  };
+
+  fork: ApiSandboxes["fork"] = (id: string, { count, lifetime }: ForkRequest) => {
+    const { metadata } = this.get(id).record;
+    const children = Array.from({ length: count }, (_none, index) => {
+      if (index === 2) {
+        const reason = new TorporError("storage.noSpace", "the disk is full");
+        return { status: "rejected", reason } as const;
+      }
+      const sandbox = this.add({ metadata, lifetime: begin(newLifetime(lifetime), Date.now()) });
+      return { status: "fulfilled", value: { sandbox, outcome: unchanged } } as const;
+    });
+    return Promise.resolve({ snapshotId: newSnapshotId(), timings: [], children });
+  };
+
+  remove: ApiSandboxes["remove"] = (id) => {
+    this.get(id);
+    this.#byId.delete(id);
+    return Promise.resolve({ changed: true, timings: [] });
+  };
+
+  takeSnapshot: ApiSandboxes["takeSnapshot"] = async (sandboxId, as) => {
+    this.get(sandboxId);
+    const id = newSnapshotId();
+    const templateId = fakeTemplateId;
+    const createdAtMs = Date.now();
+    await this.snapshots.add({ id, name: as, sandboxId, templateId, createdAtMs, pool: 0 });
+    return id;
+  };
+
+  removeSnapshot: ApiSandboxes["removeSnapshot"] = async (reference) => {
+    await this.snapshots.remove(this.snapshots.get(reference).id);
+  };
+
+  removeTemplate: ApiSandboxes["removeTemplate"] = async (reference) => {
+    const { manifest } = await this.#templates.open(this.#tags.resolve(reference));
+    await this.#templates.remove(manifest.templateId);
+  };
+
+  setPool: ApiSandboxes["setPool"] = async (reference, count) => {
+    await this.snapshots.setPool(this.snapshots.get(reference).id, count);
+  };
+
+  missedDeadline: ApiSandboxes["missedDeadline"] = () => undefined;
+}
+
+const unchanged = { changed: false, timings: [] };
+
+async function publishTemplate(templates: TemplateStore): Promise<void> {
+  await using staged = await templates.stage(fakeTemplateId);
+  for (const path of Object.values(staged.files)) await writeFile(path, "");
+  const machine = {
+    vcpuCount: 1,
+    memoryMiB: 512,
+    kernelArguments: "",
+    guestMac: "",
+    guestVisible: [],
+  };
+  const manifest: Partial<TemplateManifest> = {
+    format: "torpor-template-3",
+    templateId: fakeTemplateId,
+    name: "base",
+    createdAtMs: Date.now(),
+    machine,
+    diskBytes: 4096 * bytesPerMiB,
+  };
+  await staged.publish(manifest as TemplateManifest);
+  await templates.assignName("base", fakeTemplateId);
+}
+
+async function exchange(
+  port: number,
+  method: string,
+  path: string,
+  { body, headers = {} }: CallOptions = {},
+): Promise<Answer> {
+  const { promise, resolve, reject } = Promise.withResolvers<IncomingMessage>();
+  const chunked = { "content-type": "application/json", "transfer-encoding": "chunked" };
+  const own: Readonly<Record<string, string>> = body === undefined ? {} : chunked;
+  const outgoing = request({ port, host: "127.0.0.1", agent: false, method, path });
+  for (const [name, value] of Object.entries({ ...own, ...headers })) {
+    outgoing.setHeader(name, value);
+  }
+  outgoing.on("response", resolve);
+  outgoing.on("error", reject);
+  if (body === undefined) outgoing.end();
+  else {
+    outgoing.write(typeof body === "string" ? body : JSON.stringify(body));
+    outgoing.end();
+  }
+  const response = await promise;
+  let text = "";
+  response.setEncoding("utf8");
+  for await (const chunk of response) text += String(chunk);
+  return {
+    status: response.statusCode ?? 0,
+    headers: response.headers,
+    text,
+    body: text === "" ? undefined : parseJson(text, "answer"),
+  };
+}
+
+function answerChecker(
+  validator: SchemaValidator,
+  routes: readonly Route[],
+): (method: string, path: string, answer: Answer) => void {
+  validator.addSchema(openApiDocument(routes), "document");
+  return (method, path, { status, text, body }) => {
+    const route = findRoute(routes, method, path);
+    if (route === undefined) return;
+    const what = `${route.method} ${route.path} ${status}`;
+    const named = status in route.answers;
+    assert.ok(named || status >= 400, `${what} is not in the document`);
+    if (named && route.answers[status] === null) {
+      assert.equal(text, "", what);
+      return;
+    }
+    const at = [route.path, route.method.toLowerCase(), "responses", named ? status : "default"];
+    const pointer = at.map((part) => String(part).replaceAll("~", "~0").replaceAll("/", "~1"));
+    const validate = validator.compile({
+      $ref: `document#/paths/${pointer.map(encodeURIComponent).join("/")}/content/application~1json/schema`,
+    });
+    assert.ok(validate(body) === true, `${what}: ${JSON.stringify(validate.errors)}: ${text}`);
+  };
+}
+
+/** Routes with fewer parts that vary win. */
+function findRoute(routes: readonly Route[], method: string, path: string): Route | undefined {
+  const plain = path.split("?")[0] ?? "";
+  return routes
+    .filter((one) => one.method === method)
+    .filter(({ path: pattern }) => {
+      const source = pattern.split(/\{\w+\}/).map((part) => RegExp.escape(part));
+      return new RegExp(`^${source.join("[^/]+")}$`).test(plain);
+    })
+    .sort((a, b) => a.path.split("{").length - b.path.split("{").length)
+    .at(0);
+}
+
+/** Reads Fastify's own drawing of what it serves. */
+function servedRoutes(drawing: string): readonly string[] {
+  const stack: { indent: number; path: string }[] = [];
+  const found: string[] = [];
+  for (const line of drawing.split("\n")) {
+    const match = /^([│ ]*)[├└]── (\S*)(?: \(([A-Z, ]+)\))?$/.exec(line);
+    if (match === null) continue;
+    const [, lead = "", part = "", methods] = match;
+    while ((stack.at(-1)?.indent ?? -1) >= lead.length) stack.pop();
+    const path = `${stack.at(-1)?.path ?? ""}${part}`;
+    stack.push({ indent: lead.length, path });
+    for (const method of methods?.split(", ") ?? []) found.push(`${method} ${path}`);
+  }
+  return found;
+}

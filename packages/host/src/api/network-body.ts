@@ -1,0 +1,120 @@
+/**
+ * What a request asks of a sandbox's network. All is checked here; whether it can be met is for whoever
+ * builds the network.
+ */
+import { isIPv4 } from "node:net";
+import {
+  type JsonObject,
+  TorporError,
+  optional,
+  parseBoolean,
+  parseInteger,
+  parseObject,
+  parseString,
+} from "@torpor/std";
+import type { NetworkRequest } from "../network-request.ts";
+import { refuse } from "./fields.ts";
+
+/** LIMIT: far above what a person writes down. */
+const entriesMax = 1_000;
+const domainCharsMax = 255;
+const everything = "0.0.0.0/0";
+const domainPattern = /^(?:\*\.)?(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z0-9-]{2,63}$/i;
+const hostPattern = /^[A-Za-z0-9.\-:${}[\]]{1,255}$/;
+
+/** Of a body that makes a sandbox; undefined when it asks for nothing. @throws argument.invalid */
+export function parseNewNetwork(body: JsonObject): NetworkRequest | undefined {
+  const { allow_internet_access: allowInternet } = body;
+  const network = optional(body["network"], parseObject, "network");
+  if (network === undefined && (allowInternet ?? null) === null) return undefined;
+  refuseUnsupported(network ?? {});
+  return {
+    ...parseEgress(network ?? {}, "network.", allowInternet),
+    allowPublicTraffic:
+      optional(network?.["allowPublicTraffic"], parseBoolean, "network.allowPublicTraffic") ?? true,
+    maskRequestHost:
+      optional(network?.["maskRequestHost"], parseHost, "network.maskRequestHost") ?? null,
+  };
+}
+
+/**
+ * Of a body that replaces what a sandbox may reach; what clients may do stays as it was.
+ * @throws argument.invalid
+ */
+export function parseNetworkUpdate(
+  body: JsonObject,
+  before: NetworkRequest | null,
+): NetworkRequest {
+  refuseUnsupported(body);
+  return {
+    ...parseEgress(body, "", body["allow_internet_access"]),
+    allowPublicTraffic: before?.allowPublicTraffic ?? true,
+    maskRequestHost: before?.maskRequestHost ?? null,
+  };
+}
+
+function parseEgress(
+  body: JsonObject,
+  prefix: string,
+  allowInternet: unknown,
+): Pick<NetworkRequest, "allowInternetAccess" | "allowOut" | "denyOut"> {
+  const allowInternetAccess =
+    optional(allowInternet, parseBoolean, "allow_internet_access") ?? null;
+  const allowOut = parseEntries(body["allowOut"], `${prefix}allowOut`);
+  const denyOut = parseEntries(body["denyOut"], `${prefix}denyOut`);
+  const denied = denyOut.find((entry) => !isBlock(entry));
+  if (denied !== undefined) {
+    throw new TorporError(
+      "argument.invalid",
+      `${prefix}denyOut: "${denied}" is no IPv4 address or CIDR block`,
+    );
+  }
+  const deniesAll = allowInternetAccess === false || denyOut.includes(everything);
+  if (!deniesAll && !allowOut.every(isBlock)) {
+    throw new TorporError(
+      "argument.invalid",
+      `${prefix}allowOut names a domain, so denyOut must contain ${everything}`,
+    );
+  }
+  return { allowInternetAccess, allowOut, denyOut };
+}
+
+function parseEntries(value: unknown, what: string): readonly string[] {
+  if (value === undefined || value === null) return [];
+  if (!Array.isArray(value)) throw new TorporError("argument.invalid", `${what} must be a list`);
+  if (value.length > entriesMax) {
+    throw new TorporError("argument.invalid", `${what} must have at most ${entriesMax} entries`);
+  }
+  return value.map((entry) => {
+    const text = parseString(entry, what, domainCharsMax);
+    if (isBlock(text) || domainPattern.test(text)) return text;
+    throw new TorporError(
+      "argument.invalid",
+      `${what}: "${text}" is no IPv4 address, CIDR block or domain`,
+    );
+  });
+}
+
+function isBlock(text: string): boolean {
+  const [address = "", bits, ...more] = text.split("/");
+  if (more.length > 0 || !isIPv4(address)) return false;
+  return bits === undefined || (/^\d{1,2}$/.test(bits) && Number(bits) <= 32);
+}
+
+function parseHost(value: unknown, what: string): string {
+  const host = parseString(value, what);
+  if (hostPattern.test(host)) return host;
+  throw new TorporError("argument.invalid", `${what} is no name of a host`);
+}
+
+function refuseUnsupported(network: JsonObject): void {
+  const { httpsPorts, egressProxy, rules } = network;
+  if (Array.isArray(httpsPorts) && httpsPorts.length > 0) {
+    for (const port of httpsPorts) parseInteger(port, "httpsPorts", 1, 65_535);
+    refuse("guests are reached by plain HTTP only: httpsPorts is not supported");
+  }
+  if ((egressProxy ?? null) !== null) refuse("egressProxy is not supported");
+  if (Object.keys(optional(rules, parseObject, "rules") ?? {}).length > 0) {
+    refuse("headers of outgoing requests are not changed here: rules is not supported");
+  }
+}

@@ -1,0 +1,25 @@
+/**
+ * How long a client is kept waiting for a sandbox: E2B's clients give up after 60 s, so an answer comes
+ * before that, also when it is only that it took too long.
+ */
+import { Deadline, ignoreFailure } from "@torpor/std";
+
+const answerMsMax = 58_000;
+
+/**
+ * @param giveBack Called with what came too late to be told of.
+ * @throws deadline.exceeded, and whatever the work throws in time
+ */
+export async function answerInTime<T>(
+  what: string,
+  work: Promise<T>,
+  giveBack: (late: T) => Promise<unknown> = () => Promise.resolve(),
+): Promise<T> {
+  const deadline = Deadline.after(answerMsMax, what);
+  try {
+    return await deadline.race(work);
+  } catch (cause) {
+    if (deadline.expired) void ignoreFailure("nobody waits for it", work.then(giveBack));
+    throw cause;
+  }
+}

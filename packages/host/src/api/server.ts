@@ -1,0 +1,216 @@
+/**
+ * The daemon's HTTP API on one listener: from a request to its route, and from the route's answer to
+ * the wire.
+ *
+ * Routes outside `/torpor/` have the shapes of the E2B control plane; those below it are our own and
+ * show what that wire cannot say. Every answer names its request, and one that changes a sandbox lists
+ * how long each step took in `Server-Timing`. An error is always the body of std's table with a numeric
+ * `code`. Whether a client waits for its answer or goes away changes nothing of what it asked for.
+ */
+import type { IncomingMessage, Server, ServerResponse } from "node:http";
+import { type StepTiming, TorporError } from "@torpor/std";
+import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from "fastify";
+import {
+  type RequestContext,
+  newRequestContext,
+  requestIdHeader,
+  runInRequest,
+} from "../request-context.ts";
+import type { ApiHost } from "./api-host.ts";
+import { identify } from "./credentials.ts";
+import {
+  type ListenerLimits,
+  defaultLimits,
+  limitAnswer,
+  limitHandler,
+  limitServer,
+  refuseConnection,
+} from "./listener.ts";
+import { RateLimits } from "./rate-limits.ts";
+import type { ApiAnswer, Route } from "./route.ts";
+import { allRoutes } from "./routes.ts";
+
+/** LIMIT of the E2B wire. */
+const bodyBytesMax = 16 * 1024 * 1024;
+/** LIMIT: the longest id or reference, percent-encoded. */
+const parameterCharsMax = 1_500;
+const preflightSeconds = 7_200;
+const exposedHeaders =
+  "RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, Retry-After, Server-Timing, " +
+  "X-Next-Token, X-Request-Id, X-Total-Running";
+
+export interface ApiOptions {
+  readonly host: ApiHost;
+  /** False on the Unix socket, whose file permissions say who may connect. */
+  readonly requireKey: boolean;
+  /** A server that keeps what is for a guest to itself. */
+  readonly createServer: (
+    handler: (request: IncomingMessage, response: ServerResponse) => void,
+  ) => Server;
+  readonly limits?: ListenerLimits | undefined;
+}
+
+declare module "fastify" {
+  interface FastifyContextConfig {
+    route?: Route;
+  }
+  interface FastifyRequest {
+    torpor: RequestContext;
+    startedMonoMs: number;
+  }
+}
+
+/** A listener's application; the caller listens with `app.server`. */
+export async function createApi(options: ApiOptions): Promise<FastifyInstance> {
+  const limits = options.limits ?? defaultLimits;
+  const app = Fastify({
+    bodyLimit: bodyBytesMax,
+    requestTimeout: 0,
+    clientErrorHandler: refuseConnection,
+    routerOptions: { maxParamLength: parameterCharsMax },
+    serverFactory: (handler) => {
+      const server = options.createServer(limitHandler(handler, limits));
+      limitServer(server, limits);
+      return server;
+    },
+  });
+  app.setErrorHandler((cause, request, reply) => {
+    const error = toTorporError(cause);
+    if (error.code === "internal") {
+      options.host.log.error("a request failed", { requestId: request.torpor.id, cause: error });
+    }
+    return reply.code(error.status).send(error.toBody());
+  });
+  app.setNotFoundHandler((request) => {
+    const path = request.url.split("?")[0];
+    throw new TorporError("route.missing", `there is no ${request.method} ${path}`);
+  });
+  acceptJson(app);
+  app.addHook("onSend", (_request, reply, _payload, done) => {
+    limitAnswer(reply.raw, limits.answerMs);
+    done();
+  });
+  nameRequests(app, options);
+  admitRequests(app, options);
+  for (const route of allRoutes(options.host)) addRoute(app, route);
+  await app.ready();
+  return app;
+}
+
+function addRoute(app: FastifyInstance, route: Route): void {
+  app.route({
+    method: route.method,
+    url: route.path.replaceAll(/\{(\w+)\}/g, ":$1"),
+    exposeHeadRoute: false,
+    config: { route },
+    handler: (request, reply) =>
+      runInRequest(request.torpor, async () => {
+        const answer = await route.handle({
+          params: request.params as Record<string, string>,
+          query: request.query as Record<string, string | string[]>,
+          body: request.body,
+          headers: request.headers,
+        });
+        return send(reply, answer);
+      }),
+  });
+}
+
+/** Before all else, so that refusals have names too; and a line in the log when it is over. */
+function nameRequests(app: FastifyInstance, { host }: ApiOptions): void {
+  app.decorateRequest("startedMonoMs", 0);
+  app.decorateRequest("torpor");
+  app.addHook("onRequest", (request, reply, done) => {
+    request.torpor = newRequestContext(request.headers[requestIdHeader]);
+    request.startedMonoMs = performance.now();
+    void reply.header(requestIdHeader, request.torpor.id);
+    void reply.header("access-control-allow-origin", "*");
+    void reply.header("access-control-expose-headers", exposedHeaders);
+    done();
+  });
+  app.addHook("onResponse", (request, reply, done) => {
+    request.torpor.answered = true;
+    if (request.method !== "GET" || reply.statusCode >= 500) {
+      host.log.info("request", {
+        requestId: request.torpor.id,
+        method: request.method,
+        path: request.url.split("?")[0],
+        status: reply.statusCode,
+        tookMs: Math.round(performance.now() - request.startedMonoMs),
+      });
+    }
+    done();
+  });
+}
+
+function admitRequests(app: FastifyInstance, { host, requireKey }: ApiOptions): void {
+  const rates = new RateLimits(host.policy.requestsMax);
+  app.addHook("onRequest", (request, reply, done) => {
+    if (isPreflight(request)) {
+      answerPreflight(request, reply);
+      return;
+    }
+    const access = request.routeOptions.config.route?.access ?? "team";
+    if (requireKey && access !== "open") {
+      const caller = identify(host, access, request.headers);
+      const verdict = rates.take(caller.id ?? "");
+      void reply.headers(verdict.headers);
+      if (verdict.refusal !== undefined) throw verdict.refusal;
+    }
+    if (request.headers["idempotency-key"] !== undefined) {
+      throw new TorporError("operation.unimplemented", "Idempotency-Key is not supported");
+    }
+    done();
+  });
+}
+
+/** Browsers ask before they call. */
+function isPreflight({ method, headers }: FastifyRequest): boolean {
+  return method === "OPTIONS" && headers["access-control-request-method"] !== undefined;
+}
+
+function answerPreflight({ headers }: FastifyRequest, reply: FastifyReply): void {
+  void reply
+    .code(204)
+    .headers({
+      "access-control-allow-methods": "GET, POST, PUT, PATCH, DELETE",
+      "access-control-allow-headers": headers["access-control-request-headers"] ?? "*",
+      "access-control-max-age": String(preflightSeconds),
+      vary: "Access-Control-Request-Headers",
+    })
+    .send();
+}
+
+/** Clients send `Content-Type: application/json` where there is no body, and bodies without it. */
+function acceptJson(app: FastifyInstance): void {
+  app.removeAllContentTypeParsers();
+  app.addContentTypeParser("*", { parseAs: "string" }, (_request, text, done) => {
+    try {
+      done(null, text === "" ? undefined : JSON.parse(String(text)));
+    } catch (cause) {
+      done(new TorporError("argument.invalid", "the body is not valid JSON", { cause }));
+    }
+  });
+}
+
+function send(reply: FastifyReply, { status, body, headers, timings }: ApiAnswer): FastifyReply {
+  if (headers !== undefined) void reply.headers(headers);
+  if (timings !== undefined) void reply.header("server-timing", formatTimings(timings));
+  // An empty 200 says that it is empty, or clients wait for JSON in it.
+  return body === undefined ? reply.code(status).send() : reply.code(status).send(body);
+}
+
+/** Fastify's own errors have a status: what a client did wrong is told to it. */
+function toTorporError(cause: unknown): TorporError {
+  const status = cause instanceof Error && "statusCode" in cause ? cause.statusCode : undefined;
+  if (status === 413) return TorporError.from(cause, "request.tooLarge");
+  const isClientFault = typeof status === "number" && status >= 400 && status < 500;
+  return TorporError.from(cause, isClientFault ? "argument.invalid" : "internal");
+}
+
+function formatTimings(timings: readonly StepTiming[]): string {
+  const total = timings.reduce((sum, { tookMs }) => sum + tookMs, 0);
+  return [...timings, { step: "total", tookMs: total }]
+    .map(({ step, tookMs }) => `${step.replaceAll(" ", "-")};dur=${tookMs.toFixed(1)}`)
+    .join(", ");
+}

@@ -1,0 +1,96 @@
+/** Snapshots that others are made from. They are deleted as the templates that they are to a client. */
+import { TorporError, optional, parseString } from "@torpor/std";
+import type { SnapshotRecord } from "../records/snapshot-records.ts";
+import type { ApiHost } from "./api-host.ts";
+import { bodyOrNone, queryText, sandboxIdOf } from "./fields.ts";
+import { pageLimitOf } from "./list-query.ts";
+import { pageQuery } from "./look-routes.ts";
+import { type ApiAnswer, type ApiRequest, type Route, commandOf } from "./route.ts";
+import { toSnapshot } from "./sandbox-shape.ts";
+
+const tag = "snapshots";
+const nameCharsMax = 400;
+
+export function snapshotRoutes(host: ApiHost): readonly Route[] {
+  return [
+    {
+      method: "POST",
+      path: "/sandboxes/{sandboxID}/snapshots",
+      access: "team",
+      tag,
+      summary: "Take a snapshot that others are made from; the sandbox goes on",
+      body: { schema: "SnapshotRequest", required: false },
+      answers: { 201: "Snapshot" },
+      handle: (request) => take(host, request),
+    },
+    {
+      method: "GET",
+      path: "/snapshots",
+      access: "team",
+      tag,
+      summary: "Snapshots, oldest first; X-Next-Token leads to the next page",
+      query: {
+        sandboxID: { type: "string", description: "Only those of this sandbox" },
+        name: { type: "string", description: "Only those of this name" },
+        ...pageQuery,
+      },
+      answers: { 200: { listOf: "Snapshot" } },
+      handle: (request) => list(host, request),
+    },
+  ];
+}
+
+async function take(host: ApiHost, request: ApiRequest): Promise<ApiAnswer> {
+  const name = optional(bodyOrNone(request)["name"], parseName, "name") ?? null;
+  const id = await host.sandboxes.takeSnapshot(sandboxIdOf(request), name, commandOf(request));
+  return { status: 201, body: shapeOf(host, host.sandboxes.snapshots.get(id)) };
+}
+
+function list(host: ApiHost, request: ApiRequest): ApiAnswer {
+  const sandboxId = queryText(request, "sandboxID");
+  const name = queryText(request, "name");
+  const found = host.sandboxes.snapshots.all().filter((one) => {
+    if (sandboxId !== undefined && sandboxId !== one.sandboxId) return false;
+    return name === undefined || namesOf(host, one).some((own) => own.split(":")[0] === name);
+  });
+  const token = queryText(request, "nextToken") ?? "";
+  const first = token === "" ? 0 : positionAfter(found, token);
+  const page = found.slice(first, first + pageLimitOf(request));
+  const last = page.at(-1);
+  const more = last !== undefined && last !== found.at(-1);
+  return {
+    status: 200,
+    body: page.map((one) => shapeOf(host, one)),
+    headers: more ? { "x-next-token": encodeToken(last) } : {},
+  };
+}
+
+function shapeOf(host: ApiHost, record: SnapshotRecord): ReturnType<typeof toSnapshot> {
+  const tagged = host.tags.of(record.id).map((one) => `${one.name}:${one.tag}`);
+  return toSnapshot(record, tagged);
+}
+
+function namesOf(host: ApiHost, { id, name }: SnapshotRecord): readonly string[] {
+  return [...(name === null ? [] : [name]), ...host.tags.of(id).map((one) => one.name)];
+}
+
+/** The list is in the order of creation, and an entry that was removed leaves its instant. */
+function encodeToken({ createdAtMs, id }: SnapshotRecord): string {
+  return Buffer.from(`${createdAtMs}__${id}`).toString("base64url");
+}
+
+function positionAfter(records: readonly SnapshotRecord[], token: string): number {
+  const [ms, id] = Buffer.from(token, "base64url").toString().split("__");
+  const createdAtMs = Number(ms);
+  if (id === undefined || !Number.isSafeInteger(createdAtMs)) {
+    throw new TorporError("argument.invalid", "nextToken is not one of this list");
+  }
+  const same = records.findIndex((one) => one.id === id);
+  if (same >= 0) return same + 1;
+  const later = records.findIndex((one) => one.createdAtMs > createdAtMs);
+  return later < 0 ? records.length : later;
+}
+
+function parseName(value: unknown, what: string): string {
+  return parseString(value, what, nameCharsMax);
+}
