@@ -346,9 +346,8 @@ test("a fork answers with one entry for each child", async (t) => {
   const id = await create(api);
   const one = await api.call("POST", `/sandboxes/${id}/fork`);
   assert.equal(one.status, 201);
-  const [child] = saidList(one);
-  const { sandboxID } = child?.["sandbox"] as { sandboxID: string };
-  assert.equal(leftSeconds(api, sandboxID), 15);
+  const [child] = one.body as { sandbox: { sandboxID: string } }[];
+  assert.equal(leftSeconds(api, child?.sandbox.sandboxID ?? ""), 15);
   const three = await api.call("POST", `/sandboxes/${id}/fork`, {
     body: { count: 3, timeout: 60 },
   });

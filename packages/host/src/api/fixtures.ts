@@ -170,9 +170,9 @@ class FakeSandbox {
     return Promise.resolve({ changed: true, timings: [{ step: "save memory", tookMs: 1 }] });
   };
 
-  resume: ApiSandbox["resume"] = (command = {}) => {
+  resume: ApiSandbox["resume"] = (command?: ResumeCommand) => {
     this.resumed = command;
-    const { timeoutMs } = command;
+    const timeoutMs = command?.timeoutMs;
     const { lifetime, state } = this.record;
     const nowMs = Date.now();
     if (state.kind === "running") {
