@@ -520,6 +520,24 @@ test("a client that goes away changes nothing of what it asked for", async (t) =
   assert.equal(api.sandboxes.all().length, 1);
 });
 
+test("a create that takes too long fails in time, and nothing of it is left", async (t) => {
+  const api = await start(t, { policy: { answerMsMax: 200 } });
+  const { promise, resolve } = Promise.withResolvers<void>();
+  api.sandboxes.beforeCreate = () => promise;
+  const answer = await api.call("POST", "/v2/sandboxes", { body: { templateID: "base" } });
+  assert.deepEqual([answer.status, said(answer)["code"]], [504, 504]);
+  const removed = Promise.withResolvers<void>();
+  const { remove } = api.sandboxes;
+  api.sandboxes.remove = async (id) => {
+    const outcome = await remove(id);
+    removed.resolve();
+    return outcome;
+  };
+  resolve();
+  await removed.promise;
+  assert.equal(api.sandboxes.all().length, 0);
+});
+
 test("a page of ten thousand sandboxes that sleep comes soon", async (t) => {
   const api = await start(t);
   for (let index = 0; index < 10_000; index += 1) {

@@ -103,7 +103,12 @@ export async function startFakeApi(options: FakeApiOptions): Promise<FakeApi> {
     logs: { of: (sandbox) => Promise.resolve(sandboxes.logs.get(sandbox.record.id) ?? []) },
     describe: () => Promise.resolve({}),
     log: options.log ?? silentLogger,
-    policy: { timeoutMsMax: 24 * 3_600_000, requestsMax: 0, ...options.policy },
+    policy: {
+      timeoutMsMax: 24 * 3_600_000,
+      requestsMax: 0,
+      answerMsMax: 30_000,
+      ...options.policy,
+    },
   };
   const app = await createApi({
     host,
