@@ -15,12 +15,18 @@ import { join } from "node:path";
 import { TerminalProgress, setUp } from "@torpor/setup";
 import { Deadline, runCommand } from "@torpor/std";
 import { defaultCacheFolder } from "@torpor/storage";
+import { measureControlPlane } from "./control-plane.bench.ts";
 import { measureCreate } from "./create.bench.ts";
 import { measureDensity } from "./density.bench.ts";
 import { measurePause } from "./pause.bench.ts";
 import type { Row } from "./row.ts";
 
-const benches = { create: measureCreate, pause: measurePause, density: measureDensity } as const;
+const benches = {
+  "control-plane": measureControlPlane,
+  create: measureCreate,
+  pause: measurePause,
+  density: measureDensity,
+} as const;
 
 const resultsPath = join(import.meta.dirname, "results.ndjson");
 const chosen = process.argv.slice(2);

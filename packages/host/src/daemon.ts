@@ -22,6 +22,7 @@ import {
 import { SnapshotStore, TemplateStore, stateFiles, templatesFolder } from "@torpor/storage";
 import { type Accelerator, QemuDriver, type VmmDriver } from "@torpor/vmm";
 import type { ApiHost, ApiPolicy } from "./api/api-host.ts";
+import { defaultAnswerMsMax } from "./api/patience.ts";
 import { createApi } from "./api/server.ts";
 import { ApiKeys } from "./api-keys.ts";
 import { limitConsoles } from "./console-limit.ts";
@@ -51,6 +52,7 @@ const defaultPolicy: ApiPolicy = {
   // A month.
   timeoutMsMax: 30 * 24 * 60 * 60 * 1000,
   requestsMax: 20_000,
+  answerMsMax: defaultAnswerMsMax,
 };
 
 export interface DaemonOptions {

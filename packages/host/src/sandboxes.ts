@@ -267,6 +267,7 @@ export class Sandboxes {
     this.#deadlines[Symbol.dispose]();
     await this.#upkeep.end();
     await this.#spares.end();
+    await ignoreFailure("told in the log; the next daemon tries again", this.#collect());
     await Promise.allSettled(this.all().map((sandbox) => sandbox.release()));
   }
 

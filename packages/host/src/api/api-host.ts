@@ -61,4 +61,6 @@ export interface ApiPolicy {
   readonly timeoutMsMax: number;
   /** LIMIT: how many requests one key may send at once, and in each window; 0: any number. */
   readonly requestsMax: number;
+  /** LIMIT: how long a client waits for a sandbox. */
+  readonly answerMsMax: number;
 }

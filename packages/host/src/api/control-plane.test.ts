@@ -346,9 +346,8 @@ test("a fork answers with one entry for each child", async (t) => {
   const id = await create(api);
   const one = await api.call("POST", `/sandboxes/${id}/fork`);
   assert.equal(one.status, 201);
-  const [child] = saidList(one);
-  const { sandboxID } = child?.["sandbox"] as { sandboxID: string };
-  assert.equal(leftSeconds(api, sandboxID), 15);
+  const [child] = one.body as { sandbox: { sandboxID: string } }[];
+  assert.equal(leftSeconds(api, child?.sandbox.sandboxID ?? ""), 15);
   const three = await api.call("POST", `/sandboxes/${id}/fork`, {
     body: { count: 3, timeout: 60 },
   });
@@ -519,6 +518,24 @@ test("a client that goes away changes nothing of what it asked for", async (t) =
   resolve();
   while (api.sandboxes.all().length === 0) await new Promise(setImmediate);
   assert.equal(api.sandboxes.all().length, 1);
+});
+
+test("a create that takes too long fails in time, and nothing of it is left", async (t) => {
+  const api = await start(t, { policy: { answerMsMax: 200 } });
+  const { promise, resolve } = Promise.withResolvers<void>();
+  api.sandboxes.beforeCreate = () => promise;
+  const answer = await api.call("POST", "/v2/sandboxes", { body: { templateID: "base" } });
+  assert.deepEqual([answer.status, said(answer)["code"]], [504, 504]);
+  const removed = Promise.withResolvers<void>();
+  const { remove } = api.sandboxes;
+  api.sandboxes.remove = async (id) => {
+    const outcome = await remove(id);
+    removed.resolve();
+    return outcome;
+  };
+  resolve();
+  await removed.promise;
+  assert.equal(api.sandboxes.all().length, 0);
 });
 
 test("a page of ten thousand sandboxes that sleep comes soon", async (t) => {

@@ -56,6 +56,7 @@ async function create(
   const wanted = parseNewSandbox(bodyOf(request), generation, policy.timeoutMsMax);
   const { sandbox, outcome } = await answerInTime(
     "making the sandbox",
+    policy.answerMsMax,
     sandboxes.create(wanted),
     // Its client was told that there is none.
     (late) => sandboxes.remove(late.sandbox.record.id),

@@ -102,7 +102,7 @@ test("one key that asks too often is told when to come back, and others are not"
   );
   const refused = answers.at(-1);
   assert.match(String(refused?.headers["retry-after"]), /^[1-9][0-9]*$/);
-  assert.equal((refused?.body as { code: number }).code, 429);
+  assert.match(refused?.text ?? "", /"code":429/);
   assert.equal((await api.call("GET", "/v2/sandboxes", two)).status, 200);
   assert.equal((await api.call("GET", "/health", one)).status, 204);
 });

@@ -104,7 +104,12 @@ export async function startFakeApi(options: FakeApiOptions): Promise<FakeApi> {
     logs: { of: (sandbox) => Promise.resolve(sandboxes.logs.get(sandbox.record.id) ?? []) },
     describe: () => Promise.resolve({}),
     log: options.log ?? silentLogger,
-    policy: { timeoutMsMax: 24 * 3_600_000, requestsMax: 0, ...options.policy },
+    policy: {
+      timeoutMsMax: 24 * 3_600_000,
+      requestsMax: 0,
+      answerMsMax: 30_000,
+      ...options.policy,
+    },
   };
   const app = await createApi({
     host,
@@ -170,9 +175,9 @@ class FakeSandbox {
     return Promise.resolve({ changed: true, timings: [{ step: "save memory", tookMs: 1 }] });
   };
 
-  resume: ApiSandbox["resume"] = (command = {}) => {
+  resume: ApiSandbox["resume"] = (command?: ResumeCommand) => {
     this.resumed = command;
-    const { timeoutMs } = command;
+    const timeoutMs = command?.timeoutMs;
     const { lifetime, state } = this.record;
     const nowMs = Date.now();
     if (state.kind === "running") {

@@ -128,6 +128,7 @@ async function connect(
   refuseRemoving(sandbox);
   const { changed, timings } = await answerInTime(
     "waking the sandbox",
+    policy.answerMsMax,
     sandbox.resume({ ...commandOf(request), timeoutMs, previous }),
   );
   return { status: changed ? 201 : 200, body: toSandbox(sandbox.record), timings };
@@ -145,6 +146,7 @@ async function resume({ sandboxes, policy }: ApiHost, request: ApiRequest): Prom
   if (kind === "removing") throw notThere(sandbox);
   const { timings } = await answerInTime(
     "waking the sandbox",
+    policy.answerMsMax,
     sandbox.resume({
       ...commandOf(request),
       timeoutMs: timeoutMs === undefined ? defaultTimeoutMs.v1 : timeoutMs,

@@ -4,7 +4,8 @@
  */
 import { Deadline, ignoreFailure } from "@torpor/std";
 
-const answerMsMax = 58_000;
+/** What the daemon allows itself. */
+export const defaultAnswerMsMax = 58_000;
 
 /**
  * @param giveBack Called with what came too late to be told of.
@@ -12,6 +13,7 @@ const answerMsMax = 58_000;
  */
 export async function answerInTime<T>(
   what: string,
+  answerMsMax: number,
   work: Promise<T>,
   giveBack: (late: T) => Promise<unknown> = () => Promise.resolve(),
 ): Promise<T> {

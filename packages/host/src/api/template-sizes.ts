@@ -13,21 +13,27 @@ export interface TemplateSize {
 
 export class TemplateSizes {
   readonly #templates: Pick<TemplateStore, "open">;
-  readonly #known = new Map<string, TemplateSize>();
+  readonly #known = new Map<string, Promise<TemplateSize>>();
 
   constructor(templates: Pick<TemplateStore, "open">) {
     this.#templates = templates;
   }
 
-  async of(templateId: string): Promise<TemplateSize> {
-    const known = this.#known.get(templateId);
-    if (known !== undefined) return known;
-    const template = await this.#templates.open(templateId).catch(() => undefined);
-    if (template === undefined) return unknownSize;
-    const { machine, diskBytes } = template.manifest;
-    const { vcpuCount, memoryMiB } = machine;
-    const size = { vcpuCount, memoryMiB, diskMiB: Math.round(diskBytes / bytesPerMiB) };
+  /** Never fails; a whole page asks at once. */
+  of(templateId: string): Promise<TemplateSize> {
+    const size = this.#known.get(templateId) ?? this.#read(templateId);
     this.#known.set(templateId, size);
     return size;
+  }
+
+  async #read(templateId: string): Promise<TemplateSize> {
+    try {
+      const { machine, diskBytes } = (await this.#templates.open(templateId)).manifest;
+      const { vcpuCount, memoryMiB } = machine;
+      return { vcpuCount, memoryMiB, diskMiB: Math.round(diskBytes / bytesPerMiB) };
+    } catch {
+      this.#known.delete(templateId);
+      return unknownSize;
+    }
   }
 }
