@@ -17,10 +17,16 @@ import { Deadline, runCommand } from "@torpor/std";
 import { defaultCacheFolder } from "@torpor/storage";
 import { measureCreate } from "./create.bench.ts";
 import { measureDensity } from "./density.bench.ts";
+import { measureEdge } from "./edge.bench.ts";
 import { measurePause } from "./pause.bench.ts";
 import type { Row } from "./row.ts";
 
-const benches = { create: measureCreate, pause: measurePause, density: measureDensity } as const;
+const benches = {
+  create: measureCreate,
+  pause: measurePause,
+  density: measureDensity,
+  edge: measureEdge,
+} as const;
 
 const resultsPath = join(import.meta.dirname, "results.ndjson");
 const chosen = process.argv.slice(2);

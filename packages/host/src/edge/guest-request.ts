@@ -3,9 +3,7 @@ import { type ClientRequest, type IncomingMessage, request as httpRequest } from
 import type { Duplex } from "node:stream";
 import { TorporError } from "@torpor/std";
 import type { GuestPool } from "./guest-pool.ts";
-
-/** LIMIT: of the head of an answer; above what servers send, and above what we take from clients. */
-export const headBytesMax = 64 * 1024;
+import { headBytesMax } from "./limits.ts";
 
 export interface GuestRequestOptions {
   readonly pool: GuestPool;

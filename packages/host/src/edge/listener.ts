@@ -6,13 +6,15 @@
  */
 import { type IncomingMessage, type Server, type ServerResponse, createServer } from "node:http";
 import type { Edge } from "./edge.ts";
-import { headBytesMax } from "./guest-request.ts";
+import { deadPeerMs, headBytesMax } from "./limits.ts";
 
 export function createListener(
   edge: Edge,
   serveApi: (request: IncomingMessage, response: ServerResponse) => void,
 ): Server {
   const options = {
+    keepAlive: true,
+    keepAliveInitialDelay: deadPeerMs,
     maxHeaderSize: headBytesMax,
     shouldUpgradeCallback: (request: IncomingMessage) =>
       edge.takes(request) && !/^h2c$/i.test(request.headers.upgrade ?? ""),
