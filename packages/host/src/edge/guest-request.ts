@@ -40,14 +40,19 @@ export function sendToGuest(options: GuestRequestOptions): GuestRequest {
     maxHeaderSize: headBytesMax,
   });
   const { promise, resolve, reject } = Promise.withResolvers<GuestAnswer>();
-  outgoing.on("response", (head) => resolve({ head }));
+  let isAnswered = false;
+  outgoing.on("response", (head) => {
+    isAnswered = true;
+    resolve({ head });
+  });
   if (headers.includes("Upgrade")) {
     outgoing.on("upgrade", (head, socket, first) => resolve({ head, upgraded: { socket, first } }));
   }
   outgoing.on("error", reject);
   // The only news of an answer that changes protocols unasked.
-  outgoing.once("close", () =>
-    reject(new TorporError("guest.unreachable", "the guest closed without an answer")),
-  );
+  outgoing.once("close", () => {
+    if (isAnswered) return; // the usual end, and an error is dear to make
+    reject(new TorporError("guest.unreachable", "the guest closed without an answer"));
+  });
   return { outgoing, answered: promise };
 }
