@@ -18,6 +18,7 @@ import { defaultCacheFolder } from "@torpor/storage";
 import { measureControlPlane } from "./control-plane.bench.ts";
 import { measureCreate } from "./create.bench.ts";
 import { measureDensity } from "./density.bench.ts";
+import { measureEdge } from "./edge.bench.ts";
 import { measurePause } from "./pause.bench.ts";
 import type { Row } from "./row.ts";
 
@@ -26,6 +27,7 @@ const benches = {
   create: measureCreate,
   pause: measurePause,
   density: measureDensity,
+  edge: measureEdge,
 } as const;
 
 const resultsPath = join(import.meta.dirname, "results.ndjson");

@@ -8,6 +8,7 @@ import { once } from "node:events";
 import { type IncomingMessage, request as httpRequest } from "node:http";
 import { performance } from "node:perf_hooks";
 import { test } from "node:test";
+import { Sandbox as E2b } from "e2b";
 import { Deadline, parseJson } from "@torpor/std";
 import {
   type GuestProcess,
@@ -54,6 +55,11 @@ async function startServer(
   return process;
 }
 
+async function urlOf({ api }: TestDaemon): Promise<string> {
+  const { text } = await api.call("GET", "/torpor/daemon");
+  return (parseJson(text, "daemon") as { readonly url: string }).url;
+}
+
 /** A request as a browser sends it: only its host says where it goes. */
 async function get(
   daemon: TestDaemon,
@@ -61,9 +67,7 @@ async function get(
   port: number,
   path = "/",
 ): Promise<IncomingMessage> {
-  const { url } = parseJson((await daemon.api.call("GET", "/torpor/daemon")).text, "daemon") as {
-    readonly url: string;
-  };
+  const url = await urlOf(daemon);
   const headers = { host: `${port}-${sandbox.id}.localhost` };
   const { signal } = Deadline.after(waitMs, path);
   const outgoing = httpRequest(`${url}${path}`, { headers, agent: false, signal });
@@ -83,9 +87,7 @@ async function openWebSocket(
   sandbox: TestSandbox,
   port: number,
 ): Promise<WebSocket> {
-  const { url } = parseJson((await daemon.api.call("GET", "/torpor/daemon")).text, "daemon") as {
-    readonly url: string;
-  };
+  const url = await urlOf(daemon);
   const headers = { "E2b-Sandbox-Id": sandbox.id, "E2b-Sandbox-Port": String(port) };
   // Node's client takes headers, which a browser's does not.
   const Client = WebSocket as unknown as new (url: string, init: object) => WebSocket;
@@ -156,6 +158,20 @@ test("clients reach servers in the guest", async (t) => {
       assert.ok(performance.now() - pausedMonoMs < 1_000, "at once");
     },
   );
+
+  await t.test("and so is the E2B client", async () => {
+    const url = await urlOf(daemon);
+    const made = await daemon.api.call("POST", "/torpor/api-keys", { name: "edge" });
+    const { key: apiKey } = parseJson(made.text, "key") as { readonly key: string };
+    const options = { apiKey, apiUrl: url, sandboxUrl: url };
+    const client = await E2b.connect(sandbox.id, options);
+    assert.equal((await client.commands.run("echo hello")).stdout, "hello\n");
+    const command = client.commands.run("sleep 1000", { timeoutMs: 0 });
+    const told = assert.rejects(command, { name: "TimeoutError" });
+    await sandbox.shell("until pgrep -x sleep; do sleep 0.1; done");
+    await sandbox.pause();
+    await told;
+  });
 
   await t.test("ten requests to a sandbox that sleeps wake it once", async () => {
     const before = (await sandbox.info()).generation;

@@ -95,6 +95,8 @@ export interface TestEdge extends AsyncDisposable {
   readonly listener: Server;
   /** Puts a server behind a port of the guest. */
   serve(port: number, handler: RequestListener | Server): Promise<Server>;
+  /** Lets a port of the guest lead to one of this machine's loopback. */
+  lead(guestPort: number, port: number): void;
   /** Connections that were opened to the guest so far. */
   readonly dials: readonly number[];
   /** A request that names the sandbox's `userPort` by its headers, unless `headers` say otherwise. */
@@ -169,6 +171,7 @@ export async function startTestEdge(options: TestEdgeOptions = {}): Promise<Test
     listener,
     dials,
     serve,
+    lead: (guestPort, to) => void upstreams.set(guestPort, to),
     send,
     get: async (path, how) => {
       const answer = await send(path, how);

@@ -3,9 +3,7 @@ import { type ClientRequest, type IncomingMessage, request as httpRequest } from
 import type { Duplex } from "node:stream";
 import { TorporError } from "@torpor/std";
 import type { GuestPool } from "./guest-pool.ts";
-
-/** LIMIT: of the head of an answer; above what servers send, and above what we take from clients. */
-export const headBytesMax = 64 * 1024;
+import { headBytesMax } from "./limits.ts";
 
 export interface GuestRequestOptions {
   readonly pool: GuestPool;
@@ -42,14 +40,19 @@ export function sendToGuest(options: GuestRequestOptions): GuestRequest {
     maxHeaderSize: headBytesMax,
   });
   const { promise, resolve, reject } = Promise.withResolvers<GuestAnswer>();
-  outgoing.on("response", (head) => resolve({ head }));
+  let isAnswered = false;
+  outgoing.on("response", (head) => {
+    isAnswered = true;
+    resolve({ head });
+  });
   if (headers.includes("Upgrade")) {
     outgoing.on("upgrade", (head, socket, first) => resolve({ head, upgraded: { socket, first } }));
   }
   outgoing.on("error", reject);
   // The only news of an answer that changes protocols unasked.
-  outgoing.once("close", () =>
-    reject(new TorporError("guest.unreachable", "the guest closed without an answer")),
-  );
+  outgoing.once("close", () => {
+    if (isAnswered) return; // the usual end, and an error is dear to make
+    reject(new TorporError("guest.unreachable", "the guest closed without an answer"));
+  });
   return { outgoing, answered: promise };
 }

@@ -6,7 +6,7 @@
  */
 import { type IncomingMessage, type Server, type ServerResponse, createServer } from "node:http";
 import type { Edge } from "./edge.ts";
-import { headBytesMax } from "./guest-request.ts";
+import { deadPeerMs, headBytesMax } from "./limits.ts";
 
 /** How often slow clients are looked for. */
 const slowClientCheckMs = 1_000;
@@ -17,6 +17,8 @@ export function createListener(
 ): Server {
   const options = {
     connectionsCheckingInterval: slowClientCheckMs,
+    keepAlive: true,
+    keepAliveInitialDelay: deadPeerMs,
     maxHeaderSize: headBytesMax,
     shouldUpgradeCallback: (request: IncomingMessage) =>
       edge.takes(request) && !/^h2c$/i.test(request.headers.upgrade ?? ""),

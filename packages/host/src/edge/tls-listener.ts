@@ -13,6 +13,7 @@ import { createServer as createHttp2Server } from "node:http2";
 import type { AddressInfo, Socket } from "node:net";
 import { type TlsOptions, createServer as createTlsServer } from "node:tls";
 import { type Logger, TorporError, systemCode } from "@torpor/std";
+import { deadPeerMs } from "./limits.ts";
 
 const renewalPollMs = 60_000;
 /** LIMIT: a peer that opens a connection has so long to say hello. */
@@ -79,6 +80,8 @@ async function createSecure(settings: TlsSettings): Promise<ReturnType<typeof cr
       ...pair,
       ALPNProtocols: ["h2", "http/1.1"],
       handshakeTimeout: handshakeMs,
+      keepAlive: true,
+      keepAliveInitialDelay: deadPeerMs,
     });
   } catch (cause) {
     throw TorporError.from(cause, "argument.invalid", "the certificate or its key cannot be used");

@@ -5,6 +5,7 @@
 import type { IncomingMessage } from "node:http";
 import { Socket } from "node:net";
 import type { Duplex } from "node:stream";
+import { deadPeerMs } from "./limits.ts";
 import type { Ending } from "./traffic.ts";
 import { WebSocketFrames, closeCodes, closeFrame } from "./websocket-frames.ts";
 
@@ -46,7 +47,7 @@ export class UpgradedPair {
       socket.on("error", () => socket.destroy());
       // Both may be silent for long; so a peer that is gone is found out.
       if (socket instanceof Socket)
-        socket.setNoDelay(true).setKeepAlive(true, 60_000).setTimeout(0);
+        socket.setNoDelay(true).setKeepAlive(true, deadPeerMs).setTimeout(0);
     }
     client.once("close", () => {
       guest.destroy();

@@ -1,0 +1,6 @@
+/** LIMITS that both sides of the edge share. */
+
+/** Of the head of a request or an answer; cookies are what grows. */
+export const headBytesMax = 64 * 1024;
+/** Streams may be silent for long; a peer whose machine is gone is found out after so much silence. */
+export const deadPeerMs = 60_000;
