@@ -19,7 +19,16 @@ import {
   ignoreFailure,
 } from "@torpor/std";
 import { SnapshotStore, TemplateStore, stateFiles, templatesFolder } from "@torpor/storage";
-import { type Accelerator, QemuDriver, type VmmDriver } from "@torpor/vmm";
+import {
+  type Accelerator,
+  type ConfinementOptions,
+  QemuDriver,
+  type UserIdRange,
+  type VmmDriver,
+  defaultUserIds,
+  openCgroups,
+  sweepCgroups,
+} from "@torpor/vmm";
 import { createApi } from "./api.ts";
 import { ApiKeys } from "./api-keys.ts";
 import { limitConsoles } from "./console-limit.ts";
@@ -43,17 +52,19 @@ export interface DaemonOptions {
   readonly port: number;
   readonly log: Logger;
   readonly networkKind?: NetworkKind | undefined;
+  /** Takes the internet's place; only tests pass one. */
+  readonly outside?: Outside | undefined;
   /** Save all of a guest by the VMM's own means; see `HostContext`. */
   readonly saveWhole?: boolean | undefined;
   /** Spare sandboxes of each template in use; none by default. */
   readonly spareCount?: number | undefined;
+  /** For the processes of VMs, when the daemon is root. */
+  readonly userIds?: UserIdRange | undefined;
   /** Takes the place of every copy of the VMM; only tests pass one. */
   readonly driver?: VmmDriver | undefined;
   readonly failpoint?: Failpoint | undefined;
 }
 
-  /** Takes the internet's place; only tests pass one. */
-  readonly outside?: Outside | undefined;
 export interface Daemon extends AsyncDisposable {
   readonly sandboxes: Sandboxes;
   readonly socketPath: string;
@@ -73,12 +84,14 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
   const templates = new TemplateStore(templatesFolder(options.cacheFolder));
   const accelerator = await acceleratorOf(templates);
   const { driver } = options;
+  const confinement = confinementOf(options);
   const host: HostContext = {
     stateFolder: options.stateFolder,
     templates,
     driver: driver ?? new QemuDriver({ accelerator }),
-    driverOf: driver === undefined ? driversOf(options.cacheFolder) : () => driver,
+    driverOf: driver === undefined ? driversOf(options.cacheFolder, confinement) : () => driver,
     networkKind: options.networkKind ?? defaultNetworkKind(),
+    outside: options.outside ?? hostOutside(),
     records: new SandboxRecords(database),
     snapshotRecords: new SnapshotRecords(database),
     store: await SnapshotStore.open(options.stateFolder),
@@ -89,9 +102,9 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
     failpoint: options.failpoint,
   };
   const sandboxes = await Sandboxes.open(host);
+  if (confinement?.cgroups.kind === "usable") sweepCgroups(confinement.cgroups.parent);
   undo.defer(() => sandboxes.release());
   undo.use(limitConsoles(sandboxes, options.log));
-    outside: options.outside ?? hostOutside(),
   undo.use(watchStalls(sandboxes));
   const apiKeys = new ApiKeys(database);
   const startedAtMs = Date.now();
@@ -121,6 +134,16 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
   }
   const running = undo.move();
   return { sandboxes, socketPath, url, [Symbol.asyncDispose]: () => running.disposeAsync() };
+}
+
+/** Only root can give a process another user and another view of the file system. */
+function confinementOf({ userIds, log }: DaemonOptions): ConfinementOptions | undefined {
+  if (process.getuid?.() !== 0) return undefined;
+  const cgroups = openCgroups();
+  if (cgroups.kind === "unusable") {
+    log.warn("VMs run without limits of memory and processes", { why: cgroups.why });
+  }
+  return { userIds: userIds ?? defaultUserIds, cgroups };
 }
 
 function lockState(stateFolder: string): Disposable {

@@ -1,17 +1,20 @@
 /**
- * The daemon as a program. Reads TORPOR_HOME, TORPOR_CACHE, TORPOR_PORT, TORPOR_NETWORK and
- * TORPOR_SPARES; logs one JSON object a line to standard error. SIGTERM and SIGINT end it and leave the VMs running.
+ * The daemon as a program. Reads TORPOR_HOME, TORPOR_CACHE, TORPOR_PORT, TORPOR_NETWORK, TORPOR_SPARES
+ * and TORPOR_USER_IDS; logs one JSON object a line to standard error. SIGTERM and SIGINT end it and leave the VMs running.
  */
 import { once } from "node:events";
 import { type NetworkKind, defaultNetworkKind } from "@torpor/network";
 import { TorporError, jsonLogger, parseInteger } from "@torpor/std";
 import { defaultCacheFolder, defaultStateFolder } from "@torpor/storage";
+import type { UserIdRange } from "@torpor/vmm";
 import { startDaemon } from "./daemon.ts";
 
 const defaultPort = 7330;
 /** One request at a time finds its sandbox ready; each spare keeps a VM process in memory. */
 const defaultSpareCount = 1;
 const spareCountMax = 100;
+/** LIMIT: what Node takes for a user id. */
+const userIdMax = 2 ** 31 - 1;
 
 const log = jsonLogger((line) => process.stderr.write(line));
 try {
@@ -21,6 +24,7 @@ try {
     port: parsePort(process.env["TORPOR_PORT"]),
     spareCount: parseSpareCount(process.env["TORPOR_SPARES"]),
     networkKind: parseNetwork(process.env["TORPOR_NETWORK"]),
+    userIds: parseUserIds(process.env["TORPOR_USER_IDS"]),
     log,
   });
   log.info("serving", { url: daemon.url, socket: daemon.socketPath });
@@ -47,4 +51,14 @@ function parseNetwork(text: string | undefined): NetworkKind {
   if (text === undefined) return defaultNetworkKind();
   if (text === "namespace" || text === "user") return text;
   throw new TorporError("argument.invalid", "TORPOR_NETWORK must be namespace or user");
+}
+
+/** "FIRST-LAST", both included; users of no account, for one VM process each. */
+function parseUserIds(text: string | undefined): UserIdRange | undefined {
+  if (text === undefined) return undefined;
+  const what = "TORPOR_USER_IDS";
+  const [, from, to] = /^(\d+)-(\d+)$/.exec(text) ?? [];
+  const first = parseInteger(Number(from), what, 1, userIdMax);
+  const last = parseInteger(Number(to), what, first, userIdMax);
+  return { first, count: last - first + 1 };
 }

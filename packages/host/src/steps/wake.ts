@@ -217,6 +217,7 @@ async function startVmm(
       memoryPath: template.memoryPath,
       disk: diskLayers(context),
       network: attachment,
+      readsLater: [deviceStatePath(context)],
       runFolder,
     },
     deadline,
@@ -262,12 +263,12 @@ function deviceStatePath({ snapshot, store, template }: WakeContext): string {
   return store.deviceStatePath(snapshot.snapshotId);
 }
 
-async function releaseVcpus(context: WakeContext, deadline: Deadline): Promise<void> {
 async function setNetworkPolicy({ network, networkRequest }: WakeContext): Promise<void> {
   assert(network !== undefined, "the network is made before it has a policy");
   applyNetwork(network, networkRequest);
 }
 
+async function releaseVcpus(context: WakeContext, deadline: Deadline): Promise<void> {
   await context.vm?.releaseVcpus(deadline);
 }
 
