@@ -146,11 +146,8 @@ function writableFiles({ disk, runFolder }: VmSpec): readonly string[] {
   return [...disk.slice(-1).map(({ path }) => path), runFolder];
 }
 
-const readableFolders = new Set<string>();
-
-/** With all that is in a folder of ours, which never changes, so that once is enough. */
+/** With all that is in a folder of ours. Each time: set-up may have put a new one in its place. */
 function letRead(path: string): void {
-  if (readableFolders.has(path)) return;
   const stat = lstatSync(path);
   // What an earlier run wrote is sealed, and nobody's any more.
   if (stat.uid !== 0) chownSync(path, 0, 0);
@@ -158,5 +155,4 @@ function letRead(path: string): void {
   if ((stat.mode & others) !== others) chmodSync(path, (stat.mode & 0o7777) | others);
   if (!stat.isDirectory()) return;
   for (const name of readdirSync(path)) letRead(join(path, name));
-  readableFolders.add(path);
 }
