@@ -13,6 +13,7 @@
 import {
   chmodSync,
   chownSync,
+  lchownSync,
   linkSync,
   lstatSync,
   mkdirSync,
@@ -68,11 +69,15 @@ export function confine(
   const claimed: ClaimedUserId = undo.use(claimUserId(userIds));
   const { userId, lockFd } = claimed;
   const root = join(spec.runFolder, rootFolder);
-  mkdirSync(root, { mode: 0o755 });
+  mkdirSync(root, { recursive: true, mode: 0o755 });
   const entries = viewOf(spec, program, needsKvm);
   for (const { path, isOurs } of program.folders) if (isOurs) letRead(path);
   for (const path of readOnlyFiles(spec)) letRead(path);
   for (const path of writableFiles(spec)) chownSync(path, userId, userId);
+  // A start that is repeated finds what the one before it left, which was another user's.
+  for (const name of readdirSync(spec.runFolder)) {
+    lchownSync(join(spec.runFolder, name), userId, userId);
+  }
   const held = undo.move();
   return {
     userId,
