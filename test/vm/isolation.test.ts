@@ -1,18 +1,19 @@
 /**
- * Who may do what inside a sandbox. Commands run as an ordinary user in a cgroup of their own; the
+ * Who may do what inside a sandbox, and what the process of its VM may do on the host. Commands run as an ordinary user in a cgroup of their own; the
  * agent stands apart and survives a program that takes all memory; the routes of the host are closed
  * to clients and to programs inside; and no two sandboxes, nor two runs of one snapshot, share random
  * numbers or tokens.
  */
 import assert from "node:assert/strict";
-import { readFile, stat, truncate } from "node:fs/promises";
+import { spawnSync } from "node:child_process";
+import { readFile, readdir, stat, truncate } from "node:fs/promises";
 import { join } from "node:path";
 import { test } from "node:test";
 import { cutLongConsoles } from "@torpor/host";
 import { agentPort, guestAddress, privateRoutes } from "@torpor/protocol";
 import { silentLogger } from "@torpor/std";
-import { type TestSandbox, startTestDaemon, waitUntil } from "@torpor/testing";
-import { runFiles } from "@torpor/vmm";
+import { type TestDaemon, type TestSandbox, startTestDaemon, waitUntil } from "@torpor/testing";
+import { inspectCgroups, runFiles } from "@torpor/vmm";
 
 const agentPids = "cat /sys/fs/cgroup/agent/cgroup.procs";
 
@@ -137,5 +138,135 @@ for path in ${JSON.stringify(privateRoutes)}:
     assert.equal(await sandbox.shell(agentPids), before, "the same agent answers");
     await bystander.write("still here\n");
     assert.equal(await bystander.readLine(), "still here");
+  });
+});
+
+const asRoot = { skip: process.getuid?.() === 0 ? false : "needs root" };
+
+function pidOf(daemon: TestDaemon, sandbox: TestSandbox): number {
+  return daemon.run(sandbox).vm.handle.pid;
+}
+
+/** Fields of /proc/PID/status. */
+async function statusOf(pid: number): Promise<ReadonlyMap<string, string>> {
+  const lines = (await readFile(`/proc/${pid}/status`, "utf8")).trim().split("\n");
+  return new Map(
+    lines.map((line) => {
+      const [name = "", value = ""] = line.split(":");
+      return [name, value.trim()] as const;
+    }),
+  );
+}
+
+async function filesBelow(folder: string): Promise<readonly string[]> {
+  const entries = await readdir(folder, { recursive: true, withFileTypes: true });
+  return entries
+    .filter((entry) => entry.isFile())
+    .map((entry) => join(entry.parentPath, entry.name).slice(folder.length));
+}
+
+test("the process of a VM may do nothing on the host but run it", asRoot, async (t) => {
+  await using daemon = await startTestDaemon();
+  const sandbox = await daemon.create();
+  const other = await daemon.create();
+
+  await t.test("it is a user of its own, without groups and capabilities", async () => {
+    const users: string[] = [];
+    for (const one of [sandbox, other]) {
+      const status = await statusOf(pidOf(daemon, one));
+      const [user = "", ...same] = (status.get("Uid") ?? "").split("\t");
+      assert.ok(Number(user) >= 1_900_000_000, user);
+      assert.deepEqual(same, [user, user, user]);
+      assert.equal(status.get("Groups"), "");
+      for (const set of ["CapInh", "CapPrm", "CapEff", "CapAmb"]) {
+        assert.equal(Number.parseInt(status.get(set) ?? "1", 16), 0, set);
+      }
+      assert.equal(status.get("NoNewPrivs"), "1");
+      assert.equal(status.get("Seccomp"), "2");
+      users.push(user);
+    }
+    assert.notEqual(users[0], users[1]);
+  });
+
+  await t.test("it sees its own files and no others, and writes two of them", async () => {
+    const { runFolder } = daemon.run(sandbox).vm.handle;
+    const root = `/proc/${pidOf(daemon, sandbox)}/root`;
+    const outside = (await filesBelow(root)).filter((path) => !path.startsWith(`${runFolder}/`));
+    const state = outside.filter((path) => path.startsWith(`${daemon.state.path}/`));
+    const [disk] = daemon.live(sandbox).record.diskLayers;
+    assert.deepEqual(state, [join(daemon.state.path, "disks", `${disk}.qcow2`)]);
+    assert.deepEqual(
+      outside.filter((path) => path.startsWith("/etc") || path.startsWith("/dev")),
+      [],
+    );
+    const mounts = await readFile(`/proc/${pidOf(daemon, sandbox)}/mountinfo`, "utf8");
+    const writable = mounts
+      .trim()
+      .split("\n")
+      .map((line) => line.split(" "))
+      .filter((fields) => fields[5]?.split(",").includes("rw"));
+    assert.deepEqual(
+      writable.map((fields) => fields[4] ?? "").sort(),
+      [...state, runFolder].sort(),
+    );
+    assert.deepEqual(await readdir(join(runFolder, "root")), [], "nothing of it is mounted here");
+  });
+
+  await t.test("as its user nobody reads another's disk, nor its own from the host", async () => {
+    const user = daemon.run(sandbox).vm.handle.userId;
+    for (const one of [sandbox, other]) {
+      const [disk] = daemon.live(one).record.diskLayers;
+      const path = join(daemon.state.path, "disks", `${disk}.qcow2`);
+      assert.equal((await stat(path)).uid, daemon.run(one).vm.handle.userId);
+      const { status, stderr } = spawnSync("head", ["-c", "1", path], {
+        uid: user ?? 0,
+        gid: user ?? 0,
+        encoding: "utf8",
+      });
+      assert.equal(status, 1);
+      assert.match(stderr, /Permission denied/);
+    }
+  });
+
+  await t.test("it sleeps, wakes and forks so", async () => {
+    await sandbox.shell("echo kept > note");
+    const before = daemon.run(sandbox).vm.handle.userId;
+    await sandbox.pause();
+    await sandbox.resume();
+    assert.notEqual(daemon.run(sandbox).vm.handle.userId, before);
+    const { children, errors } = await sandbox.fork();
+    assert.deepEqual(errors, []);
+    for (const one of [sandbox, ...children]) assert.equal(await one.shell("cat note"), "kept");
+    await sandbox.pause();
+    await sandbox.resume();
+    assert.equal(await sandbox.shell("cat note"), "kept");
+    for (const child of children) await child.remove();
+  });
+
+  await t.test("the next daemon takes it over as it is", async () => {
+    const { userId, cgroup } = daemon.run(sandbox).vm.handle;
+    await daemon.stop();
+    await daemon.start();
+    assert.deepEqual(
+      [daemon.run(sandbox).vm.handle.userId, daemon.run(sandbox).vm.handle.cgroup],
+      [userId, cgroup],
+    );
+    await sandbox.pause();
+    await sandbox.resume();
+    assert.equal(await sandbox.shell("cat note"), "kept");
+  });
+
+  const cgroups = inspectCgroups();
+  const skip = cgroups.kind === "unusable" ? cgroups.why : false;
+  await t.test("its memory and its threads are limited", { skip }, async () => {
+    const { cgroup = "", pid, memoryMiB } = daemon.run(sandbox).vm.handle;
+    const read = async (name: string): Promise<string> =>
+      (await readFile(join(cgroup, name), "utf8")).trim();
+    assert.equal(await read("cgroup.procs"), String(pid));
+    assert.equal(await read("memory.max"), String((memoryMiB + 512) * 1024 * 1024));
+    assert.equal(await read("memory.oom.group"), "1");
+    assert.equal(await read("pids.max"), "128");
+    await sandbox.pause();
+    await assert.rejects(stat(cgroup), { code: "ENOENT" });
   });
 });

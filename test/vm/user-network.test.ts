@@ -120,7 +120,7 @@ for (const networkKind of ["user", "namespace"] as const satisfies readonly Netw
     });
 
     if (networkKind === "user") {
-      await t.test("internet access is refused, and `info` says why there is none", async () => {
+      await t.test("internet access is refused, and the reason is told", async () => {
         const live = daemon.live(sandbox);
         const refused = await live.setNetwork({ allowInternetAccess: true }).then(
           () => undefined,

@@ -4,7 +4,8 @@
  *
  * QEMU appends to the file, so cutting it needs no word with QEMU. While no daemon runs nothing is cut.
  */
-import { stat, truncate } from "node:fs/promises";
+import { constants } from "node:fs";
+import { open } from "node:fs/promises";
 import { join } from "node:path";
 import { type Logger, ignoreFailure } from "@torpor/std";
 import { runFiles } from "@torpor/vmm";
@@ -14,6 +15,7 @@ import type { Sandboxes } from "./sandboxes.ts";
 /** LIMIT: many times what a boot prints. */
 const consoleBytesMax = 4 * 1024 * 1024;
 const checkMs = 10_000;
+const { O_WRONLY, O_NOFOLLOW, O_NONBLOCK } = constants;
 
 /** Looks at all running sandboxes from now on, until disposed. */
 export function limitConsoles(sandboxes: Sandboxes, log: Logger): Disposable {
@@ -32,8 +34,10 @@ export async function cutLongConsoles(sandboxes: readonly Sandbox[], log: Logger
   for (const { run, record } of sandboxes) {
     if (run === undefined) continue;
     const path = join(run.vm.handle.runFolder, runFiles.console);
-    if ((await stat(path)).size <= consoleBytesMax) continue;
+    // The folder is the VM process's own: a link in the file's place must lead nowhere.
+    await using file = await open(path, O_WRONLY | O_NOFOLLOW | O_NONBLOCK);
+    if ((await file.stat()).size <= consoleBytesMax) continue;
     log.warn("a guest printed too much on its console; it begins anew", { sandboxId: record.id });
-    await truncate(path);
+    await file.truncate();
   }
 }

@@ -12,6 +12,7 @@ test("without variables the daemon leaves its sandboxes, and saves in layers", (
     spareCount: 1,
     saveWhole: false,
     policy: {},
+    userIds: undefined,
     onStop: "leave",
   });
 });
@@ -27,6 +28,7 @@ test("every variable is heeded", () => {
     TORPOR_DRAIN_MS: "5",
     TORPOR_TIMEOUT_HOURS_MAX: "2",
     TORPOR_REQUESTS_MAX: "9",
+    TORPOR_USER_IDS: "70000-70009",
     TORPOR_TLS_CERT: "/cert",
     TORPOR_TLS_KEY: "/key",
     TORPOR_TLS_PORT: "1",
@@ -40,6 +42,7 @@ test("every variable is heeded", () => {
     networkKind: "user",
     saveWhole: true,
     policy: { timeoutMsMax: 7_200_000, requestsMax: 9 },
+    userIds: { first: 70_000, count: 10 },
     onStop: "pause",
   });
 });

@@ -1,6 +1,7 @@
 /** What the daemon's program reads from its environment: every TORPOR_ variable but the two folders. */
 import { type NetworkKind, defaultNetworkKind } from "@torpor/network";
 import { TorporError, parseInteger, parseOneOf } from "@torpor/std";
+import type { UserIdRange } from "@torpor/vmm";
 import type { ApiPolicy } from "./api/api-host.ts";
 import type { TlsSettings } from "./edge/tls-listener.ts";
 import type { OnStop } from "./stop.ts";
@@ -10,6 +11,8 @@ const defaultTlsPort = 7443;
 const loopback = "127.0.0.1";
 const portMax = 65_535;
 const drainMsMax = 60_000;
+/** LIMIT: what Node takes for a user id. */
+const userIdMax = 2 ** 31 - 1;
 /** LIMIT: ten years; more is "never". */
 const timeoutHoursMax = 10 * 365 * 24;
 const msPerHour = 3_600_000;
@@ -29,6 +32,7 @@ export interface DaemonEnv {
   readonly networkKind: NetworkKind;
   readonly saveWhole: boolean;
   readonly policy: Partial<ApiPolicy>;
+  readonly userIds: UserIdRange | undefined;
   readonly onStop: OnStop;
 }
 
@@ -43,6 +47,7 @@ export function readDaemonEnv(env: NodeJS.ProcessEnv): DaemonEnv {
     networkKind: readWord(env, "TORPOR_NETWORK", ["namespace", "user"]) ?? defaultNetworkKind(),
     saveWhole: readWord(env, "TORPOR_SAVE", ["layers", "whole"]) === "whole",
     policy: readPolicy(env),
+    userIds: readUserIds(env),
     onStop: readWord(env, "TORPOR_ON_STOP", ["leave", "pause"]) ?? "leave",
   };
 }
@@ -60,6 +65,17 @@ function readPolicy(env: NodeJS.ProcessEnv): Partial<ApiPolicy> {
     ...(hours === undefined ? {} : { timeoutMsMax: hours * msPerHour }),
     ...(requestsMax === undefined ? {} : { requestsMax }),
   };
+}
+
+/** "FIRST-LAST", both included; users of no account, for one VM process each. */
+function readUserIds(env: NodeJS.ProcessEnv): UserIdRange | undefined {
+  const name = "TORPOR_USER_IDS";
+  const text = env[name];
+  if (text === undefined) return undefined;
+  const [, from, to] = /^(\d+)-(\d+)$/.exec(text) ?? [];
+  const first = parseInteger(Number(from), name, 1, userIdMax);
+  const last = parseInteger(Number(to), name, first, userIdMax);
+  return { first, count: last - first + 1 };
 }
 
 function readDomain(env: NodeJS.ProcessEnv): string | undefined {

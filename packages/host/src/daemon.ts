@@ -20,7 +20,16 @@ import {
   ignoreFailure,
 } from "@torpor/std";
 import { SnapshotStore, TemplateStore, stateFiles, templatesFolder } from "@torpor/storage";
-import { type Accelerator, QemuDriver, type VmmDriver } from "@torpor/vmm";
+import {
+  type Accelerator,
+  type ConfinementOptions,
+  QemuDriver,
+  type UserIdRange,
+  type VmmDriver,
+  defaultUserIds,
+  openCgroups,
+  sweepCgroups,
+} from "@torpor/vmm";
 import type { ApiHost, ApiPolicy } from "./api/api-host.ts";
 import { defaultAnswerMsMax } from "./api/patience.ts";
 import { createApi } from "./api/server.ts";
@@ -68,6 +77,8 @@ export interface DaemonOptions {
   /** How long requests in flight have to end before a pause. */
   readonly drainMs?: number | undefined;
   readonly networkKind?: NetworkKind | undefined;
+  /** Takes the internet's place; only tests pass one. */
+  readonly outside?: Outside | undefined;
   /** Save all of a guest by the VMM's own means; see `HostContext`. */
   readonly saveWhole?: boolean | undefined;
   /** Spare sandboxes of each template in use; none by default. */
@@ -77,8 +88,8 @@ export interface DaemonOptions {
   /** Takes the place of every copy of the VMM; only tests pass one. */
   readonly driver?: VmmDriver | undefined;
   readonly failpoint?: Failpoint | undefined;
-  /** Takes the internet's place; only tests pass one. */
-  readonly outside?: Outside | undefined;
+  /** For the processes of VMs, when the daemon is root. */
+  readonly userIds?: UserIdRange | undefined;
 }
 
 export interface Daemon extends AsyncDisposable {
@@ -103,12 +114,14 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
   const accelerator = await acceleratorOf(templates);
   const { driver } = options;
   const log = withRequestId(options.log);
+  const confinement = confinementOf(options);
   const host: HostContext = {
     stateFolder: options.stateFolder,
     templates,
     driver: driver ?? new QemuDriver({ accelerator }),
-    driverOf: driver === undefined ? driversOf(options.cacheFolder) : () => driver,
+    driverOf: driver === undefined ? driversOf(options.cacheFolder, confinement) : () => driver,
     networkKind: options.networkKind ?? defaultNetworkKind(),
+    outside: options.outside ?? hostOutside(),
     records: new SandboxRecords(database),
     snapshotRecords: new SnapshotRecords(database),
     store: await SnapshotStore.open(options.stateFolder),
@@ -119,9 +132,9 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
     log,
     spareCount: options.spareCount ?? 0,
     failpoint: options.failpoint,
-    outside: options.outside ?? hostOutside(),
   };
   const sandboxes = await Sandboxes.open(host);
+  if (confinement?.cgroups.kind === "usable") sweepCgroups(confinement.cgroups.parent);
   undo.defer(() => sandboxes.release());
   undo.use(limitConsoles(sandboxes, log));
   undo.use(watchStalls(sandboxes));
@@ -180,6 +193,16 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
     tlsUrl,
     [Symbol.asyncDispose]: () => running.disposeAsync(),
   };
+}
+
+/** Only root can give a process another user and another view of the file system. */
+function confinementOf({ userIds, log }: DaemonOptions): ConfinementOptions | undefined {
+  if (process.getuid?.() !== 0) return undefined;
+  const cgroups = openCgroups();
+  if (cgroups.kind === "unusable") {
+    log.warn("VMs run without limits of memory and processes", { why: cgroups.why });
+  }
+  return { userIds: userIds ?? defaultUserIds, cgroups };
 }
 
 function lockState(stateFolder: string): Disposable {

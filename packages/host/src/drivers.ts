@@ -3,10 +3,19 @@
  * One daemon so runs sandboxes of several VMM versions side by side.
  */
 import { type TemplateManifest, vmmCopyFolder } from "@torpor/storage";
-import { QemuDriver, type VmmDriver, copiedQemu, installedQemu } from "@torpor/vmm";
+import {
+  type ConfinementOptions,
+  QemuDriver,
+  type VmmDriver,
+  copiedQemu,
+  installedQemu,
+} from "@torpor/vmm";
 
 /** One driver for each copy, because a driver verifies its program once. */
-export function driversOf(cacheFolder: string): (template: TemplateManifest) => VmmDriver {
+export function driversOf(
+  cacheFolder: string,
+  confinement: ConfinementOptions | undefined,
+): (template: TemplateManifest) => VmmDriver {
   const drivers = new Map<string, VmmDriver>();
   return ({ vmmCopy, identity: { accelerator } }) => {
     const name = `${vmmCopy ?? "installed"} ${accelerator}`;
@@ -14,7 +23,7 @@ export function driversOf(cacheFolder: string): (template: TemplateManifest) => 
       vmmCopy === undefined
         ? installedQemu()
         : copiedQemu(vmmCopyFolder(cacheFolder, vmmCopy), vmmCopy);
-    const driver = drivers.get(name) ?? new QemuDriver({ accelerator, program });
+    const driver = drivers.get(name) ?? new QemuDriver({ accelerator, program, confinement });
     drivers.set(name, driver);
     return driver;
   };

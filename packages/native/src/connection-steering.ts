@@ -7,6 +7,8 @@
  * packet of a connection that no longer exists. The accepted socket's local end is the address
  * and port that the other side asked for.
  *
+ * Left alone is the namespace's own loopback, to which nothing from outside is let through anyway.
+ *
  * Nothing is written into the namespace: all of it is descriptors of this process, and gone with it.
  */
 import { closeSync } from "node:fs";
@@ -19,6 +21,9 @@ const BPF_PSEUDO_MAP_FD = 1;
 const IPPROTO_TCP = 6;
 const SK_DROP = 0;
 const SK_PASS = 1;
+
+/** 127.0.0.0 */
+const loopback = 0x7f00_0000;
 
 const helper = { mapLookup: 1, release: 86, assign: 124 } as const;
 
@@ -185,6 +190,10 @@ function steeringProgram(rules: readonly SteeringRule[], map: number): readonly 
     ...pass,
     { code: code.load32, target: second, source: kept, offset: context.localAddress },
     { code: code.toBigEndian, target: second, value: 32 },
+    { code: code.copy32, target: scratch, source: second },
+    { code: code.andValue32, target: scratch, value: prefixMask(8) },
+    { code: code.jumpUnlessEqual32, target: scratch, value: loopback, offset: pass.length },
+    ...pass,
     { code: code.load32, target: third, source: kept, offset: context.localPort },
     ...judged,
     ...refuse,

@@ -9,8 +9,13 @@ const flock = libc.func("int flock(int fd, int operation)") as (
   operation: number,
 ) => number;
 
+export interface FileLock extends Disposable {
+  /** A process that is started with it holds the lock too, for as long as it lives. */
+  readonly fd: number;
+}
+
 /** @returns undefined when another process holds the lock. */
-export function tryLockFile(path: string): Disposable | undefined {
+export function tryLockFile(path: string): FileLock | undefined {
   const fd = openSync(path, "a", 0o600);
   try {
     check(flock(fd, LOCK_EXCLUSIVE_NOW), "flock");
@@ -19,5 +24,5 @@ export function tryLockFile(path: string): Disposable | undefined {
     if (error instanceof Error && "code" in error && error.code === "EAGAIN") return undefined;
     throw error;
   }
-  return { [Symbol.dispose]: () => closeSync(fd) };
+  return { fd, [Symbol.dispose]: () => closeSync(fd) };
 }

@@ -7,6 +7,7 @@ export {
   pinNeighbour,
   setHardwareAddress,
 } from "./network-device.ts";
+export { type ViewEntry, withView } from "./filesystem-view.ts";
 export { NetworkNamespace } from "./network-namespace.ts";
 export { type AddressRange, ownPages, pageBytes } from "./pagemap.ts";
 export { routeEverythingHere } from "./route.ts";
@@ -32,4 +33,4 @@ export {
   destroyTcpConnections,
 } from "./socket-diag.ts";
 export { readXattrs, removeXattr, writeXattr } from "./xattr.ts";
-export { tryLockFile } from "./file-lock.ts";
+export { type FileLock, tryLockFile } from "./file-lock.ts";

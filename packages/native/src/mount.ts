@@ -1,41 +1,49 @@
-/**
- * Lays one file over another in the caller's mount namespace.
- *
- * A name that lies in /proc cannot be written; what is laid over it can be, through its own name.
- */
+/** Mounts in the caller's mount namespace (mount(2)). */
 import { check, libc } from "./libc.ts";
 
-const readOnly = 0x1;
-const noSetUid = 0x2;
-const noDevices = 0x4;
-const remountFlag = 0x20;
-const bindFlag = 0x1000;
+export const mountFlag = {
+  readOnly: 0x1,
+  noSetUid: 0x2,
+  noDevices: 0x4,
+  noExecute: 0x8,
+  remount: 0x20,
+  bind: 0x1000,
+  recursive: 0x4000,
+  private: 0x4_0000,
+} as const;
 
-const mount = libc.func(
-  "int mount(const char *source, const char *target, const char *type, unsigned long flags, void *data)",
+export const mount = libc.func(
+  "int mount(const char *source, const char *target, const char *type, unsigned long flags, const char *data)",
 ) as (
   source: string | null,
   target: string,
   type: string | null,
   flags: number,
-  data: null,
+  data: string | null,
 ) => number;
 
-const umount = libc.func("int umount2(const char *target, int flags)") as (
+export const umount = libc.func("int umount2(const char *target, int flags)") as (
   target: string,
   flags: number,
 ) => number;
 
 /**
- * Shows the file `source` in the place of the file `target`, where nobody can write to it any more.
+ * A name that lies in /proc cannot be written; what is laid over it can be, through its own name. This
+ * shows the file `source` in the place of the file `target`, where nobody can write to it any more.
  * Repeated, it lies twice; compare the two files first.
  * @throws system error ENOENT for a missing file, EPERM without CAP_SYS_ADMIN.
  */
 export function bindReadOnly(source: string, target: string): void {
-  check(mount(source, target, null, bindFlag, null), "mount");
+  bind(source, target, mountFlag.readOnly | mountFlag.noSetUid | mountFlag.noDevices);
+}
+
+/** Lays `source` over `target`, both files or both folders, with these flags. */
+export function bind(source: string, target: string, flags: number): void {
+  check(mount(source, target, null, mountFlag.bind, null), "mount");
   using undo = new DisposableStack();
   undo.defer(() => umount(target, 0));
-  const flags = bindFlag | remountFlag | readOnly | noSetUid | noDevices;
-  check(mount(null, target, null, flags, null), "mount");
+  // The kernel takes flags for what is mounted already only.
+  const again = mountFlag.bind | mountFlag.remount;
+  check(mount(null, target, null, again | flags, null), "mount");
   undo.move();
 }

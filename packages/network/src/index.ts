@@ -1,3 +1,4 @@
+export { egressProblem } from "./egress-problem.ts";
 export type {
   Attachment,
   GuestAddressing,

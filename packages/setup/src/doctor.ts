@@ -18,7 +18,8 @@ import {
 } from "node:fs/promises";
 import { release } from "node:os";
 import { dirname, join } from "node:path";
-import { qemuVersion } from "@torpor/vmm";
+import { inspectCgroups, qemuVersion } from "@torpor/vmm";
+import { egressProblem } from "@torpor/network";
 import { type AcceleratorVerdict, knownAccelerator } from "./accelerator.ts";
 import { type OsRelease, loadOsRelease } from "./apt.ts";
 import { installCommand, loadInstalledPackages, missingPackages } from "./debian-packages.ts";
@@ -60,6 +61,10 @@ export interface DoctorFacts {
   readonly accelerator: AcceleratorVerdict | undefined;
   readonly kvmDevice: boolean;
   readonly tunDevice: boolean;
+  /** Why sandboxes cannot reach the internet; undefined: they can. */
+  readonly egressProblem: string | undefined;
+  /** Why VMs run without limits of memory and processes; undefined: they have them. */
+  readonly cgroupProblem: string | undefined;
   /** Those of `neededNamespaces` that the kernel lacks. */
   readonly missingNamespaces: readonly string[];
   readonly missingPackages: readonly string[];
@@ -162,6 +167,18 @@ function judgeVirtualisation(facts: DoctorFacts): readonly Check[] {
       "Use a kernel built with namespaces, as Debian's are.",
     ),
     hint(
+      "internet",
+      facts.egressProblem === undefined,
+      facts.egressProblem ?? "sandboxes reach it through the daemon",
+      "Run as root, on a kernel from 5.9 on with BPF; sandboxes reach nothing without it.",
+    ),
+    hint(
+      "cgroups",
+      facts.cgroupProblem === undefined,
+      facts.cgroupProblem ?? "memory and processes of each VM are limited",
+      "Mount cgroup v2 with memory and pids, writable; without it the host's memory is the only limit.",
+    ),
+    hint(
       "PAGEMAP_SCAN",
       atLeast(facts.kernelRelease, pagemapScanKernelMin),
       `kernel ${facts.kernelRelease}`,
@@ -259,6 +276,8 @@ export async function gatherFacts(options: DoctorOptions): Promise<DoctorFacts> 
     accelerator: await knownAccelerator(cacheDir).catch(() => undefined),
     kvmDevice: await canUse("/dev/kvm"),
     tunDevice: await canUse("/dev/net/tun"),
+    egressProblem: egressProblem(),
+    cgroupProblem: findCgroupProblem(),
     missingNamespaces: await findMissingNamespaces(),
     missingPackages: missingPackages(installed).map((one) => one.name),
     diskFreeBytes: await findFreeBytes(stateDir),
@@ -293,6 +312,11 @@ async function canUse(path: string): Promise<boolean> {
     },
     () => false,
   );
+}
+
+function findCgroupProblem(): string | undefined {
+  const cgroups = inspectCgroups();
+  return cgroups.kind === "unusable" ? cgroups.why : undefined;
 }
 
 async function findMissingNamespaces(): Promise<readonly string[]> {

@@ -74,6 +74,8 @@ export interface VmSpec {
   /** Oldest first; the last one is written to. */
   readonly disk: readonly DiskLayer[];
   readonly network: NetworkAttachment;
+  /** Files that the VM will be asked to read once it runs, such as device state to load. */
+  readonly readsLater?: readonly string[];
   /** An existing folder of this run alone, for the control socket, the console and the log. */
   readonly runFolder: string;
 }
@@ -87,6 +89,9 @@ export interface VmHandle {
   readonly runFolder: string;
   readonly memoryPath: string;
   readonly memoryMiB: number;
+  /** Of a process that is confined: the user it is, and its control group where there are any. */
+  readonly userId?: number;
+  readonly cgroup?: string;
 }
 
 /** A VM's process, found by looking rather than remembered. */

@@ -24,6 +24,9 @@ export {
   readDescription,
   writeDescription,
 } from "./qemu/copy-files.ts";
+export { type CgroupSupport, inspectCgroups, openCgroups, sweepCgroups } from "./qemu/cgroup.ts";
+export type { ConfinementOptions } from "./qemu/confinement.ts";
 export { QemuDriver, qemuVersion } from "./qemu/driver.ts";
 export { readTail } from "./qemu/process.ts";
+export { type UserIdRange, defaultUserIds } from "./qemu/user-ids.ts";
 export { type QemuProgram, copiedQemu, installedQemu, loaderCommand } from "./qemu/program.ts";

@@ -223,6 +223,7 @@ async function startVmm(
       memoryPath: template.memoryPath,
       disk: diskLayers(context),
       network: attachment,
+      readsLater: [deviceStatePath(context)],
       runFolder,
     },
     deadline,

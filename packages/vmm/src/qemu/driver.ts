@@ -19,7 +19,15 @@ import type {
 } from "../driver.ts";
 import { cpuFingerprint } from "../identity.ts";
 import { type StartMode, commandLine, machineArguments, runFiles } from "./command-line.ts";
-import { endProcess, findProcesses, isAlive, readExit, startProcess } from "./process.ts";
+import {
+  type StartedProcess,
+  endProcess,
+  findProcesses,
+  isAlive,
+  readExit,
+  startProcess,
+} from "./process.ts";
+import { type ConfinementOptions, confine, endConfinement } from "./confinement.ts";
 import { type QemuProgram, installedQemu } from "./program.ts";
 import { QmpClient } from "./qmp.ts";
 import { QemuVm } from "./vm.ts";
@@ -31,16 +39,20 @@ export interface QemuOptions {
   readonly accelerator: Accelerator;
   /** The installed one unless told otherwise. */
   readonly program?: QemuProgram;
+  /** Undefined: a VM's process may do what the daemon may. */
+  readonly confinement?: ConfinementOptions | undefined;
 }
 
 export class QemuDriver implements VmmDriver {
   readonly #program: QemuProgram;
   readonly #accelerator: Accelerator;
+  readonly #confinement: ConfinementOptions | undefined;
   #identity: Promise<VmmIdentity> | undefined;
 
   constructor(options: QemuOptions) {
     this.#program = options.program ?? installedQemu();
     this.#accelerator = options.accelerator;
+    this.#confinement = options.confinement;
   }
 
   identity(): Promise<VmmIdentity> {
@@ -78,7 +90,7 @@ export class QemuDriver implements VmmDriver {
   async #start(spec: VmSpec, mode: StartMode, deadline: Deadline): Promise<Vm> {
     const { version } = await this.identity();
     const argv = commandLine(spec, this.#accelerator, mode);
-    const { handle, alive } = await startProcess(this.#program, argv, spec);
+    const { handle, alive } = await this.#startProcess(argv, spec);
     try {
       const control = join(spec.runFolder, runFiles.control);
       const qmp = await QmpClient.connect(control, alive, deadline);
@@ -88,6 +100,7 @@ export class QemuDriver implements VmmDriver {
     } catch (cause) {
       const cleanup = Deadline.after(cleanupBudgetMs, "ending a VM that did not start");
       await ignoreFailure("the start's own failure is reported", endProcess(handle, cleanup));
+      endConfinement(handle);
       const { vmmTail } = await readExit(handle);
       const failure = TorporError.from(cause, "vmm.failed");
       throw new TorporError(failure.code, `${failure.rawMessage}; QEMU said: ${vmmTail.trim()}`, {
@@ -95,6 +108,15 @@ export class QemuDriver implements VmmDriver {
         effect: "none",
       });
     }
+  }
+
+  async #startProcess(argv: readonly string[], spec: VmSpec): Promise<StartedProcess> {
+    if (this.#confinement === undefined) {
+      return await startProcess(this.#program, argv, spec, undefined);
+    }
+    const needsKvm = this.#accelerator === "kvm";
+    using confinement = confine(spec, this.#program, needsKvm, this.#confinement);
+    return await startProcess(this.#program, argv, spec, confinement);
   }
 
   /** An installed QEMU may be upgraded at any time: what was compared must be what has been started. */

@@ -77,7 +77,8 @@ function findMapping(pid: number, path: string, sizeBytes: number): number {
   // The kernel writes where a file is, not by which symbolic links it was reached.
   const mapped = realpathSync(path);
   for (const line of readFileSync(`/proc/${pid}/maps`, "utf8").split("\n")) {
-    if (!line.endsWith(` ${mapped}`)) continue;
+    // A confined process sees it by the path it was given.
+    if (!line.endsWith(` ${mapped}`) && !line.endsWith(` ${path}`)) continue;
     const [start = 0, end = 0] = (line.split(" ")[0] ?? "")
       .split("-")
       .map((address) => Number.parseInt(address, 16));

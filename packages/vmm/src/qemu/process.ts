@@ -5,18 +5,22 @@
  * WARNING: a pid alone can be reused by a stranger; every signal is preceded by a look at the start
  * time.
  */
-import { spawn } from "node:child_process";
-import { closeSync, openSync, readFileSync, readdirSync } from "node:fs";
+import { type ChildProcess, spawn } from "node:child_process";
+import { closeSync, constants, openSync, readFileSync, readdirSync } from "node:fs";
 import { open, readFile, readdir } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { type Deadline, TorporError, systemCode } from "@torpor/std";
 import type { VmExit, VmHandle, VmProcess, VmSpec } from "../driver.ts";
 import { runFiles } from "./command-line.ts";
+import type { Confinement } from "./confinement.ts";
 import type { QemuProgram } from "./program.ts";
 
 const endPollMs = 5;
+const systemPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /** LIMIT: how much of a log goes into the report of an exit. */
 const exitTailBytes = 4096;
+
+const { O_RDONLY, O_NOFOLLOW, O_NONBLOCK } = constants;
 
 /** The part of a handle that names the process. */
 type ProcessName = Pick<VmHandle, "pid" | "startTicks" | "bootId">;
@@ -26,35 +30,32 @@ export interface StartedProcess {
   readonly alive: () => boolean;
 }
 
-/** @throws vmm.missing when there is no QEMU to start. */
+/**
+ * @param confinement Undefined: it is what the daemon is, and sees what the daemon sees.
+ * @throws vmm.missing when there is no QEMU to start.
+ */
 export function startProcess(
-  { command, env }: QemuProgram,
+  program: QemuProgram,
   argv: readonly string[],
   spec: VmSpec,
+  confinement: Confinement | undefined,
 ): Promise<StartedProcess> {
-  const [program, ...before] = command;
-  const log = openSync(join(spec.runFolder, runFiles.log), "a", 0o600);
-  const tap = spec.network.kind === "tap" ? [spec.network.tapFd] : [];
-  const start = (): ReturnType<typeof spawn> =>
-    spawn(program, [...before, ...argv], {
-      detached: true,
-      stdio: ["ignore", log, log, ...tap],
-      env: { ...process.env, ...env },
-    });
-  let child: ReturnType<typeof spawn>;
+  const child = spawnQemu(program, argv, spec, confinement);
+  const { promise, resolve, reject } = Promise.withResolvers<StartedProcess>();
+  let cgroup: string | undefined;
   try {
-    child = spec.network.kind === "tap" ? spec.network.inNamespace(start) : start();
-  } finally {
-    closeSync(log);
+    if (child.pid !== undefined) cgroup = confinement?.limit(child.pid);
+  } catch (cause) {
+    child.kill("SIGKILL");
+    reject(TorporError.from(cause, "vmm.failed", "limiting QEMU"));
   }
   child.unref();
-  const { promise, resolve, reject } = Promise.withResolvers<StartedProcess>();
   child.once("error", (cause) => {
     const missing = systemCode(cause) === "ENOENT";
     reject(
       missing
-        ? new TorporError("vmm.missing", `${program} is not installed`, { cause })
-        : TorporError.from(cause, "vmm.failed", `starting ${program}`),
+        ? new TorporError("vmm.missing", `${program.command[0]} is not installed`, { cause })
+        : TorporError.from(cause, "vmm.failed", `starting ${program.command[0]}`),
     );
   });
   child.once("spawn", () => {
@@ -71,10 +72,43 @@ export function startProcess(
       runFolder: spec.runFolder,
       memoryPath: spec.memoryPath,
       memoryMiB: spec.machine.memoryMiB,
+      ...(confinement === undefined ? {} : { userId: confinement.userId }),
+      ...(cgroup === undefined ? {} : { cgroup }),
     };
     resolve({ handle, alive: () => isAlive(handle) });
   });
   return promise;
+}
+
+function spawnQemu(
+  { command, env }: QemuProgram,
+  argv: readonly string[],
+  { runFolder, network }: VmSpec,
+  confinement: Confinement | undefined,
+): ChildProcess {
+  const [program, ...before] = command;
+  using files = new DisposableStack();
+  const log = files.adopt(openSync(join(runFolder, runFiles.log), "a", 0o600), closeSync);
+  // Opened here: there is no /dev where a confined one starts.
+  const nothing = files.adopt(openSync("/dev/null", "r"), closeSync);
+  const tap = network.kind === "tap" ? [network.tapFd] : [];
+  const lock = confinement === undefined ? [] : [confinement.lockFd];
+  const start = (): ChildProcess =>
+    spawn(program, [...before, ...argv], {
+      detached: true,
+      stdio: [nothing, log, log, ...tap, ...lock],
+      ...(confinement === undefined
+        ? { env: { ...process.env, ...env } }
+        : {
+            uid: confinement.userId,
+            gid: confinement.groupId,
+            // What the daemon's holds is none of its business.
+            env: { PATH: systemPath, ...env },
+          }),
+    });
+  const inView = (): ChildProcess =>
+    confinement === undefined ? start() : confinement.start(start);
+  return network.kind === "tap" ? network.inNamespace(inView) : inView();
 }
 
 /** True while the very process of the handle exists and is not a zombie. */
@@ -137,7 +171,8 @@ export async function readExit(handle: VmHandle): Promise<VmExit> {
 /** The end of a log, which a guest may have made as long as it likes; empty when there is none. */
 export async function readTail(path: string, bytesMax: number): Promise<string> {
   try {
-    await using file = await open(path, "r");
+    // A VM's folder is its process's own: what lies there may be a link, or never give an answer.
+    await using file = await open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
     const { size } = await file.stat();
     const length = Math.min(size, bytesMax);
     const { buffer } = await file.read(Buffer.alloc(length), 0, length, size - length);

@@ -11,9 +11,14 @@ import { copyParts, verifyCopy } from "./copy-files.ts";
 /** Also what a copy calls itself, in its messages. */
 const programName = "qemu-system-x86_64";
 
+/** In which Debian keeps programs, libraries and their loader. */
+const systemFolders = ["/usr", "/lib", "/lib64"];
+
 export interface QemuProgram {
   /** Comes before QEMU's own arguments. */
   readonly command: readonly [string, ...string[]];
+  /** The folders that it and all it loads lie in. Those of a copy are ours; others stay as they are. */
+  readonly folders: readonly { readonly path: string; readonly isOurs: boolean }[];
   /** Added to the environment. */
   readonly env: Readonly<Record<string, string>>;
   /** Reads every file of a copy, until they were once found to be as they should. @throws vmm.damaged */
@@ -22,7 +27,8 @@ export interface QemuProgram {
 
 /** @param command Name or path. */
 export function installedQemu(command = programName): QemuProgram {
-  return { command: [command], env: {}, verify: () => Promise.resolve() };
+  const folders = systemFolders.map((path) => ({ path, isOurs: false }));
+  return { command: [command], folders, env: {}, verify: () => Promise.resolve() };
 }
 
 /** The copy that set-up made under this key. It is looked at by `verify`, not before. */
@@ -40,6 +46,7 @@ export function copiedQemu(folder: string, key: string): QemuProgram {
       join(folder, copyParts.program),
       ...["-L", join(folder, copyParts.firmware)],
     ],
+    folders: [{ path: folder, isOurs: true }],
     // Looked through before the folder that was built into QEMU.
     env: { QEMU_MODULE_DIR: join(folder, copyParts.modules) },
     verify,

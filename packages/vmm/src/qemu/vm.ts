@@ -3,6 +3,7 @@ import { readFileSync } from "node:fs";
 import { type Deadline, TorporError, parseObject, parseString } from "@torpor/std";
 import type { DiskLayer, Vm, VmExit, VmHandle } from "../driver.ts";
 import { overlayNode } from "./command-line.ts";
+import { bringHome, endConfinement, handOver, pathWithin } from "./confinement.ts";
 import { ProcessMemory } from "./memory.ts";
 import { endProcess, readExit } from "./process.ts";
 import type { QmpClient } from "./qmp.ts";
@@ -53,23 +54,27 @@ export class QemuVm implements Vm {
   }
 
   async saveDeviceState(path: string, deadline: Deadline): Promise<void> {
+    const filename = pathWithin(this.handle, path);
     // live: the block devices stay usable, so that the VM can go on when the pause is undone.
-    await this.#qmp.execute("xen-save-devices-state", { filename: path, live: true }, deadline);
+    await this.#qmp.execute("xen-save-devices-state", { filename, live: true }, deadline);
+    bringHome(this.handle, path);
   }
 
   async saveWholeState(path: string, deadline: Deadline): Promise<void> {
     await this.#qmp.execute("migrate-set-parameters", { "max-bandwidth": unlimited }, deadline);
-    await this.#qmp.execute("migrate", { uri: `file:${path}` }, deadline);
+    const uri = `file:${pathWithin(this.handle, path)}`;
+    await this.#qmp.execute("migrate", { uri }, deadline);
     for (;;) {
       const answer = parseObject(await this.#qmp.execute("query-migrate", {}, deadline), "save");
       const status = String(answer["status"]);
-      if (status === "completed") return;
+      if (status === "completed") break;
       if (status === "failed" || status === "cancelled") {
         throw new TorporError("vmm.failed", `saving failed: ${String(answer["error-desc"])}`);
       }
       deadline.check();
       await deadline.sleep(savePollMs);
     }
+    bringHome(this.handle, path);
   }
 
   commandLine(): readonly string[] {
@@ -92,7 +97,8 @@ export class QemuVm implements Vm {
   }
 
   async openDiskLayer({ path }: DiskLayer, deadline: Deadline): Promise<void> {
-    await this.#qmp.execute("blockdev-add", overlayNode(path), deadline);
+    const within = handOver(this.handle, path);
+    await this.#qmp.execute("blockdev-add", overlayNode(within), deadline);
   }
 
   async addDiskLayer({ path }: DiskLayer, deadline: Deadline): Promise<void> {
@@ -121,6 +127,7 @@ export class QemuVm implements Vm {
     await endProcess(this.handle, deadline);
     this.#qmp.close();
     await this.#qmp.closed;
+    endConfinement(this.handle);
   }
 
   release(): void {

@@ -1,0 +1,24 @@
+/** Whether sandboxes of this machine can reach the internet: found by trying, in a namespace for this. */
+import { NetworkNamespace, bringUp, routeEverythingHere } from "@torpor/native";
+import { TorporError } from "@torpor/std";
+import { Egress } from "./egress.ts";
+import { openPolicy } from "./network-policy.ts";
+import { hostOutside } from "./outside.ts";
+
+const address = "127.0.0.1";
+
+/** Why not, or undefined when they can. */
+export function egressProblem(): string | undefined {
+  try {
+    using namespace = NetworkNamespace.create();
+    namespace.enter(() => {
+      bringUp("lo", address, 8);
+      routeEverythingHere();
+    });
+    using egress = new Egress(namespace, address, hostOutside());
+    egress.setPolicy(openPolicy);
+    return undefined;
+  } catch (cause) {
+    return TorporError.from(cause, "network.failed").rawMessage;
+  }
+}

@@ -1,0 +1,114 @@
+/**
+ * A control group for one VM process, which bounds what it takes of the host (cgroup v2).
+ *
+ *     <cgroup2>/torpor/<run>/     memory.max, memory.oom.group, pids.max
+ *
+ * Where the hierarchy cannot be written or lacks a controller, as in many containers, VMs run without:
+ * then nothing but the host's own memory stops one. A group is removed with its VM; those that a killed
+ * daemon left are empty, and are swept away by the next.
+ */
+import {
+  accessSync,
+  constants,
+  mkdirSync,
+  readFileSync,
+  readdirSync,
+  rmdirSync,
+  writeFileSync,
+} from "node:fs";
+import { dirname, join } from "node:path";
+import { systemCode } from "@torpor/std";
+
+const groupName = "torpor";
+const neededControllers = ["memory", "pids"];
+const cgroup2Magic = "cgroup2";
+
+export interface CgroupLimits {
+  readonly memoryBytes: number;
+  readonly taskCount: number;
+}
+
+export type CgroupSupport =
+  | { readonly kind: "usable"; readonly parent: string }
+  | { readonly kind: "unusable"; readonly why: string };
+
+/** Makes the parent of all groups, which stays. Safe to repeat. */
+export function openCgroups(): CgroupSupport {
+  const support = inspectCgroups();
+  if (support.kind === "unusable") return support;
+  const { parent } = support;
+  try {
+    mkdirSync(parent, { recursive: true });
+    for (const group of [dirname(parent), parent]) {
+      const enable = neededControllers.map((one) => `+${one}`).join(" ");
+      writeFileSync(join(group, "cgroup.subtree_control"), enable);
+    }
+    return support;
+  } catch (cause) {
+    return unusable(dirname(parent), cause);
+  }
+}
+
+/** As far as can be told without changing anything. */
+export function inspectCgroups(
+  mounts = readFileSync("/proc/self/mountinfo", "utf8"),
+): CgroupSupport {
+  const root = findHierarchy(mounts);
+  if (root === undefined) return { kind: "unusable", why: "no cgroup v2 is mounted" };
+  try {
+    const offered = readFileSync(join(root, "cgroup.controllers"), "utf8").trim().split(" ");
+    const missing = neededControllers.filter((one) => !offered.includes(one));
+    if (missing.length > 0) {
+      return { kind: "unusable", why: `cgroup v2 at ${root} lacks ${missing.join(" and ")}` };
+    }
+    accessSync(join(root, "cgroup.subtree_control"), constants.W_OK);
+    return { kind: "usable", parent: join(root, groupName) };
+  } catch (cause) {
+    return unusable(root, cause);
+  }
+}
+
+function unusable(root: string, cause: unknown): CgroupSupport {
+  return { kind: "unusable", why: `cgroup v2 at ${root}: ${systemCode(cause) ?? String(cause)}` };
+}
+
+/** Puts a process into a group of its own. @throws a system error, with no group left */
+export function confineInCgroup(path: string, pid: number, limits: CgroupLimits): void {
+  mkdirSync(path, { recursive: true });
+  try {
+    writeFileSync(join(path, "memory.max"), String(limits.memoryBytes));
+    // All threads or none: half a VM is of no use.
+    writeFileSync(join(path, "memory.oom.group"), "1");
+    writeFileSync(join(path, "pids.max"), String(limits.taskCount));
+    writeFileSync(join(path, "cgroup.procs"), String(pid));
+  } catch (cause) {
+    removeCgroup(path);
+    throw cause;
+  }
+}
+
+/** Does nothing to one in which a process lives, or that is gone. */
+export function removeCgroup(path: string): void {
+  try {
+    rmdirSync(path);
+  } catch (cause) {
+    const code = systemCode(cause);
+    if (code !== "ENOENT" && code !== "EBUSY") throw cause;
+  }
+}
+
+/** Removes what VMs have left that ended while nobody looked. */
+export function sweepCgroups(parent: string): void {
+  for (const entry of readdirSync(parent, { withFileTypes: true })) {
+    if (entry.isDirectory()) removeCgroup(join(parent, entry.name));
+  }
+}
+
+/** Fields of mountinfo (proc(5)): the fifth is where, and behind the dash comes the type. */
+function findHierarchy(mounts: string): string | undefined {
+  for (const line of mounts.split("\n")) {
+    const [before = "", after = ""] = line.split(" - ");
+    if (after.startsWith(`${cgroup2Magic} `)) return before.split(" ")[4];
+  }
+  return undefined;
+}
