@@ -156,7 +156,8 @@ export class DaemonClient {
     const path = `/v2/sandboxes/${encodeURIComponent(id)}/connect`;
     const deadline = Deadline.after(resumeMs, "resuming the sandbox");
     // What was left of the timeout stays, unless it is set anew.
-    const body = { keepTimeout: request.timeoutMs === undefined, ...request };
+    const kept = request.timeoutMs === undefined ? { keepTimeout: true } : {};
+    const body = { ...kept, ...request };
     const { status, headers } = await this.#send("POST", path, body, deadline);
     return { changed: status === 201, timings: timingsOf(headers) };
   }
@@ -288,8 +289,13 @@ export class DaemonClient {
   }
 }
 
-function lifetimeBody({ onTimeout, ...rest }: LifetimeRequest = {}): JsonObject {
-  return { ...rest, autoPause: onTimeout === undefined ? undefined : onTimeout === "pause" };
+/** Never, where nothing is said: the wire has a default that suits programs and not people. */
+function lifetimeBody({ onTimeout, timeoutMs, ...rest }: LifetimeRequest = {}): JsonObject {
+  return {
+    ...rest,
+    timeoutMs: timeoutMs ?? null,
+    autoPause: onTimeout === undefined ? undefined : onTimeout === "pause",
+  };
 }
 
 async function readAnswer(response: IncomingMessage): Promise<Answer> {
