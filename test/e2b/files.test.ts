@@ -146,7 +146,7 @@ test("files by the published SDKs", async (story) => {
     });
 
     await t.test(
-      "uploadUrl and downloadUrl are links that need no key, until they expire",
+      "Sandbox.uploadUrl and Sandbox.downloadUrl need no key until they expire",
       async () => {
         // With one address for all sandboxes a link does not say which one it leads to.
         const headers = { "E2b-Sandbox-Id": sandbox.sandboxId, "E2b-Sandbox-Port": "49983" };
