@@ -97,6 +97,15 @@ test("sandboxes by the published SDKs", async (story) => {
       assert.equal(await sandbox.isRunning(), true);
     });
 
+    await t.test("a stream that is open when its sandbox is paused ends at once", async () => {
+      const handle = await sandbox.commands.run("sleep 1000", { background: true });
+      const ended = handle.wait().catch((error: unknown) => error);
+      await sandbox.pause();
+      assert.ok((await ended) instanceof sdk.TimeoutError);
+      await sandbox.connect();
+      assert.equal(await sandbox.commands.kill(handle.pid), true, "the command lives on");
+    });
+
     await t.test("Sandbox.betaPause and Sandbox.connect of an instance", async () => {
       assert.equal(await sandbox.betaPause(), true);
       await sandbox.connect();
@@ -108,6 +117,22 @@ test("sandboxes by the published SDKs", async (story) => {
         timeoutMs: 60_000,
         lifecycle: { onTimeout: "pause" },
       });
+
+      await t.test(
+        "Sandbox.create and Sandbox.connect give 5 minutes unless told otherwise",
+        { todo: "a new sandbox has no end, a woken one gets what was left of its last timeout" },
+        async () => {
+          const brief = await Sandbox.create();
+          const leftMs = async (): Promise<number> =>
+            (await brief.getInfo()).endAt.getTime() - Date.now();
+          assert.ok((await leftMs()) <= 300_000);
+          await brief.setTimeout(60_000);
+          await brief.pause();
+          await brief.connect();
+          assert.ok((await leftMs()) > 240_000);
+          await brief.kill();
+        },
+      );
       await sleepy.setTimeout(1_000);
       await waitUntil("it sleeps", async () => {
         return (await sleepy.getInfo()).state === "paused" || undefined;
