@@ -13,7 +13,11 @@ import { fileURLToPath } from "node:url";
 import { test } from "node:test";
 import { parseJson } from "@torpor/std";
 import { startTestDaemon, waitUntil } from "@torpor/testing";
-import { type ClientEnvironment, clientEnvironment } from "./published-clients.ts";
+import {
+  type ClientEnvironment,
+  clientEnvironment,
+  olderRoutesMissing,
+} from "./published-clients.ts";
 
 const program = fileURLToPath(import.meta.resolve("@e2b/cli/dist/index.js"));
 
@@ -62,9 +66,7 @@ class CommandLine implements AsyncDisposable {
   }
 }
 
-const todo = "POST /sandboxes and POST /sandboxes/{id}/connect are not served yet";
-
-test("the published command line, without a terminal", { todo }, async (t) => {
+test("the published command line, without a terminal", { todo: olderRoutesMissing }, async (t) => {
   await using daemon = await startTestDaemon();
   await using e2b = await CommandLine.make(await clientEnvironment(daemon.api));
   let id = "";
@@ -139,16 +141,19 @@ test("the published command line, without a terminal", { todo }, async (t) => {
     },
   );
 
-  await t.test("e2b sandbox snapshot create, list and delete", async () => {
-    const printed = await e2b.run("sandbox", "snapshot", "create", id);
-    const listed = parseJson(
-      await e2b.run("sandbox", "snapshot", "list", "--format", "json", id),
-      "list",
-    );
-    const [snapshot] = listed as readonly { snapshotId: string }[];
-    assert.ok(snapshot !== undefined && printed.includes(snapshot.snapshotId), printed);
-    await e2b.run("sandbox", "snapshot", "delete", snapshot.snapshotId);
-  });
+  await t.test(
+    "e2b sandbox snapshot create, e2b sandbox snapshot list, e2b sandbox snapshot delete",
+    async () => {
+      const printed = await e2b.run("sandbox", "snapshot", "create", id);
+      const listed = parseJson(
+        await e2b.run("sandbox", "snapshot", "list", "--format", "json", id),
+        "list",
+      );
+      const [snapshot] = listed as readonly { snapshotId: string }[];
+      assert.ok(snapshot !== undefined && printed.includes(snapshot.snapshotId), printed);
+      await e2b.run("sandbox", "snapshot", "delete", snapshot.snapshotId);
+    },
+  );
 
   await t.test(
     "e2b template list shows the templates",

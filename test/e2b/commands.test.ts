@@ -43,20 +43,23 @@ test("commands by the published SDKs", async (story) => {
       },
     );
 
-    await t.test("commands.run streams output while the command runs", async () => {
-      const pieces: string[] = [];
-      const handle = await sandbox.commands.run("echo first; read line; echo second $line", {
-        background: true,
-        stdin: true,
-        onStdout: (piece) => void pieces.push(piece),
-      });
-      await waitUntil("the first line is there", async () => pieces.length > 0 || undefined);
-      assert.deepEqual(pieces, ["first\n"]);
-      await sandbox.commands.sendStdin(handle.pid, "line\n");
-      const { stdout } = await handle.wait();
-      assert.equal(stdout, "first\nsecond line\n");
-      assert.equal(pieces.join(""), stdout);
-    });
+    await t.test(
+      "commands.run streams output, commands.sendStdin gives input meanwhile",
+      async () => {
+        const pieces: string[] = [];
+        const handle = await sandbox.commands.run("echo first; read line; echo second $line", {
+          background: true,
+          stdin: true,
+          onStdout: (piece) => void pieces.push(piece),
+        });
+        await waitUntil("the first line is there", async () => pieces.length > 0 || undefined);
+        assert.deepEqual(pieces, ["first\n"]);
+        await sandbox.commands.sendStdin(handle.pid, "line\n");
+        const { stdout } = await handle.wait();
+        assert.equal(stdout, "first\nsecond line\n");
+        assert.equal(pieces.join(""), stdout);
+      },
+    );
 
     await t.test("commands.run passes text through whole, however it is cut", async () => {
       const line = `python3 -c "import sys; sys.stdout.write('ä€😀' * 40000)"`;
@@ -135,24 +138,30 @@ test("commands by the published SDKs", async (story) => {
       });
     });
 
-    await t.test("pty.create gives a terminal: input, size, end", async () => {
-      let shown = "";
-      const terminal = await sandbox.pty.create({
-        cols: 100,
-        rows: 30,
-        onData: (bytes) => void (shown += Buffer.from(bytes).toString()),
-      });
-      const type = async (text: string): Promise<void> =>
-        await sandbox.pty.sendInput(terminal.pid, Buffer.from(text));
-      await type("stty size; tty\n");
-      const sizeAndName = /\b30 100\s+\/dev\/pts\//;
-      await waitUntil("size and name are shown", async () => sizeAndName.test(shown) || undefined);
-      await sandbox.pty.resize(terminal.pid, { cols: 120, rows: 40 });
-      await type("stty size\n");
-      await waitUntil("the new size is shown", async () => /\b40 120\b/.test(shown) || undefined);
-      await type("exit 0\n");
-      assert.equal((await terminal.wait()).exitCode, 0);
-    });
+    await t.test(
+      "pty.create gives a terminal, pty.sendInput types, pty.resize resizes",
+      async () => {
+        let shown = "";
+        const terminal = await sandbox.pty.create({
+          cols: 100,
+          rows: 30,
+          onData: (bytes) => void (shown += Buffer.from(bytes).toString()),
+        });
+        const type = async (text: string): Promise<void> =>
+          await sandbox.pty.sendInput(terminal.pid, Buffer.from(text));
+        await type("stty size; tty\n");
+        const sizeAndName = /\b30 100\s+\/dev\/pts\//;
+        await waitUntil(
+          "size and name are shown",
+          async () => sizeAndName.test(shown) || undefined,
+        );
+        await sandbox.pty.resize(terminal.pid, { cols: 120, rows: 40 });
+        await type("stty size\n");
+        await waitUntil("the new size is shown", async () => /\b40 120\b/.test(shown) || undefined);
+        await type("exit 0\n");
+        assert.equal((await terminal.wait()).exitCode, 0);
+      },
+    );
 
     await t.test("pty.connect goes on with a terminal, pty.kill ends it", async () => {
       const terminal = await sandbox.pty.create({ cols: 80, rows: 24, onData: () => undefined });

@@ -4,6 +4,7 @@
  */
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { privateRoutes } from "@torpor/protocol";
 import { waitUntil } from "@torpor/testing";
 import { withEachSdk } from "./published-clients.ts";
 
@@ -146,7 +147,7 @@ test("files by the published SDKs", async (story) => {
     });
 
     await t.test(
-      "uploadUrl and downloadUrl are links that need no key, until they expire",
+      "Sandbox.uploadUrl and Sandbox.downloadUrl need no key until they expire",
       async () => {
         // With one address for all sandboxes a link does not say which one it leads to.
         const headers = { "E2b-Sandbox-Id": sandbox.sandboxId, "E2b-Sandbox-Port": "49983" };
@@ -173,6 +174,15 @@ test("files by the published SDKs", async (story) => {
       assert.equal((await fetch(url, { headers })).status, 401);
       const wrong = { ...headers, "X-Access-Token": "wrong" };
       assert.equal((await fetch(url, { headers: wrong })).status, 401);
+    });
+
+    await t.test("the agent's routes for the host alone are not there for clients", async () => {
+      const url = process.env["E2B_SANDBOX_URL"] ?? "";
+      const headers = { "E2b-Sandbox-Id": sandbox.sandboxId, "E2b-Sandbox-Port": "49983" };
+      for (const route of privateRoutes) {
+        const answer = await fetch(`${url}${route}`, { method: "POST", headers, body: "{}" });
+        assert.equal(answer.status, 404, route);
+      }
     });
 
     assert.equal(await sandbox.kill(), true);

@@ -15,44 +15,50 @@ test("sandboxes by the published SDKs", async (story) => {
     });
     const other = await Sandbox.create({ metadata: { purpose: "other" } });
 
-    await t.test("Sandbox.getInfo tells what a sandbox is", async () => {
-      const info = await sandbox.getInfo();
-      assert.equal(info.sandboxId, sandbox.sandboxId);
-      assert.equal(info.name, "base");
-      assert.equal(info.state, "running");
-      assert.deepEqual(info.metadata, { purpose: "story", owner: "you & me = us" });
-      assert.equal(info.cpuCount, 1);
-      assert.equal(info.memoryMB, 512);
-      const aheadMs = info.endAt.getTime() - info.startedAt.getTime();
-      assert.ok(Math.abs(aheadMs - 600_000) < 60_000, `${aheadMs} ms from start to end`);
-      assert.equal(await sandbox.isRunning(), true);
-    });
+    await t.test(
+      "Sandbox.create makes what Sandbox.getInfo and Sandbox.isRunning tell",
+      async () => {
+        const info = await sandbox.getInfo();
+        assert.equal(info.sandboxId, sandbox.sandboxId);
+        assert.equal(info.name, "base");
+        assert.equal(info.state, "running");
+        assert.deepEqual(info.metadata, { purpose: "story", owner: "you & me = us" });
+        assert.equal(info.cpuCount, 1);
+        assert.equal(info.memoryMB, 512);
+        const aheadMs = info.endAt.getTime() - info.startedAt.getTime();
+        assert.ok(Math.abs(aheadMs - 600_000) < 60_000, `${aheadMs} ms from start to end`);
+        assert.equal(await sandbox.isRunning(), true);
+      },
+    );
 
-    const list = "Sandbox.list finds sandboxes by metadata and state, page by page";
-    await t.test(list, { todo: "GET /v2/sandboxes is not served yet" }, async () => {
-      const query = { metadata: { owner: "you & me = us" } };
-      const found = await Sandbox.list({ query }).nextItems();
-      assert.deepEqual(
-        found.map(({ sandboxId }) => sandboxId),
-        [sandbox.sandboxId],
-      );
-      assert.deepEqual(
-        await Sandbox.list({ query: { metadata: { purpose: "none" } } }).nextItems(),
-        [],
-      );
-      const pages = Sandbox.list({ limit: 1, query: { state: ["running"] } });
-      const ids: string[] = [];
-      while (pages.hasNext) {
-        ids.push(...(await pages.nextItems()).map(({ sandboxId }) => sandboxId));
-      }
-      assert.deepEqual(ids, [other.sandboxId, sandbox.sandboxId], "the newest first");
-      await other.pause();
-      const paused = await Sandbox.list({ query: { state: ["paused"] } }).nextItems();
-      assert.deepEqual(
-        paused.map(({ sandboxId }) => sandboxId),
-        [other.sandboxId],
-      );
-    });
+    await t.test(
+      "Sandbox.list finds by metadata and state, page by page",
+      { todo: "GET /v2/sandboxes is not served yet" },
+      async () => {
+        const query = { metadata: { owner: "you & me = us" } };
+        const found = await Sandbox.list({ query }).nextItems();
+        assert.deepEqual(
+          found.map(({ sandboxId }) => sandboxId),
+          [sandbox.sandboxId],
+        );
+        assert.deepEqual(
+          await Sandbox.list({ query: { metadata: { purpose: "none" } } }).nextItems(),
+          [],
+        );
+        const pages = Sandbox.list({ limit: 1, query: { state: ["running"] } });
+        const ids: string[] = [];
+        while (pages.hasNext) {
+          ids.push(...(await pages.nextItems()).map(({ sandboxId }) => sandboxId));
+        }
+        assert.deepEqual(ids, [other.sandboxId, sandbox.sandboxId], "the newest first");
+        await other.pause();
+        const paused = await Sandbox.list({ query: { state: ["paused"] } }).nextItems();
+        assert.deepEqual(
+          paused.map(({ sandboxId }) => sandboxId),
+          [other.sandboxId],
+        );
+      },
+    );
 
     await t.test("Sandbox.setTimeout ends a sandbox at its time", async () => {
       const brief = await Sandbox.create();
@@ -91,7 +97,16 @@ test("sandboxes by the published SDKs", async (story) => {
       assert.equal(await sandbox.isRunning(), true);
     });
 
-    await t.test("Sandbox.betaPause and an instance's connect", async () => {
+    await t.test("a stream that is open when its sandbox is paused ends at once", async () => {
+      const handle = await sandbox.commands.run("sleep 1000", { background: true });
+      const ended = handle.wait().catch((error: unknown) => error);
+      await sandbox.pause();
+      assert.ok((await ended) instanceof sdk.TimeoutError);
+      await sandbox.connect();
+      assert.equal(await sandbox.commands.kill(handle.pid), true, "the command lives on");
+    });
+
+    await t.test("Sandbox.betaPause and Sandbox.connect of an instance", async () => {
       assert.equal(await sandbox.betaPause(), true);
       await sandbox.connect();
       assert.equal((await sandbox.commands.run("cat kept")).stdout, "kept\n");
@@ -102,6 +117,22 @@ test("sandboxes by the published SDKs", async (story) => {
         timeoutMs: 60_000,
         lifecycle: { onTimeout: "pause" },
       });
+
+      await t.test(
+        "Sandbox.create and Sandbox.connect give 5 minutes unless told otherwise",
+        { todo: "a new sandbox has no end, a woken one gets what was left of its last timeout" },
+        async () => {
+          const brief = await Sandbox.create();
+          const leftMs = async (): Promise<number> =>
+            (await brief.getInfo()).endAt.getTime() - Date.now();
+          assert.ok((await leftMs()) <= 300_000);
+          await brief.setTimeout(60_000);
+          await brief.pause();
+          await brief.connect();
+          assert.ok((await leftMs()) > 240_000);
+          await brief.kill();
+        },
+      );
       await sleepy.setTimeout(1_000);
       await waitUntil("it sleeps", async () => {
         return (await sleepy.getInfo()).state === "paused" || undefined;
@@ -124,21 +155,24 @@ test("sandboxes by the published SDKs", async (story) => {
       },
     );
 
-    await t.test("Sandbox.createSnapshot gives a template of this instant", async () => {
-      await sandbox.files.write("instant", "then");
-      const { snapshotId } = await sandbox.createSnapshot();
-      await sandbox.files.write("instant", "now");
-      const copy = await Sandbox.create(snapshotId);
-      assert.equal(await copy.files.read("instant"), "then");
-      const listed = await sandbox.listSnapshots().nextItems();
-      assert.deepEqual(
-        listed.map((one) => one.snapshotId),
-        [snapshotId],
-      );
-      await copy.kill();
-      assert.equal(await Sandbox.deleteSnapshot(snapshotId), true);
-      assert.equal(await Sandbox.deleteSnapshot(snapshotId), false);
-    });
+    await t.test(
+      "Sandbox.createSnapshot, Sandbox.listSnapshots and Sandbox.deleteSnapshot",
+      async () => {
+        await sandbox.files.write("instant", "then");
+        const { snapshotId } = await sandbox.createSnapshot();
+        await sandbox.files.write("instant", "now");
+        const copy = await Sandbox.create(snapshotId);
+        assert.equal(await copy.files.read("instant"), "then");
+        const listed = await sandbox.listSnapshots().nextItems();
+        assert.deepEqual(
+          listed.map((one) => one.snapshotId),
+          [snapshotId],
+        );
+        await copy.kill();
+        assert.equal(await Sandbox.deleteSnapshot(snapshotId), true);
+        assert.equal(await Sandbox.deleteSnapshot(snapshotId), false);
+      },
+    );
 
     await t.test("Sandbox.fork gives sandboxes that go on from here", async () => {
       await sandbox.files.write("origin", "shared");
@@ -181,7 +215,7 @@ test("sandboxes by the published SDKs", async (story) => {
       assert.match(sandbox.getHost(3000), new RegExp(`^3000-${sandbox.sandboxId}\\.`));
     });
 
-    await t.test("git works in a sandbox", async (inner) => {
+    await t.test("git.init and git.status run in a sandbox", async (inner) => {
       const has = await sandbox.commands.run("command -v git || true");
       if (has.stdout === "") return inner.skip("the template has no git");
       await sandbox.git.init("repository");

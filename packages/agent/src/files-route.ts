@@ -8,7 +8,7 @@
  * Failures are `{code, message}` in JSON: 400 for a wrong request, 401, 404, 507 when the disk is full.
  */
 import { createReadStream } from "node:fs";
-import { type FileHandle, open, stat } from "node:fs/promises";
+import { open, stat } from "node:fs/promises";
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { basename, dirname, extname } from "node:path";
 import { pipeline } from "node:stream/promises";
@@ -25,6 +25,7 @@ import { makeOwnedFolder } from "./owned-folder.ts";
 import { resolvePath, resolveUser } from "./request-user.ts";
 import { signatureProblem } from "./signature.ts";
 import { asConnectError, httpStatus } from "./system-errors.ts";
+import { writeWhole } from "./whole-write.ts";
 
 /** LIMIT: files of one multipart request; the answer lists them all. */
 const filesMax = 10_000;
@@ -245,7 +246,7 @@ async function writeFile(
   {
     await using file = await open(path, "w", 0o666);
     await file.chown(user.uid, user.gid);
-    for await (const chunk of body) await writeAll(file, chunk);
+    for await (const chunk of body) await writeWhole(file, chunk);
   }
   replaceMetadata(path, metadata);
   const hasMetadata = Object.keys(metadata).length > 0;
@@ -259,13 +260,6 @@ async function parentFolder(path: string, user: User): Promise<void> {
     const error = asConnectError(cause, path);
     if (error.code === Code.ResourceExhausted) throw error;
     throw new ConnectError(error.rawMessage, Code.Internal, {}, [], cause);
-  }
-}
-
-async function writeAll(file: FileHandle, chunk: Buffer): Promise<void> {
-  for (let at = 0; at < chunk.length;) {
-    const { bytesWritten } = await file.write(chunk, at);
-    at += bytesWritten;
   }
 }
 

@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { Code, ConnectError } from "@connectrpc/connect";
 import {
+  Signal,
   cancelRoute,
   entropyBytes,
   parseCancelResponse,
@@ -13,6 +14,7 @@ import {
   prepareRoute,
 } from "@torpor/protocol";
 import {
+  Events,
   type TestAgent,
   type TestAgentOptions,
   byPid,
@@ -365,4 +367,20 @@ test("an agent that takes the place of another knows who it is, and takes no str
   const environment = (await answer.json()) as Record<string, string>;
   assert.equal(environment["E2B_SANDBOX_ID"], "same");
   assert.equal((await fetch(`${second.url}/envs`)).status, 401);
+});
+
+test("an agent that takes the place of another makes up no end of a process it has not seen", async () => {
+  await using first = await startTestAgent();
+  await first.init();
+  const events = startScript(first, "sleep 1000");
+  const pid = await events.pid();
+  await using second = await startTestAgent({ folder: first.folder });
+  await assert.rejects(second.process.sendSignal({ process: byPid(pid), signal: Signal.SIGKILL }), {
+    code: Code.NotFound,
+    rawMessage: /started anew, and has not seen/,
+  });
+  const late = new Events(second.process.connect({ process: byPid(pid) }));
+  await assert.rejects(late.pid(), { code: Code.NotFound, rawMessage: /has not seen/ });
+  await first.process.sendSignal({ process: byPid(pid), signal: Signal.SIGKILL });
+  await events.rest();
 });

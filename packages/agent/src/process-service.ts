@@ -55,7 +55,9 @@ export class ProcessService implements ServiceImpl<typeof Process> {
   constructor(context: ProcessServiceContext) {
     const { limits } = context.config;
     this.#context = context;
-    this.#table = new ProcessTable(context.timers, limits.exitKeptMs);
+    // Whoever has an identity before its first init has it from the agent before it.
+    const isSuccessor = context.identity.current.generation > 0;
+    this.#table = new ProcessTable(context.timers, limits.exitKeptMs, isSuccessor);
     const logBudget = new LogBudget(limits.allOutputKeptBytes);
     this.#processContext = { timers: context.timers, limits, logBudget };
   }

@@ -25,13 +25,16 @@ export interface ProcessEntry {
 export class ProcessTable {
   readonly #timers: QuietTimers;
   readonly #exitKeptMs: number;
+  readonly #isSuccessor: boolean;
   /** SNAPSHOT: the processes are in the same snapshot and are there again after a restore. */
   readonly #running = new Map<number, ProcessEntry>();
   readonly #ended = new Map<number, ProcessEntry & { readonly expiry: QuietTimer }>();
 
-  constructor(timers: QuietTimers, exitKeptMs: number) {
+  /** @param isSuccessor Whether another agent may have started processes before. */
+  constructor(timers: QuietTimers, exitKeptMs: number, isSuccessor: boolean) {
     this.#timers = timers;
     this.#exitKeptMs = exitKeptMs;
+    this.#isSuccessor = isSuccessor;
   }
 
   /** @throws ConnectError resource_exhausted when no further process may be started. */
@@ -78,7 +81,13 @@ export class ProcessTable {
       this.running().findLast(matches) ??
       (orEnded ? [...this.#ended.values()].findLast(matches) : undefined);
     if (found === undefined) {
-      throw new ConnectError(`no process with ${wanted.case} ${wanted.value}`, Code.NotFound);
+      const unknown = this.#isSuccessor
+        ? "; the agent was started anew, and has not seen how earlier processes ended"
+        : "";
+      throw new ConnectError(
+        `no process with ${wanted.case} ${wanted.value}${unknown}`,
+        Code.NotFound,
+      );
     }
     return found;
   }

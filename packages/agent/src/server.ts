@@ -17,6 +17,7 @@ import {
   healthRoute,
   privateRoutes,
 } from "@torpor/protocol";
+import { serveCompose } from "./compose-route.ts";
 import { type FilesContext, serveFiles } from "./files-route.ts";
 import type { FilesystemService } from "./filesystem-service.ts";
 import type { Gate } from "./gate.ts";
@@ -103,6 +104,8 @@ async function route(
     sendJson(response, 200, await metrics.read());
   } else if (path === "/envs" && request.method === "GET") {
     sendJson(response, 200, identity.environment());
+  } else if (path === "/files/compose" && request.method === "POST") {
+    await serveCompose(request, response, context);
   } else if (!serveRpc(path, request, response)) {
     sendError(response, 404, `no such route: ${request.method} ${path}`);
   }

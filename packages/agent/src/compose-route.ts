@@ -1,0 +1,121 @@
+/**
+ * `POST /files/compose`: makes one file of several, in order, and removes those. It is how a client
+ * uploads a large file in parts that may be repeated.
+ *
+ * The parts are put together beside the destination, which is replaced in one step: a call that fails
+ * leaves the destination and every part as they were.
+ *
+ * Called by server.ts for requests that carry the token. Failures are as those of `/files`.
+ */
+import { constants, createReadStream } from "node:fs";
+import { type FileHandle, open, rename, rm, stat } from "node:fs/promises";
+import type { IncomingMessage, ServerResponse } from "node:http";
+import { basename, dirname, join } from "node:path";
+import { Code, ConnectError } from "@connectrpc/connect";
+import { TorporError, optional, parseJson, parseObject, parseString } from "@torpor/std";
+import type { Accounts, User } from "./accounts.ts";
+import { freshBytes } from "./entropy.ts";
+import { readBody, sendError, sendJson } from "./http-answer.ts";
+import type { Identity } from "./identity.ts";
+import { makeOwnedFolder } from "./owned-folder.ts";
+import { resolvePath, resolveUser } from "./request-user.ts";
+import { asConnectError, httpStatus } from "./system-errors.ts";
+import { writeWhole } from "./whole-write.ts";
+
+/** LIMITS of one call: paths only, and as many parts as a very large upload has. */
+const bodyBytesMax = 4 << 20;
+const sourcesMax = 10_000;
+
+export interface ComposeContext {
+  readonly accounts: Accounts;
+  readonly identity: Identity;
+}
+
+interface Composition {
+  readonly sources: readonly string[];
+  readonly destination: string;
+  readonly user: User;
+}
+
+export async function serveCompose(
+  request: IncomingMessage,
+  response: ServerResponse,
+  context: ComposeContext,
+): Promise<void> {
+  try {
+    const body = await readBody(request, bodyBytesMax);
+    const composition = parseComposition(body, context);
+    await compose(composition);
+    const path = composition.destination;
+    sendJson(response, 200, { path, name: basename(path), type: "file" });
+  } catch (cause) {
+    const error = isRefused(cause)
+      ? invalid(cause.rawMessage, cause)
+      : asConnectError(cause, "compose");
+    sendError(response, httpStatus(error), error.rawMessage);
+  }
+}
+
+/** @throws argument.invalid; ConnectError invalid_argument, unauthenticated */
+function parseComposition(body: Buffer, { accounts, identity }: ComposeContext): Composition {
+  const fields = parseObject(parseJson(body.toString("utf8"), "body"), "body");
+  const username = optional(fields["username"], parseString, "username");
+  const user = resolveUser(username === "" ? undefined : username, accounts, identity);
+  const resolve = (path: string): string =>
+    resolvePath(path, user, identity.current.defaultWorkdir);
+  const sources = parsePaths(fields["source_paths"]).map(resolve);
+  if (new Set(sources).size !== sources.length) throw invalid("the same part is named twice");
+  const destination = resolve(parseString(fields["destination"], "destination"));
+  return { sources, destination, user };
+}
+
+function parsePaths(value: unknown): readonly string[] {
+  if (!Array.isArray(value) || value.length === 0 || value.length > sourcesMax) {
+    throw invalid(`source_paths must be a list of 1 to ${sourcesMax} paths`);
+  }
+  return value.map((path) => parseString(path, "source_paths"));
+}
+
+async function compose({ sources, destination, user }: Composition): Promise<void> {
+  const existing = await stat(destination).catch(() => undefined);
+  if (existing?.isDirectory() === true) throw invalid(`path is a directory: '${destination}'`);
+  for (const source of sources) await checkPart(source);
+  await makeOwnedFolder(dirname(destination), user);
+  const staged = join(dirname(destination), `.compose-${freshBytes(8).toString("hex")}`);
+  await using undo = new AsyncDisposableStack();
+  undo.defer(async () => await rm(staged, { force: true }));
+  {
+    await using file = await open(
+      staged,
+      constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL,
+    );
+    await file.chmod(existing === undefined ? 0o644 : existing.mode & 0o777);
+    await file.chown(user.uid, user.gid);
+    for (const source of sources) await append(file, source);
+  }
+  await rename(staged, destination);
+  // The destination may be one of the parts.
+  for (const source of sources) if (source !== destination) await rm(source, { force: true });
+}
+
+async function checkPart(path: string): Promise<void> {
+  const stats = await stat(path).catch((cause: unknown) => {
+    throw asConnectError(cause, path);
+  });
+  if (!stats.isFile()) throw invalid(`a part is not a file: '${path}'`);
+}
+
+async function append(file: FileHandle, source: string): Promise<void> {
+  for await (const chunk of createReadStream(source)) {
+    await writeWhole(file, chunk as Buffer);
+  }
+}
+
+/** What the parsers refuse is the client's fault. */
+function isRefused(cause: unknown): cause is TorporError {
+  return TorporError.is(cause) && cause.code === "argument.invalid";
+}
+
+function invalid(message: string, cause?: unknown): ConnectError {
+  return new ConnectError(message, Code.InvalidArgument, {}, [], cause);
+}

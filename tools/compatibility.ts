@@ -1,0 +1,196 @@
+/**
+ * Writes COMPATIBILITY.md: which calls of the published E2B clients work, as the tests in test/e2b show.
+ *
+ *     npm run compatibility
+ *
+ * What there is to call is asked of the clients themselves. That a call works is read from the tests:
+ * a title that names a call, as in "files.read …" or "e2b sandbox list …", stands for it, and a test
+ * that is still to be done says what is missing. A call that no title names has no test.
+ * test/repository/compatibility.test.ts compares.
+ */
+import { execFileSync } from "node:child_process";
+import { glob, readFile, writeFile } from "node:fs/promises";
+import { basename, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { format } from "prettier";
+import { Sandbox } from "e2b";
+import { olderRoutesMissing, sdks } from "../test/e2b/published-clients.ts";
+
+const root = join(import.meta.dirname, "..");
+const target = join(root, "COMPATIBILITY.md");
+const commandLineName = "@e2b/cli 2.19.0";
+const commandLine = fileURLToPath(import.meta.resolve("@e2b/cli/dist/index.js"));
+
+/** What each call sends; for the calls of the SDK, the newest generation first. */
+const requests: Readonly<Record<string, string>> = {
+  "Sandbox.betaPause": "`POST /sandboxes/{id}/pause`",
+  "Sandbox.connect": "`POST /v2/sandboxes/{id}/connect`; older `POST /sandboxes/{id}/connect`",
+  "Sandbox.create": "`POST /v2/sandboxes`; older `POST /sandboxes`",
+  "Sandbox.createSnapshot": "`POST /sandboxes/{id}/snapshots`",
+  "Sandbox.deleteSnapshot": "`DELETE /templates/{id}`",
+  "Sandbox.downloadUrl": "signed `GET /files`",
+  "Sandbox.fork": "`POST /sandboxes/{id}/fork`",
+  "Sandbox.getFullInfo": "`GET /sandboxes/{id}`",
+  "Sandbox.getInfo": "`GET /sandboxes/{id}`",
+  "Sandbox.getMetrics": "`GET /sandboxes/{id}/metrics`",
+  "Sandbox.isRunning": "`GET /health` of the agent",
+  "Sandbox.kill": "`DELETE /sandboxes/{id}`",
+  "Sandbox.list": "`GET /v2/sandboxes`",
+  "Sandbox.listSnapshots": "`GET /snapshots`",
+  "Sandbox.pause": "`POST /sandboxes/{id}/pause`",
+  "Sandbox.setTimeout": "`POST /sandboxes/{id}/timeout`",
+  "Sandbox.updateNetwork": "`PUT /sandboxes/{id}/network`",
+  "Sandbox.uploadUrl": "signed `POST /files`",
+  "commands.closeStdin": "`process.Process/CloseStdin`",
+  "commands.connect": "`process.Process/Connect`",
+  "commands.kill": "`process.Process/SendSignal`",
+  "commands.list": "`process.Process/List`",
+  "commands.run": "`process.Process/Start`",
+  "commands.sendStdin": "`process.Process/SendInput`",
+  "files.exists": "`filesystem.Filesystem/Stat`",
+  "files.getInfo": "`filesystem.Filesystem/Stat`",
+  "files.list": "`filesystem.Filesystem/ListDir`",
+  "files.makeDir": "`filesystem.Filesystem/MakeDir`",
+  "files.read": "`GET /files`",
+  "files.remove": "`filesystem.Filesystem/Remove`",
+  "files.rename": "`filesystem.Filesystem/Move`",
+  "files.watchDir": "`filesystem.Filesystem/WatchDir`",
+  "files.write": "`POST /files`",
+  "files.writeFiles": "`POST /files`",
+  "pty.connect": "`process.Process/Connect`",
+  "pty.create": "`process.Process/Start`",
+  "pty.kill": "`process.Process/SendSignal`",
+  "pty.resize": "`process.Process/Update`",
+  "pty.sendInput": "`process.Process/SendInput`",
+};
+
+/** Groups of the command line; `e2b auth` and what builds templates from a folder need E2B's own services. */
+const commandGroups = [["sandbox"], ["sandbox", "snapshot"], ["template"]] as const;
+
+export interface ShownBehaviour {
+  readonly file: string;
+  readonly title: string;
+  /** What is missing; undefined when the test holds. */
+  readonly todo: string | undefined;
+  /** The calls that the title names. */
+  readonly calls: readonly string[];
+  /** All of the file's text. */
+  readonly text: string;
+}
+
+/** What every test inside a story shows. */
+export async function readBehaviours(): Promise<readonly ShownBehaviour[]> {
+  const behaviours: ShownBehaviour[] = [];
+  const calledBy = [...listSdkCalls(), ...listCommands()];
+  const files = await Array.fromAsync(glob("test/e2b/*.test.ts", { cwd: root }));
+  const pattern = /\btest\(\s*"((?:[^"\\]|\\.)*)",\s*(?:\{\s*todo:\s*"([^"]+)",?\s*\},\s*)?async/g;
+  for (const file of files.sort()) {
+    const text = await readFile(join(root, file), "utf8");
+    for (const [, title = "", todo] of text.matchAll(pattern)) {
+      const calls = calledBy.filter((call) => new RegExp(`\\b${call}\\b`).test(title));
+      behaviours.push({ file, title, todo, calls, text });
+    }
+  }
+  return behaviours;
+}
+
+/** Every method that the SDK offers on a sandbox. */
+export function listSdkCalls(): readonly string[] {
+  const sandbox = new Sandbox({ sandboxId: "any", envdVersion: "0.6.13", apiKey: "e2b_00" });
+  const members = {
+    Sandbox: [Sandbox.prototype, Sandbox, Object.getPrototypeOf(Sandbox) as object],
+    commands: [Object.getPrototypeOf(sandbox.commands) as object],
+    files: [Object.getPrototypeOf(sandbox.files) as object],
+    pty: [Object.getPrototypeOf(sandbox.pty) as object],
+  };
+  const inner = new Set(["constructor", "start", "fileUrl", "resolveApiOpts"]);
+  return Object.entries(members).flatMap(([owner, holders]) => {
+    const names = holders.flatMap((holder) =>
+      Object.entries(Object.getOwnPropertyDescriptors(holder))
+        .filter(([name, { value }]) => typeof value === "function" && !inner.has(name))
+        .map(([name]) => name),
+    );
+    const isInner = (name: string): boolean => /Sandbox$/.test(name);
+    return [...new Set(names)]
+      .filter((name) => !isInner(name))
+      .sort()
+      .map((name) => `${owner}.${name}`);
+  });
+}
+
+/** Every command of the groups above. */
+export function listCommands(): readonly string[] {
+  return commandGroups.flatMap((group) => {
+    const help = execFileSync(process.execPath, [commandLine, ...group, "--help"], {
+      encoding: "utf8",
+    });
+    const names = [...help.matchAll(/^ {2}([a-z]+)\|[a-z]+ /gm)].map(([, name = ""]) => name);
+    return names
+      .filter((name) => !(group.length === 1 && name === "snapshot"))
+      .map((name) => ["e2b", ...group, name].join(" "));
+  });
+}
+
+function stateOf(
+  call: string,
+  behaviours: readonly ShownBehaviour[],
+  clientTodo: string | undefined,
+): string {
+  const about = behaviours.filter(({ calls }) => calls.includes(call));
+  if (about.length === 0) return "no test";
+  if (clientTodo !== undefined) return "not yet";
+  const todos = about.map(({ todo }) => todo).filter((todo) => todo !== undefined);
+  if (todos.length === 0) return "works";
+  const extent = todos.length < about.length ? "in part" : "not yet";
+  return `${extent}: ${todos.join("; ")}`;
+}
+
+/** Why a client as a whole cannot be told of. */
+function clientNote(name: string, todo: string | undefined): string {
+  return todo === undefined ? "" : `With \`${name}\` not yet: ${todo}.`;
+}
+
+function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
+  const ruler = head.map(() => "---");
+  return [head, ruler, ...rows].map((cells) => `| ${cells.join(" | ")} |`).join("\n");
+}
+
+/** The text that COMPATIBILITY.md must have. */
+export async function compatibilityText(): Promise<string> {
+  const behaviours = await readBehaviours();
+  const sdkRows = listSdkCalls().map((call) => [
+    `\`${call}\``,
+    requests[call] ?? "",
+    ...sdks.map(({ todo }) => stateOf(call, behaviours, todo)),
+  ]);
+  const commandRows = listCommands().map((command) => [
+    `\`${command}\``,
+    stateOf(command, behaviours, olderRoutesMissing),
+  ]);
+  const files = [...new Set(behaviours.map(({ file }) => file))];
+  const shown = files.map((file) => {
+    const lines = behaviours
+      .filter((behaviour) => behaviour.file === file)
+      .map(({ title, todo }) => `- ${title}${todo === undefined ? "" : ` (not yet: ${todo})`}`);
+    return `[${basename(file)}](${file}):\n\n${lines.join("\n")}`;
+  });
+  const text = [
+    "# What works with E2B's clients",
+    "The published clients are run unmodified against a daemon with real VMs by `npm test -- e2b`. This " +
+      "file is made from those tests by `npm run compatibility`, and a test compares: a call works when a " +
+      "test shows it, and what no test shows is not claimed.",
+    "## The SDK",
+    "Of `Sandbox` static methods and those of an instance are not told apart. The methods of `git` run " +
+      "commands in the sandbox and need `git` in its template.",
+    table(["Call", "Sends", ...sdks.map(({ name }) => `\`${name}\``)], sdkRows),
+    ...sdks.map(({ name, todo }) => clientNote(name, todo)),
+    "## The command line",
+    table(["Command", `\`${commandLineName}\``], commandRows),
+    clientNote(commandLineName, olderRoutesMissing),
+    "## What the tests show",
+    ...shown,
+  ].join("\n\n");
+  return await format(text, { parser: "markdown", printWidth: 100 });
+}
+
+if (import.meta.main) await writeFile(target, await compatibilityText());
