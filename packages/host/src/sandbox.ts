@@ -52,6 +52,8 @@ export interface Outcome {
 /** The instant of a sandbox; disposing it lets it be collected, unless somebody else needs it. */
 export interface Checkpoint extends Disposable {
   readonly snapshotId: string;
+  /** Whether it was taken now; that of a paused sandbox has been there before. */
+  readonly isNew: boolean;
   readonly timings: readonly StepTiming[];
 }
 
@@ -169,11 +171,12 @@ export class Sandbox {
   /** An instant of this sandbox, which goes on: a new snapshot of a running one, the last of a paused. */
   checkpoint(command: Command = {}): Promise<Checkpoint> {
     return this.#enqueue(async () => {
-      const timings = this.#admit("checkpoint", command) ? await this.#checkpoint() : [];
+      const isNew = this.#admit("checkpoint", command);
+      const timings = isNew ? await this.#checkpoint() : [];
       const { snapshotId } = this.#record;
       assert(snapshotId !== null, "a checkpoint has a snapshot");
       const kept = this.#host.store.keep(snapshotId);
-      return { snapshotId, timings, [Symbol.dispose]: () => kept[Symbol.dispose]() };
+      return { snapshotId, isNew, timings, [Symbol.dispose]: () => kept[Symbol.dispose]() };
     });
   }
 

@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { Deadline, TorporError, ignoreFailure } from "@torpor/std";
 import { type Needs, SandboxFolder, type SnapshotStore, stateFiles } from "@torpor/storage";
 import { Deadlines, type MissedDeadline } from "./deadlines.ts";
-import { newSandboxId, newSecret } from "./entropy.ts";
+import { newSandboxId, newSecret, newSnapshotId } from "./entropy.ts";
 import type { HostContext } from "./host-context.ts";
 import { type LifetimeRequest, newLifetime } from "./lifecycle/lifetime.ts";
 import { type Command, type Outcome, Sandbox } from "./sandbox.ts";
@@ -166,7 +166,10 @@ export class Sandboxes {
     const sandbox = this.get(id);
     if (name !== null) await this.snapshots.assertNameFree(name);
     using checkpoint = await sandbox.checkpoint(command);
-    const { snapshotId } = checkpoint;
+    // The one that a paused sandbox lies in may be a snapshot of a user already, or become one again.
+    const snapshotId = checkpoint.isNew ? checkpoint.snapshotId : newSnapshotId();
+    using _kept = this.#host.store.keep(snapshotId);
+    if (!checkpoint.isNew) await this.#host.store.copy(checkpoint.snapshotId, snapshotId);
     await this.snapshots.add({
       id: snapshotId,
       name,

@@ -10,7 +10,7 @@
  *
  * INVARIANT: at every instant, also of a power cut, what a published snapshot names is whole.
  */
-import { access, mkdir, readdir, rm } from "node:fs/promises";
+import { access, link, mkdir, readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { flushFolder, renameDurably } from "@torpor/std";
 import { stateFiles } from "./folders.ts";
@@ -103,7 +103,17 @@ export class SnapshotStore {
     };
   }
 
-  /** Keeps these from being collected until disposed, whether they exist yet or not. */
+  /** Another snapshot of the same instant, to be kept and removed by itself; it shares what it can. */
+  async copy(snapshotId: string, copyId: string): Promise<void> {
+    const manifest = await this.read(snapshotId);
+    await using undo = new AsyncDisposableStack();
+    const staged = undo.use(await this.stage(copyId));
+    await link(this.deviceStatePath(snapshotId), join(staged.path, snapshotFiles.deviceState));
+    await staged.publish({ ...manifest, snapshotId: copyId });
+    undo.move();
+  }
+
+  /** Keeps these, and what they stand upon, from being collected until disposed; they may not exist yet. */
   keep(...ids: readonly string[]): Disposable {
     for (const id of ids) this.#kept.set(id, (this.#kept.get(id) ?? 0) + 1);
     return {

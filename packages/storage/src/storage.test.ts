@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
-import { mkdir, mkdtempDisposable, readFile, readdir, writeFile } from "node:fs/promises";
+import { mkdir, mkdtempDisposable, readFile, readdir, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
@@ -95,6 +95,21 @@ test("a staged snapshot is invisible until published and leaves nothing when dro
     assert.deepEqual(await names(path), []);
     await publish(store, manifestOf("a"));
     assert.equal((await store.read("a")).generation, 2);
+  });
+});
+
+test("copy() makes a snapshot of the same instant that outlives the first", async () => {
+  await withStore(async (store, path) => {
+    await publish(store, manifestOf("a", [], ["d1"]));
+    await writeFile(store.deviceStatePath("a"), "devices");
+    await store.copy("a", "b");
+    const copy = await store.read("b");
+    assert.deepEqual(copy, { ...(await store.read("a")), snapshotId: "b" });
+    // Its memory is the first one's layer.
+    await store.collect(() => ({ snapshots: ["b"], disks: [] }));
+    assert.deepEqual(await names(path), ["a", "b", "d1.qcow2"]);
+    await rm(store.folder("a"), { recursive: true });
+    assert.equal(await readFile(store.deviceStatePath("b"), "utf8"), "devices");
   });
 });
 
