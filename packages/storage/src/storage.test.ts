@@ -135,6 +135,30 @@ test("collect() keeps what is needed, what that stands upon and what is in the m
   });
 });
 
+test("collect() keeps what its maker lets go of once a record names it", async () => {
+  await withStore(async (store, path) => {
+    await publish(store, manifestOf("a"));
+    const making = store.keep("b", "d1");
+    await publish(store, manifestOf("b", [], ["d1"]));
+    await store.collect(() => {
+      // Asked a moment too early to name it, and by the time it is judged nobody keeps it.
+      making[Symbol.dispose]();
+      return { snapshots: ["a"], disks: [] };
+    });
+    assert.deepEqual(await names(path), ["a", "b", "d1.qcow2"]);
+  });
+});
+
+test("collect() keeps what a snapshot stands upon that somebody keeps", async () => {
+  await withStore(async (store, path) => {
+    await publish(store, manifestOf("a", [], ["d1"]));
+    await publish(store, manifestOf("b", ["a"], ["d1"]));
+    using _kept = store.keep("b", "given-up");
+    await store.collect(() => ({ snapshots: [], disks: [] }));
+    assert.deepEqual(await names(path), ["a", "b", "d1.qcow2"]);
+  });
+});
+
 test("collect() removes nothing while it cannot tell what is needed", async () => {
   await withStore(async (store, path) => {
     await publish(store, manifestOf("a"));
