@@ -60,6 +60,8 @@ export interface Checkpoint extends Disposable {
 export interface Command {
   /** The run it is meant for; whichever there is, when it names none. */
   readonly epoch?: number | undefined;
+  /** Asked when its turn in the queue has come: if not, nothing is done. */
+  readonly stillWanted?: (() => boolean) | undefined;
 }
 
 export interface ResumeCommand extends Command {
@@ -152,6 +154,7 @@ export class Sandbox {
 
   pause(command: Command = {}): Promise<Outcome> {
     return this.#enqueue(async () => {
+      if (command.stillWanted?.() === false) return unchanged;
       if (!this.#admit("pause", command)) return unchanged;
       return await this.#pause();
     });
@@ -182,7 +185,7 @@ export class Sandbox {
 
   remove(command: Command = {}): Promise<Outcome> {
     return this.#enqueue(async () => {
-      if (this.#removed) return unchanged;
+      if (this.#removed || command.stillWanted?.() === false) return unchanged;
       this.#admit("remove", command);
       return { changed: true, timings: await this.#runRemove() };
     });

@@ -62,8 +62,8 @@ export class Sandboxes {
     this.#spares = new Spares((source) => this.#newSandbox(source));
     this.#deadlines = new Deadlines(
       {
-        pause: (sandbox, epoch) => sandbox.pause({ epoch }),
-        kill: ({ record }, epoch) => this.remove(record.id, { epoch }),
+        pause: (sandbox, command) => sandbox.pause(command),
+        kill: ({ record }, command) => this.remove(record.id, command),
       },
       host.log,
     );
@@ -156,6 +156,7 @@ export class Sandboxes {
   async remove(id: string, command: Command = {}): Promise<Outcome> {
     const sandbox = this.get(id);
     const outcome = await sandbox.remove(command);
+    if (!outcome.changed) return outcome;
     this.#forget(sandbox);
     await ignoreFailure("told in the log, and tried again later", this.#collect());
     return outcome;
