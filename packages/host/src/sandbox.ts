@@ -303,14 +303,18 @@ export class Sandbox {
     }
   }
 
-  async #wake(verb: "create" | "resume", context: WakeContext): Promise<Outcome> {
+  async #wake(
+    verb: "create" | "resume",
+    context: WakeContext,
+    change: (nowMs: number) => Partial<SandboxRecord> = () => ({}),
+  ): Promise<Outcome> {
     const kept = [
       context.newDiskLayer,
       ...(context.snapshot === undefined ? [] : [context.snapshot.snapshotId]),
     ];
     using _kept = this.#host.store.keep(...kept);
     const timings = await runSteps(wakeSteps, context, this.#options(verb));
-    return await this.#goOn(context, timings);
+    return await this.#goOn(context, timings, change);
   }
 
   /**
@@ -360,12 +364,19 @@ export class Sandbox {
     };
   }
 
-  /** The guest is initialised: from here on the sandbox is running. */
-  async #goOn(context: WakeContext, timings: Outcome["timings"]): Promise<Outcome> {
+  /** The guest is initialised: from here on the sandbox is running, with what else has changed. */
+  async #goOn(
+    context: WakeContext,
+    timings: Outcome["timings"],
+    change: (nowMs: number) => Partial<SandboxRecord> = () => ({}),
+  ): Promise<Outcome> {
     const run = wokenRun(context);
     const sealed = context.snapshot?.disk.map(({ layerId }) => layerId) ?? [];
     const diskLayers = [...sealed, context.newDiskLayer];
     const nowMs = Date.now();
+    await using undo = new AsyncDisposableStack();
+    // A guest whose record cannot be written must not go on beside its snapshot.
+    undo.defer(() => this.#endUnrecorded(run));
     await this.#save({
       state: enter(this.#record.state, {
         kind: "running",
@@ -377,9 +388,16 @@ export class Sandbox {
       diskLayers,
       startedAtMs: nowMs,
       lifetime: begin(this.#record.lifetime, nowMs),
+      ...change(nowMs),
     });
+    undo.move();
     this.#attach(run);
     return { changed: true, timings };
+  }
+
+  async #endUnrecorded(run: SandboxRun): Promise<void> {
+    await endRun(run, Deadline.after(endBudgetMs, "ending a VM whose record was not written"));
+    await rm(this.folder.run(run.generation), { recursive: true, force: true });
   }
 
   #options(verb: string): RunStepsOptions {
@@ -397,13 +415,16 @@ export class Sandbox {
     });
     await this.#endStrays();
     await this.#move({ kind: "resuming" });
+    const change = (nowMs: number): Partial<SandboxRecord> => ({
+      ...(previous === true ? { previousSnapshotId: null } : {}),
+      ...(timeoutMs === undefined
+        ? {}
+        : { lifetime: setTimeoutMs(before.lifetime, timeoutMs, nowMs, nowMs) }),
+    });
     try {
-      const outcome = await this.#wake("resume", context);
-      if (previous === true) await this.#save({ previousSnapshotId: null });
-      if (timeoutMs !== undefined) await this.#setTimeoutMs(timeoutMs);
-      return outcome;
+      return await this.#wake("resume", context, change);
     } catch (cause) {
-      await this.#move({ kind: "paused" });
+      await this.#move(before.state.kind === "failed" ? before.state : { kind: "paused" });
       this.#log.warn("resume failed and was undone", { cause, before: before.state.kind });
       throw this.#withWayBack(cause, previous === true);
     }
