@@ -8,16 +8,16 @@ const idPattern = /^[a-z0-9]{20}$/;
 
 export class Snapshots {
   readonly #host: HostContext;
-  #records: readonly SnapshotRecord[] = [];
+  /** What the database has, changed right after it: read again, it could fail to be read. */
+  #records: readonly SnapshotRecord[];
 
-  private constructor(host: HostContext) {
+  private constructor(host: HostContext, records: readonly SnapshotRecord[]) {
     this.#host = host;
+    this.#records = records;
   }
 
   static async open(host: HostContext): Promise<Snapshots> {
-    const snapshots = new Snapshots(host);
-    await snapshots.#reload();
-    return snapshots;
+    return new Snapshots(host, await host.snapshotRecords.all());
   }
 
   all(): readonly SnapshotRecord[] {
@@ -59,20 +59,19 @@ export class Snapshots {
   /** A name it takes from another leaves that one to be found by its id. */
   async add(record: SnapshotRecord): Promise<void> {
     await this.#host.snapshotRecords.add(record);
-    await this.#reload();
+    const others = this.#records.map((one) =>
+      one.name !== null && one.name === record.name ? { ...one, name: null, pool: 0 } : one,
+    );
+    this.#records = [...others, record];
   }
 
   async setPool(id: string, pool: number): Promise<void> {
     await this.#host.snapshotRecords.setPool(id, pool);
-    await this.#reload();
+    this.#records = this.#records.map((one) => (one.id === id ? { ...one, pool } : one));
   }
 
   async remove(id: string): Promise<void> {
     await this.#host.snapshotRecords.remove(id);
-    await this.#reload();
-  }
-
-  async #reload(): Promise<void> {
-    this.#records = await this.#host.snapshotRecords.all();
+    this.#records = this.#records.filter((one) => one.id !== id);
   }
 }
