@@ -79,7 +79,7 @@ export class GuestLink implements Disposable {
     return socket;
   }
 
-  /** Waits until the agent answers its health check. @throws deadline.exceeded */
+  /** Waits until the agent answers its health check. @throws guest.unreachable, also after `dispose` */
   async waitUntilReady(deadline: Deadline): Promise<void> {
     for (;;) {
       try {
@@ -87,7 +87,7 @@ export class GuestLink implements Disposable {
         await this.#call("GET", healthRoute, undefined, attempt);
         return;
       } catch (cause) {
-        if (deadline.expired) {
+        if (deadline.expired || this.#destroyed) {
           throw new TorporError("guest.unreachable", "the guest's agent did not answer in time", {
             cause,
           });
