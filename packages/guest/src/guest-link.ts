@@ -105,7 +105,7 @@ export class GuestLink implements Disposable {
     return await openTunnel(carrier, { port, hostKey: this.#hostKey }, deadline);
   }
 
-  /** Waits until the agent answers its health check. @throws deadline.exceeded */
+  /** Waits until the agent answers its health check. @throws guest.unreachable, also after `dispose` */
   async waitUntilReady(deadline: Deadline): Promise<void> {
     for (;;) {
       try {
@@ -113,7 +113,7 @@ export class GuestLink implements Disposable {
         await this.#call("GET", healthRoute, undefined, attempt);
         return;
       } catch (cause) {
-        if (deadline.expired) {
+        if (deadline.expired || this.#destroyed) {
           throw new TorporError("guest.unreachable", "the guest's agent did not answer in time", {
             cause,
           });

@@ -2,21 +2,22 @@
  * Ends sandboxes when their time is over, by the rules of lifetime.ts.
  *
  * Every decision is for one run: it carries that run's epoch, so that a pause or a removal that comes
- * late cannot hit the run after it. A pause that fails leaves the sandbox running, is told in `info`
- * and the log, and is tried again.
+ * late cannot hit the run after it. It is made again when its turn in the sandbox's queue has come: a
+ * user who paused the sandbox in time, or gave it more, was there first. A pause that fails leaves the
+ * sandbox running, is told in `info` and the log, and is tried again.
  */
 import type { Logger } from "@torpor/std";
 import { TorporError } from "@torpor/std";
 import { type Due, nextDue } from "./lifecycle/lifetime.ts";
-import type { Sandbox } from "./sandbox.ts";
+import type { Command, Sandbox } from "./sandbox.ts";
 
 /** A wall clock may be set, and timers count at most 24 days: look again at least this often. */
 const lookMsMax = 60 * 60_000;
 const retryMs = 30_000;
 
 export interface DeadlineActions {
-  pause(sandbox: Sandbox, epoch: number): Promise<unknown>;
-  kill(sandbox: Sandbox, epoch: number): Promise<unknown>;
+  pause(sandbox: Sandbox, command: Command): Promise<unknown>;
+  kill(sandbox: Sandbox, command: Command): Promise<unknown>;
 }
 
 /** Why a sandbox still runs although its time is over. */
@@ -71,10 +72,15 @@ export class Deadlines implements Disposable {
       this.#lookAt(sandbox, 0);
       return;
     }
-    const { id, generation } = sandbox.record;
+    const { id, generation: epoch } = sandbox.record;
+    const stillWanted = (): boolean => {
+      const now = dueOf(sandbox);
+      return now?.action === due.action && now.atMs <= Date.now();
+    };
     this.#log.info("the time of a sandbox is over", { sandboxId: id, ...due });
     try {
-      await this.#actions[due.action](sandbox, generation);
+      await this.#actions[due.action](sandbox, { epoch, stillWanted });
+      this.#lookAt(sandbox, 0);
     } catch (cause) {
       if (TorporError.is(cause) && cause.code === "sandbox.stale") return;
       const { rawMessage } = TorporError.from(cause, "internal");

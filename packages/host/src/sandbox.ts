@@ -56,12 +56,16 @@ export interface Outcome {
 /** The instant of a sandbox; disposing it lets it be collected, unless somebody else needs it. */
 export interface Checkpoint extends Disposable {
   readonly snapshotId: string;
+  /** Whether it was taken now; that of a paused sandbox has been there before. */
+  readonly isNew: boolean;
   readonly timings: readonly StepTiming[];
 }
 
 export interface Command {
   /** The run it is meant for; whichever there is, when it names none. */
   readonly epoch?: number | undefined;
+  /** Asked when its turn in the queue has come: if not, nothing is done. */
+  readonly stillWanted?: (() => boolean) | undefined;
 }
 
 export interface ResumeCommand extends Command {
@@ -166,6 +170,7 @@ export class Sandbox {
 
   pause(command: Command = {}): Promise<Outcome> {
     return this.#enqueue(async () => {
+      if (command.stillWanted?.() === false) return unchanged;
       if (!this.#admit("pause", command)) return unchanged;
       return await this.#pause();
     });
@@ -186,17 +191,18 @@ export class Sandbox {
   /** An instant of this sandbox, which goes on: a new snapshot of a running one, the last of a paused. */
   checkpoint(command: Command = {}): Promise<Checkpoint> {
     return this.#enqueue(async () => {
-      const timings = this.#admit("checkpoint", command) ? await this.#checkpoint() : [];
+      const isNew = this.#admit("checkpoint", command);
+      const timings = isNew ? await this.#checkpoint() : [];
       const { snapshotId } = this.#record;
       assert(snapshotId !== null, "a checkpoint has a snapshot");
       const kept = this.#host.store.keep(snapshotId);
-      return { snapshotId, timings, [Symbol.dispose]: () => kept[Symbol.dispose]() };
+      return { snapshotId, isNew, timings, [Symbol.dispose]: () => kept[Symbol.dispose]() };
     });
   }
 
   remove(command: Command = {}): Promise<Outcome> {
     return this.#enqueue(async () => {
-      if (this.#removed) return unchanged;
+      if (this.#removed || command.stillWanted?.() === false) return unchanged;
       this.#admit("remove", command);
       return { changed: true, timings: await this.#runRemove() };
     });
@@ -356,7 +362,11 @@ export class Sandbox {
     }
   }
 
-  async #wake(verb: "create" | "resume", context: WakeContext): Promise<Outcome> {
+  async #wake(
+    verb: "create" | "resume",
+    context: WakeContext,
+    change: (nowMs: number) => Partial<SandboxRecord> = () => ({}),
+  ): Promise<Outcome> {
     using holds = new DisposableStack();
     holds.use(this.#host.store.keep(context.newDiskLayer));
     if (context.snapshot !== undefined) {
@@ -364,13 +374,15 @@ export class Sandbox {
     }
     const first = { ...context };
     try {
-      return await this.#goOn(first, await runSteps(wakeSteps, first, this.#options(verb)));
+      const timings = await runSteps(wakeSteps, first, this.#options(verb));
+      return await this.#goOn(first, timings, change);
     } catch (cause) {
       if (first.guestRan === true || !isVmmTrouble(cause)) throw cause;
       this.#log.warn("the VMM did not load the guest; trying once more", { cause });
     }
     const second = { ...context };
-    return await this.#goOn(second, await runSteps(wakeSteps, second, this.#options(verb)));
+    const timings = await runSteps(wakeSteps, second, this.#options(verb));
+    return await this.#goOn(second, timings, change);
   }
 
   /**
@@ -422,12 +434,19 @@ export class Sandbox {
     };
   }
 
-  /** The guest is initialised: from here on the sandbox is running. */
-  async #goOn(context: WakeContext, timings: Outcome["timings"]): Promise<Outcome> {
+  /** The guest is initialised: from here on the sandbox is running, with what else has changed. */
+  async #goOn(
+    context: WakeContext,
+    timings: Outcome["timings"],
+    change: (nowMs: number) => Partial<SandboxRecord> = () => ({}),
+  ): Promise<Outcome> {
     const run = wokenRun(context);
     const sealed = context.snapshot?.disk.map(({ layerId }) => layerId) ?? [];
     const diskLayers = [...sealed, context.newDiskLayer];
     const nowMs = Date.now();
+    await using undo = new AsyncDisposableStack();
+    // A guest whose record cannot be written must not go on beside its snapshot.
+    undo.defer(() => this.#endUnrecorded(run));
     await this.#save({
       state: enter(this.#record.state, {
         kind: "running",
@@ -439,9 +458,16 @@ export class Sandbox {
       diskLayers,
       startedAtMs: nowMs,
       lifetime: begin(this.#record.lifetime, nowMs),
+      ...change(nowMs),
     });
+    undo.move();
     this.#attach(run);
     return { changed: true, timings };
+  }
+
+  async #endUnrecorded(run: SandboxRun): Promise<void> {
+    await endRun(run, Deadline.after(endBudgetMs, "ending a VM whose record was not written"));
+    await rm(this.folder.run(run.generation), { recursive: true, force: true });
   }
 
   #options(verb: string): RunStepsOptions {
@@ -459,17 +485,23 @@ export class Sandbox {
     });
     await this.#endStrays();
     await this.#move({ kind: "resuming" });
-    const outcome = await this.#wake("resume", context).catch(async (cause: unknown) => {
-      await this.#move({ kind: "paused" });
+    const change = (nowMs: number): Partial<SandboxRecord> => {
+      const { lifetime } = before;
+      const kept = begin(lifetime, nowMs);
+      const timed =
+        timeoutMs === undefined ? kept : setTimeoutMs(lifetime, timeoutMs, nowMs, nowMs);
+      return {
+        ...(previous === true ? { previousSnapshotId: null } : {}),
+        lifetime: { ...timed, onTimeout: onTimeout ?? lifetime.onTimeout },
+      };
+    };
+    try {
+      return await this.#wake("resume", context, change);
+    } catch (cause) {
+      await this.#move(before.state.kind === "failed" ? before.state : { kind: "paused" });
       this.#log.warn("resume failed and was undone", { cause, before: before.state.kind });
       throw this.#withWayBack(cause, previous === true);
-    });
-    if (previous === true) await this.#save({ previousSnapshotId: null });
-    if (onTimeout !== undefined) {
-      await this.#save({ lifetime: { ...this.#record.lifetime, onTimeout } });
     }
-    if (timeoutMs !== undefined) await this.#setTimeoutMs(timeoutMs);
-    return outcome;
   }
 
   /** A damaged snapshot is not the end of a sandbox that has an older one. */

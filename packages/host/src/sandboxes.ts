@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { Deadline, TorporError, ignoreFailure } from "@torpor/std";
 import { type Needs, SandboxFolder, type SnapshotStore, stateFiles } from "@torpor/storage";
 import { Deadlines, type MissedDeadline } from "./deadlines.ts";
-import { newSandboxId, newSecret } from "./entropy.ts";
+import { newSandboxId, newSecret, newSnapshotId } from "./entropy.ts";
 import type { HostContext } from "./host-context.ts";
 import { type LifetimeRequest, newLifetime } from "./lifecycle/lifetime.ts";
 import type { NetworkRequest } from "./network-request.ts";
@@ -71,8 +71,8 @@ export class Sandboxes {
     this.#spares = new Spares((source) => this.#newSandbox(source));
     this.#deadlines = new Deadlines(
       {
-        pause: (sandbox, epoch) => sandbox.pause({ epoch }),
-        kill: ({ record }, epoch) => this.remove(record.id, { epoch }),
+        pause: (sandbox, command) => sandbox.pause(command),
+        kill: ({ record }, command) => this.remove(record.id, command),
       },
       host.log,
     );
@@ -167,6 +167,7 @@ export class Sandboxes {
   async remove(id: string, command: Command = {}): Promise<Outcome> {
     const sandbox = this.get(id);
     const outcome = await sandbox.remove(command);
+    if (!outcome.changed) return outcome;
     this.#forget(sandbox);
     await ignoreFailure("told in the log, and tried again later", this.#collect());
     return outcome;
@@ -182,7 +183,10 @@ export class Sandboxes {
     const { name, tag } = as === null ? { name: null, tag: defaultTag } : parseNewName(as);
     if (name !== null) await this.snapshots.assertNameFree(name);
     using checkpoint = await sandbox.checkpoint(command);
-    const { snapshotId } = checkpoint;
+    // The one that a paused sandbox lies in may be a snapshot of a user already, or become one again.
+    const snapshotId = checkpoint.isNew ? checkpoint.snapshotId : newSnapshotId();
+    using _kept = this.#host.store.keep(snapshotId);
+    if (!checkpoint.isNew) await this.#host.store.copy(checkpoint.snapshotId, snapshotId);
     await this.snapshots.add({
       id: snapshotId,
       name: tag === defaultTag ? name : null,

@@ -11,16 +11,16 @@ type SnapshotsContext = Pick<HostContext, "snapshotRecords" | "tags" | "template
 
 export class Snapshots {
   readonly #host: SnapshotsContext;
-  #records: readonly SnapshotRecord[] = [];
+  /** What the database has, changed right after it: read again, it could fail to be read. */
+  #records: readonly SnapshotRecord[];
 
-  private constructor(host: SnapshotsContext) {
+  private constructor(host: SnapshotsContext, records: readonly SnapshotRecord[]) {
     this.#host = host;
+    this.#records = records;
   }
 
   static async open(host: SnapshotsContext): Promise<Snapshots> {
-    const snapshots = new Snapshots(host);
-    await snapshots.#reload();
-    return snapshots;
+    return new Snapshots(host, await host.snapshotRecords.all());
   }
 
   all(): readonly SnapshotRecord[] {
@@ -64,21 +64,20 @@ export class Snapshots {
   /** A name it takes from another leaves that one to be found by its id. */
   async add(record: SnapshotRecord): Promise<void> {
     await this.#host.snapshotRecords.add(record);
-    await this.#reload();
+    const others = this.#records.map((one) =>
+      one.name !== null && one.name === record.name ? { ...one, name: null, pool: 0 } : one,
+    );
+    this.#records = [...others, record];
   }
 
   async setPool(id: string, pool: number): Promise<void> {
     await this.#host.snapshotRecords.setPool(id, pool);
-    await this.#reload();
+    this.#records = this.#records.map((one) => (one.id === id ? { ...one, pool } : one));
   }
 
   async remove(id: string): Promise<void> {
     await this.#host.snapshotRecords.remove(id);
     await this.#host.tags.forget(id);
-    await this.#reload();
-  }
-
-  async #reload(): Promise<void> {
-    this.#records = await this.#host.snapshotRecords.all();
+    this.#records = this.#records.filter((one) => one.id !== id);
   }
 }

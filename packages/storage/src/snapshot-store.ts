@@ -10,7 +10,7 @@
  *
  * INVARIANT: at every instant, also of a power cut, what a published snapshot names is whole.
  */
-import { access, mkdir, readdir, rm } from "node:fs/promises";
+import { access, link, mkdir, readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { flushFolder, renameDurably } from "@torpor/std";
 import { stateFiles } from "./folders.ts";
@@ -103,7 +103,17 @@ export class SnapshotStore {
     };
   }
 
-  /** Keeps these from being collected until disposed, whether they exist yet or not. */
+  /** Another snapshot of the same instant, to be kept and removed by itself; it shares what it can. */
+  async copy(snapshotId: string, copyId: string): Promise<void> {
+    const manifest = await this.read(snapshotId);
+    await using undo = new AsyncDisposableStack();
+    const staged = undo.use(await this.stage(copyId));
+    await link(this.deviceStatePath(snapshotId), join(staged.path, snapshotFiles.deviceState));
+    await staged.publish({ ...manifest, snapshotId: copyId });
+    undo.move();
+  }
+
+  /** Keeps these, and what they stand upon, from being collected until disposed; they may not exist yet. */
   keep(...ids: readonly string[]): Disposable {
     for (const id of ids) this.#kept.set(id, (this.#kept.get(id) ?? 0) + 1);
     return {
@@ -134,7 +144,15 @@ export class SnapshotStore {
   async #collect(needs: () => Needs): Promise<readonly string[]> {
     const snapshots = await readdir(this.#snapshots);
     const disks = await readdir(this.#disks);
-    const live = await this.#reach(needs());
+    // ORDER: both in one turn. What somebody keeps now a record may name a moment later, and is then no
+    // longer kept: asked at two times, each could say that the other speaks for it.
+    const kept = [...this.#kept.keys()];
+    const needed = needs();
+    const live = await this.#reach(
+      needed,
+      kept.filter((id) => snapshots.includes(id)),
+    );
+    for (const id of kept) live.add(id);
     const isLive = (name: string, suffix: string): boolean => {
       const id = name.endsWith(suffix) ? name.slice(0, -suffix.length) : name;
       return live.has(id) || this.#kept.has(id);
@@ -150,10 +168,14 @@ export class SnapshotStore {
     return dead;
   }
 
-  async #reach({ snapshots, disks }: Needs): Promise<ReadonlySet<string>> {
+  /** @param kept Published snapshots that somebody uses; one that is given up meanwhile needs nothing. */
+  async #reach({ snapshots, disks }: Needs, kept: readonly string[]): Promise<Set<string>> {
     const live = new Set([...snapshots, ...disks]);
-    for (const id of snapshots) {
-      const names = await this.#namesOf(id);
+    for (const id of new Set([...snapshots, ...kept])) {
+      const names = await this.#namesOf(id).catch(async (cause: unknown) => {
+        if (snapshots.includes(id) || (await this.has(id))) throw cause;
+        return { snapshots: [], disks: [] };
+      });
       for (const one of [...names.snapshots, ...names.disks]) live.add(one);
     }
     return live;

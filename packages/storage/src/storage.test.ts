@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
-import { mkdir, mkdtempDisposable, readFile, readdir, writeFile } from "node:fs/promises";
+import { mkdir, mkdtempDisposable, readFile, readdir, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
@@ -98,6 +98,21 @@ test("a staged snapshot is invisible until published and leaves nothing when dro
   });
 });
 
+test("copy() makes a snapshot of the same instant that outlives the first", async () => {
+  await withStore(async (store, path) => {
+    await publish(store, manifestOf("a", [], ["d1"]));
+    await writeFile(store.deviceStatePath("a"), "devices");
+    await store.copy("a", "b");
+    const copy = await store.read("b");
+    assert.deepEqual(copy, { ...(await store.read("a")), snapshotId: "b" });
+    // Its memory is the first one's layer.
+    await store.collect(() => ({ snapshots: ["b"], disks: [] }));
+    assert.deepEqual(await names(path), ["a", "b", "d1.qcow2"]);
+    await rm(store.folder("a"), { recursive: true });
+    assert.equal(await readFile(store.deviceStatePath("b"), "utf8"), "devices");
+  });
+});
+
 test("collect() keeps what is needed, what that stands upon and what is in the making", async () => {
   await withStore(async (store, path) => {
     await publish(store, manifestOf("a", [], ["d1"]));
@@ -117,6 +132,30 @@ test("collect() keeps what is needed, what that stands upon and what is in the m
     assert.deepEqual(await names(path), ["a", "d1.qcow2"]);
     await store.collect(() => ({ snapshots: [], disks: [] }));
     assert.deepEqual(await names(path), []);
+  });
+});
+
+test("collect() keeps what its maker lets go of once a record names it", async () => {
+  await withStore(async (store, path) => {
+    await publish(store, manifestOf("a"));
+    const making = store.keep("b", "d1");
+    await publish(store, manifestOf("b", [], ["d1"]));
+    await store.collect(() => {
+      // Asked a moment too early to name it, and by the time it is judged nobody keeps it.
+      making[Symbol.dispose]();
+      return { snapshots: ["a"], disks: [] };
+    });
+    assert.deepEqual(await names(path), ["a", "b", "d1.qcow2"]);
+  });
+});
+
+test("collect() keeps what a snapshot stands upon that somebody keeps", async () => {
+  await withStore(async (store, path) => {
+    await publish(store, manifestOf("a", [], ["d1"]));
+    await publish(store, manifestOf("b", ["a"], ["d1"]));
+    using _kept = store.keep("b", "given-up");
+    await store.collect(() => ({ snapshots: [], disks: [] }));
+    assert.deepEqual(await names(path), ["a", "b", "d1.qcow2"]);
   });
 });
 

@@ -7,7 +7,7 @@
  *                      ▼
  *     creating ──► running ◄──► pausing ──► paused ◄──► resuming ──► running
  *                     │            │                        ▲
- *                     └────────────┴──► failed ─────────────┘        (any) ──► removing ──► gone
+ *                     └────────────┴──► failed ◄────────────┘        (any) ──► removing ──► gone
  *
  * Resting states are running, paused and failed. The others belong to one operation of the sandbox's
  * single writer and end with it; a daemon that finds one at its start settles it (settle.ts).
@@ -62,6 +62,7 @@ export const moves: Readonly<Record<StateKind, Partial<Record<StateKind, string>
   resuming: {
     running: "the guest is initialised",
     paused: "the resume failed and was undone",
+    failed: "as above, of one that had failed before",
     removing: "asked to remove",
   },
   failed: { resuming: "asked to go back to the last snapshot", removing: "asked to remove" },

@@ -292,14 +292,24 @@ async function waitUntilReady(
   deadline: Deadline,
   undo: AsyncDisposableStack,
 ): Promise<void> {
-  const { network, snapshot, template } = context;
-  assert(network !== undefined, "the network is made before the guest is dialled");
+  const { network, snapshot, template, vm } = context;
+  assert(
+    network !== undefined && vm !== undefined,
+    "network and VM are there before it is dialled",
+  );
   // The key that the guest in the saved memory knows.
   const { hostKey } = snapshot ?? template.manifest;
   context.link?.[Symbol.dispose](); // of a first run of this step
   const link = undo.use(new GuestLink({ dial: (port) => network.dial(port), hostKey }));
   context.link = link;
-  await link.waitUntilReady(deadline);
+  await Promise.race([link.waitUntilReady(deadline), failWhenEnded(vm)]);
+}
+
+/** A VM that is gone never answers: nobody shall wait for it until the deadline. */
+async function failWhenEnded(vm: Vm): Promise<never> {
+  const { consoleTail, vmmTail } = await vm.exited;
+  const lastLine = `${consoleTail}\n${vmmTail}`.trim().split("\n").at(-1) ?? "";
+  throw new TorporError("vmm.exited", `the VM ended before its guest was ready: ${lastLine}`);
 }
 
 async function initGuest(context: WakeContext, deadline: Deadline): Promise<void> {
