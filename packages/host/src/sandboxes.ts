@@ -185,7 +185,8 @@ export class Sandboxes {
     using checkpoint = await sandbox.checkpoint(command);
     // The one that a paused sandbox lies in may be a snapshot of a user already, or become one again.
     const snapshotId = checkpoint.isNew ? checkpoint.snapshotId : newSnapshotId();
-    using _kept = this.#host.store.keep(snapshotId);
+    using holds = new DisposableStack();
+    holds.use(this.#host.store.keep(snapshotId));
     if (!checkpoint.isNew) await this.#host.store.copy(checkpoint.snapshotId, snapshotId);
     await this.snapshots.add({
       id: snapshotId,

@@ -153,7 +153,8 @@ test("collect() keeps what a snapshot stands upon that somebody keeps", async ()
   await withStore(async (store, path) => {
     await publish(store, manifestOf("a", [], ["d1"]));
     await publish(store, manifestOf("b", ["a"], ["d1"]));
-    using _kept = store.keep("b", "given-up");
+    using holds = new DisposableStack();
+    holds.use(store.keep("b", "given-up"));
     await store.collect(() => ({ snapshots: [], disks: [] }));
     assert.deepEqual(await names(path), ["a", "b", "d1.qcow2"]);
   });
