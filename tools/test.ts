@@ -44,8 +44,8 @@ const runOnVms = onVms.length > 0 && (await isSetUp());
 if (unit.length > 0) await runFiles(unit, Math.min(2, availableParallelism()));
 if (runOnVms) await runFiles(onVms, 1);
 
-const skipped = counts.skipped > 0 ? `, ${counts.skipped} skipped` : "";
-process.stdout.write(`\n${counts.passed} passed, ${counts.failed} failed${skipped}\n`);
+if (counts.skipped > 0) process.stdout.write(`\n${counts.skipped} skipped`);
+process.stdout.write(`\n${counts.passed} passed, ${counts.failed} failed\n`);
 process.exit(counts.failed === 0 && counts.passed > 0 ? 0 : 1);
 
 async function find(patterns: readonly string[]): Promise<readonly string[]> {
