@@ -117,30 +117,30 @@ test("sandboxes by the published SDKs", async (story) => {
         timeoutMs: 60_000,
         lifecycle: { onTimeout: "pause" },
       });
-
-      await t.test(
-        "Sandbox.create and Sandbox.connect give 5 minutes unless told otherwise",
-        { todo: "a new sandbox has no end, a woken one gets what was left of its last timeout" },
-        async () => {
-          const brief = await Sandbox.create();
-          const leftMs = async (): Promise<number> =>
-            (await brief.getInfo()).endAt.getTime() - Date.now();
-          assert.ok((await leftMs()) <= 300_000);
-          await brief.setTimeout(60_000);
-          await brief.pause();
-          await brief.connect();
-          assert.ok((await leftMs()) > 240_000);
-          await brief.kill();
-        },
-      );
       await sleepy.setTimeout(1_000);
       await waitUntil("it sleeps", async () => {
         return (await sleepy.getInfo()).state === "paused" || undefined;
       });
-      await sleepy.connect();
+      await sleepy.connect({ timeoutMs: 60_000 });
       assert.equal((await sleepy.commands.run("echo awake")).stdout, "awake\n");
       await sleepy.kill();
     });
+
+    await t.test(
+      "Sandbox.create and Sandbox.connect give 5 minutes unless told otherwise",
+      { todo: "a new sandbox has no end, a woken one gets what was left of its last timeout" },
+      async () => {
+        const brief = await Sandbox.create();
+        const leftMs = async (): Promise<number> =>
+          (await brief.getInfo()).endAt.getTime() - Date.now();
+        assert.ok((await leftMs()) <= 300_000);
+        await brief.setTimeout(60_000);
+        await brief.pause();
+        await brief.connect();
+        assert.ok((await leftMs()) > 240_000);
+        await brief.kill();
+      },
+    );
 
     await t.test(
       "traffic wakes a sandbox with autoResume",
