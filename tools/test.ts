@@ -2,7 +2,7 @@
  * The test command: sets the machine up, then runs every test, and ends with one line of counts.
  *
  *     npm test                     everything
- *     npm test -- unit             tests beside the code and of the repository
+ *     npm test -- unit             tests beside the code, of the repository, and the lifecycle model
  *     npm test -- vm               tests on real VMs
  *     npm test -- packages/std     files whose path starts so
  *
@@ -29,7 +29,11 @@ interface Counts {
 }
 
 const selection = process.argv.slice(2);
-const unitFiles = await find(["packages/*/src/**/*.test.ts", "test/repository/*.test.ts"]);
+const unitFiles = await find([
+  "packages/*/src/**/*.test.ts",
+  "test/repository/*.test.ts",
+  "test/model/*.test.ts",
+]);
 const vmFiles = await find(["test/vm/*.test.ts"]);
 const counts: Counts = { passed: 0, failed: 0, skipped: 0 };
 

@@ -1,6 +1,12 @@
 export { type ApiAnswer, DaemonApi, type SandboxInfo } from "./daemon-api.ts";
 export { type DaemonProcess, type DeathPoint, spawnTestDaemon } from "./daemon-process.ts";
 export { type FailingStep, Failpoints } from "./failpoints.ts";
+export { FakeDisk } from "./fake-vmm/fake-disk.ts";
+export { FakeDriver, type Gate } from "./fake-vmm/fake-driver.ts";
+export { FakeMachine } from "./fake-vmm/fake-machine.ts";
+export { FakeMemory } from "./fake-vmm/fake-memory.ts";
+export { type FakeProcess, diskClusters } from "./fake-vmm/fake-process.ts";
+export { imageCluster, imagePage, makeFakeTemplate } from "./fake-vmm/fake-template.ts";
 export { GuestProcess, type GuestResult } from "./guest-process.ts";
 export { type TestDaemon, type TestDaemonOptions, startTestDaemon } from "./in-process-daemon.ts";
 export { StateFolder } from "./state-folder.ts";
