@@ -2,7 +2,7 @@
  * The test command: sets the machine up, then runs every test, and ends with one line of counts.
  *
  *     npm test                     everything
- *     npm test -- unit             tests beside the code and of the repository
+ *     npm test -- unit             tests beside the code, of the repository, and the lifecycle model
  *     npm test -- vm               tests on real VMs
  *     npm test -- long             tests on real VMs that take long, which no other selection runs
  *     npm test -- e2b              the published E2B clients against a daemon with real VMs
@@ -31,7 +31,11 @@ interface Counts {
 }
 
 const selection = process.argv.slice(2);
-const unitFiles = await find(["packages/*/src/**/*.test.ts", "test/repository/*.test.ts"]);
+const unitFiles = await find([
+  "packages/*/src/**/*.test.ts",
+  "test/repository/*.test.ts",
+  "test/model/*.test.ts",
+]);
 const vmFiles = await find(["test/vm/*.test.ts"]);
 const e2bFiles = await find(["test/e2b/*.test.ts"]);
 const longFiles = await find(["test/long/*.test.ts"]);

@@ -1,6 +1,13 @@
 export { type Daemon, type DaemonOptions, startDaemon } from "./daemon.ts";
+export { readDetail } from "./detail.ts";
+export { Freshness } from "./freshness.ts";
+export type { HostContext } from "./host-context.ts";
 export { type Decision, type Verb, decide } from "./lifecycle/decide.ts";
 export { type SandboxState, type StateKind, enter, moves } from "./lifecycle/state.ts";
-export { readDetail } from "./detail.ts";
+export { type Database, openDatabase } from "./records/database.ts";
+export { type SandboxRecord, SandboxRecords } from "./records/sandbox-records.ts";
+export { SnapshotRecords } from "./records/snapshot-records.ts";
 export type { Outcome, Sandbox } from "./sandbox.ts";
+export { Sandboxes } from "./sandboxes.ts";
 export { cutLongConsoles } from "./console-limit.ts";
+export { TemplateTags } from "./template-tags.ts";

@@ -1,0 +1,144 @@
+/**
+ * The process of a fake VM: what lives on when a daemon dies, and what a later one adopts.
+ *
+ * It does what QEMU would do with the same words, refusals included, and accuses the host of what no host
+ * may do: to save a guest that is not at rest, to let one go on over memory or a disk that are not those
+ * of its device state.
+ */
+import { createHash } from "node:crypto";
+import { readFileSync, writeFileSync } from "node:fs";
+import { TorporError, parseJson } from "@torpor/std";
+import type { DiskLayer, VmExit, VmHandle, VmSpec } from "@torpor/vmm";
+import { FakeDisk } from "./fake-disk.ts";
+import { FakeGuest } from "./fake-guest.ts";
+import { FakeMemory } from "./fake-memory.ts";
+
+/** Guest clusters that are looked at; what lies behind them is never written. */
+export const diskClusters = 8;
+
+export interface FakeProcessOptions {
+  readonly handle: VmHandle;
+  readonly spec: VmSpec;
+  readonly accuse: (what: string) => void;
+}
+
+interface DeviceState {
+  readonly memorySha1: string;
+  readonly disk: readonly string[];
+  /** Base64; only of a VM that was saved whole. */
+  readonly memory?: string;
+}
+
+export class FakeProcess {
+  readonly handle: VmHandle;
+  readonly spec: VmSpec;
+  readonly memory: FakeMemory;
+  readonly disk: FakeDisk;
+  readonly guest: FakeGuest;
+  readonly exited: Promise<VmExit>;
+  readonly #accuse: (what: string) => void;
+  readonly #exit: (exit: VmExit) => void;
+  #isAlive = true;
+  #isLoaded = false;
+  #isHeld = true;
+  #released = Promise.withResolvers<void>();
+
+  constructor({ handle, spec, accuse }: FakeProcessOptions) {
+    this.handle = handle;
+    this.spec = spec;
+    this.#accuse = (what) => accuse(`VM ${handle.pid} of ${spec.name}: ${what}`);
+    this.memory = new FakeMemory(spec.memoryPath, spec.machine.memoryMiB * 1024 * 1024);
+    this.disk = new FakeDisk(spec.disk);
+    this.guest = new FakeGuest({
+      memory: this.memory,
+      running: () => this.#released.promise,
+      accuse: this.#accuse,
+    });
+    const { promise, resolve } = Promise.withResolvers<VmExit>();
+    this.exited = promise;
+    this.#exit = resolve;
+  }
+
+  get isAlive(): boolean {
+    return this.#isAlive;
+  }
+
+  /** Whether code of a user runs in it. */
+  get isAwake(): boolean {
+    return this.#isAlive && !this.#isHeld && !this.guest.mind.atRest;
+  }
+
+  get isHeld(): boolean {
+    return this.#isHeld;
+  }
+
+  /** For whatever reason, and for good. */
+  end(lastWords = ""): void {
+    if (!this.#isAlive) return;
+    this.#isAlive = false;
+    this.guest.close();
+    this.#exit({ consoleTail: "", vmmTail: lastWords });
+  }
+
+  hold(): void {
+    this.#check();
+    if (this.#isHeld) return;
+    this.#isHeld = true;
+    this.#released = Promise.withResolvers();
+  }
+
+  release(): void {
+    this.#check();
+    if (!this.#isLoaded) this.#accuse("released before its device state is loaded");
+    this.#isHeld = false;
+    this.#released.resolve();
+  }
+
+  saveState(path: string, savesMemory: boolean): void {
+    this.#check();
+    if (!this.#isHeld) this.#accuse("saved while its vCPUs run");
+    if (!this.guest.mind.atRest) this.#accuse("saved while its guest is not at rest");
+    const state: DeviceState = {
+      memorySha1: this.#memorySha1(),
+      disk: this.readDisk(),
+      ...(savesMemory ? { memory: this.memory.bytes.toString("base64") } : {}),
+    };
+    writeFileSync(path, JSON.stringify(state));
+  }
+
+  loadState(path: string): void {
+    this.#check();
+    if (this.#isLoaded) throw new TorporError("vmm.failed", "this VM has its device state");
+    const state = parseJson(readFileSync(path, "utf8"), path) as DeviceState;
+    if (state.memory !== undefined) this.memory.write(0, Buffer.from(state.memory, "base64"));
+    if (state.memorySha1 !== this.#memorySha1()) this.#accuse("loads over another memory");
+    if (String(state.disk) !== String(this.readDisk())) this.#accuse("loads over another disk");
+    this.#isLoaded = true;
+  }
+
+  flushDisk(): void {
+    this.#check();
+    this.disk.flush();
+  }
+
+  addDiskLayer(layer: DiskLayer): void {
+    this.#check();
+    if (this.disk.paths.includes(layer.path)) {
+      throw new TorporError("vmm.failed", "a node of this name is there already");
+    }
+    this.disk.addLayer(layer);
+  }
+
+  readDisk(): readonly string[] {
+    return Array.from({ length: diskClusters }, (_, cluster) => this.disk.read(cluster));
+  }
+
+  /** @throws vmm.exited */
+  #check(): void {
+    if (!this.#isAlive) throw new TorporError("vmm.exited", `process ${this.handle.pid} is gone`);
+  }
+
+  #memorySha1(): string {
+    return createHash("sha1").update(this.memory.bytes).digest("hex");
+  }
+}
