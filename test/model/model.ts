@@ -165,7 +165,7 @@ function resumed(sandbox: ModelSandbox): Outcome {
 
 function resumedFromPrevious(sandbox: ModelSandbox): Outcome {
   const { state, snapshot, previous } = sandbox;
-  if (state === "running") return { answer: "done", next: sandbox };
+  if (state === "running") return { answer: notAllowed, next: sandbox };
   if (state === "removing" || snapshot === null || previous === null) {
     return { answer: notAllowed, next: sandbox };
   }

@@ -380,7 +380,8 @@ export class Sandbox {
       if (first.guestRan === true || !isVmmTrouble(cause)) throw cause;
       this.#log.warn("the VMM did not load the guest; trying once more", { cause });
     }
-    const second = { ...context };
+    const second = { ...context, newDiskLayer: newDiskLayerId() };
+    holds.use(this.#host.store.keep(second.newDiskLayer));
     const timings = await runSteps(wakeSteps, second, this.#options(verb));
     return await this.#goOn(second, timings, change);
   }
