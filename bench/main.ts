@@ -15,12 +15,26 @@ import { join } from "node:path";
 import { TerminalProgress, setUp } from "@torpor/setup";
 import { Deadline, runCommand } from "@torpor/std";
 import { defaultCacheFolder } from "@torpor/storage";
+import { measureCheckpoint } from "./checkpoint.bench.ts";
 import { measureCreate } from "./create.bench.ts";
 import { measureDensity } from "./density.bench.ts";
+import { measureDirty } from "./dirty.bench.ts";
+import { measureFork } from "./fork.bench.ts";
+import { measureManyPauses } from "./many-pauses.bench.ts";
 import { measurePause } from "./pause.bench.ts";
+import { measurePool } from "./pool.bench.ts";
 import type { Row } from "./row.ts";
 
-const benches = { create: measureCreate, pause: measurePause, density: measureDensity } as const;
+const benches = {
+  create: measureCreate,
+  pool: measurePool,
+  fork: measureFork,
+  pause: measurePause,
+  checkpoint: measureCheckpoint,
+  dirty: measureDirty,
+  "many-pauses": measureManyPauses,
+  density: measureDensity,
+} as const;
 
 const resultsPath = join(import.meta.dirname, "results.ndjson");
 const chosen = process.argv.slice(2);
