@@ -1,8 +1,8 @@
 /**
  * The benchmarks behind the numbers in SPEC.md.
  *
- *     npm run bench                 every row
- *     npm run bench -- pause        the rows of one file
+ *     npm run bench                     every row
+ *     npm run bench -- pause dirty      the rows of some files
  *
  * A claim is a ratio of two things measured in the same run on the same machine: absolute times of
  * one machine say little about another. Rows are printed as a table and appended to
@@ -21,6 +21,7 @@ import { measureDensity } from "./density.bench.ts";
 import { measureDirty } from "./dirty.bench.ts";
 import { measureFork } from "./fork.bench.ts";
 import { measureManyPauses } from "./many-pauses.bench.ts";
+import { measureOtherTools } from "./other-tools.bench.ts";
 import { measurePause } from "./pause.bench.ts";
 import { measurePool } from "./pool.bench.ts";
 import type { Row } from "./row.ts";
@@ -34,6 +35,7 @@ const benches = {
   dirty: measureDirty,
   "many-pauses": measureManyPauses,
   density: measureDensity,
+  "other-tools": measureOtherTools,
 } as const;
 
 const resultsPath = join(import.meta.dirname, "results.ndjson");
