@@ -1,19 +1,15 @@
 /** A daemon of its own for a benchmark, over a folder that goes away with it. */
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { processClient } from "@torpor/guest";
 import { type Daemon, type Sandbox, startDaemon } from "@torpor/host";
 import { silentLogger } from "@torpor/std";
+import { temporaryFolder } from "./temporary-folder.ts";
 
 export async function openBenchDaemon(
   cacheFolder: string,
   undo: AsyncDisposableStack,
   spareCount = 0,
 ): Promise<Daemon> {
-  const stateFolder = undo.adopt(await mkdtemp(join(tmpdir(), "torpor-bench-")), (path) =>
-    rm(path, { recursive: true, force: true }),
-  );
+  const stateFolder = await temporaryFolder(undo);
   const daemon = await startDaemon({
     stateFolder,
     cacheFolder,
@@ -25,9 +21,9 @@ export async function openBenchDaemon(
   return daemon;
 }
 
-export async function createSandbox(daemon: Daemon): Promise<Sandbox> {
+export async function createSandbox(daemon: Daemon, template = "base"): Promise<Sandbox> {
   const { sandbox } = await daemon.sandboxes.create({
-    template: "base",
+    template,
     metadata: {},
     envVars: {},
     lifetime: {},

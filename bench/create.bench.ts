@@ -2,8 +2,6 @@
  * From the request for a sandbox to the end of its first command, against powering the same VM on and
  * running the same command. As the daemon is by default, with one spare sandbox ready, and without.
  */
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { processClient } from "@torpor/guest";
@@ -13,6 +11,7 @@ import { TemplateStore, createOverlay, templatesFolder } from "@torpor/storage";
 import { QemuDriver } from "@torpor/vmm";
 import { createSandbox, openBenchDaemon, runCommandIn, runToEnd } from "./bench-daemon.ts";
 import { type Row, atLeast, median } from "./row.ts";
+import { temporaryFolder } from "./temporary-folder.ts";
 
 const createRounds = 9;
 const bootRounds = 3;
@@ -63,9 +62,7 @@ async function timeBoots(cacheFolder: string): Promise<readonly number[]> {
   const times: number[] = [];
   for (let round = 0; round < bootRounds; round += 1) {
     await using undo = new AsyncDisposableStack();
-    const runFolder = undo.adopt(await mkdtemp(join(tmpdir(), "torpor-bench-")), (path) =>
-      rm(path, { recursive: true, force: true }),
-    );
+    const runFolder = await temporaryFolder(undo);
     const startedMonoMs = performance.now();
     const layer = join(runFolder, "disk.qcow2");
     await createOverlay(layer, base.diskBytes);

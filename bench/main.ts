@@ -1,8 +1,8 @@
 /**
  * The benchmarks behind the numbers in SPEC.md.
  *
- *     npm run bench                 every row
- *     npm run bench -- pause        the rows of one file
+ *     npm run bench                     every row
+ *     npm run bench -- pause dirty      the rows of some files
  *
  * A claim is a ratio of two things measured in the same run on the same machine: absolute times of
  * one machine say little about another. Rows are printed as a table and appended to
@@ -15,18 +15,30 @@ import { join } from "node:path";
 import { TerminalProgress, setUp } from "@torpor/setup";
 import { Deadline, runCommand } from "@torpor/std";
 import { defaultCacheFolder } from "@torpor/storage";
+import { measureCheckpoint } from "./checkpoint.bench.ts";
 import { measureControlPlane } from "./control-plane.bench.ts";
 import { measureCreate } from "./create.bench.ts";
 import { measureDensity } from "./density.bench.ts";
+import { measureDirty } from "./dirty.bench.ts";
 import { measureEdge } from "./edge.bench.ts";
+import { measureFork } from "./fork.bench.ts";
+import { measureManyPauses } from "./many-pauses.bench.ts";
+import { measureOtherTools } from "./other-tools.bench.ts";
 import { measurePause } from "./pause.bench.ts";
+import { measurePool } from "./pool.bench.ts";
 import type { Row } from "./row.ts";
 
 const benches = {
   "control-plane": measureControlPlane,
   create: measureCreate,
+  pool: measurePool,
+  fork: measureFork,
   pause: measurePause,
+  checkpoint: measureCheckpoint,
+  dirty: measureDirty,
+  "many-pauses": measureManyPauses,
   density: measureDensity,
+  "other-tools": measureOtherTools,
   edge: measureEdge,
 } as const;
 

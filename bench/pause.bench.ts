@@ -6,6 +6,7 @@ import { type Daemon, type Sandbox, readDetail } from "@torpor/host";
 import { createSandbox, openBenchDaemon, runCommandIn } from "./bench-daemon.ts";
 import { defaultBytesPerSecond, saveWholeMemory, unlimitedBytesPerSecond } from "./full-save.ts";
 import { type Row, atMost, median } from "./row.ts";
+import { timed, tookMs } from "./timing.ts";
 
 const rounds = 5;
 
@@ -55,15 +56,11 @@ interface TimedPause extends Timed {
   readonly saveMs: number;
 }
 
-const saveSteps = ["hold vCPUs", "save device state", "save memory", "flush disk", "publish"];
-
 async function timePause({ sandboxes }: Daemon, sandbox: Sandbox): Promise<TimedPause> {
   const startedMonoMs = performance.now();
   const { timings } = await sandbox.pause();
   const ms = performance.now() - startedMonoMs;
-  const saveMs = timings
-    .filter(({ step }) => saveSteps.includes(step))
-    .reduce((sum, { tookMs }) => sum + tookMs, 0);
+  const saveMs = tookMs(timings, "hold vCPUs", "publish");
   const { snapshot } = await readDetail(sandboxes, sandbox);
   const { memoryBytes } = snapshot as { readonly memoryBytes: number };
   return { ms, saveMs, mib: memoryBytes / 2 ** 20 };
@@ -87,10 +84,4 @@ async function timeFullSaves(sandbox: Sandbox, bytesPerSecond: number): Promise<
   }
   await sandbox.settle();
   return saves;
-}
-
-async function timed(work: () => Promise<unknown>): Promise<number> {
-  const startedMonoMs = performance.now();
-  await work();
-  return performance.now() - startedMonoMs;
 }

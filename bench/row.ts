@@ -18,6 +18,12 @@ export function atMost(row: string, value: number, unit: string, bound: number):
 }
 
 export function median(values: readonly number[]): number {
+  return quantile(values, 0.5);
+}
+
+/** The value that this share of all is not above; for a large share of few values, the largest. */
+export function quantile(values: readonly number[], share: number): number {
   const sorted = values.toSorted((a, b) => a - b);
-  return sorted[Math.floor(sorted.length / 2)] ?? Number.NaN;
+  const index = Math.min(Math.floor(sorted.length * share), sorted.length - 1);
+  return sorted[index] ?? Number.NaN;
 }

@@ -4,15 +4,22 @@ import { GuestLink } from "@torpor/guest";
 import { createNetwork, defaultNetworkKind } from "@torpor/network";
 import { type InitRequest, entropyBytes, guestAddressing, guestMac } from "@torpor/protocol";
 import { Deadline, TorporError } from "@torpor/std";
-import type { DiskLayer, Vm, VmmDriver, VmmIdentity } from "@torpor/vmm";
+import type { DiskLayer, MachineShape, Vm, VmmDriver, VmmIdentity } from "@torpor/vmm";
 import { emulatedKernelArgument, guestHostName } from "./guest-files.ts";
 import { guestUserName } from "./rootfs.ts";
 
-export const baseMachine = { vcpuCount: 1, memoryMiB: 512 } as const;
+const usualMemoryMiB = 512;
 /** Of a guest that was booted and never restored; every restore has a larger one. */
 export const bootGeneration = 1;
 
 const endBudgetMs = 15_000;
+
+/** Of every guest but for its memory, whose size may be another. */
+export function machineOf(
+  memoryMiB: number = usualMemoryMiB,
+): Pick<MachineShape, "vcpuCount" | "memoryMiB"> {
+  return { vcpuCount: 1, memoryMiB };
+}
 
 export interface BootOptions {
   /** For the process list. */
@@ -23,6 +30,8 @@ export interface BootOptions {
   readonly disk: readonly DiskLayer[];
   /** Created by the boot. */
   readonly memoryPath: string;
+  /** As much as every template has, unless told otherwise. */
+  readonly memoryMiB?: number | undefined;
   readonly runFolder: string;
 }
 
@@ -42,14 +51,17 @@ export async function bootGuest(
   deadline: Deadline,
   undo: AsyncDisposableStack,
 ): Promise<BootedGuest> {
-  const { driver, kernelPath, initramfsPath, ...spec } = options;
+  const { driver, kernelPath, initramfsPath, memoryMiB, ...spec } = options;
   const network = undo.use(await createNetwork(defaultNetworkKind(), guestAddressing));
   using attachment = network.attachment;
   const kernelArguments = kernelArgumentsOf(await driver.identity());
   const vm = await driver.boot(
     {
       ...spec,
-      machine: { ...baseMachine, kernelPath, initramfsPath, kernelArguments, guestMac },
+      machine: {
+        ...machineOf(memoryMiB),
+        ...{ kernelPath, initramfsPath, kernelArguments, guestMac },
+      },
       network: attachment,
     },
     deadline,
@@ -93,7 +105,8 @@ export function kernelArgumentsOf(identity: VmmIdentity): string {
   ].join(" ");
 }
 
-function firstInit(name: string): InitRequest {
+/** What the agent of a guest that was just booted is told. */
+export function firstInit(name: string): InitRequest {
   return {
     reason: "create",
     // No sandbox keeps it; but what taking it on once has warmed up is in the template.

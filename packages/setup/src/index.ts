@@ -1,4 +1,12 @@
-export { type BootOptions, type BootedGuest, bootGuest } from "./boot-guest.ts";
+export {
+  type BootOptions,
+  type BootedGuest,
+  bootGuest,
+  firstInit,
+  kernelArgumentsOf,
+  machineOf,
+} from "./boot-guest.ts";
+export { type HostPackage, ensureDebianPackages } from "./debian-packages.ts";
 export { type Check, type DoctorOptions, runDoctor } from "./doctor.ts";
 export {
   type Progress,
@@ -8,3 +16,10 @@ export {
   silentProgress,
 } from "./progress.ts";
 export { type SetUpOptions, baseImage, setUp } from "./set-up.ts";
+export {
+  type GuestCommand,
+  type TemplateOptions,
+  prepareTemplate,
+  settleGuest,
+} from "./template.ts";
+export { type VmmCopy, ensureVmmCopy } from "./vmm-copy.ts";

@@ -36,10 +36,10 @@ import {
 import type { BaseImage } from "./base-image.ts";
 import { withCacheLock } from "./layers.ts";
 import {
-  baseMachine,
   bootGeneration,
   bootGuest,
   kernelArgumentsOf,
+  machineOf,
   whenEnded,
 } from "./boot-guest.ts";
 import type { Progress, Report } from "./progress.ts";
@@ -52,15 +52,18 @@ const copyBudgetMs = 5 * 60_000;
 const bootBudgetMs = 3 * 60_000;
 const initBudgetMs = 60_000;
 const warmUpBudgetMs = 3 * 60_000;
+const lastCommandBudgetMs = 10 * 60_000;
 const saveBudgetMs = 2 * 60_000;
 /** Another set-up may have all of it to do. */
 const lockBudgetMs = 30 * 60_000;
+
+export type GuestCommand = readonly [string, ...string[]];
 
 /**
  * Run before the template is saved, so that the agent's code is compiled and the programs that
  * nearly every sandbox starts with are in memory.
  */
-const warmUpCommands: readonly (readonly [string, ...string[]])[] = [
+const warmUpCommands: readonly GuestCommand[] = [
   ["/bin/true"],
   ["/bin/bash", "-l", "-c", "true"],
   ["/usr/bin/python3", "-c", "print(1)"],
@@ -77,6 +80,10 @@ export interface TemplateOptions {
   readonly vmm: VmmCopy;
   readonly accelerator: Accelerator;
   readonly progress: Progress;
+  /** Of its guest; the usual unless told otherwise. */
+  readonly memoryMiB?: number | undefined;
+  /** What its guest does last, for what that leaves in memory. */
+  readonly lastCommands?: readonly GuestCommand[] | undefined;
 }
 
 /**
@@ -88,7 +95,7 @@ export async function prepareTemplate(options: TemplateOptions): Promise<Templat
   const { accelerator, vmm } = options;
   const driver = new QemuDriver({ accelerator, program: vmm.program });
   const identity = await driver.identity();
-  const templateId = idOf(options.base, identity, vmm);
+  const templateId = idOf(options, identity);
   const store = new TemplateStore(templatesFolder(cacheFolder));
   const named = await findUsable(store, baseTemplateName, identity);
   if (named?.manifest.templateId === templateId) return named;
@@ -108,10 +115,14 @@ export async function prepareTemplate(options: TemplateOptions): Promise<Templat
   );
 }
 
-function idOf(base: BaseImage, identity: VmmIdentity, vmm: VmmCopy): string {
+function idOf(
+  { base, vmm, memoryMiB, lastCommands = [] }: TemplateOptions,
+  identity: VmmIdentity,
+): string {
   // Two measurements of one machine differ a little; `assertLoadable` compares with tolerance.
   const rounded = { ...identity, tscKhz: Math.round(identity.tscKhz / tscRoundingKhz) };
-  const inputs = [recipe, base.inputsHash, rounded, vmm.key, baseMachine, warmUpCommands];
+  const commands = [warmUpCommands, ...lastCommands];
+  const inputs = [recipe, base.inputsHash, rounded, vmm.key, machineOf(memoryMiB), ...commands];
   return createHash("sha256").update(JSON.stringify(inputs)).digest("hex").slice(0, 20);
 }
 
@@ -156,13 +167,14 @@ async function buildTemplate(build: Build): Promise<void> {
       name: build.templateId,
       driver: build.driver,
       disk: [{ path: staged.files.diskPath, format: "raw" }],
+      memoryMiB: build.memoryMiB,
       runFolder,
     },
     Deadline.after(bootBudgetMs, "booting the template's guest"),
     undo,
   );
   build.report(0.6, "warming it up");
-  await Promise.race([settleGuest(link, init), whenEnded(vm)]);
+  await Promise.race([settleGuest(link, init, build.lastCommands), whenEnded(vm)]);
   build.report(0.9, "saving it");
   await saveVm(vm, link, staged);
   await staged.publish({
@@ -180,9 +192,13 @@ async function buildTemplate(build: Build): Promise<void> {
   });
 }
 
-function savedMachine({ driver, identity }: Build, { files }: StagedTemplate): SavedMachine {
+function savedMachine(
+  { driver, identity, memoryMiB }: Build,
+  { files }: StagedTemplate,
+): SavedMachine {
   const { kernelPath, initramfsPath } = files;
-  const machine = { ...baseMachine, kernelArguments: kernelArgumentsOf(identity), guestMac };
+  const kernelArguments = kernelArgumentsOf(identity);
+  const machine = { ...machineOf(memoryMiB), kernelArguments, guestMac };
   const guestVisible = driver.guestVisible({ ...machine, kernelPath, initramfsPath });
   return { ...machine, guestVisible };
 }
@@ -199,26 +215,37 @@ async function copyBaseFiles(base: BaseImage, { files }: StagedTemplate): Promis
   }
 }
 
-async function settleGuest(link: GuestLink, init: InitRequest): Promise<void> {
+/** Makes a booted guest one such as sandboxes are made from, page cache included. */
+export async function settleGuest(
+  link: GuestLink,
+  init: InitRequest,
+  lastCommands: readonly GuestCommand[] = [],
+): Promise<void> {
   const deadline = Deadline.after(initBudgetMs, "initialising the template's guest");
   await link.init({ ...init, timestampMs: Date.now() }, deadline);
-  await warmUp(link);
+  const warmUp = Deadline.after(warmUpBudgetMs, "warming up the template's guest");
+  for (let round = 0; round < warmUpRounds; round += 1) {
+    for (const command of warmUpCommands) await runInGuest(link, command, warmUp);
+  }
+  for (const command of lastCommands) {
+    const last = Deadline.after(lastCommandBudgetMs, "running a template's last command");
+    await runInGuest(link, command, last);
+  }
 }
 
-async function warmUp(link: GuestLink): Promise<void> {
-  const client = processClient(link, null);
-  const { signal } = Deadline.after(warmUpBudgetMs, "warming up the template's guest");
-  for (let round = 0; round < warmUpRounds; round += 1) {
-    for (const [cmd, ...args] of warmUpCommands) {
-      for await (const { event } of client.start(
-        { process: { cmd, args }, stdin: false },
-        { signal },
-      )) {
-        const end = event?.event.case === "end" ? event.event.value : undefined;
-        if (end !== undefined && end.exitCode !== 0) {
-          throw new TorporError("guest.refused", `${cmd} ended with ${end.status} in the template`);
-        }
-      }
+async function runInGuest(
+  link: GuestLink,
+  [cmd, ...args]: GuestCommand,
+  deadline: Deadline,
+): Promise<void> {
+  const events = processClient(link, null).start(
+    { process: { cmd, args }, stdin: false },
+    { signal: deadline.signal },
+  );
+  for await (const { event } of events) {
+    const end = event?.event.case === "end" ? event.event.value : undefined;
+    if (end !== undefined && end.exitCode !== 0) {
+      throw new TorporError("guest.refused", `${cmd} ended with ${end.status} in the template`);
     }
   }
 }

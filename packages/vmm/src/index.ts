@@ -14,7 +14,7 @@ export type {
   VmmIdentity,
 } from "./driver.ts";
 export { assertLoadable, assertSameMachine } from "./identity.ts";
-export { runFiles } from "./qemu/command-line.ts";
+export { commandLine, runFiles } from "./qemu/command-line.ts";
 export {
   type CopiedFile,
   type CopyDescription,
@@ -30,3 +30,4 @@ export { QemuDriver, qemuVersion } from "./qemu/driver.ts";
 export { readTail } from "./qemu/process.ts";
 export { type UserIdRange, defaultUserIds } from "./qemu/user-ids.ts";
 export { type QemuProgram, copiedQemu, installedQemu, loaderCommand } from "./qemu/program.ts";
+export { QmpClient } from "./qemu/qmp.ts";

@@ -87,7 +87,8 @@ async function makeDiskLayer(
     run.vm.closeDiskLayer(layerOf(context), Deadline.after(undoBudgetMs, "closing a disk layer")),
   );
   await run.vm.openDiskLayer(layerOf(context), deadline);
-  context.room = Buffer.alloc(roomFor(context));
+  // Zeros would come from the kernel when the copy is made, page by page; whatever is written is there.
+  context.room = Buffer.alloc(roomFor(context), 1);
 }
 
 function layerOf({ store, newDiskLayer }: CheckpointContext): DiskLayer {

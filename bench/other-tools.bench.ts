@@ -1,0 +1,222 @@
+/**
+ * Pause and resume of an idle sandbox against the tools there are for a QEMU guest: `virsh save` and
+ * `virsh restore` of libvirt, and QEMU's own `savevm` and `-loadvm`.
+ *
+ * All save the same guest: same kernel, machine, memory, disk and agent, booted and warmed up alike, its
+ * page cache full. All end its process and start another. What a sandbox does beyond what the tools do
+ * is shown, and left out of what is compared: the agent's preparation before a pause, and its `init`
+ * after a resume. A resume is compared up to where the guest goes on, which is when the tools return;
+ * from there to the agent's first answer all guests do the same.
+ */
+import { setTimeout as sleep } from "node:timers/promises";
+import type { Daemon, Sandbox } from "@torpor/host";
+import type { GuestCommand } from "@torpor/setup";
+import { createSandbox, openBenchDaemon, runCommandIn } from "./bench-daemon.ts";
+import { makeTemplate } from "./bench-template.ts";
+import { startLibvirt } from "./libvirt.ts";
+import { PlainGuest } from "./plain-guest.ts";
+import { type Row, atLeast, median } from "./row.ts";
+import { startSavevm } from "./savevm.ts";
+import { type SavingCycle, settleMs, timeCycle } from "./saving-tool.ts";
+import { temporaryFolder } from "./temporary-folder.ts";
+import { timed, tookMs } from "./timing.ts";
+
+const rounds = 7;
+
+interface Size {
+  readonly memoryMiB: number;
+  /** What fills the guest's page cache, as a guest's is that has been at work. */
+  readonly fillPageCache: GuestCommand;
+}
+
+const readSystem = "find /usr /opt -xdev -type f -exec cat {} + >/dev/null";
+const copySystem = "for n in 1 2 3; do cp -r /usr /var/tmp/copy$n; done; sync";
+
+const usualSize: Size = { memoryMiB: 512, fillPageCache: ["/bin/sh", "-c", readSystem] };
+/** 2 GiB and a little: QEMU's microvm with a disk and an initramfs does not boot with exactly that. */
+const largeSize: Size = {
+  memoryMiB: 2050,
+  fillPageCache: ["/bin/sh", "-c", `${readSystem}; ${copySystem}`],
+};
+
+interface OwnCycle extends SavingCycle {
+  /** The whole of both, with what only a sandbox does. */
+  readonly pauseMs: number;
+  readonly resumeMs: number;
+}
+
+/** Medians. */
+interface AllTimes {
+  readonly own: OwnCycle;
+  readonly virsh: SavingCycle;
+  readonly savevm: SavingCycle;
+}
+
+export async function measureOtherTools(cacheFolder: string): Promise<readonly Row[]> {
+  const usual = rowsOfUsual(await measureAll(cacheFolder, usualSize));
+  return [...usual, ...rowsOfLarge(await measureAll(cacheFolder, largeSize))];
+}
+
+/** In turns, so that whatever else the machine does meanwhile meets all of them. */
+async function measureAll(cacheFolder: string, size: Size): Promise<AllTimes> {
+  await using undo = new AsyncDisposableStack();
+  const cycleOwn = await prepareOwn(cacheFolder, size, undo);
+  const cycleVirsh = await prepareTool(cacheFolder, size, startLibvirt, undo);
+  const cycleSavevm = await prepareTool(cacheFolder, size, startSavevm, undo);
+  const own: OwnCycle[] = [];
+  const virsh: SavingCycle[] = [];
+  const savevm: SavingCycle[] = [];
+  // One more than is counted: the first pays for what is done once.
+  for (let round = 0; round <= rounds; round += 1) {
+    own.push(await cycleOwn());
+    virsh.push(await cycleVirsh());
+    savevm.push(await cycleSavevm());
+  }
+  return {
+    own: {
+      ...mediansOf(own.slice(1)),
+      pauseMs: median(own.slice(1).map(({ pauseMs }) => pauseMs)),
+      resumeMs: median(own.slice(1).map(({ resumeMs }) => resumeMs)),
+    },
+    virsh: mediansOf(virsh.slice(1)),
+    savevm: mediansOf(savevm.slice(1)),
+  };
+}
+
+function mediansOf(cycles: readonly SavingCycle[]): SavingCycle {
+  return {
+    restoreMs: median(cycles.map(({ restoreMs }) => restoreMs)),
+    answerMs: median(cycles.map(({ answerMs }) => answerMs)),
+    saveMs: median(cycles.map(({ saveMs }) => saveMs)),
+  };
+}
+
+/** @returns one cycle, for a guest that is saved. */
+async function prepareTool(
+  cacheFolder: string,
+  size: Size,
+  start: typeof startLibvirt,
+  undo: AsyncDisposableStack,
+): Promise<() => Promise<SavingCycle>> {
+  const folder = await temporaryFolder(undo);
+  const guest = await PlainGuest.prepare(cacheFolder, size.memoryMiB, folder, undo);
+  const tool = await start(guest, undo);
+  await guest.settle(size.fillPageCache);
+  await tool.save();
+  return () => timeCycle(guest, tool);
+}
+
+async function prepareOwn(
+  cacheFolder: string,
+  { memoryMiB, fillPageCache }: Size,
+  undo: AsyncDisposableStack,
+): Promise<() => Promise<OwnCycle>> {
+  const ownCache = await makeTemplate(cacheFolder, memoryMiB, fillPageCache, undo);
+  const daemon = await openBenchDaemon(ownCache, undo);
+  const sandbox = await createSandbox(daemon);
+  undo.defer(async () => void (await daemon.sandboxes.remove(sandbox.record.id)));
+  await runCommandIn(sandbox, "/bin/true");
+  await sandbox.pause();
+  return () => timeOwnCycle(daemon, sandbox);
+}
+
+/** Whatever is not a step, such as keeping records, counts as part of what is compared. */
+async function timeOwnCycle({ sandboxes }: Daemon, sandbox: Sandbox): Promise<OwnCycle> {
+  let initMs = 0;
+  let awakeMs = 0;
+  const resumeMs = await timed(async () => {
+    const { timings } = await sandbox.resume();
+    initMs = tookMs(timings, "init");
+    awakeMs = tookMs(timings, "read ahead", "init");
+  });
+  await sleep(settleMs);
+  let prepareMs = 0;
+  const pauseMs = await timed(async () => {
+    const { timings } = await sandbox.pause();
+    prepareMs = tookMs(timings, "prepare");
+  });
+  await sandboxes.idle();
+  return {
+    restoreMs: resumeMs - awakeMs,
+    answerMs: resumeMs - initMs,
+    resumeMs,
+    saveMs: pauseMs - prepareMs,
+    pauseMs,
+  };
+}
+
+function rowsOfUsual({ own, virsh, savevm }: AllTimes): readonly Row[] {
+  const unit = "times faster";
+  return [
+    { row: "512 MiB: pause", value: own.pauseMs, unit: "ms" },
+    { row: "512 MiB: pause but for the agent's preparation", value: own.saveMs, unit: "ms" },
+    { row: "512 MiB: virsh save", value: virsh.saveMs, unit: "ms" },
+    { row: "512 MiB: savevm and end", value: savevm.saveMs, unit: "ms" },
+    { row: "512 MiB: resume", value: own.resumeMs, unit: "ms" },
+    { row: "512 MiB: resume until the guest goes on", value: own.restoreMs, unit: "ms" },
+    { row: "512 MiB: virsh restore", value: virsh.restoreMs, unit: "ms" },
+    { row: "512 MiB: start with loadvm", value: savevm.restoreMs, unit: "ms" },
+    { row: "512 MiB: resume to the agent's answer", value: own.answerMs, unit: "ms" },
+    { row: "512 MiB: virsh restore to the agent's answer", value: virsh.answerMs, unit: "ms" },
+    { row: "512 MiB: loadvm to the agent's answer", value: savevm.answerMs, unit: "ms" },
+    { row: "512 MiB: whole pause against virsh save", value: virsh.saveMs / own.pauseMs, unit },
+    { row: "512 MiB: whole pause against savevm", value: savevm.saveMs / own.pauseMs, unit },
+    atLeast("512 MiB: pause against virsh save", virsh.saveMs / own.saveMs, "times faster", 5),
+    { row: "512 MiB: pause against savevm", value: savevm.saveMs / own.saveMs, unit },
+    atLeast(
+      "512 MiB: resume against virsh restore",
+      virsh.restoreMs / own.restoreMs,
+      "times faster",
+      5,
+    ),
+    atLeast("512 MiB: resume against loadvm", savevm.restoreMs / own.restoreMs, "times faster", 5),
+    {
+      row: "512 MiB: resume to the agent's answer against virsh restore",
+      value: virsh.answerMs / own.answerMs,
+      unit,
+    },
+    {
+      row: "512 MiB: resume to the agent's answer against loadvm",
+      value: savevm.answerMs / own.answerMs,
+      unit,
+    },
+  ];
+}
+
+function rowsOfLarge({ own, virsh, savevm }: AllTimes): readonly Row[] {
+  const unit = "times faster";
+  return [
+    { row: "2 GiB: pause", value: own.pauseMs, unit: "ms" },
+    { row: "2 GiB: pause but for the agent's preparation", value: own.saveMs, unit: "ms" },
+    { row: "2 GiB: virsh save", value: virsh.saveMs, unit: "ms" },
+    { row: "2 GiB: savevm and end", value: savevm.saveMs, unit: "ms" },
+    { row: "2 GiB: resume", value: own.resumeMs, unit: "ms" },
+    { row: "2 GiB: resume until the guest goes on", value: own.restoreMs, unit: "ms" },
+    { row: "2 GiB: virsh restore", value: virsh.restoreMs, unit: "ms" },
+    { row: "2 GiB: start with loadvm", value: savevm.restoreMs, unit: "ms" },
+    { row: "2 GiB: resume to the agent's answer", value: own.answerMs, unit: "ms" },
+    { row: "2 GiB: virsh restore to the agent's answer", value: virsh.answerMs, unit: "ms" },
+    { row: "2 GiB: loadvm to the agent's answer", value: savevm.answerMs, unit: "ms" },
+    { row: "2 GiB: whole pause against virsh save", value: virsh.saveMs / own.pauseMs, unit },
+    { row: "2 GiB: whole pause against savevm", value: savevm.saveMs / own.pauseMs, unit },
+    atLeast("2 GiB: pause against virsh save", virsh.saveMs / own.saveMs, "times faster", 10),
+    atLeast("2 GiB: pause against savevm", savevm.saveMs / own.saveMs, "times faster", 10),
+    atLeast(
+      "2 GiB: resume against virsh restore",
+      virsh.restoreMs / own.restoreMs,
+      "times faster",
+      10,
+    ),
+    atLeast("2 GiB: resume against loadvm", savevm.restoreMs / own.restoreMs, "times faster", 10),
+    {
+      row: "2 GiB: resume to the agent's answer against virsh restore",
+      value: virsh.answerMs / own.answerMs,
+      unit,
+    },
+    {
+      row: "2 GiB: resume to the agent's answer against loadvm",
+      value: savevm.answerMs / own.answerMs,
+      unit,
+    },
+  ];
+}

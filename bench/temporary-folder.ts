@@ -1,0 +1,10 @@
+/** A folder that goes away with what needs it. */
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+
+export async function temporaryFolder(undo: AsyncDisposableStack): Promise<string> {
+  return undo.adopt(await mkdtemp(join(tmpdir(), "torpor-bench-")), (path) =>
+    rm(path, { recursive: true, force: true }),
+  );
+}
