@@ -148,6 +148,9 @@ async function makeNetwork(
   _deadline: Deadline,
   undo: AsyncDisposableStack,
 ): Promise<void> {
+  // Of a run of this step whose answer was lost.
+  context.network?.attachment[Symbol.dispose]();
+  context.network?.[Symbol.dispose]();
   context.network = undo.use(await createNetwork(context.networkKind, guestAddressing));
   undo.use(context.network.attachment); // the VMM may never come to take its copy
 }
@@ -251,6 +254,7 @@ async function waitUntilReady(
   );
   // The key that the guest in the saved memory knows.
   const { hostKey } = snapshot ?? template.manifest;
+  context.link?.[Symbol.dispose](); // of a run of this step whose answer was lost
   const link = undo.use(new GuestLink({ dial: (port) => network.dial(port), hostKey }));
   context.link = link;
   await Promise.race([link.waitUntilReady(deadline), failWhenEnded(vm)]);
