@@ -77,6 +77,7 @@ export async function openLayersBelow(
   undo: AsyncDisposableStack,
 ): Promise<void> {
   const layers = layersBelow(context);
+  await context.below?.[Symbol.asyncDispose](); // of a run of this step whose answer was lost
   context.below = undo.use(
     await MemoryStack.open(
       layers.map(({ snapshotId, digest }) => ({

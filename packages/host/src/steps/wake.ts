@@ -184,7 +184,9 @@ async function makeNetwork(
   _deadline: Deadline,
   undo: AsyncDisposableStack,
 ): Promise<void> {
-  context.network?.[Symbol.dispose](); // of a first run of this step
+  // Of a run of this step whose answer was lost.
+  context.network?.attachment[Symbol.dispose]();
+  context.network?.[Symbol.dispose]();
   context.network = undo.use(
     await createNetwork(context.networkKind, guestAddressing, context.outside),
   );
@@ -299,7 +301,7 @@ async function waitUntilReady(
   );
   // The key that the guest in the saved memory knows.
   const { hostKey } = snapshot ?? template.manifest;
-  context.link?.[Symbol.dispose](); // of a first run of this step
+  context.link?.[Symbol.dispose](); // of a run of this step whose answer was lost
   const link = undo.use(new GuestLink({ dial: (port) => network.dial(port), hostKey }));
   context.link = link;
   await Promise.race([link.waitUntilReady(deadline), failWhenEnded(vm)]);
