@@ -41,14 +41,19 @@ test("a sandbox is its user's, and its agent is the host's", async (t) => {
   });
 
   await t.test("commands live in one cgroup and the agent in another", async () => {
-    assert.equal(await sandbox.shell("cat /proc/self/cgroup"), "0::/user");
-    assert.equal(await sandbox.shell("cat /proc/self/cgroup", { user: "root" }), "0::/user");
-    assert.equal(await sandbox.shell("sudo cat /proc/self/cgroup"), "0::/user");
+    const cgroups = [
+      await sandbox.shell("cat /proc/self/cgroup"),
+      await sandbox.shell("cat /proc/self/cgroup", { user: "root" }),
+      await sandbox.shell("sudo cat /proc/self/cgroup"),
+    ];
+    for (const cgroup of cgroups) assert.match(cgroup, /^0::\/user\/[^/]+$/);
+    assert.equal(new Set(cgroups).size, cgroups.length, "each command has one of its own");
     const [agentPid = ""] = (await sandbox.shell(agentPids)).split("\n");
     assert.match(
       await sandbox.shell(`tr '\\0' ' ' < /proc/${agentPid}/cmdline`, { user: "root" }),
       /agent\.mjs/,
     );
+    assert.equal(await sandbox.shell(`cat /proc/${agentPid}/cgroup`), "0::/agent");
     assert.equal(await sandbox.shell(`cat /proc/${agentPid}/oom_score_adj`), "-1000");
     const own = Number(await sandbox.shell("cat /proc/self/oom_score_adj"));
     assert.ok(own >= 0, "a command is a better victim than the agent");

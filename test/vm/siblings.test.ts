@@ -136,7 +136,9 @@ test("siblings", async (t) => {
   const parent = await daemon.create();
   await startNode(parent);
   const witness = await Witness.start(parent);
+  const forkedFromMs = performance.now();
   const { children, errors } = await parent.fork(siblingCount);
+  const forkMs = performance.now() - forkedFromMs;
   assert.deepEqual(errors, []);
 
   await t.test("share no identity and no random numbers", async () => {
@@ -151,7 +153,8 @@ test("siblings", async (t) => {
   await t.test("have the right time", async () => {
     for (const child of children) {
       const said = await Witness.ask(child);
-      assert.ok(said.timeMs >= said.hostBeforeMs - clockToleranceMs);
+      // What the message with the time takes to arrive is not known, only that it is less than this.
+      assert.ok(said.timeMs >= said.hostBeforeMs - clockToleranceMs - forkMs);
       assert.ok(said.timeMs <= said.hostAfterMs + clockToleranceMs);
     }
   });
