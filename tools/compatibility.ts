@@ -14,7 +14,7 @@ import { basename, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { format } from "prettier";
 import { Sandbox } from "e2b";
-import { olderRoutesMissing, sdks } from "../test/e2b/published-clients.ts";
+import { sdks } from "../test/e2b/published-clients.ts";
 
 const root = join(import.meta.dirname, "..");
 const target = join(root, "COMPATIBILITY.md");
@@ -70,8 +70,6 @@ const commandGroups = [["sandbox"], ["sandbox", "snapshot"], ["template"]] as co
 export interface ShownBehaviour {
   readonly file: string;
   readonly title: string;
-  /** What is missing; undefined when the test holds. */
-  readonly todo: string | undefined;
   /** The calls that the title names. */
   readonly calls: readonly string[];
   /** All of the file's text. */
@@ -83,12 +81,12 @@ export async function readBehaviours(): Promise<readonly ShownBehaviour[]> {
   const behaviours: ShownBehaviour[] = [];
   const calledBy = [...listSdkCalls(), ...listCommands()];
   const files = await Array.fromAsync(glob("test/e2b/*.test.ts", { cwd: root }));
-  const pattern = /\btest\(\s*"((?:[^"\\]|\\.)*)",\s*(?:\{\s*todo:\s*"([^"]+)",?\s*\},\s*)?async/g;
+  const pattern = /\btest\(\s*"((?:[^"\\]|\\.)*)",\s*async/g;
   for (const file of files.sort()) {
     const text = await readFile(join(root, file), "utf8");
-    for (const [, title = "", todo] of text.matchAll(pattern)) {
+    for (const [, title = ""] of text.matchAll(pattern)) {
       const calls = calledBy.filter((call) => new RegExp(`\\b${call}\\b`).test(title));
-      behaviours.push({ file, title, todo, calls, text });
+      behaviours.push({ file, title, calls, text });
     }
   }
   return behaviours;
@@ -131,23 +129,8 @@ export function listCommands(): readonly string[] {
   });
 }
 
-function stateOf(
-  call: string,
-  behaviours: readonly ShownBehaviour[],
-  clientTodo: string | undefined,
-): string {
-  const about = behaviours.filter(({ calls }) => calls.includes(call));
-  if (about.length === 0) return "no test";
-  if (clientTodo !== undefined) return "not yet";
-  const todos = about.map(({ todo }) => todo).filter((todo) => todo !== undefined);
-  if (todos.length === 0) return "works";
-  const extent = todos.length < about.length ? "in part" : "not yet";
-  return `${extent}: ${todos.join("; ")}`;
-}
-
-/** Why a client as a whole cannot be told of. */
-function clientNote(name: string, todo: string | undefined): string {
-  return todo === undefined ? "" : `With \`${name}\` not yet: ${todo}.`;
+function stateOf(call: string, behaviours: readonly ShownBehaviour[]): string {
+  return behaviours.some(({ calls }) => calls.includes(call)) ? "works" : "no test";
 }
 
 function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
@@ -161,17 +144,17 @@ export async function compatibilityText(): Promise<string> {
   const sdkRows = listSdkCalls().map((call) => [
     `\`${call}\``,
     requests[call] ?? "",
-    ...sdks.map(({ todo }) => stateOf(call, behaviours, todo)),
+    ...sdks.map(() => stateOf(call, behaviours)),
   ]);
   const commandRows = listCommands().map((command) => [
     `\`${command}\``,
-    stateOf(command, behaviours, olderRoutesMissing),
+    stateOf(command, behaviours),
   ]);
   const files = [...new Set(behaviours.map(({ file }) => file))];
   const shown = files.map((file) => {
     const lines = behaviours
       .filter((behaviour) => behaviour.file === file)
-      .map(({ title, todo }) => `- ${title}${todo === undefined ? "" : ` (not yet: ${todo})`}`);
+      .map(({ title }) => `- ${title}`);
     return `[${basename(file)}](${file}):\n\n${lines.join("\n")}`;
   });
   const text = [
@@ -183,10 +166,8 @@ export async function compatibilityText(): Promise<string> {
     "Of `Sandbox` static methods and those of an instance are not told apart. The methods of `git` run " +
       "commands in the sandbox and need `git` in its template.",
     table(["Call", "Sends", ...sdks.map(({ name }) => `\`${name}\``)], sdkRows),
-    ...sdks.map(({ name, todo }) => clientNote(name, todo)),
     "## The command line",
     table(["Command", `\`${commandLineName}\``], commandRows),
-    clientNote(commandLineName, olderRoutesMissing),
     "## What the tests show",
     ...shown,
   ].join("\n\n");

@@ -31,34 +31,30 @@ test("sandboxes by the published SDKs", async (story) => {
       },
     );
 
-    await t.test(
-      "Sandbox.list finds by metadata and state, page by page",
-      { todo: "GET /v2/sandboxes is not served yet" },
-      async () => {
-        const query = { metadata: { owner: "you & me = us" } };
-        const found = await Sandbox.list({ query }).nextItems();
-        assert.deepEqual(
-          found.map(({ sandboxId }) => sandboxId),
-          [sandbox.sandboxId],
-        );
-        assert.deepEqual(
-          await Sandbox.list({ query: { metadata: { purpose: "none" } } }).nextItems(),
-          [],
-        );
-        const pages = Sandbox.list({ limit: 1, query: { state: ["running"] } });
-        const ids: string[] = [];
-        while (pages.hasNext) {
-          ids.push(...(await pages.nextItems()).map(({ sandboxId }) => sandboxId));
-        }
-        assert.deepEqual(ids, [other.sandboxId, sandbox.sandboxId], "the newest first");
-        await other.pause();
-        const paused = await Sandbox.list({ query: { state: ["paused"] } }).nextItems();
-        assert.deepEqual(
-          paused.map(({ sandboxId }) => sandboxId),
-          [other.sandboxId],
-        );
-      },
-    );
+    await t.test("Sandbox.list finds by metadata and state, page by page", async () => {
+      const query = { metadata: { owner: "you & me = us" } };
+      const found = await Sandbox.list({ query }).nextItems();
+      assert.deepEqual(
+        found.map(({ sandboxId }) => sandboxId),
+        [sandbox.sandboxId],
+      );
+      assert.deepEqual(
+        await Sandbox.list({ query: { metadata: { purpose: "none" } } }).nextItems(),
+        [],
+      );
+      const pages = Sandbox.list({ limit: 1, query: { state: ["running"] } });
+      const ids: string[] = [];
+      while (pages.hasNext) {
+        ids.push(...(await pages.nextItems()).map(({ sandboxId }) => sandboxId));
+      }
+      assert.deepEqual(ids, [other.sandboxId, sandbox.sandboxId], "the newest first");
+      await other.pause();
+      const paused = await Sandbox.list({ query: { state: ["paused"] } }).nextItems();
+      assert.deepEqual(
+        paused.map(({ sandboxId }) => sandboxId),
+        [other.sandboxId],
+      );
+    });
 
     await t.test("Sandbox.setTimeout ends a sandbox at its time", async () => {
       const brief = await Sandbox.create();
@@ -128,7 +124,6 @@ test("sandboxes by the published SDKs", async (story) => {
 
     await t.test(
       "Sandbox.create and Sandbox.connect give 5 minutes unless told otherwise",
-      { todo: "a new sandbox has no end, a woken one gets what was left of its last timeout" },
       async () => {
         const brief = await Sandbox.create();
         const leftMs = async (): Promise<number> =>
@@ -142,18 +137,14 @@ test("sandboxes by the published SDKs", async (story) => {
       },
     );
 
-    await t.test(
-      "traffic wakes a sandbox with autoResume",
-      { todo: "requests do not wake a paused sandbox yet" },
-      async () => {
-        const sleepy = await Sandbox.create({
-          lifecycle: { onTimeout: "pause", autoResume: true },
-        });
-        await sleepy.pause();
-        assert.equal((await sleepy.commands.run("echo awake")).stdout, "awake\n");
-        await sleepy.kill();
-      },
-    );
+    await t.test("traffic wakes a sandbox with autoResume", async () => {
+      const sleepy = await Sandbox.create({
+        lifecycle: { onTimeout: "pause", autoResume: true },
+      });
+      await sleepy.pause();
+      assert.equal((await sleepy.commands.run("echo awake")).stdout, "awake\n");
+      await sleepy.kill();
+    });
 
     await t.test(
       "Sandbox.createSnapshot, Sandbox.listSnapshots and Sandbox.deleteSnapshot",
@@ -186,30 +177,22 @@ test("sandboxes by the published SDKs", async (story) => {
       await second.kill();
     });
 
-    await t.test(
-      "Sandbox.getMetrics tells what is in use",
-      { todo: "GET /sandboxes/{id}/metrics is not served yet" },
-      async () => {
-        const metrics = await waitUntil("a measurement is there", async () => {
-          const found = await sandbox.getMetrics();
-          return found.length > 0 ? found : undefined;
-        });
-        const last = metrics.at(-1);
-        assert.equal(last?.cpuCount, 1);
-        assert.ok((last?.memTotal ?? 0) > 400 << 20);
-        assert.ok((last?.memUsed ?? 0) > 0);
-        assert.ok((last?.diskTotal ?? 0) > 1 << 30);
-      },
-    );
+    await t.test("Sandbox.getMetrics tells what is in use", async () => {
+      const metrics = await waitUntil("a measurement is there", async () => {
+        const found = await sandbox.getMetrics();
+        return found.length > 0 ? found : undefined;
+      });
+      const last = metrics.at(-1);
+      assert.equal(last?.cpuCount, 1);
+      assert.ok((last?.memTotal ?? 0) > 400 << 20);
+      assert.ok((last?.memUsed ?? 0) > 0);
+      assert.ok((last?.diskTotal ?? 0) > 1 << 30);
+    });
 
-    await t.test(
-      "Sandbox.updateNetwork changes what a sandbox may reach",
-      { todo: "PUT /sandboxes/{id}/network is not served yet" },
-      async () => {
-        await sandbox.updateNetwork({ denyOut: ["0.0.0.0/0"] });
-        assert.deepEqual((await sandbox.getInfo()).network?.denyOut, ["0.0.0.0/0"]);
-      },
-    );
+    await t.test("Sandbox.updateNetwork changes what a sandbox may reach", async () => {
+      await sandbox.updateNetwork({ denyOut: ["0.0.0.0/0"] });
+      assert.deepEqual((await sandbox.getInfo()).network?.denyOut, ["0.0.0.0/0"]);
+    });
 
     await t.test("Sandbox.getHost names a port of the sandbox", async () => {
       assert.match(sandbox.getHost(3000), new RegExp(`^3000-${sandbox.sandboxId}\\.`));
