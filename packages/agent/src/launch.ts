@@ -103,7 +103,8 @@ async function spawnInto(request: LaunchRequest, context: LaunchContext): Promis
     stdio.push(childEnds.use(family.openJoin()).fd);
     script.push(`echo 0 >&${cgroupFd} || exit ${joinFailed};`);
   }
-  script.push("echo 100 >/proc/self/oom_score_adj; } 2>/dev/null;");
+  // Closed rather than led to /dev/null, which a guest's root may have kept from other users.
+  script.push("echo 100 >/proc/self/oom_score_adj; } 2>&-;");
   if (family !== undefined) script.push(`exec ${cgroupFd}>&-;`);
   // Opening a terminal makes it the controlling one of a session leader that has none.
   if (ends.slavePath !== undefined) script.push(`: <${ends.slavePath};`);
