@@ -9,7 +9,7 @@ import { setTimeout as sleepFor } from "node:timers/promises";
 import { TorporError } from "./errors.ts";
 
 export class Deadline {
-  readonly #atMonoMs: number;
+  #atMonoMs: number;
   readonly #what: string;
   #signal: AbortSignal | undefined;
 
@@ -40,7 +40,7 @@ export class Deadline {
   get signal(): AbortSignal {
     if (this.#signal === undefined) {
       const controller = new AbortController();
-      setTimeout(() => controller.abort(this.error()), Math.ceil(this.remainingMs())).unref();
+      setTimeout(() => controller.abort(this.#pass()), Math.ceil(this.remainingMs())).unref();
       this.#signal = controller.signal;
     }
     return this.#signal;
@@ -48,6 +48,12 @@ export class Deadline {
 
   error(cause?: unknown): TorporError {
     return new TorporError("deadline.exceeded", `${this.#what} took too long`, { cause });
+  }
+
+  /** Timers fire up to a millisecond early; who was told that it has passed shall not find otherwise. */
+  #pass(): TorporError {
+    this.#atMonoMs = Math.min(this.#atMonoMs, performance.now());
+    return this.error();
   }
 
   /** @throws deadline.exceeded when the instant has passed. */
@@ -58,7 +64,7 @@ export class Deadline {
   /** Waits for `work`, but not past the instant. The work itself is not stopped. */
   async race<T>(work: Promise<T>): Promise<T> {
     const { promise, reject } = Promise.withResolvers<never>();
-    const timer = setTimeout(() => reject(this.error()), Math.ceil(this.remainingMs()));
+    const timer = setTimeout(() => reject(this.#pass()), Math.ceil(this.remainingMs()));
     try {
       return await Promise.race([work, promise]);
     } finally {

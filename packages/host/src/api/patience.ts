@@ -17,11 +17,11 @@ export async function answerInTime<T>(
   work: Promise<T>,
   giveBack: (late: T) => Promise<unknown> = () => Promise.resolve(),
 ): Promise<T> {
-  const deadline = Deadline.after(answerMsMax, what);
   try {
-    return await deadline.race(work);
+    return await Deadline.after(answerMsMax, what).race(work);
   } catch (cause) {
-    if (deadline.expired) void ignoreFailure("nobody waits for it", work.then(giveBack));
+    // Work that failed by itself has nothing to give back.
+    void ignoreFailure("nobody waits for it", work.then(giveBack));
     throw cause;
   }
 }
