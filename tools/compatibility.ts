@@ -4,8 +4,8 @@
  *     npm run compatibility
  *
  * What there is to call is asked of the clients themselves. That a call works is read from the tests:
- * a title that names a call, as in "files.read …" or "e2b sandbox list …", stands for it, and a test
- * that is still to be done says what is missing. A call that no title names has no test.
+ * a title that names a call, as in "files.read …" or "e2b sandbox list …", stands for it. A call that
+ * no title names has no test.
  * test/repository/compatibility.test.ts compares.
  */
 import { execFileSync } from "node:child_process";
@@ -14,6 +14,7 @@ import { basename, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { format } from "prettier";
 import { Sandbox } from "e2b";
+import { endpointRows } from "./compatibility-endpoints.ts";
 import { sdks } from "../test/e2b/published-clients.ts";
 
 const root = join(import.meta.dirname, "..");
@@ -150,6 +151,9 @@ export async function compatibilityText(): Promise<string> {
     `\`${command}\``,
     stateOf(command, behaviours),
   ]);
+  const working = Object.entries(requests).filter(
+    ([call]) => stateOf(call, behaviours) === "works",
+  );
   const files = [...new Set(behaviours.map(({ file }) => file))];
   const shown = files.map((file) => {
     const lines = behaviours
@@ -168,6 +172,13 @@ export async function compatibilityText(): Promise<string> {
     table(["Call", "Sends", ...sdks.map(({ name }) => `\`${name}\``)], sdkRows),
     "## The command line",
     table(["Command", `\`${commandLineName}\``], commandRows),
+    "## The endpoints",
+    "Of the control plane, as its own OpenAPI document lists them, without those that are Torpor's alone. " +
+      "Each is shown by the calls above that send it, or by a test that sends it by hand.",
+    table(
+      ["Endpoint", "State", "What it does", "Shown by"],
+      await endpointRows(Object.fromEntries(working)),
+    ),
     "## What the tests show",
     ...shown,
   ].join("\n\n");
