@@ -9,7 +9,7 @@ import { open } from "node:fs/promises";
 import { join } from "node:path";
 import { type Logger, ignoreFailure } from "@torpor/std";
 import { runFiles } from "@torpor/vmm";
-import type { Sandbox } from "./sandbox.ts";
+import type { Sandbox } from "./sandbox/sandbox.ts";
 import type { Sandboxes } from "./sandboxes.ts";
 
 /** LIMIT: many times what a boot prints. */

@@ -7,7 +7,8 @@ export { type SandboxState, type StateKind, enter, moves } from "./lifecycle/sta
 export { type Database, openDatabase } from "./records/database.ts";
 export { type SandboxRecord, SandboxRecords } from "./records/sandbox-records.ts";
 export { SnapshotRecords } from "./records/snapshot-records.ts";
-export type { Outcome, Sandbox } from "./sandbox.ts";
+export type { Outcome } from "./sandbox/command.ts";
+export type { Sandbox } from "./sandbox/sandbox.ts";
 export { Sandboxes } from "./sandboxes.ts";
 export { cutLongConsoles } from "./console-limit.ts";
 export { TemplateTags } from "./template-tags.ts";

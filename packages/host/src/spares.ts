@@ -8,7 +8,7 @@
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { ignoreFailure } from "@torpor/std";
-import type { Sandbox } from "./sandbox.ts";
+import type { Sandbox } from "./sandbox/sandbox.ts";
 import type { Source } from "./source.ts";
 
 /** The first command of the sandbox that was just handed out has this long to itself. */

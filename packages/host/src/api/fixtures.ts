@@ -26,7 +26,7 @@ import { openDatabase } from "../records/database.ts";
 import { openNetwork } from "../network-request.ts";
 import type { SandboxRecord } from "../records/sandbox-records.ts";
 import { SnapshotRecords } from "../records/snapshot-records.ts";
-import type { ResumeCommand } from "../sandbox.ts";
+import type { ResumeCommand } from "../sandbox/resume.ts";
 import type { CreateRequest, ForkRequest } from "../sandboxes.ts";
 import { Snapshots } from "../snapshots.ts";
 import { TemplateTags } from "../template-tags.ts";
