@@ -13,7 +13,7 @@ import type { Accelerator, DiskLayer, MachineShape, NetworkAttachment, VmSpec } 
 /** LIMIT: TCG keeps translated code; a sandbox rarely needs more, and every sandbox pays for it. */
 const tcgCodeCacheMiB = 128;
 /** The TAP descriptor in the child: the first one after standard error. */
-export const tapChildFd = 3;
+const tapChildFd = 3;
 
 export const runFiles = {
   control: "qmp.sock",
