@@ -2,7 +2,7 @@ export { egressProblem } from "./egress-problem.ts";
 export type { GuestNetwork, NetworkHandle, NewGuestNetwork } from "./guest-network.ts";
 export {
   type NetworkPolicy,
-  type NetworkRequest,
+  type EgressRequest,
   closedPolicy,
   openPolicy,
   parseNetworkPolicy,

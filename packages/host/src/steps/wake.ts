@@ -32,7 +32,7 @@ import { GuestLink, processClient } from "@torpor/guest";
 import { readAhead } from "@torpor/native";
 import {
   type NetworkKind,
-  type NetworkRequest,
+  type EgressRequest,
   type NewGuestNetwork,
   type Outside,
   createNetwork,
@@ -81,7 +81,7 @@ export interface WakeContext {
   readonly driver: VmmDriver;
   readonly networkKind: NetworkKind;
   /** What the sandbox may reach. */
-  readonly networkRequest: NetworkRequest | null;
+  readonly networkRequest: EgressRequest | null;
   readonly outside: Outside;
   /** All of init but what is only known when it is sent. */
   readonly init: Omit<InitRequest, "entropy" | "timestampMs" | "suspendedMs">;
