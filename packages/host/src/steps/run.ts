@@ -18,7 +18,10 @@ export interface SandboxRun {
   readonly randomHash?: string | undefined;
 }
 
-/** Takes over the run that an earlier daemon started, with no way out yet. @throws vmm.exited when it is gone */
+/**
+ * Takes over the run that an earlier daemon started, with no way out yet.
+ * @throws vmm.exited when it is gone
+ */
 export async function adoptRun(
   driver: Pick<VmmDriver, "adopt">,
   state: RunningVm,
