@@ -5,7 +5,7 @@
 import { mkdir } from "node:fs/promises";
 import { runSteps } from "@torpor/std";
 import type { SandboxRecord } from "../records/sandbox-records.ts";
-import { claimSteps, spareSteps } from "../steps/wake.ts";
+import { type WakeContext, claimSteps, spareSteps } from "../steps/wake.ts";
 import type { Outcome } from "./command.ts";
 import { remove } from "./remove.ts";
 import { enterRunning, newWakeContext, wake } from "./wake.ts";
@@ -38,7 +38,7 @@ export function create(turn: Turn, owner: SandboxOwner, verifyDisk: boolean): Pr
 
 async function claimSpare(
   turn: Turn,
-  spare: NonNullable<Turn["spare"]>,
+  spare: WakeContext,
   { envVars, accessToken, network }: SandboxOwner,
 ): Promise<Outcome> {
   const claimed = {

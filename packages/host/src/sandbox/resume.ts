@@ -3,7 +3,7 @@
  * meanwhile; if that fails the sandbox is what it was, paused or failed.
  */
 import { TorporError } from "@torpor/std";
-import { begin, setTimeoutMs } from "../lifecycle/lifetime.ts";
+import { type Lifetime, begin, setTimeoutMs } from "../lifecycle/lifetime.ts";
 import { type Command, type Outcome, unchanged } from "./command.ts";
 import { endStrays } from "./run.ts";
 import { extendTimeoutMs } from "./settings.ts";
@@ -53,7 +53,7 @@ export async function stayAwake(turn: Turn, command: ResumeCommand): Promise<Out
 }
 
 function changeOf(
-  lifetime: Turn["record"]["lifetime"],
+  lifetime: Lifetime,
   { previous, timeoutMs, onTimeout }: ResumeCommand,
 ): RecordChange {
   return (nowMs) => {
