@@ -94,7 +94,7 @@ export async function readBehaviours(): Promise<readonly ShownBehaviour[]> {
 }
 
 /** Every method that the SDK offers on a sandbox. */
-export function listSdkCalls(): readonly string[] {
+function listSdkCalls(): readonly string[] {
   const sandbox = new Sandbox({ sandboxId: "any", envdVersion: "0.6.13", apiKey: "e2b_00" });
   const members = {
     Sandbox: [Sandbox.prototype, Sandbox, Object.getPrototypeOf(Sandbox) as object],
@@ -118,7 +118,7 @@ export function listSdkCalls(): readonly string[] {
 }
 
 /** Every command of the groups above. */
-export function listCommands(): readonly string[] {
+function listCommands(): readonly string[] {
   return commandGroups.flatMap((group) => {
     const help = execFileSync(process.execPath, [commandLine, ...group, "--help"], {
       encoding: "utf8",

@@ -51,7 +51,7 @@ export interface Happening {
 const notAllowed = "refused: sandbox.wrongState";
 
 /** What comes of it when nothing goes wrong. */
-export function ideal(sandbox: ModelSandbox | null, happening: Happening): Outcome {
+function ideal(sandbox: ModelSandbox | null, happening: Happening): Outcome {
   const { operation, written } = happening;
   if (sandbox === null) return notThere(happening);
   const isStale = "epoch" in operation && operation.epoch === "stale";

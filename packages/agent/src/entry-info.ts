@@ -45,7 +45,7 @@ async function linkTarget(path: string): Promise<string> {
 }
 
 /** As Go prints a file mode: letters for what it is, `-` for a plain file, nine permissions. */
-export function permissionText(stats: Stats): string {
+function permissionText(stats: Stats): string {
   const letters = [
     stats.isDirectory() ? "d" : "",
     stats.isSymbolicLink() ? "L" : "",

@@ -2,9 +2,9 @@
  * The RPCs of `process.Process`: requests in, calls on processes, events out.
  *
  * The timeout of Start is the lifetime of the command: at its end it is killed with all its
- * descendants, whether or not the client is still there, and the stream ends with `deadline_exceeded`. The timeout
- * of Connect ends that stream only. A client that goes away ends nothing, and may come back for what
- * it missed (output-offset.ts of the protocol).
+ * descendants, whether or not the client is still there, and the stream ends with `deadline_exceeded`.
+ * The timeout of Connect ends that stream only. A client that goes away ends nothing, and may come back
+ * for what it missed (output-offset.ts of the protocol).
  */
 import { create } from "@bufbuild/protobuf";
 import { Code, ConnectError, type HandlerContext, type ServiceImpl } from "@connectrpc/connect";

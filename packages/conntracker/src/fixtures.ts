@@ -15,7 +15,7 @@ import { setImmediate as nextTurn } from "node:timers/promises";
 import { connect as connectTls } from "node:tls";
 import { ServerConnTracker, type TrackableServer } from "./index.ts";
 
-export const testKey: string = read("localhost.key.pem");
+const testKey: string = read("localhost.key.pem");
 export const testCertificate: string = read("localhost.cert.pem");
 const identity = { key: testKey, cert: testCertificate };
 

@@ -5,7 +5,7 @@ import { Process, accessTokenHeader, agentPort } from "@torpor/protocol";
 import type { GuestLink } from "./guest-link.ts";
 
 /** @param accessToken Sent as the sandbox's token; null when the guest demands none. */
-export function guestTransport(link: GuestLink, accessToken: string | null): Transport {
+function guestTransport(link: GuestLink, accessToken: string | null): Transport {
   return createConnectTransport({
     baseUrl: `http://guest:${agentPort}`,
     httpVersion: "1.1",

@@ -5,8 +5,7 @@
  * and a TCP port of the loopback whose API asks for a key. With a certificate there is the latter over
  * TLS too. VMs outlive the daemon; ending it lets go of them.
  */
-import { mkdir, rm } from "node:fs/promises";
-import { once } from "node:events";
+import { mkdir } from "node:fs/promises";
 import type { Server } from "node:http";
 import { join } from "node:path";
 import { tryLockFile } from "@torpor/native";
@@ -16,7 +15,6 @@ import {
   type JsonObject,
   type Logger,
   TorporError,
-  systemCode,
   ignoreFailure,
 } from "@torpor/std";
 import { SnapshotStore, TemplateStore, stateFiles, templatesFolder } from "@torpor/storage";
@@ -43,6 +41,7 @@ import { Freshness } from "./freshness.ts";
 import { GuestLogs } from "./guest-logs.ts";
 import { GuestMetrics } from "./guest-metrics.ts";
 import type { HostContext } from "./host-context.ts";
+import { listenTcp, listenUnix } from "./listen.ts";
 import { openDatabase } from "./records/database.ts";
 import { SandboxRecords } from "./records/sandbox-records.ts";
 import { SnapshotRecords } from "./records/snapshot-records.ts";
@@ -51,9 +50,8 @@ import { Sandboxes } from "./sandboxes.ts";
 import { watchStalls } from "./stall-watch.ts";
 import { TemplateTags } from "./template-tags.ts";
 
-/** LIMIT: the kernel's `sun_path`, less its final zero. */
-const socketPathBytesMax = 107;
 const version = "0.1.0";
+const loopback = "127.0.0.1";
 /** Every name below it is this machine's own loopback, without any DNS (RFC 6761, 6.3). */
 const defaultDomain = "localhost";
 const defaultDrainMs = 2_000;
@@ -173,14 +171,15 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
   const shared = { host: apiHost, createServer };
   const tcp = await createApi({ ...shared, requireKey: true });
   undo.defer(() => closeNow(tcp.server));
-  url = await listenTcp(tcp.server, options.port);
+  url = `http://${loopback}:${await listenTcp(tcp.server, loopback, options.port)}`;
   if (options.tls !== undefined) {
     const { port } = undo.use(await listenTls(tcp.server, options.tls, log));
     tlsUrl = `https://${domain}:${port}`;
   }
   const local = await createApi({ ...shared, requireKey: false });
   undo.defer(() => closeNow(local.server));
-  const socketPath = await listenUnix(local.server, options.stateFolder);
+  const socketPath = join(options.stateFolder, stateFiles.socket);
+  await listenUnix(local.server, socketPath);
   const pools = sandboxes.snapshots.all().filter(({ pool }) => pool > 0);
   for (const name of [...(await templates.names()), ...pools.map(({ id }) => id)]) {
     await ignoreFailure("a template that cannot be opened", sandboxes.prepareSpares(name));
@@ -220,34 +219,6 @@ async function acceleratorOf(templates: TemplateStore): Promise<Accelerator> {
     if (template !== undefined) return template.manifest.identity.accelerator;
   }
   throw new TorporError("template.missing", "there is no template yet that can be opened");
-}
-
-async function listenTcp(server: Server, port: number): Promise<string> {
-  try {
-    server.listen(port, "127.0.0.1");
-    await once(server, "listening");
-  } catch (cause) {
-    if (systemCode(cause) !== "EADDRINUSE") throw TorporError.from(cause, "network.failed");
-    throw new TorporError("port.inUse", `port ${port} of 127.0.0.1 is taken`, { cause });
-  }
-  const address = server.address();
-  const bound = typeof address === "object" ? address?.port : undefined;
-  return `http://127.0.0.1:${bound}`;
-}
-
-async function listenUnix(server: Server, stateFolder: string): Promise<string> {
-  const path = join(stateFolder, stateFiles.socket);
-  if (Buffer.byteLength(path) > socketPathBytesMax) {
-    throw new TorporError("argument.invalid", `${path} is too long for a socket`, {
-      advice: "Set TORPOR_HOME to a shorter path.",
-    });
-  }
-  await rm(path, { force: true }); // ours: the lock says that nobody listens on it
-  const umask = process.umask(0o077);
-  server.listen(path);
-  process.umask(umask);
-  await once(server, "listening");
-  return path;
 }
 
 function closeNow(server: Server): void {

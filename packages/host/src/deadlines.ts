@@ -9,7 +9,8 @@
 import type { Logger } from "@torpor/std";
 import { TorporError } from "@torpor/std";
 import { type Due, nextDue } from "./lifecycle/lifetime.ts";
-import type { Command, Sandbox } from "./sandbox.ts";
+import type { Command } from "./sandbox/command.ts";
+import type { Sandbox } from "./sandbox/sandbox.ts";
 
 /** A wall clock may be set, and timers count at most 24 days: look again at least this often. */
 const lookMsMax = 60 * 60_000;

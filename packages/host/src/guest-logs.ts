@@ -9,10 +9,9 @@
  * SAFETY: the guest is hostile and says what it likes, its clock included: every bound here is ours, and
  * an entry is never older than the one before it nor newer than now.
  */
-import { open } from "node:fs/promises";
 import { join } from "node:path";
 import { ignoreFailure, systemCode } from "@torpor/std";
-import { runFiles } from "@torpor/vmm";
+import { openRunFile, runFiles } from "@torpor/vmm";
 import type { ApiSandbox } from "./api/api-host.ts";
 import { type LogEntry, parseLogLine } from "./guest-log-line.ts";
 
@@ -84,7 +83,7 @@ async function readOn(sandbox: ApiSandbox, followed: Followed): Promise<void> {
 /** What was appended since the last look; the last part of it when that is much. */
 async function readNew(path: string, followed: Followed): Promise<string> {
   try {
-    await using file = await open(path, "r");
+    await using file = await openRunFile(path, "read");
     const { size } = await file.stat();
     // The daemon cuts a console that grows too long: it begins anew.
     const seen = size < followed.offsetBytes ? 0 : followed.offsetBytes;

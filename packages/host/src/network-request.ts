@@ -1,5 +1,8 @@
 /** What a client asks of a sandbox's network; kept in its record, for whoever builds that network. */
-export interface NetworkRequest {
+import type { EgressRequest } from "@torpor/network";
+
+/** All of it is said: what may be reached, and who may reach the sandbox. */
+export interface NetworkRequest extends EgressRequest {
   /** Null: not said. False: nothing is reached but what `allowOut` names. */
   readonly allowInternetAccess: boolean | null;
   /** IPv4 addresses, CIDR blocks, domains, `*.domain`. They win over `denyOut`. */

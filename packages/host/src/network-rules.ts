@@ -6,7 +6,7 @@
 import {
   type GuestNetwork,
   type NetworkPolicy,
-  type NetworkRequest,
+  type EgressRequest,
   closedPolicy,
   openPolicy,
   parseNetworkPolicy,
@@ -15,19 +15,19 @@ import {
 /** @throws argument.invalid; network.unenforceable when the network cannot give what was asked for */
 export function applyNetwork(
   network: Pick<GuestNetwork, "noInternet" | "setPolicy">,
-  request: NetworkRequest | null,
+  request: EgressRequest | null,
 ): void {
   network.setPolicy(policyOf(request, network.noInternet));
 }
 
 /** Who asked for nothing gets the internet where there is a way to it, and no failure where there is none. */
-function policyOf(request: NetworkRequest | null, noInternet: string | undefined): NetworkPolicy {
+function policyOf(request: EgressRequest | null, noInternet: string | undefined): NetworkPolicy {
   if (request !== null && asksForSome(request)) return parseNetworkPolicy(request);
   return noInternet === undefined ? openPolicy : closedPolicy;
 }
 
 /** Whether anything is said about what the guest may reach, and not only about who may reach it. */
-function asksForSome({ allowInternetAccess, allowOut, denyOut }: NetworkRequest): boolean {
+function asksForSome({ allowInternetAccess, allowOut, denyOut }: EgressRequest): boolean {
   const lists = [...(allowOut ?? []), ...(denyOut ?? [])];
   return (allowInternetAccess ?? null) !== null || lists.length > 0;
 }

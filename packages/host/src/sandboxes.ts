@@ -1,24 +1,28 @@
 /**
- * All sandboxes of this daemon: creation, forks, look-up, and settling what an earlier daemon left.
+ * All sandboxes of this daemon, with the snapshots and templates that they are made from: which there
+ * are, how new ones come and old ones go, and what is done for all of them, settling what an earlier
+ * daemon left first.
+ *
+ * What happens to one sandbox is its own affair (sandbox/); here is what takes more than one, or knows
+ * what others stand upon.
  */
-import { mkdir, readdir, rm } from "node:fs/promises";
-import { join } from "node:path";
-import { Deadline, TorporError, ignoreFailure } from "@torpor/std";
-import { type Needs, SandboxFolder, type SnapshotStore, stateFiles } from "@torpor/storage";
+import { TorporError, ignoreFailure } from "@torpor/std";
+import type { Needs, SnapshotStore } from "@torpor/storage";
 import { Deadlines, type MissedDeadline } from "./deadlines.ts";
 import { newSandboxId, newSecret, newSnapshotId } from "./entropy.ts";
 import type { HostContext } from "./host-context.ts";
 import { type LifetimeRequest, newLifetime } from "./lifecycle/lifetime.ts";
 import type { NetworkRequest } from "./network-request.ts";
 import type { AutoResume } from "./records/sandbox-records.ts";
-import { type Command, type Outcome, Sandbox } from "./sandbox.ts";
+import type { Command, Outcome } from "./sandbox/command.ts";
+import { Sandbox } from "./sandbox/sandbox.ts";
 import { Snapshots } from "./snapshots.ts";
-import type { Source } from "./source.ts";
+import { type Source, findSource } from "./source.ts";
 import { Spares } from "./spares.ts";
+import { endStrayVms, removeStrayFolders } from "./strays.ts";
 import { defaultTag, parseNewName } from "./template-tags.ts";
 import { Upkeep } from "./upkeep.ts";
 
-const endStrayBudgetMs = 10_000;
 /** LIMITS of one fork. Children start a few at a time, so that the first is there soon. */
 export const forkCountMax = 100;
 const forksAtOnce = 4;
@@ -87,14 +91,15 @@ export class Sandboxes {
   /** Opens the records and settles every sandbox in them before any request is taken. */
   static async open(host: HostContext): Promise<Sandboxes> {
     const sandboxes = new Sandboxes(host, await Snapshots.open(host));
-    for (const record of await host.records.all()) {
-      sandboxes.#byId.set(record.id, sandboxes.#make(record));
-    }
-    await sandboxes.#endStrayVms();
+    const records = await host.records.all();
+    for (const record of records) sandboxes.#byId.set(record.id, sandboxes.#make(record));
+    await endStrayVms(host, records);
     // One that cannot be settled must not keep the daemon from serving the others.
     await Promise.allSettled(sandboxes.all().map((sandbox) => sandbox.settle()));
-    for (const sandbox of sandboxes.all()) sandboxes.#forgetIfRemoved(sandbox);
-    await sandboxes.#removeStrayFolders();
+    for (const sandbox of sandboxes.all()) {
+      if (sandbox.record.state.kind === "removing") sandboxes.#forget(sandbox);
+    }
+    await removeStrayFolders(host, (id) => sandboxes.#byId.has(id));
     await ignoreFailure("told in the log, and tried again later", sandboxes.#collect());
     return sandboxes;
   }
@@ -122,7 +127,7 @@ export class Sandboxes {
 
   /** @throws template.missing and whatever the steps of a wake throw; nothing is left then. */
   async create(request: CreateRequest): Promise<Created> {
-    const source = await this.#sourceOf(request.template);
+    const source = await findSource(this.#host, this.snapshots, request.template);
     using holds = new DisposableStack();
     holds.use(this.#host.store.keep(source.id));
     const spare = this.#spares.take(source);
@@ -233,7 +238,7 @@ export class Sandboxes {
   async setPool(reference: string, count: number): Promise<void> {
     const { id } = this.snapshots.get(reference);
     await this.snapshots.setPool(id, count);
-    this.#spares.refill(await this.#sourceOf(id));
+    this.#spares.refill(await findSource(this.#host, this.snapshots, id));
   }
 
   /** Why a sandbox still runs although its time is over. */
@@ -247,7 +252,7 @@ export class Sandboxes {
 
   /** Makes spares of a template or snapshot, so that the first request finds one. */
   async prepareSpares(reference: string): Promise<void> {
-    this.#spares.refill(await this.#sourceOf(reference));
+    this.#spares.refill(await findSource(this.#host, this.snapshots, reference));
   }
 
   /** Settles when what is done in the background is done. */
@@ -298,19 +303,6 @@ export class Sandboxes {
       this.#forget(sandbox);
       throw cause;
     }
-  }
-
-  async #sourceOf(reference: string): Promise<Source> {
-    const snapshot = this.snapshots.find(reference);
-    if (snapshot !== undefined) {
-      const { manifest } = await this.#host.templates.open(snapshot.templateId);
-      const { id, name, pool } = snapshot;
-      return { id, name: name ?? id, template: manifest, snapshotId: id, spareCount: pool };
-    }
-    const { manifest } = await this.#host.templates.open(this.#host.tags.resolve(reference));
-    const { templateId, name } = manifest;
-    const { spareCount } = this.#host;
-    return { id: templateId, name, template: manifest, snapshotId: null, spareCount };
   }
 
   #newSandbox({ template, name, snapshotId }: Source): Sandbox {
@@ -369,33 +361,6 @@ export class Sandboxes {
     } catch (cause) {
       this.#host.log.warn("what nobody needs could not be collected", { cause });
       throw cause;
-    }
-  }
-
-  /** Ends VM processes that no record claims, such as one started just before a crash. */
-  async #endStrayVms(): Promise<void> {
-    const claimed = new Set(
-      this.all().flatMap(({ record: { state } }) => ("vm" in state ? [state.vm.pid] : [])),
-    );
-    const folder = join(this.#host.stateFolder, stateFiles.sandboxes);
-    for (const stray of await this.#host.driver.processesBelow(folder)) {
-      if (claimed.has(stray.pid)) continue;
-      this.#host.log.warn("ending a VM that belongs to no sandbox", { pid: stray.pid });
-      await stray.end(Deadline.after(endStrayBudgetMs, "ending a stray VM"));
-    }
-  }
-
-  #forgetIfRemoved(sandbox: Sandbox): void {
-    if (sandbox.record.state.kind === "removing") this.#forget(sandbox);
-  }
-
-  async #removeStrayFolders(): Promise<void> {
-    const folder = join(this.#host.stateFolder, stateFiles.sandboxes);
-    await mkdir(folder, { recursive: true, mode: 0o700 });
-    for (const name of await readdir(folder)) {
-      if (this.#byId.has(name)) continue;
-      this.#host.log.warn("removing the folder of a sandbox that does not exist", { name });
-      await rm(new SandboxFolder(this.#host.stateFolder, name).path, { recursive: true });
     }
   }
 }

@@ -1,10 +1,8 @@
 /** The snapshots that a user asked for, by id and by name. */
 import { TorporError } from "@torpor/std";
+import { templateIdPattern, templateNamePattern } from "@torpor/storage";
 import type { HostContext } from "./host-context.ts";
 import type { SnapshotRecord } from "./records/snapshot-records.ts";
-
-const namePattern = /^[a-z0-9][a-z0-9_-]{0,127}$/;
-const idPattern = /^[a-z0-9]{20}$/;
 
 /** What they are kept in, and what else has names. */
 type SnapshotsContext = Pick<HostContext, "snapshotRecords" | "tags" | "templates">;
@@ -51,7 +49,7 @@ export class Snapshots {
 
   /** @throws argument.invalid for what is no name, looks like an id, or is a template's */
   async assertNameFree(name: string): Promise<void> {
-    if (!namePattern.test(name) || idPattern.test(name)) {
+    if (!templateNamePattern.test(name) || templateIdPattern.test(name)) {
       throw new TorporError(
         "argument.invalid",
         `"${name}" is no name for a snapshot: use a-z, 0-9, - and _, and not exactly 20 letters and digits`,

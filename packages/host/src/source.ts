@@ -1,5 +1,7 @@
 /** What a new sandbox is made from: a template, or a snapshot of another sandbox. */
 import type { TemplateManifest } from "@torpor/storage";
+import type { HostContext } from "./host-context.ts";
+import type { Snapshots } from "./snapshots.ts";
 
 export interface Source {
   /** Of the snapshot or the template. */
@@ -9,4 +11,22 @@ export interface Source {
   readonly snapshotId: string | null;
   /** How many spare sandboxes are kept of it. */
   readonly spareCount: number;
+}
+
+/** By id or name; a snapshot hides a template. @throws template.missing */
+export async function findSource(
+  host: Pick<HostContext, "templates" | "tags" | "spareCount">,
+  snapshots: Snapshots,
+  reference: string,
+): Promise<Source> {
+  const snapshot = snapshots.find(reference);
+  if (snapshot !== undefined) {
+    const { manifest } = await host.templates.open(snapshot.templateId);
+    const { id, name, pool } = snapshot;
+    return { id, name: name ?? id, template: manifest, snapshotId: id, spareCount: pool };
+  }
+  const { manifest } = await host.templates.open(host.tags.resolve(reference));
+  const { templateId, name } = manifest;
+  const { spareCount } = host;
+  return { id: templateId, name, template: manifest, snapshotId: null, spareCount };
 }

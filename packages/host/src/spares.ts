@@ -8,20 +8,27 @@
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { ignoreFailure } from "@torpor/std";
-import type { Sandbox } from "./sandbox.ts";
+import type { Sandbox } from "./sandbox/sandbox.ts";
 import type { Source } from "./source.ts";
 
 /** The first command of the sandbox that was just handed out has this long to itself. */
-const quietMs = 1_000;
+const defaultQuietMs = 1_000;
 
 export class Spares {
   readonly #make: (source: Source) => Sandbox;
+  readonly #quietMs: number;
   readonly #ready = new Map<string, Sandbox[]>();
+  /** How many there shall be of each source, as was asked last. */
+  readonly #wanted = new Map<string, number>();
+  /** Settles when the spare that is being made is ready, or has failed. */
+  readonly #making = new Map<string, Promise<void>>();
   readonly #ending = new AbortController();
   #work: Promise<void> = Promise.resolve();
 
-  constructor(make: (source: Source) => Sandbox) {
+  /** @param quietMs Only tests pass one. */
+  constructor(make: (source: Source) => Sandbox, quietMs = defaultQuietMs) {
     this.#make = make;
+    this.#quietMs = quietMs;
   }
 
   /** How many are ready, of all sources. */
@@ -38,13 +45,16 @@ export class Spares {
 
   /** Makes what is missing, and ends what is too many, in the background. */
   refill(source: Source): void {
+    this.#wanted.set(source.id, source.spareCount);
     this.#work = this.#work.then(() =>
       ignoreFailure("without a spare a sandbox takes its whole time", this.#fill(source)),
     );
   }
 
-  /** Ends those of a source that is no more. */
+  /** Ends those of a source that is no more, the one that is being made too. */
   async drop(sourceId: string): Promise<void> {
+    this.#wanted.delete(sourceId);
+    await this.#making.get(sourceId);
     const spares = this.#of(sourceId).splice(0);
     await Promise.allSettled(spares.map((spare) => spare.remove()));
   }
@@ -59,14 +69,29 @@ export class Spares {
 
   async #fill(source: Source): Promise<void> {
     const ready = this.#of(source.id);
-    const tooMany = ready.splice(source.spareCount);
+    const tooMany = ready.splice(this.#wantedOf(source));
     await Promise.allSettled(tooMany.map((spare) => spare.remove()));
-    while (ready.length < source.spareCount) {
-      await sleep(quietMs, undefined, { signal: this.#ending.signal });
-      const spare = this.#make(source);
-      await spare.prepareSpare();
-      ready.push(spare);
+    while (ready.length < this.#wantedOf(source)) {
+      await sleep(this.#quietMs, undefined, { signal: this.#ending.signal });
+      if (ready.length >= this.#wantedOf(source)) return; // dropped, or fewer are wanted
+      const making = this.#makeOne(source);
+      this.#making.set(source.id, ignoreFailure("whoever makes it is told", making));
+      try {
+        await making;
+      } finally {
+        this.#making.delete(source.id);
+      }
     }
+  }
+
+  async #makeOne(source: Source): Promise<void> {
+    const spare = this.#make(source);
+    await spare.prepareSpare();
+    this.#of(source.id).push(spare);
+  }
+
+  #wantedOf({ id }: Source): number {
+    return this.#wanted.get(id) ?? 0;
   }
 
   #of(sourceId: string): Sandbox[] {

@@ -22,7 +22,7 @@ import {
   verifyChunks,
 } from "@torpor/storage";
 import { newDiskLayerId, newSnapshotId } from "./entropy.ts";
-import type { Sandbox } from "./sandbox.ts";
+import type { Sandbox } from "./sandbox/sandbox.ts";
 
 const bytesPerMiB = 1024 * 1024;
 

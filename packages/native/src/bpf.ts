@@ -47,7 +47,7 @@ export interface Instruction {
   readonly value?: number;
 }
 
-export const instructionBytes = 8;
+const instructionBytes = 8;
 
 /** `struct bpf_insn`, one behind the other. */
 export function assemble(instructions: readonly Instruction[]): Buffer {

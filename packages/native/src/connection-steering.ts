@@ -12,6 +12,7 @@
  * Nothing is written into the namespace: all of it is descriptors of this process, and gone with it.
  */
 import { closeSync } from "node:fs";
+import { assert } from "@torpor/std";
 import { type Instruction, assemble, bpf, bpfCommand } from "./bpf.ts";
 
 const BPF_MAP_TYPE_SOCKMAP = 15;
@@ -53,7 +54,7 @@ const code = {
 } as const;
 
 /** LIMIT: a jump passes over 32767 instructions; a rule takes five at most. */
-export const steeringRulesMax = 4_096;
+const rulesMax = 4_096;
 
 export interface SteeringRule {
   /** IPv4, as a number. */
@@ -97,6 +98,7 @@ export class ConnectionSteering implements Disposable {
 
   /** The first rule that fits decides; a connection that none fits is refused. From now on, at once. */
   setRules(rules: readonly SteeringRule[]): void {
+    assert(rules.length <= rulesMax, "a jump passes over all rules");
     const program = loadProgram(rules, this.#map);
     try {
       bpf(bpfCommand.updateLink, [

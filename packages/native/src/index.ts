@@ -1,4 +1,4 @@
-export { ConnectionSteering, type SteeringRule, steeringRulesMax } from "./connection-steering.ts";
+export { ConnectionSteering, type SteeringRule } from "./connection-steering.ts";
 export {
   bringUp,
   openBoundSocket,
@@ -9,7 +9,7 @@ export {
 } from "./network-device.ts";
 export { type ViewEntry, withView } from "./filesystem-view.ts";
 export { NetworkNamespace } from "./network-namespace.ts";
-export { type AddressRange, ownPages, pageBytes } from "./pagemap.ts";
+export { type AddressRange, ownPages } from "./pagemap.ts";
 export { routeEverythingHere } from "./route.ts";
 export { readAhead } from "./read-ahead.ts";
 export { measureTscKhz } from "./timestamp-counter.ts";

@@ -15,15 +15,13 @@
  * guest may have tens of thousands of connections and a slow emulated processor, so entries are read
  * where the kernel put them, and requests are copies of one pattern.
  */
-import { closeSync } from "node:fs";
 import { constants } from "node:os";
 import { type Deadline, TorporError } from "@torpor/std";
 import { check, lastErrno, libc, systemError } from "./libc.ts";
+import { netlinkHeader, openNetlink, receiveNetlink, sendNetlink } from "./netlink.ts";
 
 const AF_INET = 2;
 const AF_INET6 = 10;
-const AF_NETLINK = 16;
-const SOCK_RAW_CLOEXEC = 0x8_0003;
 const NETLINK_SOCK_DIAG = 4;
 const IPPROTO_TCP = 6;
 const MSG_DONTWAIT = 0x40;
@@ -47,10 +45,7 @@ const partingStates: readonly number[] = [
   tcpClosing,
 ];
 
-/** struct nlmsghdr: length, type, flags, sequence number, port. */
-const headerBytes = 16;
-const typeAt = 4;
-const sequenceAt = 8;
+const { bytes: headerBytes, lengthAt, typeAt, flagsAt, sequenceAt } = netlinkHeader;
 /** struct inet_diag_req_v2: family, protocol, two spare bytes, states, struct inet_diag_sockid. */
 const requestBytes = headerBytes + 56;
 const requestStatesAt = headerBytes + 4;
@@ -77,23 +72,6 @@ const batchRequests = 64;
 /** LIMIT: 1.2 MB of requests at a time, in a program that shares its guest's memory. */
 const passRequestsMax = 16_384;
 
-const socket = libc.func("int socket(int domain, int type, int protocol)") as (
-  domain: number,
-  type: number,
-  protocol: number,
-) => number;
-const send = libc.func("long send(int fd, const void *bytes, size_t length, int flags)") as (
-  fd: number,
-  bytes: Uint8Array,
-  length: number,
-  flags: number,
-) => number;
-const receive = libc.func("long recv(int fd, void *bytes, size_t length, int flags)") as (
-  fd: number,
-  bytes: Uint8Array,
-  length: number,
-  flags: number,
-) => number;
 const inetPton = libc.func("int inet_pton(int family, const char *text, void *bytes)") as (
   family: number,
   text: string,
@@ -161,10 +139,10 @@ function listVictims(sparedName: Buffer | undefined, deadline: Deadline): Victim
   const batches: Batch[] = [];
   let complete = true;
   for (const family of [AF_INET, AF_INET6]) {
-    using list = openDiag();
+    using list = openNetlink(NETLINK_SOCK_DIAG);
     const request = newRequest(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, family);
     request.writeUInt32LE(wantedStates, requestStatesAt);
-    sendAll(list.fd, request);
+    sendNetlink(list.fd, request);
     complete = collectVictims(list.fd, family, sparedName, batches, deadline) && complete;
   }
   return { batches, inUse: batches.reduce((sum, { inUse }) => sum + inUse, 0), complete };
@@ -222,11 +200,11 @@ function addRequest(batch: Batch, bytes: Buffer, at: number): void {
  * @returns How many in use it was asked to destroy, which are not all when the time is over.
  */
 function destroyAll(batches: readonly Batch[], refusals: number[], deadline: Deadline): number {
-  using diag = openDiag();
+  using diag = openNetlink(NETLINK_SOCK_DIAG);
   let asked = 0;
   for (const { bytes, requests, inUse } of batches) {
     if (deadline.expired) break;
-    sendAll(diag.fd, bytes.subarray(0, requests * requestBytes));
+    sendNetlink(diag.fd, bytes.subarray(0, requests * requestBytes));
     readRefusals(diag.fd, refusals);
     asked += inUse;
   }
@@ -251,7 +229,7 @@ function readRefusals(fd: number, refusals: number[]): void {
 /** One datagram of the kernel's; empty when there is none. */
 function receiveSome(fd: number): Buffer {
   const bytes = Buffer.allocUnsafe(receiveBytes);
-  const length = receive(fd, bytes, bytes.length, MSG_DONTWAIT);
+  const length = receiveNetlink(fd, bytes, MSG_DONTWAIT);
   if (length === -1 && lastErrno() === constants.errno.EAGAIN) return bytes.subarray(0, 0);
   return bytes.subarray(0, check(length, "recv"));
 }
@@ -268,24 +246,15 @@ function messagesIn(bytes: Buffer): readonly number[] {
   return starts;
 }
 
-function openDiag(): Disposable & { readonly fd: number } {
-  const fd = check(socket(AF_NETLINK, SOCK_RAW_CLOEXEC, NETLINK_SOCK_DIAG), "socket");
-  return { fd, [Symbol.dispose]: () => closeSync(fd) };
-}
-
 /** A request about TCP with nothing but its family filled in. */
 function newRequest(type: number, flags: number, family: number): Buffer {
   const bytes = Buffer.alloc(requestBytes);
-  bytes.writeUInt32LE(requestBytes, 0);
+  bytes.writeUInt32LE(requestBytes, lengthAt);
   bytes.writeUInt16LE(type, typeAt);
-  bytes.writeUInt16LE(NLM_F_REQUEST | flags, 6);
+  bytes.writeUInt16LE(NLM_F_REQUEST | flags, flagsAt);
   bytes.writeUInt8(family, headerBytes);
   bytes.writeUInt8(IPPROTO_TCP, headerBytes + 1);
   return bytes;
-}
-
-function sendAll(fd: number, bytes: Buffer): void {
-  check(send(fd, bytes, bytes.length, 0), "send");
 }
 
 /** Loopback, or from an address to itself: both ends were saved and both go on. Or the named one. */

@@ -20,10 +20,6 @@ export function parseAddress(text: string): number | undefined {
   return bytes.reduce((sum, byte) => sum * 256 + byte, 0);
 }
 
-export function formatAddress(address: number): string {
-  return [24, 16, 8, 0].map((bits) => (address >>> bits) & 0xff).join(".");
-}
-
 /** "192.0.2.1" or "192.0.2.0/24"; undefined for anything else. What lies behind the prefix is dropped. */
 export function parseRange(text: string): AddressRange | undefined {
   const [first = "", bits, ...more] = text.split("/");

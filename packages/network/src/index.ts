@@ -1,18 +1,9 @@
 export { egressProblem } from "./egress-problem.ts";
-export type {
-  Attachment,
-  GuestAddressing,
-  GuestNetwork,
-  NetworkHandle,
-  NewGuestNetwork,
-} from "./guest-network.ts";
+export type { GuestNetwork, NetworkHandle, NewGuestNetwork } from "./guest-network.ts";
 export {
-  type EgressDecision,
   type NetworkPolicy,
-  type NetworkRequest,
+  type EgressRequest,
   closedPolicy,
-  decideEgress,
-  isClosed,
   openPolicy,
   parseNetworkPolicy,
 } from "./network-policy.ts";

@@ -3,7 +3,7 @@ import { test } from "node:test";
 import { TorporError } from "@torpor/std";
 import {
   type EgressDecision,
-  type NetworkRequest,
+  type EgressRequest,
   decideEgress,
   isClosed,
   mayResolve,
@@ -13,7 +13,7 @@ import {
 
 interface Case {
   readonly what: string;
-  readonly request: NetworkRequest;
+  readonly request: EgressRequest;
   readonly decisions: Readonly<Record<string, EgressDecision>>;
 }
 
@@ -90,7 +90,7 @@ for (const { what, request, decisions } of cases) {
   });
 }
 
-const wrong: Readonly<Record<string, NetworkRequest>> = {
+const wrong: Readonly<Record<string, EgressRequest>> = {
   "a name in denyOut": { denyOut: ["example.com"] },
   "a name while addresses are not denied": { allowOut: ["example.com"] },
   "a name while only some are denied": { allowOut: ["example.com"], denyOut: ["1.1.1.0/24"] },

@@ -21,8 +21,8 @@ import { forbiddenRanges } from "./forbidden-ranges.ts";
 export const policyEntriesMax = 512;
 const nameCharsMax = 253;
 
-/** As it is asked for, and stored. */
-export interface NetworkRequest {
+/** As it is asked for. */
+export interface EgressRequest {
   /** False denies all addresses. */
   readonly allowInternetAccess?: boolean | null | undefined;
   /** Addresses, ranges, names, and "*.name" for all names below one. */
@@ -55,7 +55,7 @@ export const closedPolicy: NetworkPolicy = { allow: [], allowNames: [], deny: [e
 export const namePorts = { tls: 443, http: 80 } as const;
 
 /** @throws argument.invalid naming the entry */
-export function parseNetworkPolicy(request: NetworkRequest): NetworkPolicy {
+export function parseNetworkPolicy(request: EgressRequest): NetworkPolicy {
   const { allowInternetAccess, allowOut = [], denyOut = [] } = request;
   assertFew(allowOut, "allowOut");
   assertFew(denyOut, "denyOut");

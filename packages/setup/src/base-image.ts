@@ -94,7 +94,7 @@ export async function prepareBaseImage(options: BaseImageOptions): Promise<BaseI
 }
 
 /** The base image for these inputs, if it is there already. Touches nothing. */
-export async function findBaseImage(options: BaseImageOptions): Promise<BaseImage | undefined> {
+async function findBaseImage(options: BaseImageOptions): Promise<BaseImage | undefined> {
   const { cacheDir } = options;
   const kernelDir = layerPath(cacheDir, "kernel", kernelKey());
   if (!(await exists(kernelDir))) return undefined;

@@ -25,7 +25,7 @@ import { guestInitPath } from "./initramfs.ts";
 import { guestUserId, sourceDateEpoch } from "./rootfs.ts";
 
 /** Everything of ours that is no configuration is below this folder. */
-export const guestLibDir = "/usr/lib/torpor";
+const guestLibDir = "/usr/lib/torpor";
 export const guestHostName = "torpor";
 
 /**
@@ -41,7 +41,7 @@ export const emulatedKernelArgument = "torpor_emulated=1";
  * The agent's own limits: it shares the guest's memory with the user's programs, and every page it
  * touches is in every snapshot.
  */
-export const agentNodeFlags: readonly string[] = [
+const agentNodeFlags: readonly string[] = [
   "--max-old-space-size=64",
   "--max-semi-space-size=2",
   // Garbage is collected on request before a snapshot.

@@ -11,7 +11,7 @@ import { performance } from "node:perf_hooks";
 export type Report = (fraction: number, detail?: string) => void;
 
 /** A report to nowhere. */
-export const ignoreReport: Report = () => undefined;
+const ignoreReport: Report = () => undefined;
 
 export interface Progress {
   /** Runs one step under its name and passes its result on. */

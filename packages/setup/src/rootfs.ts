@@ -19,7 +19,7 @@ export const guestUserId = 1000;
 export const sourceDateEpoch = 1_704_067_200;
 
 /** Small, but enough that an agent can edit, fetch, build and run without installing anything. */
-export const guestPackages: readonly string[] = [
+const guestPackages: readonly string[] = [
   "bash",
   "busybox-static",
   "ca-certificates",

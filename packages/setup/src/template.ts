@@ -45,7 +45,7 @@ import {
 import type { Progress, Report } from "./progress.ts";
 import type { VmmCopy } from "./vmm-copy.ts";
 
-export const baseTemplateName = "base";
+const baseTemplateName = "base";
 /** Raise it when the way a template is booted or warmed up changes but none of its inputs does. */
 const recipe = 4;
 const copyBudgetMs = 5 * 60_000;

@@ -31,4 +31,10 @@ export {
 } from "./memory-stack.ts";
 export { createOverlay } from "./qcow2-overlay.ts";
 export { type Needs, SnapshotStore, type StagedSnapshot, snapshotFiles } from "./snapshot-store.ts";
-export { type StagedTemplate, type Template, TemplateStore } from "./template-store.ts";
+export {
+  type StagedTemplate,
+  type Template,
+  TemplateStore,
+  templateIdPattern,
+  templateNamePattern,
+} from "./template-store.ts";

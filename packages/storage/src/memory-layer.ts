@@ -23,7 +23,7 @@ import {
 export const layerChunkBytes = 1 << 20;
 const pagesPerChunk = layerChunkBytes / pageBytes;
 const chunksInFlightMax = 16;
-export const layerFiles = { map: "memory.map", pages: "memory.pages" } as const;
+const layerFiles = { map: "memory.map", pages: "memory.pages" } as const;
 
 /** Sizes and checksums of the two files; part of a snapshot's manifest. */
 export interface MemoryLayerDigest {

@@ -10,8 +10,9 @@ import { TorporError, flushFolder, renameDurably, systemCode, writeFileDurably }
 import { verifyChecksums, writeChecksums } from "./checksums.ts";
 import { type TemplateManifest, readTemplateManifest, writeManifest } from "./manifest.ts";
 
-const namePattern = /^[a-z0-9][a-z0-9_-]{0,127}$/;
-const idPattern = /^[a-z0-9]{20}$/;
+/** Snapshots that sandboxes are made from have names and ids of the same kinds. */
+export const templateNamePattern = /^[a-z0-9][a-z0-9_-]{0,127}$/;
+export const templateIdPattern = /^[a-z0-9]{20}$/;
 const stagedSuffix = ".staged";
 
 export interface Template {
@@ -37,7 +38,9 @@ export class TemplateStore {
 
   /** Opens a template by id or by name. @throws template.missing, snapshot.corrupt */
   async open(reference: string): Promise<Template> {
-    const templateId = idPattern.test(reference) ? reference : await this.#resolve(reference);
+    const templateId = templateIdPattern.test(reference)
+      ? reference
+      : await this.#resolve(reference);
     const folder = join(this.#folder, templateId);
     return { manifest: await readTemplateManifest(folder), ...filesOf(folder) };
   }
@@ -53,7 +56,7 @@ export class TemplateStore {
   /** Ids of all templates, in order, those without a name among them. */
   async ids(): Promise<readonly string[]> {
     const entries = await readdir(this.#folder).catch(() => []);
-    return entries.filter((name) => idPattern.test(name)).sort();
+    return entries.filter((name) => templateIdPattern.test(name)).sort();
   }
 
   /** Names of all templates, in order. */
@@ -61,7 +64,7 @@ export class TemplateStore {
     await mkdir(this.#namesFolder, { recursive: true });
     const entries = await readdir(this.#namesFolder);
     // A power cut may leave the half of a name that was being assigned.
-    return entries.filter((name) => namePattern.test(name)).sort();
+    return entries.filter((name) => templateNamePattern.test(name)).sort();
   }
 
   /** From now on `name` means this template; sandboxes made from another keep theirs. */
@@ -115,7 +118,7 @@ export class TemplateStore {
   }
 
   async #resolve(name: string): Promise<string> {
-    if (!namePattern.test(name)) {
+    if (!templateNamePattern.test(name)) {
       throw new TorporError(
         "argument.invalid",
         `"${name}" is no template name: use a-z, 0-9, - and _`,

@@ -14,7 +14,7 @@ export type {
   VmmIdentity,
 } from "./driver.ts";
 export { assertLoadable, assertSameMachine } from "./identity.ts";
-export { commandLine, runFiles } from "./qemu/command-line.ts";
+export { commandLine } from "./qemu/command-line.ts";
 export {
   type CopiedFile,
   type CopyDescription,
@@ -27,7 +27,7 @@ export {
 export { type CgroupSupport, inspectCgroups, openCgroups, sweepCgroups } from "./qemu/cgroup.ts";
 export type { ConfinementOptions } from "./qemu/confinement.ts";
 export { QemuDriver, qemuVersion } from "./qemu/driver.ts";
-export { readTail } from "./qemu/process.ts";
 export { type UserIdRange, defaultUserIds } from "./qemu/user-ids.ts";
 export { type QemuProgram, copiedQemu, installedQemu, loaderCommand } from "./qemu/program.ts";
 export { QmpClient } from "./qemu/qmp.ts";
+export { openRunFile, readTail, runFiles } from "./qemu/run-files.ts";

@@ -18,7 +18,7 @@ export function addCompletion(program: Command, session: Session): void {
 }
 
 /** The same script for both: zsh can run completions that were written for bash. */
-export function completionScript(program: Command, shell: "bash" | "zsh"): string {
+function completionScript(program: Command, shell: "bash" | "zsh"): string {
   const verbs = program.commands.map((verb) => verb.name());
   const cases = program.commands.flatMap((verb) => [
     ...verb.commands.map((part) => caseLine(`"${verb.name()} ${part.name()}"`, part)),

@@ -4,7 +4,7 @@ import type { TemplateStore } from "@torpor/storage";
 import type { ApiKeys } from "../api-keys.ts";
 import type { GuestLogs } from "../guest-logs.ts";
 import type { GuestMetrics } from "../guest-metrics.ts";
-import type { Sandbox } from "../sandbox.ts";
+import type { Sandbox } from "../sandbox/sandbox.ts";
 import type { Created, Forked, Sandboxes } from "../sandboxes.ts";
 import type { Snapshots } from "../snapshots.ts";
 import type { TemplateTags } from "../template-tags.ts";

@@ -121,6 +121,8 @@ test("what cannot be met or understood is refused, and nothing is made", async (
     [400, { templateID: "base", ...network({ denyOut: ["example.com"] }) }],
     [400, { templateID: "base", ...network({ allowOut: ["example.com"] }) }],
     [400, { templateID: "base", ...network({ allowOut: ["1.1.1.1/33"] }) }],
+    [400, { templateID: "base", ...network({ denyOut: Array(513).fill("1.1.1.1") }) }],
+    [400, { templateID: "base", ...network({ allowOut: ["example.b2"], denyOut: ["0.0.0.0/0"] }) }],
     [400, { templateID: "base", ...network({ allowPublicTraffic: false }) }, "/sandboxes"],
     [404, { templateID: "nothing" }],
     [404, { templateID: "base:v2" }],

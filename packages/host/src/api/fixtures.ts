@@ -26,7 +26,7 @@ import { openDatabase } from "../records/database.ts";
 import { openNetwork } from "../network-request.ts";
 import type { SandboxRecord } from "../records/sandbox-records.ts";
 import { SnapshotRecords } from "../records/snapshot-records.ts";
-import type { ResumeCommand } from "../sandbox.ts";
+import type { ResumeCommand } from "../sandbox/resume.ts";
 import type { CreateRequest, ForkRequest } from "../sandboxes.ts";
 import { Snapshots } from "../snapshots.ts";
 import { TemplateTags } from "../template-tags.ts";
@@ -37,7 +37,7 @@ import type { Route } from "./route.ts";
 import { allRoutes } from "./routes.ts";
 import { createApi } from "./server.ts";
 
-export const fakeTemplateId = "t".repeat(20);
+const fakeTemplateId = "t".repeat(20);
 const bytesPerMiB = 1024 * 1024;
 const slowClientCheckMs = 100;
 
@@ -214,7 +214,7 @@ class FakeSandbox {
 /** Nobody looks at the VM of a fake. */
 const runningState = { kind: "running" } as unknown as SandboxState;
 
-export class FakeSandboxes implements ApiSandboxes {
+class FakeSandboxes implements ApiSandboxes {
   readonly snapshots: Snapshots;
   readonly store: SnapshotStore;
   readonly logs = new Map<string, readonly LogEntry[]>();

@@ -3,6 +3,7 @@
  * builds the network.
  */
 import { isIPv4 } from "node:net";
+import { parseNetworkPolicy } from "@torpor/network";
 import {
   type JsonObject,
   TorporError,
@@ -15,8 +16,6 @@ import {
 import type { NetworkRequest } from "../network-request.ts";
 import { refuse } from "./fields.ts";
 
-/** LIMIT: far above what a person writes down. */
-const entriesMax = 1_000;
 const domainCharsMax = 255;
 const everything = "0.0.0.0/0";
 const domainPattern = /^(?:\*\.)?(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z0-9-]{2,63}$/i;
@@ -76,15 +75,15 @@ function parseEgress(
       `${prefix}allowOut names a domain, so denyOut must contain ${everything}`,
     );
   }
-  return { allowInternetAccess, allowOut, denyOut };
+  const egress = { allowInternetAccess, allowOut, denyOut };
+  // Its limits and its finer rules are told now, and not by a VM that has been started for it.
+  parseNetworkPolicy(egress);
+  return egress;
 }
 
 function parseEntries(value: unknown, what: string): readonly string[] {
   if (value === undefined || value === null) return [];
   if (!Array.isArray(value)) throw new TorporError("argument.invalid", `${what} must be a list`);
-  if (value.length > entriesMax) {
-    throw new TorporError("argument.invalid", `${what} must have at most ${entriesMax} entries`);
-  }
   return value.map((entry) => {
     const text = parseString(entry, what, domainCharsMax);
     if (isBlock(text) || domainPattern.test(text)) return text;

@@ -4,7 +4,7 @@
  */
 import { TorporError } from "@torpor/std";
 
-export const rateWindowMs = 30_000;
+const rateWindowMs = 30_000;
 
 interface Bucket {
   tokens: number;

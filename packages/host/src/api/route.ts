@@ -4,7 +4,7 @@
  */
 import type { IncomingHttpHeaders } from "node:http";
 import { type StepTiming, parseInteger } from "@torpor/std";
-import type { Command } from "../sandbox.ts";
+import type { Command } from "../sandbox/command.ts";
 import type { SchemaName } from "./openapi/schemas.ts";
 
 /** Names the run that a request is meant for. */

@@ -213,7 +213,7 @@ function toBuild({ manifest }: Template): JsonObject {
 }
 
 /** A template has one build, and clients want a UUID for it: always the same, made from its id. */
-export function buildIdOf(templateId: string): string {
+function buildIdOf(templateId: string): string {
   const hex = createHash("sha256").update(templateId).digest("hex");
   const parts = [hex.slice(0, 8), hex.slice(8, 12), `8${hex.slice(13, 16)}`];
   return [...parts, `8${hex.slice(17, 20)}`, hex.slice(20, 32)].join("-");

@@ -33,7 +33,7 @@ export interface TestEdgeOptions {
 }
 
 /** A sandbox that a test moves; `EdgeSandbox` is what the edge sees of it. */
-export class FakeSandbox implements EdgeSandbox {
+class FakeSandbox implements EdgeSandbox {
   record: EdgeSandbox["record"];
   run: { readonly traffic: Traffic; readonly link: GuestLink } | undefined;
   readonly activity = new Activity();

@@ -70,7 +70,7 @@ export class GuestPool extends Agent {
 }
 
 /** Nobody listens on the port, while the guest itself answers. */
-export function isPortClosed(cause: unknown): boolean {
+function isPortClosed(cause: unknown): boolean {
   return TorporError.is(cause) && cause.code === "guest.portClosed";
 }
 

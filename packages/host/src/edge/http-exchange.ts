@@ -23,7 +23,7 @@ import { UpgradedPair } from "./upgraded-pair.ts";
 const lingerMs = 10_000;
 const repeatable = new Set(["GET", "HEAD", "OPTIONS"]);
 
-export const endingMessages: Readonly<Record<Ending, string>> = {
+const endingMessages: Readonly<Record<Ending, string>> = {
   paused: "The sandbox was paused",
   stopped: "The sandbox was stopped",
 };

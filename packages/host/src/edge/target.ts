@@ -10,8 +10,8 @@
  */
 import type { IncomingHttpHeaders } from "node:http";
 
-export const sandboxIdHeader = "e2b-sandbox-id";
-export const sandboxPortHeader = "e2b-sandbox-port";
+const sandboxIdHeader = "e2b-sandbox-id";
+const sandboxPortHeader = "e2b-sandbox-port";
 
 export type Target =
   | { readonly kind: "api" }

@@ -10,9 +10,10 @@ import { unwatchFile, watchFile } from "node:fs";
 import { readFile } from "node:fs/promises";
 import type { Server } from "node:http";
 import { createServer as createHttp2Server } from "node:http2";
-import type { AddressInfo, Socket } from "node:net";
+import type { Socket } from "node:net";
 import { type TlsOptions, createServer as createTlsServer } from "node:tls";
-import { type Logger, TorporError, systemCode } from "@torpor/std";
+import { type Logger, TorporError } from "@torpor/std";
+import { listenTcp } from "../listen.ts";
 import { deadPeerMs } from "./limits.ts";
 
 const renewalPollMs = 60_000;
@@ -53,7 +54,7 @@ export async function listenTls(
     socket.on("error", () => socket.destroy());
     (socket.alpnProtocol === "h2" ? http2 : plain).emit("connection", socket);
   });
-  await listen(secure, settings);
+  const port = await listenTcp(secure, settings.address, settings.port);
   const renew = (): void => {
     readPair(settings)
       .then((pair) => secure.setSecureContext(pair))
@@ -63,7 +64,7 @@ export async function listenTls(
     watchFile(path, { interval: renewalPollMs, persistent: false }, renew);
   }
   return {
-    port: (secure.address() as AddressInfo).port,
+    port,
     [Symbol.asyncDispose]: async () => {
       for (const path of [settings.certPath, settings.keyPath]) unwatchFile(path, renew);
       secure.close();
@@ -94,18 +95,5 @@ async function readPair({ certPath, keyPath }: TlsSettings): Promise<TlsOptions>
     return { cert, key };
   } catch (cause) {
     throw new TorporError("argument.invalid", `no certificate: ${String(cause)}`, { cause });
-  }
-}
-
-async function listen(
-  server: ReturnType<typeof createTlsServer>,
-  { address, port }: TlsSettings,
-): Promise<void> {
-  try {
-    server.listen(port, address);
-    await once(server, "listening");
-  } catch (cause) {
-    if (systemCode(cause) !== "EADDRINUSE") throw TorporError.from(cause, "network.failed");
-    throw new TorporError("port.inUse", `port ${port} of ${address} is taken`, { cause });
   }
 }

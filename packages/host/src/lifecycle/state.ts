@@ -1,6 +1,6 @@
 /**
- * The states of a sandbox and every legal move between them. This file and `Sandbox` are the only
- * places that know them; `decide.ts` says which requests a state allows.
+ * The states of a sandbox and every legal move between them. `decide.ts` says which requests a state
+ * allows; the files of `sandbox/` make the moves, each verb its own, in turns of the single writer.
  *
  *                 checkpointing
  *                      ▲
@@ -10,7 +10,7 @@
  *                     └────────────┴──► failed ◄────────────┘        (any) ──► removing ──► gone
  *
  * Resting states are running, paused and failed. The others belong to one operation of the sandbox's
- * single writer and end with it; a daemon that finds one at its start settles it (settle.ts).
+ * single writer and end with it; a daemon that finds one at its start settles it (sandbox/settle.ts).
  */
 import type { NetworkHandle } from "@torpor/network";
 import { assert } from "@torpor/std";

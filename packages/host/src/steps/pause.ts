@@ -19,8 +19,8 @@
  *  12. publish          everything flushed, then renamed into place: the point of no return
  *  13. end VM           connections cut, clients told, process gone
  *
- * Any failure before 12 is done leaves the sandbox running and thawed, with what was in flight. After it the sandbox is
- * paused, whatever happens to the VM.
+ * Any failure before 12 is done leaves the sandbox running and thawed, with what was in flight. After
+ * it the sandbox is paused, whatever happens to the VM.
  */
 import type { Deadline, Step } from "@torpor/std";
 import { endRun } from "./run.ts";

@@ -2,7 +2,7 @@
 import { GuestLink } from "@torpor/guest";
 import { type GuestNetwork, type Outside, reachNetwork } from "@torpor/network";
 import { guestAddressing } from "@torpor/protocol";
-import { type Deadline, ignoreFailure } from "@torpor/std";
+import type { Deadline } from "@torpor/std";
 import type { Vm, VmmDriver } from "@torpor/vmm";
 import { Traffic } from "../edge/traffic.ts";
 import type { RunningVm } from "../lifecycle/state.ts";
@@ -18,7 +18,10 @@ export interface SandboxRun {
   readonly randomHash?: string | undefined;
 }
 
-/** Takes over the run that an earlier daemon started, with no way out yet. @throws vmm.exited when it is gone */
+/**
+ * Takes over the run that an earlier daemon started, with no way out yet.
+ * @throws vmm.exited when it is gone
+ */
 export async function adoptRun(
   driver: Pick<VmmDriver, "adopt">,
   state: RunningVm,
@@ -41,9 +44,4 @@ export async function endRun(run: SandboxRun, deadline: Deadline): Promise<void>
   } finally {
     run.network[Symbol.dispose]();
   }
-}
-
-/** Settles once the VM has ended by itself or by somebody's hand. */
-export async function whenEnded(run: SandboxRun): Promise<void> {
-  await ignoreFailure("the exit itself is the news", run.vm.exited);
 }

@@ -24,15 +24,15 @@
  * A failure anywhere leaves the sandbox as it was: a paused one paused, a new one not there.
  *
  * A spare sandbox goes through 1 to 11 but 8 before anybody asks for it, then warms up and holds its
- * vCPUs; whoever gets it has 8, 9 and 12 left (see spares.ts). The warm-up's own init has a generation of its own,
- * one below the sandbox's first, so that the real one renews everything again.
+ * vCPUs; whoever gets it has 8, 9 and 12 left (see spares.ts). The warm-up's own init has a generation
+ * of its own, one below the sandbox's first, so that the real one renews everything again.
  */
 import { mkdir, open, rm } from "node:fs/promises";
 import { GuestLink, processClient } from "@torpor/guest";
 import { readAhead } from "@torpor/native";
 import {
   type NetworkKind,
-  type NetworkRequest,
+  type EgressRequest,
   type NewGuestNetwork,
   type Outside,
   createNetwork,
@@ -81,7 +81,7 @@ export interface WakeContext {
   readonly driver: VmmDriver;
   readonly networkKind: NetworkKind;
   /** What the sandbox may reach. */
-  readonly networkRequest: NetworkRequest | null;
+  readonly networkRequest: EgressRequest | null;
   readonly outside: Outside;
   /** All of init but what is only known when it is sent. */
   readonly init: Omit<InitRequest, "entropy" | "timestampMs" | "suspendedMs">;

@@ -9,17 +9,12 @@
 import { basename, join } from "node:path";
 import type { JsonObject } from "@torpor/std";
 import type { Accelerator, DiskLayer, MachineShape, NetworkAttachment, VmSpec } from "../driver.ts";
+import { runFiles } from "./run-files.ts";
 
 /** LIMIT: TCG keeps translated code; a sandbox rarely needs more, and every sandbox pays for it. */
 const tcgCodeCacheMiB = 128;
 /** The TAP descriptor in the child: the first one after standard error. */
-export const tapChildFd = 3;
-
-export const runFiles = {
-  control: "qmp.sock",
-  console: "console.log",
-  log: "vmm.log",
-} as const;
+const tapChildFd = 3;
 
 export type StartMode = "boot" | "restore";
 

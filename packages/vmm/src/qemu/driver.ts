@@ -18,7 +18,7 @@ import type {
   VmmIdentity,
 } from "../driver.ts";
 import { cpuFingerprint } from "../identity.ts";
-import { type StartMode, commandLine, machineArguments, runFiles } from "./command-line.ts";
+import { type StartMode, commandLine, machineArguments } from "./command-line.ts";
 import {
   type StartedProcess,
   endProcess,
@@ -30,6 +30,7 @@ import {
 import { type ConfinementOptions, confine, endConfinement } from "./confinement.ts";
 import { type QemuProgram, installedQemu } from "./program.ts";
 import { QmpClient } from "./qmp.ts";
+import { runFiles } from "./run-files.ts";
 import { QemuVm } from "./vm.ts";
 
 const versionBudgetMs = 10_000;

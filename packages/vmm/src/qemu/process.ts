@@ -6,21 +6,19 @@
  * time.
  */
 import { type ChildProcess, spawn } from "node:child_process";
-import { closeSync, constants, openSync, readFileSync, readdirSync } from "node:fs";
-import { open, readFile, readdir } from "node:fs/promises";
+import { closeSync, openSync, readFileSync, readdirSync } from "node:fs";
+import { readFile, readdir } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { type Deadline, TorporError, systemCode } from "@torpor/std";
 import type { VmExit, VmHandle, VmProcess, VmSpec } from "../driver.ts";
-import { runFiles } from "./command-line.ts";
 import type { Confinement } from "./confinement.ts";
 import type { QemuProgram } from "./program.ts";
+import { readTail, runFiles } from "./run-files.ts";
 
 const endPollMs = 5;
 const systemPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /** LIMIT: how much of a log goes into the report of an exit. */
 const exitTailBytes = 4096;
-
-const { O_RDONLY, O_NOFOLLOW, O_NONBLOCK } = constants;
 
 /** The part of a handle that names the process. */
 type ProcessName = Pick<VmHandle, "pid" | "startTicks" | "bootId">;
@@ -166,21 +164,6 @@ export async function readExit(handle: VmHandle): Promise<VmExit> {
     consoleTail: await readTail(join(handle.runFolder, runFiles.console), exitTailBytes),
     vmmTail: await readTail(join(handle.runFolder, runFiles.log), exitTailBytes),
   };
-}
-
-/** The end of a log, which a guest may have made as long as it likes; empty when there is none. */
-export async function readTail(path: string, bytesMax: number): Promise<string> {
-  try {
-    // A VM's folder is its process's own: what lies there may be a link, or never give an answer.
-    await using file = await open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
-    const { size } = await file.stat();
-    const length = Math.min(size, bytesMax);
-    const { buffer } = await file.read(Buffer.alloc(length), 0, length, size - length);
-    return buffer.toString("utf8");
-  } catch (error) {
-    if (systemCode(error) === "ENOENT") return "";
-    throw error;
-  }
 }
 
 /**

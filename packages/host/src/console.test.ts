@@ -1,0 +1,58 @@
+/** The console of a guest, whose VM may have put anything in the place of the file. */
+import assert from "node:assert/strict";
+import { mkdir, mkdtempDisposable, stat, symlink, truncate, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { type TestContext, test } from "node:test";
+import { silentLogger, systemCode } from "@torpor/std";
+import { SandboxFolder } from "@torpor/storage";
+import { runFiles } from "@torpor/vmm";
+import { cutLongConsoles } from "./console-limit.ts";
+import { GuestLogs } from "./guest-logs.ts";
+import type { Sandbox } from "./sandbox/sandbox.ts";
+
+interface Guest {
+  readonly sandbox: Sandbox;
+  readonly consolePath: string;
+}
+
+/** As much of a running sandbox as is looked at here. */
+async function makeGuest(stateFolder: string, id: string): Promise<Guest> {
+  const folder = new SandboxFolder(stateFolder, id);
+  const runFolder = folder.run(1);
+  await mkdir(runFolder, { recursive: true });
+  const run = { vm: { handle: { runFolder } } };
+  const sandbox = { record: { id, generation: 1 }, run, folder } as unknown as Sandbox;
+  return { sandbox, consolePath: join(runFolder, runFiles.console) };
+}
+
+async function makeFolder(t: TestContext): Promise<string> {
+  const folder = await mkdtempDisposable(join(tmpdir(), "torpor-console-"));
+  t.after(() => folder.remove());
+  return folder.path;
+}
+
+test("a link in the place of a console keeps no other console long", async (t) => {
+  const folder = await makeFolder(t);
+  const [hostile, loud] = [await makeGuest(folder, "hostile"), await makeGuest(folder, "loud")];
+  await symlink("/dev/null", hostile.consolePath);
+  await writeFile(loud.consolePath, "");
+  await truncate(loud.consolePath, 5 * 1024 * 1024);
+  await cutLongConsoles([hostile.sandbox, loud.sandbox], silentLogger);
+  assert.equal((await stat(loud.consolePath)).size, 0);
+});
+
+test("logs are read from the console itself and through no link", async (t) => {
+  const folder = await makeFolder(t);
+  const secretPath = join(folder, "secret");
+  await writeFile(secretPath, "of the host\n");
+  const [good, hostile] = [await makeGuest(folder, "good"), await makeGuest(folder, "hostile")];
+  await writeFile(good.consolePath, "of the guest\n");
+  await symlink(secretPath, hostile.consolePath);
+  using logs = new GuestLogs(() => []);
+  assert.deepEqual(
+    (await logs.of(good.sandbox)).map(({ message }) => message),
+    ["of the guest"],
+  );
+  await assert.rejects(logs.of(hostile.sandbox), (cause) => systemCode(cause) === "ELOOP");
+});

@@ -1,0 +1,21 @@
+/** A sandbox moves over to the equal of its snapshot, in fewer layers, that upkeep.ts has published. */
+import type { SnapshotManifest } from "@torpor/storage";
+import type { Turn } from "./writer.ts";
+
+/** Does nothing to one that has been saved anew meanwhile. */
+export async function takeFold(
+  turn: Turn,
+  before: SnapshotManifest,
+  after: SnapshotManifest,
+): Promise<void> {
+  if (turn.isRemoved || turn.record.snapshotId !== before.snapshotId) return;
+  const above = turn.record.diskLayers.slice(before.disk.length);
+  await turn.save({
+    snapshotId: after.snapshotId,
+    diskLayers: [...after.disk.map(({ layerId }) => layerId), ...above],
+  });
+  turn.log.info("layers were folded", {
+    memoryLayers: after.memory.kind === "layers" ? after.memory.layers.length : 0,
+    diskLayers: after.disk.length,
+  });
+}

@@ -1,0 +1,175 @@
+/**
+ * One sandbox, as the rest of the daemon knows it: what can be asked of it, and what can be seen.
+ *
+ * Every request waits for its turn with the sandbox's single writer (writer.ts), is admitted or refused
+ * by the state that it finds then, and is handed to the file of its verb. Such a file says what the record
+ * holds before, during and after it; how it is done is the list of steps of the same name in `steps/`.
+ *
+ * Operations belong to the daemon: a caller that goes away changes nothing, and a caller that
+ * repeats a request joins the queue and finds the sandbox already as asked. A request may name the
+ * epoch it was made for, which is the generation of the run; one that comes too late is refused.
+ */
+import { TorporError } from "@torpor/std";
+import type { SandboxFolder, SnapshotManifest } from "@torpor/storage";
+import type { Activity } from "../activity.ts";
+import type { HostContext } from "../host-context.ts";
+import { type Admission, type Verb, decide } from "../lifecycle/decide.ts";
+import type { NetworkRequest } from "../network-request.ts";
+import type { SandboxRecord } from "../records/sandbox-records.ts";
+import type { SandboxRun } from "../steps/run.ts";
+import { type Checkpoint, checkpoint, keepCheckpoint } from "./checkpoint.ts";
+import { type Command, type Outcome, unchanged } from "./command.ts";
+import { type SandboxOwner, create, prepareSpare } from "./create.ts";
+import { takeFold } from "./fold.ts";
+import { pause } from "./pause.ts";
+import { remove } from "./remove.ts";
+import { type ResumeCommand, resume, stayAwake } from "./resume.ts";
+import { letGo } from "./run.ts";
+import { changeNetwork, changeTimeoutMs, extendTimeoutMs } from "./settings.ts";
+import { settle } from "./settle.ts";
+import { endStall } from "./stall.ts";
+import { type SandboxEvents, SandboxWriter, type Turn } from "./writer.ts";
+
+export class Sandbox {
+  readonly #writer: SandboxWriter;
+
+  constructor(host: HostContext, record: SandboxRecord, events: SandboxEvents) {
+    this.#writer = new SandboxWriter(host, record, events);
+  }
+
+  get record(): SandboxRecord {
+    return this.#writer.record;
+  }
+
+  /** The running VM, or undefined. */
+  get run(): SandboxRun | undefined {
+    return this.#writer.run;
+  }
+
+  get folder(): SandboxFolder {
+    return this.#writer.folder;
+  }
+
+  get activity(): Activity {
+    return this.#writer.activity;
+  }
+
+  /** Goes as far as a sandbox can without knowing whose it will be; `create` does the rest. */
+  prepareSpare(): Promise<Outcome> {
+    return this.#writer.take(prepareSpare);
+  }
+
+  /**
+   * Brings a new sandbox to life, from its template or the snapshot it was made with. On failure
+   * nothing of it is left.
+   * @param verifyDisk False when the same layers have just been verified or written.
+   */
+  create(owner: SandboxOwner, verifyDisk = true): Promise<Outcome> {
+    return this.#writer.take((turn) => create(turn, owner, verifyDisk));
+  }
+
+  pause(command: Command = {}): Promise<Outcome> {
+    return this.#writer.take(async (turn) => {
+      if (command.stillWanted?.() === false) return unchanged;
+      if (!admit(turn, "pause", command)) return unchanged;
+      return await pause(turn);
+    });
+  }
+
+  resume(command: ResumeCommand = {}): Promise<Outcome> {
+    return this.#writer.take(async (turn) =>
+      admit(turn, "resume", command) ? await resume(turn, command) : await stayAwake(turn, command),
+    );
+  }
+
+  /** An instant of this sandbox, which goes on: a new snapshot of a running one, the last of a paused. */
+  checkpoint(command: Command = {}): Promise<Checkpoint> {
+    return this.#writer.take(async (turn) => {
+      const isNew = admit(turn, "checkpoint", command);
+      const timings = isNew ? await checkpoint(turn) : [];
+      return keepCheckpoint(turn, isNew, timings);
+    });
+  }
+
+  remove(command: Command = {}): Promise<Outcome> {
+    return this.#writer.take(async (turn) => {
+      if (turn.isRemoved || command.stillWanted?.() === false) return unchanged;
+      admit(turn, "remove", command);
+      return { changed: true, timings: await remove(turn) };
+    });
+  }
+
+  /**
+   * From now on, in place of what was asked for before; a sandbox that sleeps wakes with it.
+   * @throws argument.invalid, network.unenforceable, sandbox.notFound; then nothing has changed
+   */
+  setNetwork(asked: Partial<NetworkRequest> | null, command: Command = {}): Promise<void> {
+    return this.#writer.take(async (turn) => {
+      refuseStale(turn, command);
+      await changeNetwork(turn, asked);
+    });
+  }
+
+  /** From now on; null: never. @throws sandbox.notFound for one that was removed */
+  setTimeoutMs(timeoutMs: number | null, command: Command = {}): Promise<void> {
+    return this.#writer.take(async (turn) => {
+      refuseStale(turn, command);
+      await changeTimeoutMs(turn, timeoutMs);
+    });
+  }
+
+  /** Gives it at least this long from now, if it runs. @throws sandbox.notFound */
+  extendTimeoutMs(timeoutMs: number, command: Command = {}): Promise<void> {
+    return this.#writer.take(async (turn) => {
+      refuseStale(turn, command);
+      await extendTimeoutMs(turn, timeoutMs);
+    });
+  }
+
+  /** The equal of a snapshot of this sandbox, in fewer layers: stands in its place from now on. */
+  takeFold(before: SnapshotManifest, after: SnapshotManifest): Promise<void> {
+    return this.#writer.take((turn) => takeFold(turn, before, after));
+  }
+
+  /** Lets a VM go on that its VMM holds for want of disk space, once there may be room again. */
+  endStall(): Promise<void> {
+    return this.#writer.take(endStall);
+  }
+
+  /** After a start of the daemon: takes over a VM that is still running, or settles what is left. */
+  settle(): Promise<void> {
+    return this.#writer.take(settle);
+  }
+
+  /** Settles when what was asked for so far is done, well or not. */
+  async whenIdle(): Promise<void> {
+    await this.#writer.whenIdle();
+  }
+
+  /** Lets go of the VM without ending it; another daemon will adopt it. */
+  release(): Promise<void> {
+    return this.#writer.take(letGo);
+  }
+}
+
+/** @throws sandbox.wrongState when the state does not allow it. @returns false for a repeat. */
+function admit(turn: Turn, verb: Verb, { epoch }: Command): boolean {
+  const { id, state, snapshotId, generation } = turn.record;
+  if (turn.isRemoved) throw new TorporError("sandbox.notFound", `sandbox ${id} was removed`);
+  const admission: Admission = {
+    state,
+    verb,
+    hasSnapshot: snapshotId !== null,
+    epoch: generation,
+    wantedEpoch: epoch,
+  };
+  const decision = decide(admission);
+  if (decision.kind === "stale") throw new TorporError("sandbox.stale", decision.reason);
+  if (decision.kind === "deny") throw new TorporError("sandbox.wrongState", decision.reason);
+  return decision.kind === "accept";
+}
+
+/** For requests that every state allows. */
+function refuseStale(turn: Turn, command: Command): void {
+  admit(turn, "remove", command);
+}

@@ -1,0 +1,47 @@
+/** What a pause and a checkpoint have in common before their steps begin. */
+import { Deadline, assert } from "@torpor/std";
+import type { RunningVm } from "../lifecycle/state.ts";
+import type { SandboxRun } from "../steps/run.ts";
+import type { SaveContext } from "../steps/save.ts";
+import { goOnBudgetMs } from "./stall.ts";
+import type { Turn } from "./writer.ts";
+
+/** The run that is saved, and what its record goes on saying of it. */
+export interface RunToSave {
+  readonly run: SandboxRun;
+  readonly running: RunningVm;
+}
+
+export async function runToSave({ record: { state }, run }: Turn): Promise<RunToSave> {
+  assert(state.kind === "running" && run !== undefined, "a running sandbox has a run");
+  // A guest that QEMU holds for want of disk space could not be prepared.
+  await run.vm.releaseVcpus(Deadline.after(goOnBudgetMs, "letting the VM go on"));
+  const { vm, network, openDisks } = state;
+  return { run, running: { vm, network, openDisks } };
+}
+
+export async function newSaveContext(
+  { host, log, record }: Turn,
+  snapshotId: string,
+  run: SandboxRun,
+): Promise<SaveContext> {
+  const { id, templateId, hostKey, diskLayers } = record;
+  const template = await host.templates.open(templateId);
+  const driver = host.driverOf(template.manifest);
+  const base = record.snapshotId;
+  return {
+    snapshotId,
+    sandboxId: id,
+    templateId,
+    imagePath: template.memoryPath,
+    hostKey,
+    store: host.store,
+    run,
+    identity: { ...(await driver.identity()), version: run.vm.version },
+    base: base === null ? undefined : await host.store.read(base),
+    diskLayers,
+    saveWhole: host.saveWhole,
+    drainMs: host.drainMs,
+    log,
+  };
+}

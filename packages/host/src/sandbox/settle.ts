@@ -1,0 +1,88 @@
+/**
+ * What becomes of a sandbox after a start of the daemon. Its record says what the daemon before was
+ * about, and what is on disk how far that got:
+ *
+ *     running                   the VM is adopted, or the sandbox has failed
+ *     checkpointing             the same: the snapshot is forgotten, and the guest goes on
+ *     pausing, published        paused; a VM that still runs is ended
+ *     pausing, not published    the VM is adopted, its guest released and thawed, or it has failed
+ *     resuming                  paused
+ *     creating, removing        removed
+ *     paused, failed            as they were
+ */
+import { Deadline, TorporError } from "@torpor/std";
+import type { SandboxState } from "../lifecycle/state.ts";
+import { applyNetwork } from "../network-rules.ts";
+import { type SandboxRun, adoptRun, endRun } from "../steps/run.ts";
+import { enterPaused } from "./pause.ts";
+import { remove } from "./remove.ts";
+import { attach, clearRuns, endStrays, enterFailed } from "./run.ts";
+import { goOnIfHeld } from "./stall.ts";
+import type { Turn } from "./writer.ts";
+
+const adoptBudgetMs = 15_000;
+
+/** The states in which there is a VM, as far as the record knows. */
+type StateWithVm = Extract<SandboxState, { kind: "running" | "checkpointing" | "pausing" }>;
+
+export async function settle(turn: Turn): Promise<void> {
+  const { state } = turn.record;
+  switch (state.kind) {
+    case "running":
+    case "checkpointing":
+    case "pausing":
+      await settleRun(turn, state);
+      break;
+    case "resuming":
+      await clearRuns(turn);
+      await turn.move({ kind: "paused" });
+      break;
+    case "creating":
+    case "removing":
+      await remove(turn);
+      break;
+    case "paused":
+      await clearRuns(turn);
+      break;
+    case "failed":
+      break; // its console and logs stay readable until it is removed
+  }
+}
+
+async function settleRun(turn: Turn, state: StateWithVm): Promise<void> {
+  const { host } = turn;
+  const deadline = Deadline.after(adoptBudgetMs, "adopting a running VM");
+  const published = state.kind === "pausing" && (await host.store.has(state.snapshotId));
+  let run: SandboxRun;
+  try {
+    run = await adoptRun(host.driver, state, turn.record, host.outside, deadline);
+  } catch (cause) {
+    turn.log.warn("the VM did not outlive the daemon, or does not answer", { cause });
+    await endStrays(turn);
+    if (published) await enterPaused(turn, state.snapshotId);
+    else await enterFailed(turn, lostVmReason(cause), []);
+    return;
+  }
+  if (published) {
+    await endRun(run, deadline);
+    await enterPaused(turn, state.snapshotId);
+  } else {
+    await takeOver(turn, state, run);
+  }
+}
+
+async function takeOver(turn: Turn, state: StateWithVm, run: SandboxRun): Promise<void> {
+  try {
+    applyNetwork(run.network, turn.record.network);
+  } catch (cause) {
+    turn.log.warn("a sandbox that was taken over reaches nothing", { cause });
+  }
+  await goOnIfHeld(turn, run);
+  const { vm, network, openDisks } = state;
+  if (state.kind !== "running") await turn.move({ kind: "running", vm, network, openDisks });
+  attach(turn, run);
+}
+
+function lostVmReason(cause: unknown): string {
+  return `no VM to take over: ${TorporError.from(cause, "vmm.failed").rawMessage}`;
+}

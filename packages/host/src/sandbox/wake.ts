@@ -1,0 +1,140 @@
+/**
+ * What a create and a resume have in common: what they wake with, one more try where a VMM of its own
+ * may do better, and the record of a sandbox that runs.
+ */
+import { rm } from "node:fs/promises";
+import { Deadline, TorporError, runSteps } from "@torpor/std";
+import { newDiskLayerId, newGuestEntropy, newMachineIdentity } from "../entropy.ts";
+import { begin } from "../lifecycle/lifetime.ts";
+import { enter } from "../lifecycle/state.ts";
+import type { SandboxRecord } from "../records/sandbox-records.ts";
+import { type SandboxRun, endRun } from "../steps/run.ts";
+import { type WakeContext, wakeSteps, wokenRun } from "../steps/wake.ts";
+import type { Outcome } from "./command.ts";
+import { attach } from "./run.ts";
+import type { Turn } from "./writer.ts";
+
+const endBudgetMs = 15_000;
+const guestUser = "user";
+
+/** What else of the record changes as the sandbox begins to run. */
+export type RecordChange = (nowMs: number) => Partial<SandboxRecord>;
+
+const noChange: RecordChange = () => ({});
+
+/**
+ * Takes `generations` new ones, the last of which is this wake's. A new sandbox's record names from
+ * here on what it stands upon.
+ */
+export async function newWakeContext(
+  turn: Turn,
+  reason: "create" | "resume",
+  snapshotId: string | null,
+  generations: number,
+): Promise<WakeContext> {
+  const { host } = turn;
+  const { id, templateId, hostKey, accessToken, envVars } = turn.record;
+  const template = await host.templates.open(templateId);
+  const snapshot = snapshotId === null ? undefined : await host.store.read(snapshotId);
+  const savedGeneration = (snapshot ?? template.manifest).generation;
+  const generation = Math.max(turn.record.generation, savedGeneration) + generations;
+  const newDiskLayer = newDiskLayerId();
+  const diskLayers = [...(snapshot?.disk.map(({ layerId }) => layerId) ?? []), newDiskLayer];
+  await turn.save(reason === "create" ? { generation, diskLayers } : { generation });
+  // A sandbox that was never saved goes on from a snapshot of another: in memory it is that one still.
+  const isItself = snapshot?.sandboxId === id;
+  return {
+    sandboxId: id,
+    generation,
+    template,
+    snapshot,
+    store: host.store,
+    folder: turn.folder,
+    newDiskLayer,
+    verifyDisk: true,
+    driver: host.driverOf(template.manifest),
+    networkKind: host.networkKind,
+    networkRequest: turn.record.network,
+    outside: host.outside,
+    init: {
+      reason: isItself ? "resume" : snapshot === undefined ? "create" : "fork",
+      machine: isItself ? null : newMachineIdentity(id),
+      generation,
+      hostKey,
+      sandboxId: id,
+      templateId,
+      accessToken,
+      envVars,
+      defaultUser: guestUser,
+      defaultWorkdir: null,
+    },
+    entropy: newGuestEntropy,
+    checkFresh: (randomHash) => host.freshness.check(randomHash),
+  };
+}
+
+export async function wake(
+  turn: Turn,
+  verb: "create" | "resume",
+  context: WakeContext,
+  change: RecordChange = noChange,
+): Promise<Outcome> {
+  const { store } = turn.host;
+  using holds = new DisposableStack();
+  holds.use(store.keep(context.newDiskLayer));
+  if (context.snapshot !== undefined) holds.use(store.keep(context.snapshot.snapshotId));
+  const first = { ...context };
+  try {
+    const timings = await runSteps(wakeSteps, first, turn.stepOptions(verb));
+    return await enterRunning(turn, first, timings, change);
+  } catch (cause) {
+    if (first.guestRan === true || !isVmmTrouble(cause)) throw cause;
+    turn.log.warn("the VMM did not load the guest; trying once more", { cause });
+  }
+  const second = { ...context, newDiskLayer: newDiskLayerId() };
+  holds.use(store.keep(second.newDiskLayer));
+  const timings = await runSteps(wakeSteps, second, turn.stepOptions(verb));
+  return await enterRunning(turn, second, timings, change);
+}
+
+/** The guest is initialised: from here on the sandbox is running, with what else has changed. */
+export async function enterRunning(
+  turn: Turn,
+  context: WakeContext,
+  timings: Outcome["timings"],
+  change: RecordChange = noChange,
+): Promise<Outcome> {
+  const run = wokenRun(context);
+  const sealed = context.snapshot?.disk.map(({ layerId }) => layerId) ?? [];
+  const diskLayers = [...sealed, context.newDiskLayer];
+  const nowMs = Date.now();
+  await using undo = new AsyncDisposableStack();
+  // A guest whose record cannot be written must not go on beside its snapshot.
+  undo.defer(() => endUnrecorded(turn, run));
+  await turn.save({
+    state: enter(turn.record.state, {
+      kind: "running",
+      vm: run.vm.handle,
+      network: run.network.handle,
+      openDisks: diskLayers,
+    }),
+    snapshotId: context.snapshot?.snapshotId ?? null,
+    diskLayers,
+    startedAtMs: nowMs,
+    lifetime: begin(turn.record.lifetime, nowMs),
+    ...change(nowMs),
+  });
+  undo.move();
+  attach(turn, run);
+  return { changed: true, timings };
+}
+
+async function endUnrecorded({ folder }: Turn, run: SandboxRun): Promise<void> {
+  await endRun(run, Deadline.after(endBudgetMs, "ending a VM whose record was not written"));
+  await rm(folder.run(run.generation), { recursive: true, force: true });
+}
+
+/** What a VMM process of its own may do better. */
+function isVmmTrouble(cause: unknown): boolean {
+  return TorporError.is(cause) && ["deadline.exceeded", "vmm.exited"].includes(cause.code);
+}

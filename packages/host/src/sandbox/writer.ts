@@ -1,0 +1,114 @@
+/**
+ * The single writer of a sandbox.
+ *
+ * INVARIANT: what is known of a sandbox, its record and its run, changes in a turn only. Turns are taken
+ * one at a time, in the order they were asked for, so that no two operations ever see the same sandbox.
+ * `SandboxWriter.take` is the only way to a `Turn`: a function that is given one has the sandbox to
+ * itself until it settles, and one that is given none can but look.
+ *
+ * The record in memory is the one in the database: it changes once the new one is stored, and what is
+ * about to be done is stored before it is done.
+ */
+import type { Logger, RunStepsOptions } from "@torpor/std";
+import { SandboxFolder } from "@torpor/storage";
+import { Activity } from "../activity.ts";
+import type { HostContext } from "../host-context.ts";
+import { type SandboxState, enter } from "../lifecycle/state.ts";
+import type { SandboxRecord } from "../records/sandbox-records.ts";
+import type { SandboxRun } from "../steps/run.ts";
+import type { WakeContext } from "../steps/wake.ts";
+
+/** Who is told, and when. */
+export interface SandboxEvents {
+  /** What the sandbox stands upon has changed: something may be folded or collected. */
+  saved(): void;
+  /** A run begins, its lifetime is set anew, or it is over. */
+  timed(): void;
+  /** Nothing is left of it: it needs nothing any more. */
+  removed(): void;
+}
+
+export class SandboxWriter {
+  readonly #turn: Turn;
+  #queue: Promise<unknown> = Promise.resolve();
+
+  constructor(host: HostContext, record: SandboxRecord, events: SandboxEvents) {
+    this.#turn = new Turn(host, record, events, (work) => this.take(work));
+  }
+
+  get record(): SandboxRecord {
+    return this.#turn.record;
+  }
+
+  /** The running VM, or undefined. */
+  get run(): SandboxRun | undefined {
+    return this.#turn.run;
+  }
+
+  get folder(): SandboxFolder {
+    return this.#turn.folder;
+  }
+
+  get activity(): Activity {
+    return this.#turn.activity;
+  }
+
+  /** Does this when everything that was asked for before is done, well or not. */
+  take<T>(work: (turn: Turn) => Promise<T>): Promise<T> {
+    const result = this.#queue.then(() => work(this.#turn));
+    this.#queue = result.catch((cause: unknown) => {
+      this.#turn.log.warn("operation failed", { cause });
+    });
+    return result;
+  }
+
+  /** Settles when what was asked for so far is done, well or not. */
+  async whenIdle(): Promise<void> {
+    await this.#queue;
+  }
+}
+
+/** Another turn, for news that comes when this one may be over. */
+type Later = (work: (turn: Turn) => Promise<void>) => Promise<void>;
+
+export class Turn {
+  readonly host: HostContext;
+  readonly events: SandboxEvents;
+  readonly later: Later;
+  readonly log: Logger;
+  readonly folder: SandboxFolder;
+  readonly activity = new Activity();
+  run: SandboxRun | undefined;
+  /** What a spare has been prepared to, until somebody asks for it. */
+  spare: WakeContext | undefined;
+  isRemoved = false;
+  #record: SandboxRecord;
+
+  constructor(host: HostContext, record: SandboxRecord, events: SandboxEvents, later: Later) {
+    this.host = host;
+    this.events = events;
+    this.later = later;
+    this.log = host.log.child({ sandboxId: record.id });
+    this.folder = new SandboxFolder(host.stateFolder, record.id);
+    this.#record = record;
+  }
+
+  get record(): SandboxRecord {
+    return this.#record;
+  }
+
+  /** The only way to another record: stored first, then believed. */
+  async save(change: Partial<SandboxRecord>): Promise<void> {
+    const record = { ...this.#record, ...change };
+    await this.host.records.save(record);
+    this.#record = record;
+  }
+
+  async move(to: SandboxState): Promise<void> {
+    await this.save({ state: enter(this.#record.state, to) });
+  }
+
+  stepOptions(verb: string): RunStepsOptions {
+    return { verb, failpoint: this.host.failpoint };
+  }
+}

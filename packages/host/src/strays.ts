@@ -1,0 +1,39 @@
+/**
+ * What a daemon before this one left and no record speaks of: it crashed between a VM or a folder and the
+ * record of it. Looked for once, before any request is taken.
+ */
+import { mkdir, readdir, rm } from "node:fs/promises";
+import { join } from "node:path";
+import { Deadline } from "@torpor/std";
+import { SandboxFolder, stateFiles } from "@torpor/storage";
+import type { HostContext } from "./host-context.ts";
+import type { SandboxRecord } from "./records/sandbox-records.ts";
+
+const endBudgetMs = 10_000;
+
+/** Ends VM processes that none of these records claims, such as one started just before a crash. */
+export async function endStrayVms(
+  { stateFolder, driver, log }: HostContext,
+  records: readonly SandboxRecord[],
+): Promise<void> {
+  const claimed = new Set(records.flatMap(({ state }) => ("vm" in state ? [state.vm.pid] : [])));
+  for (const stray of await driver.processesBelow(join(stateFolder, stateFiles.sandboxes))) {
+    if (claimed.has(stray.pid)) continue;
+    log.warn("ending a VM that belongs to no sandbox", { pid: stray.pid });
+    await stray.end(Deadline.after(endBudgetMs, "ending a stray VM"));
+  }
+}
+
+/** Removes the folders of all sandboxes but these. */
+export async function removeStrayFolders(
+  { stateFolder, log }: HostContext,
+  isKnown: (sandboxId: string) => boolean,
+): Promise<void> {
+  const folder = join(stateFolder, stateFiles.sandboxes);
+  await mkdir(folder, { recursive: true, mode: 0o700 });
+  for (const name of await readdir(folder)) {
+    if (isKnown(name)) continue;
+    log.warn("removing the folder of a sandbox that does not exist", { name });
+    await rm(new SandboxFolder(stateFolder, name).path, { recursive: true });
+  }
+}

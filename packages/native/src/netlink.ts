@@ -1,0 +1,55 @@
+/**
+ * Netlink sockets: questions to the kernel's network, and its answers, which are there when the call that
+ * asks returns (netlink(7)). What the messages say is for the files that use them.
+ */
+import { closeSync } from "node:fs";
+import { check, libc } from "./libc.ts";
+
+const AF_NETLINK = 16;
+const SOCK_RAW_CLOEXEC = 0x8_0003;
+
+/** struct nlmsghdr: length, type, flags, sequence number, port. */
+export const netlinkHeader = {
+  bytes: 16,
+  lengthAt: 0,
+  typeAt: 4,
+  flagsAt: 6,
+  sequenceAt: 8,
+} as const;
+
+export interface NetlinkSocket extends Disposable {
+  readonly fd: number;
+}
+
+const socket = libc.func("int socket(int domain, int type, int protocol)") as (
+  domain: number,
+  type: number,
+  protocol: number,
+) => number;
+const send = libc.func("long send(int fd, const void *bytes, size_t length, int flags)") as (
+  fd: number,
+  bytes: Uint8Array,
+  length: number,
+  flags: number,
+) => number;
+const receive = libc.func("long recv(int fd, void *bytes, size_t length, int flags)") as (
+  fd: number,
+  bytes: Uint8Array,
+  length: number,
+  flags: number,
+) => number;
+
+/** In the current network namespace. @param protocol NETLINK_… of linux/netlink.h */
+export function openNetlink(protocol: number): NetlinkSocket {
+  const fd = check(socket(AF_NETLINK, SOCK_RAW_CLOEXEC, protocol), "socket");
+  return { fd, [Symbol.dispose]: () => closeSync(fd) };
+}
+
+export function sendNetlink(fd: number, bytes: Uint8Array): void {
+  check(send(fd, bytes, bytes.length, 0), "send");
+}
+
+/** One datagram of the kernel's. @returns its length, or -1 with `lastErrno` */
+export function receiveNetlink(fd: number, into: Uint8Array, flags = 0): number {
+  return receive(fd, into, into.length, flags);
+}
