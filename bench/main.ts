@@ -16,6 +16,7 @@ import { TerminalProgress, setUp } from "@torpor/setup";
 import { Deadline, runCommand } from "@torpor/std";
 import { defaultCacheFolder } from "@torpor/storage";
 import { measureCheckpoint } from "./checkpoint.bench.ts";
+import { measureCommands } from "./commands.bench.ts";
 import { measureControlPlane } from "./control-plane.bench.ts";
 import { measureCreate } from "./create.bench.ts";
 import { measureDensity } from "./density.bench.ts";
@@ -40,6 +41,7 @@ const benches = {
   density: measureDensity,
   "other-tools": measureOtherTools,
   edge: measureEdge,
+  commands: measureCommands,
 } as const;
 
 const resultsPath = join(import.meta.dirname, "results.ndjson");
