@@ -28,6 +28,7 @@ import { measureOtherTools } from "./other-tools.bench.ts";
 import { measurePause } from "./pause.bench.ts";
 import { measurePool } from "./pool.bench.ts";
 import type { Row } from "./row.ts";
+import { measureTransfers } from "./transfers.bench.ts";
 
 const benches = {
   "control-plane": measureControlPlane,
@@ -42,6 +43,7 @@ const benches = {
   "other-tools": measureOtherTools,
   edge: measureEdge,
   commands: measureCommands,
+  transfers: measureTransfers,
 } as const;
 
 const resultsPath = join(import.meta.dirname, "results.ndjson");
