@@ -10,4 +10,5 @@ export { SnapshotRecords } from "./records/snapshot-records.ts";
 export type { Outcome, Sandbox } from "./sandbox.ts";
 export { Sandboxes } from "./sandboxes.ts";
 export { cutLongConsoles } from "./console-limit.ts";
+export { Turns } from "./turns.ts";
 export { TemplateTags } from "./template-tags.ts";

@@ -372,6 +372,7 @@ export class Sandbox {
     if (context.snapshot !== undefined) {
       holds.use(this.#host.store.keep(context.snapshot.snapshotId));
     }
+    holds.use(await this.#host.wakeTurns.take());
     const first = { ...context };
     try {
       const timings = await runSteps(wakeSteps, first, this.#options(verb));
