@@ -23,6 +23,7 @@ import { measureDensity } from "./density.bench.ts";
 import { measureDirty } from "./dirty.bench.ts";
 import { measureEdge } from "./edge.bench.ts";
 import { measureFork } from "./fork.bench.ts";
+import { measureManyCreates } from "./many-creates.bench.ts";
 import { measureManyPauses } from "./many-pauses.bench.ts";
 import { measureOtherTools } from "./other-tools.bench.ts";
 import { measurePause } from "./pause.bench.ts";
@@ -33,6 +34,7 @@ import { measureTransfers } from "./transfers.bench.ts";
 const benches = {
   "control-plane": measureControlPlane,
   create: measureCreate,
+  "many-creates": measureManyCreates,
   pool: measurePool,
   fork: measureFork,
   pause: measurePause,
