@@ -16,21 +16,25 @@ import { TerminalProgress, setUp } from "@torpor/setup";
 import { Deadline, runCommand } from "@torpor/std";
 import { defaultCacheFolder } from "@torpor/storage";
 import { measureCheckpoint } from "./checkpoint.bench.ts";
+import { measureCommands } from "./commands.bench.ts";
 import { measureControlPlane } from "./control-plane.bench.ts";
 import { measureCreate } from "./create.bench.ts";
 import { measureDensity } from "./density.bench.ts";
 import { measureDirty } from "./dirty.bench.ts";
 import { measureEdge } from "./edge.bench.ts";
 import { measureFork } from "./fork.bench.ts";
+import { measureManyCreates } from "./many-creates.bench.ts";
 import { measureManyPauses } from "./many-pauses.bench.ts";
 import { measureOtherTools } from "./other-tools.bench.ts";
 import { measurePause } from "./pause.bench.ts";
 import { measurePool } from "./pool.bench.ts";
 import type { Row } from "./row.ts";
+import { measureTransfers } from "./transfers.bench.ts";
 
 const benches = {
   "control-plane": measureControlPlane,
   create: measureCreate,
+  "many-creates": measureManyCreates,
   pool: measurePool,
   fork: measureFork,
   pause: measurePause,
@@ -40,6 +44,8 @@ const benches = {
   density: measureDensity,
   "other-tools": measureOtherTools,
   edge: measureEdge,
+  commands: measureCommands,
+  transfers: measureTransfers,
 } as const;
 
 const resultsPath = join(import.meta.dirname, "results.ndjson");

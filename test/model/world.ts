@@ -14,6 +14,7 @@ import {
   Sandboxes,
   SnapshotRecords,
   TemplateTags,
+  WakeQueue,
   openDatabase,
 } from "@torpor/host";
 import { hostOutside } from "@torpor/network";
@@ -32,6 +33,8 @@ import type { Mishap } from "./script.ts";
 export const templateName = "fake";
 /** Files are flushed all the time here, which costs nothing where they are in memory. */
 const fastFolder = "/dev/shm";
+/** Few, so that some wait; a mishap's wake may never end. */
+const wakeLimits = { atOnce: 2, turnMsMax: 1_000, waitMsMax: 45_000 };
 /** How long nothing must have been under way: a checksum is computed in less, and is not listed. */
 const quietMs = 8;
 
@@ -147,6 +150,7 @@ async function makeHost(parts: HostParts): Promise<HostContext> {
     ),
     store: gatedStore(store, gate),
     freshness: new Freshness(),
+    wakeQueue: new WakeQueue(wakeLimits),
     log: silentLogger,
     saveWhole,
     spareCount: 0,

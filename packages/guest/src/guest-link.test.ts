@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { once } from "node:events";
 import { type Server, createServer } from "node:http";
-import { type AddressInfo, connect, createServer as createTcpServer } from "node:net";
+import { type AddressInfo, Socket, connect, createServer as createTcpServer } from "node:net";
 import { test } from "node:test";
 import { setImmediate } from "node:timers/promises";
 import { agentPort, hostKeyHeader } from "@torpor/protocol";
@@ -87,4 +87,16 @@ test("connect() fails when this run of the guest is over", async () => {
   await using guest = await startGuest();
   guest.link[Symbol.dispose]();
   await assert.rejects(guest.link.connect(80, deadline()), /is over/);
+});
+
+test("dial() lets no part of a request wait for an acknowledgement of the one before", async () => {
+  let noDelay = false;
+  const socket = new Socket();
+  socket.setNoDelay = (wanted = true) => {
+    noDelay = wanted;
+    return socket;
+  };
+  using link = new GuestLink({ hostKey: "key", dial: () => socket });
+  link.dial(agentPort);
+  assert.ok(noDelay);
 });

@@ -77,7 +77,8 @@ export class GuestLink implements Disposable {
         effect: "none",
       });
     }
-    const socket = this.#dial(port);
+    // The second half of a request would wait for the guest to acknowledge the first, 40 ms long.
+    const socket = this.#dial(port).setNoDelay(true);
     this.#sockets.add(socket);
     socket.on("error", () => socket.destroy());
     socket.once("close", () => this.#sockets.delete(socket));
@@ -202,7 +203,6 @@ export class GuestLink implements Disposable {
 
 /** Destroys it when it does not come to be. */
 async function untilOpen(socket: Socket, deadline: Deadline): Promise<void> {
-  socket.setNoDelay(true);
   try {
     await deadline.race(once(socket, "connect"));
   } catch (cause) {

@@ -7,6 +7,7 @@
  */
 import { mkdir } from "node:fs/promises";
 import type { Server } from "node:http";
+import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { tryLockFile } from "@torpor/native";
 import { type NetworkKind, type Outside, defaultNetworkKind, hostOutside } from "@torpor/network";
@@ -49,12 +50,22 @@ import { withRequestId } from "./request-context.ts";
 import { Sandboxes } from "./sandboxes.ts";
 import { watchStalls } from "./stall-watch.ts";
 import { TemplateTags } from "./template-tags.ts";
+import { type WakeQueueLimits, WakeQueue } from "./wake-queue.ts";
 
 const version = "0.1.0";
 const loopback = "127.0.0.1";
 /** Every name below it is this machine's own loopback, without any DNS (RFC 6761, 6.3). */
 const defaultDomain = "localhost";
 const defaultDrainMs = 2_000;
+/**
+ * LIMITS of sandboxes that start at the same time. A wake keeps a processor or two busy for a second under
+ * emulation. Who waits for longer would get his sandbox after his client has given up (see patience.ts).
+ */
+const wakeLimits: WakeQueueLimits = {
+  atOnce: Math.max(4, 2 * availableParallelism()),
+  turnMsMax: 10_000,
+  waitMsMax: 45_000,
+};
 const defaultPolicy: ApiPolicy = {
   // A month.
   timeoutMsMax: 30 * 24 * 60 * 60 * 1000,
@@ -125,6 +136,7 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
     store: await SnapshotStore.open(options.stateFolder),
     tags: await TemplateTags.open(database),
     freshness: new Freshness(),
+    wakeQueue: new WakeQueue(wakeLimits),
     saveWhole: options.saveWhole ?? false,
     drainMs: options.drainMs ?? defaultDrainMs,
     log,

@@ -7,6 +7,7 @@ import type { Freshness } from "./freshness.ts";
 import type { SandboxRecords } from "./records/sandbox-records.ts";
 import type { SnapshotRecords } from "./records/snapshot-records.ts";
 import type { TemplateTags } from "./template-tags.ts";
+import type { WakeQueue } from "./wake-queue.ts";
 
 export interface HostContext {
   readonly stateFolder: string;
@@ -23,6 +24,8 @@ export interface HostContext {
   readonly store: SnapshotStore;
   readonly tags: TemplateTags;
   readonly freshness: Freshness;
+  /** Taken by every wake that a user waits for. */
+  readonly wakeQueue: WakeQueue;
   readonly log: Logger;
   /** How long requests in flight have to end before a pause. */
   readonly drainMs: number;

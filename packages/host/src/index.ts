@@ -8,4 +8,5 @@ export { SnapshotRecords } from "./records/snapshot-records.ts";
 export type { Sandbox } from "./sandbox/sandbox.ts";
 export { Sandboxes } from "./sandboxes.ts";
 export { cutLongConsoles } from "./console-limit.ts";
+export { WakeQueue } from "./wake-queue.ts";
 export { TemplateTags } from "./template-tags.ts";

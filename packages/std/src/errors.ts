@@ -66,6 +66,7 @@ const table = {
     "Read the console with `torpor logs ID`; remove the sandbox if it stays silent.",
   ),
   "guest.refused": row(502, "afterChange", "maybe", "Read the console with `torpor logs ID`."),
+  "host.busy": row(429, "sameRequest", "none", "Repeat the request in a moment."),
   internal: row(500, "never", "maybe", "This is a bug in Torpor: please report it with the log."),
   "key.missing": row(404, "never", "none", "List the keys with `torpor keys ls`."),
   "network.failed": row(500, "afterChange", "none", "Run `torpor doctor` to check /dev/net/tun."),

@@ -83,6 +83,7 @@ export async function wake(
   using holds = new DisposableStack();
   holds.use(store.keep(context.newDiskLayer));
   if (context.snapshot !== undefined) holds.use(store.keep(context.snapshot.snapshotId));
+  holds.use(await turn.host.wakeQueue.take());
   const first = { ...context };
   try {
     const timings = await runSteps(wakeSteps, first, turn.stepOptions(verb));
