@@ -1,5 +1,5 @@
 /**
- * WakeQueue at work that keeps processors busy: so many at once, the others wait, first come, first served.
+ * Turns at waking, which keeps processors busy: so many at once, the others wait, first come, first served.
  *
  * Without turns all would start, share the processors, and be done at the same late moment, when those
  * who wait for parts of the work may have given up. A turn that takes long is waiting for something, such
