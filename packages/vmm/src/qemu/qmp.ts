@@ -5,8 +5,7 @@
  * the process is noticed at once, also for a process this one did not start. Every command has a
  * deadline; a command that QEMU refuses becomes `vmm.failed` with QEMU's own words.
  */
-import { once } from "node:events";
-import { type Socket, connect } from "node:net";
+import type { Socket } from "node:net";
 import {
   type Deadline,
   type JsonObject,
@@ -15,6 +14,7 @@ import {
   parseObject,
   systemCode,
 } from "@torpor/std";
+import { connectRunSocket } from "./run-files.ts";
 
 /** LIMIT: the longest answer used here is under 4 KiB. */
 const lineBytesMax = 1 << 20;
@@ -49,21 +49,17 @@ export class QmpClient {
   /** Waits for the socket to appear, as long as `alive` says that somebody may still make it. */
   static async connect(path: string, alive: () => boolean, deadline: Deadline): Promise<QmpClient> {
     for (;;) {
-      const socket = connect(path);
       try {
-        await deadline.race(once(socket, "connect"));
+        const client = new QmpClient(await connectRunSocket(path, deadline));
+        await client.execute("qmp_capabilities", {}, deadline);
+        return client;
       } catch (cause) {
-        socket.destroy();
         const code = systemCode(cause);
         if (code !== "ENOENT" && code !== "ECONNREFUSED") throw cause;
         if (!alive()) throw new TorporError("vmm.exited", "QEMU ended before it answered");
         deadline.check();
         await deadline.sleep(connectRetryMs);
-        continue;
       }
-      const client = new QmpClient(socket);
-      await client.execute("qmp_capabilities", {}, deadline);
-      return client;
     }
   }
 
