@@ -53,8 +53,8 @@ async function claimSpare(
 
 /** Runs what makes this sandbox; if it fails, nothing is left. */
 async function orNothing<T>(turn: Turn, work: () => Promise<T>): Promise<T> {
-  await mkdir(turn.folder.path, { recursive: true, mode: 0o700 });
   try {
+    await mkdir(turn.folder.path, { recursive: true, mode: 0o700 });
     return await work();
   } catch (cause) {
     await remove(turn);
