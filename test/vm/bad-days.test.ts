@@ -11,10 +11,19 @@ import { mkdtemp, open, readFile, rename, rm, statfs, writeFile } from "node:fs/
 import { type AddressInfo, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { DatabaseSync } from "node:sqlite";
 import { setTimeout as sleep } from "node:timers/promises";
 import { test } from "node:test";
 import { Code, ConnectError } from "@connectrpc/connect";
-import { Deadline, type Failpoint, TorporError, parseJson, runCommand } from "@torpor/std";
+import {
+  Deadline,
+  type Failpoint,
+  TorporError,
+  jsonLogger,
+  parseJson,
+  runCommand,
+} from "@torpor/std";
+import { stateFiles } from "@torpor/storage";
 import {
   StateFolder,
   type TestDaemon,
@@ -186,7 +195,11 @@ test("a daemon that cannot start says why and leaves the state alone", async (t)
 });
 
 test("bad days end well", async (t) => {
-  await using daemon = await startTestDaemon();
+  let problems = "";
+  const log = jsonLogger((line) => {
+    problems += line;
+  });
+  await using daemon = await startTestDaemon({ log });
   const deaf = await daemon.create();
   const deafWitness = await Witness.start(deaf);
   {
@@ -225,6 +238,25 @@ test("bad days end well", async (t) => {
     await sandbox.resume();
     await witness.confirm(sandbox);
     assert.equal(await sandbox.shell("cat note"), "kept");
+  });
+
+  await t.test("a VM's end that cannot be recorded is recorded once it can be", async () => {
+    const { pid } = daemon.run(sandbox).vm.handle;
+    {
+      using database = new DatabaseSync(join(daemon.state.path, stateFiles.database));
+      using undo = new DisposableStack();
+      database.exec(`CREATE TRIGGER full BEFORE UPDATE ON sandboxes
+        BEGIN SELECT RAISE(ABORT, 'the disk is full'); END`);
+      undo.defer(() => database.exec("DROP TRIGGER full"));
+      process.kill(pid, "SIGKILL");
+      await waitUntil("the record was refused", () =>
+        Promise.resolve(problems.includes("the disk is full") || undefined),
+      );
+      assert.equal((await sandbox.info()).state, "running");
+    }
+    await whenFailed(sandbox);
+    await sandbox.resume();
+    await witness.confirm(sandbox);
   });
 
   await t.test(

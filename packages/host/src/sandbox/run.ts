@@ -11,6 +11,7 @@ import { type SandboxRun, endRun } from "../steps/run.ts";
 import type { Turn } from "./writer.ts";
 
 const endBudgetMs = 15_000;
+const recordRetryMs = 2_000;
 /** LIMIT: of what a VM that ended by itself said last, as far as its record keeps it. */
 const lastLinesMax = 20;
 
@@ -44,11 +45,28 @@ async function onExit(turn: Turn, run: SandboxRun, exit: VmExit): Promise<void> 
   turn.log.error("the VM ended by itself", { ...exit });
   turn.run = undefined;
   await endRun(run, Deadline.after(endBudgetMs, "clearing up after a VM that ended"));
-  await enterFailed(
-    turn,
-    `the VM ended by itself: ${lastLines.at(-1) ?? "no last words"}`,
-    lastLines,
-  );
+  await recordEnd(turn, lastLines);
+}
+
+/**
+ * Whoever asks would take the sandbox for running as long as its record says so: when it cannot be
+ * written, on a full disk perhaps, that is tried until it can.
+ */
+async function recordEnd(turn: Turn, lastLines: readonly string[]): Promise<void> {
+  try {
+    const lastWords = lastLines.at(-1) ?? "no last words";
+    await enterFailed(turn, `the VM ended by itself: ${lastWords}`, lastLines);
+  } catch (cause) {
+    turn.log.error("the end of a VM cannot be recorded; trying again", { cause });
+    setTimeout(() => {
+      const again = turn.later(async (later) => {
+        if (later.run === undefined && later.record.state.kind === "running") {
+          await recordEnd(later, lastLines);
+        }
+      });
+      void ignoreFailure("the failure is in the log of the queue", again);
+    }, recordRetryMs).unref();
+  }
 }
 
 /** There is no VM any more, and no snapshot of what it did last. */
