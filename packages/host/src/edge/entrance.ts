@@ -111,8 +111,9 @@ async function wakeByTraffic(sandbox: EdgeSandbox): Promise<WakeFailure | undefi
     return undefined;
   } catch (cause) {
     const { status } = TorporError.from(cause, "internal");
-    if (status === 429)
-      return { status, message: "Too many sandboxes are running to wake this one" };
+    if (status === 429) {
+      return { status, message: "Too many sandboxes are starting to wake this one now" };
+    }
     return { status: 502, message: "The sandbox could not be woken" };
   }
 }
