@@ -1,6 +1,7 @@
 export { ConnectionSteering, type SteeringRule, steeringRulesMax } from "./connection-steering.ts";
 export {
   bringUp,
+  keepTap,
   openBoundSocket,
   openTap,
   openTcpSocket,

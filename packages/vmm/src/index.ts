@@ -3,6 +3,7 @@ export type {
   DiskLayer,
   GuestMemory,
   MachineShape,
+  MemoryContent,
   MemoryRange,
   NetworkAttachment,
   Vm,
@@ -13,8 +14,9 @@ export type {
   VmmDriver,
   VmmIdentity,
 } from "./driver.ts";
+export { type CgroupSupport, inspectCgroups, openCgroups, sweepCgroups } from "./cgroup.ts";
 export { assertLoadable, assertSameMachine } from "./identity.ts";
-export { commandLine, runFiles } from "./qemu/command-line.ts";
+export { commandLine } from "./qemu/command-line.ts";
 export {
   type CopiedFile,
   type CopyDescription,
@@ -24,10 +26,10 @@ export {
   readDescription,
   writeDescription,
 } from "./qemu/copy-files.ts";
-export { type CgroupSupport, inspectCgroups, openCgroups, sweepCgroups } from "./qemu/cgroup.ts";
 export type { ConfinementOptions } from "./qemu/confinement.ts";
 export { QemuDriver, qemuVersion } from "./qemu/driver.ts";
-export { readTail } from "./qemu/process.ts";
-export { type UserIdRange, defaultUserIds } from "./qemu/user-ids.ts";
+export { readTail } from "./process.ts";
+export { runFiles } from "./run-files.ts";
+export { type UserIdRange, defaultUserIds } from "./user-ids.ts";
 export { type QemuProgram, copiedQemu, installedQemu, loaderCommand } from "./qemu/program.ts";
 export { QmpClient } from "./qemu/qmp.ts";

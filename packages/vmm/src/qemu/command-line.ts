@@ -6,20 +6,16 @@
  * `MachineShape` and the accelerator alone, because saved device state loads only into the very same
  * machine. Host-side parts (paths, network backend, memory sharing) may differ from run to run.
  */
-import { basename, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import type { JsonObject } from "@torpor/std";
 import type { Accelerator, DiskLayer, MachineShape, NetworkAttachment, VmSpec } from "../driver.ts";
+import type { RecognisedProcess } from "../process.ts";
+import { runFiles } from "../run-files.ts";
 
 /** LIMIT: TCG keeps translated code; a sandbox rarely needs more, and every sandbox pays for it. */
 const tcgCodeCacheMiB = 128;
 /** The TAP descriptor in the child: the first one after standard error. */
 export const tapChildFd = 3;
-
-export const runFiles = {
-  control: "qmp.sock",
-  console: "console.log",
-  log: "vmm.log",
-} as const;
 
 export type StartMode = "boot" | "restore";
 
@@ -80,6 +76,14 @@ export function machineArguments(
       ["-serial", "chardev:console"],
     ].flat(),
   };
+}
+
+/** By the folder of its control socket. */
+export function recogniseQemu(argv: readonly string[]): RecognisedProcess | undefined {
+  if (!argv.some((argument) => argument.startsWith("torpor-"))) return undefined;
+  const control = argv[argv.indexOf("-qmp") + 1] ?? "";
+  const path = /^unix:(.*),server=on/.exec(control)?.[1]?.replaceAll(",,", ",");
+  return path === undefined ? undefined : { runFolder: dirname(path), isVmm: true };
 }
 
 /** One vCPU needs no atomic instructions between emulated CPUs: measured, a wake is a tenth faster. */

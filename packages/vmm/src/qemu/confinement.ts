@@ -27,9 +27,9 @@ import { basename, join } from "node:path";
 import { type ViewEntry, withView } from "@torpor/native";
 import { TorporError } from "@torpor/std";
 import type { VmHandle, VmSpec } from "../driver.ts";
-import { type CgroupSupport, confineInCgroup, removeCgroup } from "./cgroup.ts";
+import { type ClaimedUserId, type UserIdRange, claimUserId } from "../user-ids.ts";
+import { type CgroupSupport, confineInCgroup, removeCgroup } from "../cgroup.ts";
 import type { QemuProgram } from "./program.ts";
-import { type ClaimedUserId, type UserIdRange, claimUserId } from "./user-ids.ts";
 
 const bytesPerMiB = 1024 * 1024;
 /**
