@@ -14,4 +14,10 @@ export { type TestDaemon, type TestDaemonOptions, startTestDaemon } from "./in-p
 export { StateFolder } from "./state-folder.ts";
 export { type RunOptions, TestSandbox } from "./test-sandbox.ts";
 export { failsWith, waitUntil } from "./expectations.ts";
+export {
+  type ConformanceRig,
+  type ConformanceRun,
+  type Remembered,
+  testConformance,
+} from "./vmm-conformance.ts";
 export { type Testimony, Witness } from "./witness.ts";

@@ -96,6 +96,8 @@ function emulation(vcpuCount: number): string {
  * that was started so saves, its memory included, carries none either.
  */
 const restoreArguments = [
+  // The vCPUs stay held when the state is loaded: it says that it was saved from a VM that ran.
+  ["-S"],
   ["-incoming", "defer"],
   ["-global", "migration.send-configuration=off"],
 ].flat();
