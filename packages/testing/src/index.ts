@@ -8,6 +8,15 @@ export { FakeMachine } from "./fake-vmm/fake-machine.ts";
 export { FakeMemory } from "./fake-vmm/fake-memory.ts";
 export { type FakeProcess, diskClusters } from "./fake-vmm/fake-process.ts";
 export { imageCluster, imagePage, makeFakeTemplate } from "./fake-vmm/fake-template.ts";
+export {
+  type Operation,
+  contractRelease,
+  faultIn,
+  findOperation,
+  operations,
+} from "./fake-firecracker/contract.ts";
+export { installFakeFirecracker } from "./fake-firecracker/install.ts";
+export { fakeFirecrackerSkip, makeFakeFirecrackerRig } from "./fake-firecracker/rig.ts";
 export { GuestProcess, type GuestResult } from "./guest-process.ts";
 export { Ledger } from "./ledger.ts";
 export { type TestDaemon, type TestDaemonOptions, startTestDaemon } from "./in-process-daemon.ts";

@@ -7,7 +7,7 @@
  */
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
-import { mkdir, stat, writeFile } from "node:fs/promises";
+import { copyFile, mkdir, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { TestContext } from "node:test";
 import type { NewGuestNetwork } from "@torpor/network";
@@ -124,11 +124,24 @@ class Suite {
       }
       await this.#rig.remember(run, text);
       await run.vm.holdVcpus(deadline());
-      saved = await this.#save(run.vm, saved);
+      const below = saved;
+      saved = await this.#save(run.vm, below);
+      // Upon the image alone it is all that was ever changed.
+      if (text === "three") await this.#assertSleeps(await this.#save(run.vm, undefined));
     }
     const pageCount = this.#rig.machine.memoryMiB * 256;
     const stored = saved?.layers.at(-1)?.digest.dataPages ?? pageCount;
     assert.ok(stored < pageCount / 2, `a save has what changed: ${stored} of ${pageCount} pages`);
+  }
+
+  /** What was saved can be woken. */
+  async #assertSleeps(saved: Saved): Promise<void> {
+    await using undo = new AsyncDisposableStack();
+    const disk = await Promise.all(saved.disk.map((layer) => this.#copyLayer(layer)));
+    const run = await this.#wake(undo, { ...saved, disk });
+    await this.#assertWoken(run.vm, saved);
+    await run.vm.releaseVcpus(deadline());
+    assert.deepEqual(await this.#rig.recall(run), { memory: "three", disk: "three" });
   }
 
   async goesOn(): Promise<void> {
@@ -324,6 +337,13 @@ class Suite {
     const path = `${this.#newPath("disk")}.qcow2`;
     await createOverlay(path, this.#rig.diskBytes);
     return { path, format: "qcow2" };
+  }
+
+  /** Of a VM that still has it open, and stands still. */
+  async #copyLayer({ path, format }: DiskLayer): Promise<DiskLayer> {
+    const copy = `${this.#newPath("disk")}.qcow2`;
+    await copyFile(path, copy);
+    return { path: copy, format };
   }
 
   #newPath(name: string): string {

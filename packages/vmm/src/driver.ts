@@ -96,6 +96,14 @@ export interface VmHandle {
   /** Of a process that is confined: the user it is, and its control group where there are any. */
   readonly userId?: number;
   readonly cgroup?: string;
+  /** Of a VM under Firecracker. */
+  readonly firecracker?: {
+    /** Of the program that was started. */
+    readonly version: string;
+    readonly tapName: string;
+    /** The process that serves the disk, of the same boot, and where. */
+    readonly disk: { readonly pid: number; readonly startTicks: number; readonly target: string };
+  };
 }
 
 /** A VM's process, found by looking rather than remembered. */

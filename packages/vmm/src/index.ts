@@ -16,6 +16,22 @@ export type {
 } from "./driver.ts";
 export { type CgroupSupport, inspectCgroups, openCgroups, sweepCgroups } from "./cgroup.ts";
 export { assertLoadable, assertSameMachine } from "./identity.ts";
+export { FirecrackerDriver, type FirecrackerOptions } from "./firecracker/driver.ts";
+export type { PagedMemory, Pager, StartPager } from "./firecracker/pager.ts";
+export { type FirecrackerProgram, installedFirecracker } from "./firecracker/program.ts";
+export {
+  type ApiRequest,
+  type LoadOptions,
+  bootRequests,
+  limitRequests,
+  loadRequest,
+  runStateRequest,
+  saveRequest,
+  stateRequest,
+  usualRateLimits,
+  versionRequest,
+} from "./firecracker/requests.ts";
+export { formatRelease, isBefore, parseRelease } from "./firecracker/version.ts";
 export { commandLine } from "./qemu/command-line.ts";
 export {
   type CopiedFile,

@@ -86,7 +86,7 @@ async function readArguments(pid: number): Promise<readonly string[]> {
   return text.split("\0");
 }
 
-export async function readExit(handle: VmHandle): Promise<VmExit> {
+export async function readExit(handle: Pick<VmHandle, "runFolder">): Promise<VmExit> {
   return {
     consoleTail: await readTail(join(handle.runFolder, runFiles.console), exitTailBytes),
     vmmTail: await readTail(join(handle.runFolder, runFiles.log), exitTailBytes),

@@ -114,7 +114,7 @@ function memoryBackend(spec: VmSpec, mode: StartMode): string {
  * One layer as a named node over the one before it, so that no path stored inside a qcow2 file is
  * believed. Each is an argument of its own: Linux bounds the length of one.
  */
-function blockNode(layer: DiskLayer, index: number, isTop: boolean): object {
+export function blockNode(layer: DiskLayer, index: number, isTop: boolean): object {
   return {
     driver: layer.format,
     "node-name": isTop ? "disk" : `layer${index}`,

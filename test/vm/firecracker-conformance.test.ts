@@ -1,0 +1,14 @@
+/**
+ * The Firecracker driver does what every driver must do: on a fake Firecracker, over real files,
+ * namespaces, TAP devices and disks.
+ */
+import { mkdtempDisposable } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { test } from "node:test";
+import { fakeFirecrackerSkip, makeFakeFirecrackerRig, testConformance } from "@torpor/testing";
+
+test("a fake Firecracker is driven as every VMM", { skip: fakeFirecrackerSkip }, async (t) => {
+  await using folder = await mkdtempDisposable(join(tmpdir(), "torpor-conformance-"));
+  await testConformance(t, await makeFakeFirecrackerRig(folder.path));
+});
