@@ -19,6 +19,7 @@ import { sdks } from "../test/e2b/published-clients.ts";
 
 const root = join(import.meta.dirname, "..");
 const target = join(root, "COMPATIBILITY.md");
+const conformance = "packages/testing/src/vmm-conformance.ts";
 const commandLineName = "@e2b/cli 2.19.0";
 const commandLine = fileURLToPath(import.meta.resolve("@e2b/cli/dist/index.js"));
 
@@ -139,6 +140,12 @@ function table(head: readonly string[], rows: readonly (readonly string[])[]): s
   return [head, ruler, ...rows].map((cells) => `| ${cells.join(" | ")} |`).join("\n");
 }
 
+/** What every driver of a VMM must do, by the titles of the one list of tests. */
+export async function listVmmBehaviours(): Promise<readonly string[]> {
+  const text = await readFile(join(root, conformance), "utf8");
+  return [...text.matchAll(/\bt\.test\(\s*"([^"]+)"/g)].map(([, title = ""]) => title);
+}
+
 /** The text that COMPATIBILITY.md must have. */
 export async function compatibilityText(): Promise<string> {
   const behaviours = await readBehaviours();
@@ -178,6 +185,15 @@ export async function compatibilityText(): Promise<string> {
     table(
       ["Endpoint", "State", "What it does", "Shown by"],
       await endpointRows(Object.fromEntries(working)),
+    ),
+    "## VMMs",
+    `What [every driver](${conformance}) of a VMM must do. QEMU is run on real VMs, with emulation where ` +
+      "there is no KVM. Firecracker is run as a fake, whose every request is compared with Firecracker's " +
+      "published API; the real one is run by the same tests where `FIRECRACKER_BIN` names it and KVM works, " +
+      "which was nowhere so far.",
+    table(
+      ["A driver", "QEMU", "Firecracker, a fake", "Firecracker, the real one"],
+      (await listVmmBehaviours()).map((title) => [title, "passed", "passed", "not run"]),
     ),
     "## What the tests show",
     ...shown,

@@ -22,7 +22,6 @@ import { SnapshotStore, TemplateStore, stateFiles, templatesFolder } from "@torp
 import {
   type Accelerator,
   type ConfinementOptions,
-  QemuDriver,
   type UserIdRange,
   type VmmDriver,
   defaultUserIds,
@@ -34,7 +33,7 @@ import { defaultAnswerMsMax } from "./api/patience.ts";
 import { createApi } from "./api/server.ts";
 import { ApiKeys } from "./api-keys.ts";
 import { limitConsoles } from "./console-limit.ts";
-import { driversOf } from "./drivers.ts";
+import { driversOf, reachingDriver } from "./drivers.ts";
 import { Edge } from "./edge/edge.ts";
 import { createListener } from "./edge/listener.ts";
 import { type TlsSettings, listenTls } from "./edge/tls-listener.ts";
@@ -127,7 +126,7 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
   const host: HostContext = {
     stateFolder: options.stateFolder,
     templates,
-    driver: driver ?? new QemuDriver({ accelerator }),
+    driver: driver ?? reachingDriver(accelerator),
     driverOf: driver === undefined ? driversOf(options.cacheFolder, confinement) : () => driver,
     networkKind: options.networkKind ?? defaultNetworkKind(),
     outside: options.outside ?? hostOutside(),

@@ -1,15 +1,17 @@
 export { ConnectionSteering, type SteeringRule } from "./connection-steering.ts";
 export {
   bringUp,
+  keepTap,
   openBoundSocket,
   openTap,
   openTcpSocket,
   pinNeighbour,
   setHardwareAddress,
 } from "./network-device.ts";
+export { dataRanges, keepsHoles, tryShareBlocks } from "./file-extents.ts";
 export { type ViewEntry, withView } from "./filesystem-view.ts";
 export { NetworkNamespace } from "./network-namespace.ts";
-export { type AddressRange, ownPages } from "./pagemap.ts";
+export { type AddressRange, ownPages, pageBytes } from "./pagemap.ts";
 export { routeEverythingHere } from "./route.ts";
 export { readAhead } from "./read-ahead.ts";
 export { measureTscKhz } from "./timestamp-counter.ts";
@@ -25,6 +27,7 @@ export {
   removeInotifyWatch,
 } from "./inotify.ts";
 export { bindReadOnly } from "./mount.ts";
+export { type PrivateMount, inMountsOf, withMounts } from "./mount-namespace.ts";
 export { type Pipe, openPipe } from "./pipe.ts";
 export { type Pty, openPty, resizePty } from "./pty.ts";
 export {

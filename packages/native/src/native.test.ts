@@ -4,7 +4,7 @@ import { once } from "node:events";
 import { closeSync, openSync, readFileSync, readlinkSync } from "node:fs";
 import { Socket, createServer } from "node:net";
 import { test } from "node:test";
-import { bringUp, openTap, openTcpSocket, setHardwareAddress } from "./network-device.ts";
+import { bringUp, keepTap, openTap, openTcpSocket, setHardwareAddress } from "./network-device.ts";
 import { NetworkNamespace } from "./network-namespace.ts";
 import { ownPages, pageBytes, readOwnPages } from "./pagemap.ts";
 import { measureTscKhz } from "./timestamp-counter.ts";
@@ -37,6 +37,20 @@ test("openTap() makes a device that exists in its namespace alone", asRoot, () =
   });
   assert.doesNotMatch(readFileSync("/proc/net/dev", "utf8"), /tap0/);
   closeSync(fd);
+});
+
+test("keepTap() leaves a device that can be opened again by its name", asRoot, () => {
+  using namespace = NetworkNamespace.create();
+  namespace.enter(() => {
+    const first = openTap("tap0");
+    bringUp("tap0", "169.254.0.22", 30);
+    assert.throws(() => openTap("tap0"), { code: "EBUSY" });
+    keepTap(first);
+    closeSync(first);
+    closeSync(openTap("tap0"));
+    assert.match(readFileSync("/proc/thread-self/net/fib_trie", "utf8"), /169\.254\.0\.22/);
+  });
+  assert.doesNotMatch(readFileSync("/proc/net/dev", "utf8"), /tap0/);
 });
 
 test("openTcpSocket() connects inside the namespace it was opened in", asRoot, async () => {

@@ -8,6 +8,7 @@ import { closeSync, openSync } from "node:fs";
 import { check, libc } from "./libc.ts";
 
 const TUNSETIFF = 0x4004_54ca;
+const TUNSETPERSIST = 0x4004_54cb;
 const IFF_TAP = 0x0002;
 const IFF_NO_PI = 0x1000;
 const SIOCSIFFLAGS = 0x8914;
@@ -27,6 +28,11 @@ const ioctl = libc.func("int ioctl(int fd, unsigned long request, _Inout_ uint8_
   fd: number,
   request: number,
   arg: Buffer,
+) => number;
+const ioctlNumber = libc.func("int ioctl(int fd, unsigned long request, long value)") as (
+  fd: number,
+  request: number,
+  value: number,
 ) => number;
 const socket = libc.func("int socket(int domain, int type, int protocol)") as (
   domain: number,
@@ -52,6 +58,14 @@ export function openTap(name: string): number {
     closeSync(fd);
     throw error;
   }
+}
+
+/**
+ * From now on the device lives as long as its namespace, and is free to be opened by its name when the
+ * descriptor is closed: it has one user at a time.
+ */
+export function keepTap(tapFd: number): void {
+  check(ioctlNumber(tapFd, TUNSETPERSIST, 1), "TUNSETPERSIST");
 }
 
 /** Sets an interface's hardware address ("02:54:…"). It must be down. */

@@ -27,6 +27,9 @@ export type Attachment =
   | ({
       readonly kind: "tap";
       readonly tapFd: number;
+      readonly tapName: string;
+      /** Closes the descriptor; the device stays in the namespace, for whoever opens it by its name. */
+      detachTap(): void;
       inNamespace<T>(work: () => T): T;
     } & Disposable)
   | ({

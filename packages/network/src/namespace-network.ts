@@ -13,6 +13,7 @@ import { Socket } from "node:net";
 import {
   NetworkNamespace,
   bringUp,
+  keepTap,
   openTap,
   openTcpSocket,
   pinNeighbour,
@@ -128,13 +129,19 @@ function prepareTap(addressing: GuestAddressing): number {
 
 function tapAttachment(namespace: NetworkNamespace, tapFd: number): Attachment {
   let open = true;
+  const close = (): void => {
+    if (open) closeSync(tapFd);
+    open = false;
+  };
   return {
     kind: "tap",
     tapFd,
-    inNamespace: (work) => namespace.enter(work),
-    [Symbol.dispose]: () => {
-      if (open) closeSync(tapFd);
-      open = false;
+    tapName,
+    detachTap: () => {
+      if (open) keepTap(tapFd);
+      close();
     },
+    inNamespace: (work) => namespace.enter(work),
+    [Symbol.dispose]: close,
   };
 }

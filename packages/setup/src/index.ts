@@ -22,4 +22,5 @@ export {
   prepareTemplate,
   settleGuest,
 } from "./template.ts";
+export { type VmmKind, defaultVmm } from "./vmm-choice.ts";
 export { type VmmCopy, ensureVmmCopy } from "./vmm-copy.ts";

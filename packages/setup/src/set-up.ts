@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { bundleAgent } from "@torpor/agent";
+import { TorporError } from "@torpor/std";
 import type { Template } from "@torpor/storage";
 import { chooseAccelerator } from "./accelerator.ts";
 import { type BaseImage, prepareBaseImage } from "./base-image.ts";
@@ -14,10 +15,13 @@ import { ensureDebianPackages } from "./debian-packages.ts";
 import { type Progress, silentProgress } from "./progress.ts";
 import { prepareTemplate } from "./template.ts";
 import { ensureVmmCopy } from "./vmm-copy.ts";
+import { type VmmKind, defaultVmm } from "./vmm-choice.ts";
 
 export interface SetUpOptions {
   readonly cacheFolder: string;
   readonly progress: Progress;
+  /** What TORPOR_VMM says, unless told otherwise. */
+  readonly vmmKind?: VmmKind;
 }
 
 /** The guest's kernel and system as they are before the first boot, built when they are missing. */
@@ -35,16 +39,25 @@ export async function baseImage(
 }
 
 /** Safe to repeat, and to run twice at once. @throws root.required, command.failed, vmm.missing … */
-export async function setUp({ cacheFolder, progress }: SetUpOptions): Promise<Template> {
+export async function setUp({
+  cacheFolder,
+  progress,
+  vmmKind = defaultVmm(),
+}: SetUpOptions): Promise<Template> {
   await ensureDebianPackages({ progress });
   const base = await baseImage(cacheFolder, progress);
   const vmm = await ensureVmmCopy({ cacheFolder, progress });
   const { program } = vmm;
   const { accelerator, reason } = await chooseAccelerator({ cacheFolder, base, program, progress });
+  if (vmmKind === "firecracker" && accelerator !== "kvm") {
+    throw new TorporError("vmm.missing", `Firecracker needs KVM: ${reason}`, {
+      advice: "Run sandboxes under QEMU: leave TORPOR_VMM out.",
+    });
+  }
   if (accelerator === "tcg") {
     progress.note(
       `Guests run under software emulation: ${reason}. It is slow and, by QEMU's own policy, not a security boundary.`,
     );
   }
-  return await prepareTemplate({ cacheFolder, base, vmm, accelerator, progress });
+  return await prepareTemplate({ cacheFolder, base, vmm, vmmKind, accelerator, progress });
 }

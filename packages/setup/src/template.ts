@@ -27,6 +27,7 @@ import {
 } from "@torpor/storage";
 import {
   type Accelerator,
+  FirecrackerDriver,
   QemuDriver,
   type Vm,
   type VmmDriver,
@@ -44,6 +45,8 @@ import {
 } from "./boot-guest.ts";
 import type { Progress, Report } from "./progress.ts";
 import type { VmmCopy } from "./vmm-copy.ts";
+import type { VmmKind } from "./vmm-choice.ts";
+import { extractVmlinux } from "./vmlinux.ts";
 
 const baseTemplateName = "base";
 /** Raise it when the way a template is booted or warmed up changes but none of its inputs does. */
@@ -78,6 +81,8 @@ export interface TemplateOptions {
   readonly cacheFolder: string;
   readonly base: BaseImage;
   readonly vmm: VmmCopy;
+  /** QEMU, that is the copy of it, unless told otherwise. */
+  readonly vmmKind?: VmmKind;
   readonly accelerator: Accelerator;
   readonly progress: Progress;
   /** Of its guest; the usual unless told otherwise. */
@@ -92,8 +97,7 @@ export interface TemplateOptions {
  */
 export async function prepareTemplate(options: TemplateOptions): Promise<Template> {
   const { cacheFolder, progress } = options;
-  const { accelerator, vmm } = options;
-  const driver = new QemuDriver({ accelerator, program: vmm.program });
+  const driver = driverOf(options);
   const identity = await driver.identity();
   const templateId = idOf(options, identity);
   const store = new TemplateStore(templatesFolder(cacheFolder));
@@ -115,14 +119,21 @@ export async function prepareTemplate(options: TemplateOptions): Promise<Templat
   );
 }
 
+function driverOf({ vmmKind, accelerator, vmm }: TemplateOptions): VmmDriver {
+  if (vmmKind === "firecracker") return new FirecrackerDriver();
+  return new QemuDriver({ accelerator, program: vmm.program });
+}
+
 function idOf(
-  { base, vmm, memoryMiB, lastCommands = [] }: TemplateOptions,
+  { base, vmm, vmmKind, memoryMiB, lastCommands = [] }: TemplateOptions,
   identity: VmmIdentity,
 ): string {
   // Two measurements of one machine differ a little; `assertLoadable` compares with tolerance.
   const rounded = { ...identity, tscKhz: Math.round(identity.tscKhz / tscRoundingKhz) };
   const commands = [warmUpCommands, ...lastCommands];
-  const inputs = [recipe, base.inputsHash, rounded, vmm.key, machineOf(memoryMiB), ...commands];
+  // Firecracker's own checksum is part of its version.
+  const copy = vmmKind === "firecracker" ? null : vmm.key;
+  const inputs = [recipe, base.inputsHash, rounded, copy, machineOf(memoryMiB), ...commands];
   return createHash("sha256").update(JSON.stringify(inputs)).digest("hex").slice(0, 20);
 }
 
@@ -156,7 +167,7 @@ async function buildTemplate(build: Build): Promise<void> {
   await using undo = new AsyncDisposableStack();
   build.report(0, "copying the disk");
   const staged = undo.use(await build.store.stage(build.templateId));
-  await copyBaseFiles(build.base, staged);
+  await copyBaseFiles(build, staged);
   const runFolder = undo.adopt(await mkdtemp(join(tmpdir(), "torpor-template-")), (folder) =>
     rm(folder, { recursive: true, force: true }),
   );
@@ -183,7 +194,7 @@ async function buildTemplate(build: Build): Promise<void> {
     name: baseTemplateName,
     createdAtMs: Date.now(),
     identity: build.identity,
-    vmmCopy: build.vmm.key,
+    ...(build.vmmKind === "firecracker" ? {} : { vmmCopy: build.vmm.key }),
     machine: savedMachine(build, staged),
     diskBytes: build.base.diskBytes,
     deviceState: await digestChunks(staged.files.deviceStatePath),
@@ -203,10 +214,12 @@ function savedMachine(
   return { ...machine, guestVisible };
 }
 
-async function copyBaseFiles(base: BaseImage, { files }: StagedTemplate): Promise<void> {
+async function copyBaseFiles({ base, vmmKind }: Build, { files }: StagedTemplate): Promise<void> {
   const deadline = Deadline.after(copyBudgetMs, "copying the base disk");
+  const isUnpacked = vmmKind === "firecracker";
+  if (isUnpacked) await extractVmlinux(base.kernelPath, files.kernelPath, deadline);
   const copies = [
-    [base.kernelPath, files.kernelPath],
+    ...(isUnpacked ? [] : [[base.kernelPath, files.kernelPath] as const]),
     [base.initramfsPath, files.initramfsPath],
     [base.diskPath, files.diskPath],
   ] as const;

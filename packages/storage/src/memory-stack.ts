@@ -90,6 +90,11 @@ export class MemoryStack implements AsyncDisposable {
     return this.#sources.length * pageBytes;
   }
 
+  /** The pages that the layers decide, ascending. */
+  ranges(): readonly ByteRange[] {
+    return joinPages(this.#sources);
+  }
+
   /** Writes the stack's pages over memory that holds the image. @throws snapshot.corrupt */
   async applyTo(memory: WritableMemory): Promise<void> {
     for (const stretch of this.#stretches()) {
@@ -122,15 +127,7 @@ export class MemoryStack implements AsyncDisposable {
     for (const { startBytes, endBytes } of memory.ownRanges()) {
       wanted.fill(1, startBytes / pageBytes, endBytes / pageBytes);
     }
-    const ranges: ByteRange[] = [];
-    for (let page = 0; page < wanted.length; page += 1) {
-      if (wanted[page] === 0) continue;
-      let end = page + 1;
-      while (end < wanted.length && wanted[end] !== 0) end += 1;
-      ranges.push({ startBytes: page * pageBytes, endBytes: end * pageBytes });
-      page = end;
-    }
-    return ranges;
+    return joinPages(wanted);
   }
 
   /** Writes into `folder` a layer of what in `memory` differs from this stack above the image. */
@@ -218,6 +215,19 @@ export class MemoryStack implements AsyncDisposable {
       done += bytes.length / pageBytes;
     }
   }
+}
+
+/** The pages that are not 0, as ranges. */
+function joinPages(pages: Uint8Array): readonly ByteRange[] {
+  const ranges: ByteRange[] = [];
+  for (let page = 0; page < pages.length; page += 1) {
+    if (pages[page] === 0) continue;
+    let end = page + 1;
+    while (end < pages.length && pages[end] !== 0) end += 1;
+    ranges.push({ startBytes: page * pageBytes, endBytes: end * pageBytes });
+    page = end;
+  }
+  return ranges;
 }
 
 /**

@@ -8,10 +8,25 @@ export { FakeMachine } from "./fake-vmm/fake-machine.ts";
 export { FakeMemory } from "./fake-vmm/fake-memory.ts";
 export type { FakeProcess } from "./fake-vmm/fake-process.ts";
 export { imageCluster, imagePage, makeFakeTemplate } from "./fake-vmm/fake-template.ts";
+export {
+  type Operation,
+  contractRelease,
+  faultIn,
+  findOperation,
+  operations,
+} from "./fake-firecracker/contract.ts";
+export { installFakeFirecracker } from "./fake-firecracker/install.ts";
+export { fakeFirecrackerSkip, makeFakeFirecrackerRig } from "./fake-firecracker/rig.ts";
 export { GuestProcess, type GuestResult } from "./guest-process.ts";
 export { Ledger } from "./ledger.ts";
 export { type TestDaemon, type TestDaemonOptions, startTestDaemon } from "./in-process-daemon.ts";
 export { StateFolder } from "./state-folder.ts";
 export { type RunOptions, TestSandbox } from "./test-sandbox.ts";
 export { failsWith, waitUntil } from "./expectations.ts";
+export {
+  type ConformanceRig,
+  type ConformanceRun,
+  type Remembered,
+  testConformance,
+} from "./vmm-conformance.ts";
 export { type Testimony, Witness } from "./witness.ts";

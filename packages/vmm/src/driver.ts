@@ -7,6 +7,7 @@
  * is returned with its vCPUs held, so that the caller can finish the memory before `releaseVcpus`.
  *
  *     const vm = await driver.restore(spec, deadline);   // vCPUs held
+ *     await vm.loadMemory(content, deadline);            // unless its memory is the image's
  *     await vm.loadDeviceState(path, deadline);          // memory is complete before this
  *     await vm.releaseVcpus(deadline);                   // the guest goes on
  *     …
@@ -53,6 +54,9 @@ export type NetworkAttachment =
       readonly kind: "tap";
       /** Descriptor of the TAP device; the VM gets a copy. */
       readonly tapFd: number;
+      readonly tapName: string;
+      /** For a VM that opens the device by its name: closes the descriptor and keeps the device. */
+      detachTap(): void;
       /** Runs a synchronous function in the namespace that the VM process shall live in. */
       inNamespace<T>(work: () => T): T;
     }
@@ -92,6 +96,14 @@ export interface VmHandle {
   /** Of a process that is confined: the user it is, and its control group where there are any. */
   readonly userId?: number;
   readonly cgroup?: string;
+  /** Of a VM under Firecracker. */
+  readonly firecracker?: {
+    /** Of the program that was started. */
+    readonly version: string;
+    readonly tapName: string;
+    /** The process that serves the disk, of the same boot, and where. */
+    readonly disk: { readonly pid: number; readonly startTicks: number; readonly target: string };
+  };
 }
 
 /** A VM's process, found by looking rather than remembered. */
@@ -114,13 +126,24 @@ export interface MemoryRange {
   readonly endBytes: number;
 }
 
-/** The guest's memory as offsets into its memory image. Only touched while the vCPUs are held. */
+/** The guest's memory as offsets into its memory image. */
 export interface GuestMemory {
   readonly sizeBytes: number;
-  /** Pages that are the VM's own, in ascending order; all others are still the image's. */
+  /** About how many bytes are the VM's own; may be asked while it runs. */
+  estimateOwnBytes(): number;
+  /**
+   * Pages that may be the VM's own, in ascending order; all others are still the image's. Known, as
+   * what `read` reads, while the vCPUs are held and the device state has been saved.
+   */
   ownRanges(): readonly MemoryRange[];
   read(offsetBytes: number, into: Uint8Array): void;
-  write(offsetBytes: number, from: Uint8Array): void;
+}
+
+/** What the memory of a VM to be restored is besides the image. */
+export interface MemoryContent {
+  /** The pages that `applyTo` writes, ascending. */
+  ranges(): readonly MemoryRange[];
+  applyTo(memory: { write(offsetBytes: number, from: Uint8Array): void }): Promise<void>;
 }
 
 export interface Vm {
@@ -138,6 +161,8 @@ export interface Vm {
   saveDeviceState(path: string, deadline: Deadline): Promise<void>;
   /** The VMM's own way, for when the one above does not work: everything, memory included, in one file. */
   saveWholeState(path: string, deadline: Deadline): Promise<void>;
+  /** Before the device state, and at most once. */
+  loadMemory(content: MemoryContent, deadline: Deadline): Promise<void>;
   loadDeviceState(path: string, deadline: Deadline): Promise<void>;
   /** Everything the guest wrote to its disk is in the top layer's file and flushed. */
   flushDisk(deadline: Deadline): Promise<void>;

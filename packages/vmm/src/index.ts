@@ -3,6 +3,7 @@ export type {
   DiskLayer,
   GuestMemory,
   MachineShape,
+  MemoryContent,
   MemoryRange,
   NetworkAttachment,
   Vm,
@@ -13,7 +14,24 @@ export type {
   VmmDriver,
   VmmIdentity,
 } from "./driver.ts";
+export { type CgroupSupport, inspectCgroups, openCgroups, sweepCgroups } from "./cgroup.ts";
 export { assertLoadable, assertSameMachine } from "./identity.ts";
+export { FirecrackerDriver, type FirecrackerOptions } from "./firecracker/driver.ts";
+export type { PagedMemory, Pager, StartPager } from "./firecracker/pager.ts";
+export { type FirecrackerProgram, installedFirecracker } from "./firecracker/program.ts";
+export {
+  type ApiRequest,
+  type LoadOptions,
+  bootRequests,
+  limitRequests,
+  loadRequest,
+  runStateRequest,
+  saveRequest,
+  stateRequest,
+  usualRateLimits,
+  versionRequest,
+} from "./firecracker/requests.ts";
+export { formatRelease, isBefore, parseRelease } from "./firecracker/version.ts";
 export { commandLine } from "./qemu/command-line.ts";
 export {
   type CopiedFile,
@@ -24,10 +42,9 @@ export {
   readDescription,
   writeDescription,
 } from "./qemu/copy-files.ts";
-export { type CgroupSupport, inspectCgroups, openCgroups, sweepCgroups } from "./qemu/cgroup.ts";
 export type { ConfinementOptions } from "./qemu/confinement.ts";
 export { QemuDriver, qemuVersion } from "./qemu/driver.ts";
-export { type UserIdRange, defaultUserIds } from "./qemu/user-ids.ts";
+export { type UserIdRange, defaultUserIds } from "./user-ids.ts";
 export { type QemuProgram, copiedQemu, installedQemu, loaderCommand } from "./qemu/program.ts";
 export { QmpClient } from "./qemu/qmp.ts";
-export { openRunFile, readTail, runFiles } from "./qemu/run-files.ts";
+export { openRunFile, readTail, runFiles } from "./run-files.ts";

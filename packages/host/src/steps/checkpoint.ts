@@ -97,7 +97,7 @@ function layerOf({ store, newDiskLayer }: CheckpointContext): DiskLayer {
 
 /** A little more than the guest may have changed by now: it still runs. */
 function roomFor({ run }: CheckpointContext): number {
-  const bytes = totalBytes(run.vm.memory.ownRanges());
+  const bytes = run.vm.memory.estimateOwnBytes();
   return Math.min(capturedBytesMax, bytes + bytes / 4);
 }
 

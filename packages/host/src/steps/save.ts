@@ -20,7 +20,6 @@ import {
   assertFreeSpace,
   digestChunks,
   snapshotFiles,
-  totalBytes,
 } from "@torpor/storage";
 import type { SandboxRun } from "./run.ts";
 
@@ -58,7 +57,7 @@ export interface SaveContext {
 }
 
 export async function checkSpace({ run, store }: SaveContext): Promise<void> {
-  const ownBytes = totalBytes(run.vm.memory.ownRanges());
+  const ownBytes = run.vm.memory.estimateOwnBytes();
   await assertFreeSpace(store.path, ownBytes + snapshotOverheadBytes);
 }
 

@@ -250,7 +250,7 @@ function diskLayers({
   ];
 }
 
-async function loadMemory(context: WakeContext): Promise<void> {
+async function loadMemory(context: WakeContext, deadline: Deadline): Promise<void> {
   const { vm, snapshot, store } = context;
   assert(vm !== undefined, "the VMM runs before memory is loaded");
   if (snapshot?.memory.kind !== "layers") return;
@@ -259,7 +259,7 @@ async function loadMemory(context: WakeContext): Promise<void> {
     digest,
   }));
   await using stack = await MemoryStack.open(layers, vm.memory.sizeBytes);
-  await stack.applyTo(vm.memory);
+  await vm.loadMemory(stack, deadline);
 }
 
 async function loadDeviceState(context: WakeContext, deadline: Deadline): Promise<void> {

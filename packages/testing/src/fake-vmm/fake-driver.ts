@@ -6,6 +6,7 @@ import { TorporError } from "@torpor/std";
 import type {
   DiskLayer,
   GuestMemory,
+  MemoryContent,
   Vm,
   VmExit,
   VmHandle,
@@ -118,6 +119,10 @@ class FakeVm implements Vm {
 
   async loadDeviceState(path: string): Promise<void> {
     await this.#gate("load devices", () => this.#process.loadState(path));
+  }
+
+  async loadMemory(content: MemoryContent): Promise<void> {
+    await this.#gate("load memory", () => content.applyTo(this.#process.memory));
   }
 
   async flushDisk(): Promise<void> {

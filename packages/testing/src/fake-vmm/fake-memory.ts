@@ -24,6 +24,10 @@ export class FakeMemory implements GuestMemory {
     return this.#bytes;
   }
 
+  estimateOwnBytes(): number {
+    return this.#own.reduce((sum, isOwn) => sum + isOwn * pageBytes, 0);
+  }
+
   ownRanges(): readonly MemoryRange[] {
     const ranges: MemoryRange[] = [];
     for (let page = 0; page < this.#own.length; page += 1) {

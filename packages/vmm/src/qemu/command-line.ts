@@ -6,15 +6,16 @@
  * `MachineShape` and the accelerator alone, because saved device state loads only into the very same
  * machine. Host-side parts (paths, network backend, memory sharing) may differ from run to run.
  */
-import { basename, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import type { JsonObject } from "@torpor/std";
 import type { Accelerator, DiskLayer, MachineShape, NetworkAttachment, VmSpec } from "../driver.ts";
-import { runFiles } from "./run-files.ts";
+import type { RecognisedProcess } from "../process.ts";
+import { runFiles } from "../run-files.ts";
 
 /** LIMIT: TCG keeps translated code; a sandbox rarely needs more, and every sandbox pays for it. */
 const tcgCodeCacheMiB = 128;
 /** The TAP descriptor in the child: the first one after standard error. */
-const tapChildFd = 3;
+export const tapChildFd = 3;
 
 export type StartMode = "boot" | "restore";
 
@@ -77,6 +78,14 @@ export function machineArguments(
   };
 }
 
+/** By the folder of its control socket. */
+export function recogniseQemu(argv: readonly string[]): RecognisedProcess | undefined {
+  if (!argv.some((argument) => argument.startsWith("torpor-"))) return undefined;
+  const control = argv[argv.indexOf("-qmp") + 1] ?? "";
+  const path = /^unix:(.*),server=on/.exec(control)?.[1]?.replaceAll(",,", ",");
+  return path === undefined ? undefined : { runFolder: dirname(path), isVmm: true };
+}
+
 /** One vCPU needs no atomic instructions between emulated CPUs: measured, a wake is a tenth faster. */
 function emulation(vcpuCount: number): string {
   return `tcg,thread=${vcpuCount === 1 ? "single" : "multi"},tb-size=${tcgCodeCacheMiB}`;
@@ -87,6 +96,8 @@ function emulation(vcpuCount: number): string {
  * that was started so saves, its memory included, carries none either.
  */
 const restoreArguments = [
+  // The vCPUs stay held when the state is loaded: it says that it was saved from a VM that ran.
+  ["-S"],
   ["-incoming", "defer"],
   ["-global", "migration.send-configuration=off"],
 ].flat();
@@ -103,7 +114,7 @@ function memoryBackend(spec: VmSpec, mode: StartMode): string {
  * One layer as a named node over the one before it, so that no path stored inside a qcow2 file is
  * believed. Each is an argument of its own: Linux bounds the length of one.
  */
-function blockNode(layer: DiskLayer, index: number, isTop: boolean): object {
+export function blockNode(layer: DiskLayer, index: number, isTop: boolean): object {
   return {
     driver: layer.format,
     "node-name": isTop ? "disk" : `layer${index}`,

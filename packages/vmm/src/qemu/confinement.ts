@@ -27,9 +27,9 @@ import { basename, join } from "node:path";
 import { type ViewEntry, withView } from "@torpor/native";
 import { TorporError } from "@torpor/std";
 import type { VmHandle, VmSpec } from "../driver.ts";
-import { type CgroupSupport, confineInCgroup, removeCgroup } from "./cgroup.ts";
+import { type ClaimedUserId, type UserIdRange, claimUserId } from "../user-ids.ts";
+import { type CgroupSupport, confineInCgroup, removeCgroup } from "../cgroup.ts";
 import type { QemuProgram } from "./program.ts";
-import { type ClaimedUserId, type UserIdRange, claimUserId } from "./user-ids.ts";
 
 const bytesPerMiB = 1024 * 1024;
 /**
@@ -156,7 +156,7 @@ function writableFiles({ disk, runFolder }: VmSpec): readonly string[] {
 }
 
 /** With all that is in a folder of ours. Each time: set-up may have put a new one in its place. */
-function letRead(path: string): void {
+export function letRead(path: string): void {
   const stat = lstatSync(path);
   // What an earlier run wrote is sealed, and nobody's any more.
   if (stat.uid !== 0) chownSync(path, 0, 0);

@@ -18,19 +18,14 @@ import type {
   VmmIdentity,
 } from "../driver.ts";
 import { cpuFingerprint } from "../identity.ts";
+import { endProcess, isAlive, readExit } from "../process.ts";
+import { runFiles } from "../run-files.ts";
+import { findVms } from "../running-vms.ts";
 import { type StartMode, commandLine, machineArguments } from "./command-line.ts";
-import {
-  type StartedProcess,
-  endProcess,
-  findProcesses,
-  isAlive,
-  readExit,
-  startProcess,
-} from "./process.ts";
+import { type StartedProcess, startProcess } from "./process.ts";
 import { type ConfinementOptions, confine, endConfinement } from "./confinement.ts";
 import { type QemuProgram, installedQemu } from "./program.ts";
 import { QmpClient } from "./qmp.ts";
-import { runFiles } from "./run-files.ts";
 import { QemuVm } from "./vm.ts";
 
 const versionBudgetMs = 10_000;
@@ -85,7 +80,7 @@ export class QemuDriver implements VmmDriver {
   }
 
   processesBelow(folder: string): Promise<readonly VmProcess[]> {
-    return findProcesses(folder);
+    return findVms(folder);
   }
 
   async #start(spec: VmSpec, mode: StartMode, deadline: Deadline): Promise<Vm> {

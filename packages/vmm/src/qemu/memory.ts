@@ -21,6 +21,10 @@ export class ProcessMemory implements GuestMemory, Disposable {
     this.#memoryPath = handle.memoryPath;
   }
 
+  estimateOwnBytes(): number {
+    return this.ownRanges().reduce((sum, range) => sum + range.endBytes - range.startBytes, 0);
+  }
+
   /** All of memory where the kernel does not say: it is compared then, page by page, as the rest is. */
   ownRanges(): readonly MemoryRange[] {
     try {

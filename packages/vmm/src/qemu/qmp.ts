@@ -14,7 +14,7 @@ import {
   parseObject,
   systemCode,
 } from "@torpor/std";
-import { connectRunSocket } from "./run-files.ts";
+import { connectRunSocket } from "../run-files.ts";
 
 /** LIMIT: the longest answer used here is under 4 KiB. */
 const lineBytesMax = 1 << 20;

@@ -1,11 +1,11 @@
 /** A running QEMU guest: the `Vm` of this driver, over its control socket and its process. */
 import { readFileSync } from "node:fs";
 import { type Deadline, TorporError, parseObject, parseString } from "@torpor/std";
-import type { DiskLayer, Vm, VmExit, VmHandle } from "../driver.ts";
+import type { DiskLayer, MemoryContent, Vm, VmExit, VmHandle } from "../driver.ts";
+import { endProcess, readExit } from "../process.ts";
 import { overlayNode } from "./command-line.ts";
 import { bringHome, endConfinement, handOver, pathWithin } from "./confinement.ts";
 import { ProcessMemory } from "./memory.ts";
-import { endProcess, readExit } from "./process.ts";
 import type { QmpClient } from "./qmp.ts";
 
 const statePollMs = 1;
@@ -79,6 +79,10 @@ export class QemuVm implements Vm {
 
   commandLine(): readonly string[] {
     return readFileSync(`/proc/${this.handle.pid}/cmdline`, "utf8").split("\0").slice(0, -1);
+  }
+
+  async loadMemory(content: MemoryContent): Promise<void> {
+    await content.applyTo(this.memory);
   }
 
   async loadDeviceState(path: string, deadline: Deadline): Promise<void> {

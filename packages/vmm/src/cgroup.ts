@@ -87,6 +87,11 @@ export function confineInCgroup(path: string, pid: number, limits: CgroupLimits)
   }
 }
 
+/** For a process that belongs to the one the group was made for. */
+export function joinCgroup(path: string, pid: number): void {
+  writeFileSync(join(path, "cgroup.procs"), String(pid));
+}
+
 /** Does nothing to one in which a process lives, or that is gone. */
 export function removeCgroup(path: string): void {
   try {

@@ -1,0 +1,65 @@
+/**
+ * Mounts that exist for some processes only, and end with the last of them.
+ *
+ * As in filesystem-view.ts the calling thread goes into a mount namespace of its own, runs a function
+ * and comes back; what was started meanwhile stays. Here all of the host's file system is still there.
+ *
+ * INVARIANT: both functions are synchronous. An `await` inside them would leak mounts into other work.
+ */
+import { closeSync, openSync } from "node:fs";
+import { check, libc } from "./libc.ts";
+import { bind, mount, mountFlag } from "./mount.ts";
+
+const CLONE_FS = 0x200;
+const CLONE_NEWNS = 0x2_0000;
+
+const unshare = libc.func("int unshare(int flags)") as (flags: number) => number;
+const setns = libc.func("int setns(int fd, int type)") as (fd: number, type: number) => number;
+const fchdir = libc.func("int fchdir(int fd)") as (fd: number) => number;
+
+export interface PrivateMount {
+  /** A file or folder. */
+  readonly source: string;
+  /** Of the same kind, and there already. */
+  readonly target: string;
+  readonly writable?: boolean;
+}
+
+/** Runs `work` where each source is seen at its target too, which the host itself does not see. */
+export function withMounts<T>(mounts: readonly PrivateMount[], work: () => T): T {
+  return backHome(() => {
+    check(unshare(CLONE_NEWNS), "unshare");
+    const { recursive, private: unshared, noSetUid, noDevices, noExecute, readOnly } = mountFlag;
+    check(mount(null, "/", null, recursive | unshared, null), "mount");
+    for (const { source, target, writable } of mounts) {
+      bind(source, target, noSetUid | noDevices | noExecute | (writable === true ? 0 : readOnly));
+    }
+    return work();
+  });
+}
+
+/** Runs `work` with the mounts that a process has. @throws system error ENOENT when it has ended */
+export function inMountsOf<T>(pid: number, work: () => T): T {
+  const fd = openSync(`/proc/${pid}/ns/mnt`, "r");
+  try {
+    return backHome(() => {
+      // The kernel lets nobody change his mounts who shares root and current folder with others.
+      check(unshare(CLONE_FS), "unshare");
+      check(setns(fd, CLONE_NEWNS), "setns");
+      return work();
+    });
+  } finally {
+    closeSync(fd);
+  }
+}
+
+function backHome<T>(work: () => T): T {
+  using undo = new DisposableStack();
+  const home = undo.adopt(openSync("/proc/thread-self/ns/mnt", "r"), closeSync);
+  const folder = undo.adopt(openSync(".", "r"), closeSync);
+  undo.defer(() => {
+    check(setns(home, CLONE_NEWNS), "setns");
+    check(fchdir(folder), "fchdir");
+  });
+  return work();
+}

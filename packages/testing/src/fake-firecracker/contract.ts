@@ -1,0 +1,111 @@
+/**
+ * Firecracker's API as contract.json has it, and whether a request keeps to it, told in words like
+ * Firecracker's own.
+ */
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { formatRelease, isBefore, parseRelease } from "@torpor/vmm";
+
+export interface Schema {
+  readonly type?: "object" | "array" | "string" | "integer" | "boolean";
+  readonly enum?: readonly string[];
+  readonly required?: readonly string[];
+  readonly properties?: Readonly<Record<string, Schema>>;
+  readonly additionalProperties?: boolean;
+  readonly items?: Schema;
+  readonly minimum?: number;
+  readonly maximum?: number;
+  /** The first release that has it. */
+  readonly since?: string;
+}
+
+export interface Operation {
+  readonly method: string;
+  /** With names in braces for what differs. */
+  readonly path: string;
+  readonly when: "any" | "notStarted" | "started" | "paused";
+  readonly success: number;
+  readonly body?: Schema;
+  readonly answer?: Schema;
+}
+
+interface Contract {
+  readonly source: string;
+  readonly operations: readonly Operation[];
+}
+
+const contract = JSON.parse(
+  readFileSync(join(import.meta.dirname, "contract.json"), "utf8"),
+) as Contract;
+
+/** Everything that is known of, for the newest release. */
+export const operations: readonly Operation[] = contract.operations;
+
+export function findOperation(method: string, path: string): Operation | undefined {
+  const parts = path.split("/");
+  return operations.find((operation) => {
+    const wanted = operation.path.split("/");
+    return (
+      operation.method === method &&
+      wanted.length === parts.length &&
+      wanted.every((part, index) => part.startsWith("{") || part === parts[index])
+    );
+  });
+}
+
+/** What is wrong with a body, as a release of this number would say it; undefined when nothing is. */
+export function faultIn(schema: Schema, value: unknown, release: string): string | undefined {
+  const { type, enum: variants, minimum = 0, maximum = Number.MAX_SAFE_INTEGER } = schema;
+  if (type === "object") return faultInObject(schema, value, release);
+  if (type === "array") {
+    if (!Array.isArray(value)) return `invalid type: ${kindOf(value)}, expected a sequence`;
+    for (const item of value as unknown[]) {
+      const fault = faultIn(schema.items ?? {}, item, release);
+      if (fault !== undefined) return fault;
+    }
+    return undefined;
+  }
+  if (type === "integer") {
+    const fits = Number.isInteger(value) && Number(value) >= minimum && Number(value) <= maximum;
+    return fits ? undefined : `invalid value: ${kindOf(value)} ${String(value)}`;
+  }
+  if (type !== undefined && typeof value !== type) {
+    return `invalid type: ${kindOf(value)}, expected a ${type}`;
+  }
+  if (variants === undefined || variants.includes(String(value))) return undefined;
+  return `unknown variant \`${String(value)}\`, expected one of ${listed(variants)}`;
+}
+
+function faultInObject(schema: Schema, value: unknown, release: string): string | undefined {
+  if (typeof value !== "object" || value === null || Array.isArray(value)) {
+    return `invalid type: ${kindOf(value)}, expected a map`;
+  }
+  const { properties = {}, required = [] } = schema;
+  const known = Object.entries(properties).filter(([, { since }]) => isIn(release, since));
+  const names = known.map(([name]) => name);
+  for (const [name, field] of Object.entries(value as Record<string, unknown>)) {
+    const fieldSchema = names.includes(name) ? properties[name] : undefined;
+    if (fieldSchema === undefined) {
+      return `unknown field \`${name}\`, expected one of ${listed(names)}`;
+    }
+    const fault = faultIn(fieldSchema, field, release);
+    if (fault !== undefined) return fault;
+  }
+  const missing = required.find((name) => !(name in value));
+  return missing === undefined ? undefined : `missing field \`${missing}\``;
+}
+
+function isIn(release: string, since: string | undefined): boolean {
+  return since === undefined || !isBefore(parseRelease(release), parseRelease(since));
+}
+
+function listed(names: readonly string[]): string {
+  return names.map((name) => `\`${name}\``).join(", ");
+}
+
+function kindOf(value: unknown): string {
+  return value === null ? "null" : Array.isArray(value) ? "sequence" : typeof value;
+}
+
+/** The release that the contract was read off. */
+export const contractRelease: string = formatRelease(parseRelease(contract.source));

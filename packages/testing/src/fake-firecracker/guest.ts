@@ -1,0 +1,134 @@
+/**
+ * The guest of a fake Firecracker: memory over real files, of which it writes some pages all the time it
+ * runs, and a disk.
+ *
+ * It writes data and zeros alike, and knows which pages it has written since the last save, as KVM
+ * does. What a test gives it to remember is in its memory and on its disk.
+ */
+import { createHash, randomBytes, randomInt } from "node:crypto";
+import { closeSync, fstatSync, fsyncSync, openSync, readSync, writeSync } from "node:fs";
+import { pageBytes } from "@torpor/native";
+
+/** Pages with a meaning; all others are the guest's to write as it likes. */
+const counterPage = 1;
+const notePage = 2;
+const generationPage = 3;
+/** The rings of its devices, which Firecracker takes for changed after each save. */
+const ringPages = [4, 5];
+const firstFreePage = 16;
+const noteDiskBytes = 1 << 20;
+const tickMs = 5;
+const writesPerTick = 2;
+
+export class FakeGuest {
+  readonly sizeBytes: number;
+  readonly #baseFd: number | undefined;
+  readonly #written = new Map<number, Buffer>();
+  readonly #dirty = new Set<number>();
+  readonly #diskFd: number;
+  #timer: NodeJS.Timeout | undefined;
+
+  /** @param basePath Undefined: it is powered on, with empty memory. */
+  constructor(sizeBytes: number, basePath: string | undefined, diskPath: string) {
+    this.sizeBytes = sizeBytes;
+    this.#baseFd = basePath === undefined ? undefined : openSync(basePath, "r");
+    this.#diskFd = openSync(diskPath, "r+");
+    if (this.#baseFd !== undefined && fstatSync(this.#baseFd).size < sizeBytes) {
+      throw new Error("the offset is too large");
+    }
+  }
+
+  get isRunning(): boolean {
+    return this.#timer !== undefined;
+  }
+
+  /** Powers on: a little is in memory before anything runs. */
+  boot(): void {
+    for (let page = 0; page < 64; page += 1) this.#write(page, randomBytes(pageBytes));
+    this.resume();
+  }
+
+  resume(): void {
+    this.#timer ??= setInterval(() => this.#tick(), tickMs);
+  }
+
+  pause(): void {
+    clearInterval(this.#timer);
+    this.#timer = undefined;
+  }
+
+  /** As Firecracker does with each load: an id that no other VM has. */
+  renewGeneration(): void {
+    this.#write(generationPage, Buffer.alloc(pageBytes, randomBytes(16)));
+  }
+
+  remember(text: string): void {
+    this.#write(notePage, Buffer.alloc(pageBytes, text.padEnd(64)));
+    const block = Buffer.alloc(pageBytes, text.padEnd(64));
+    writeSync(this.#diskFd, block, 0, block.length, noteDiskBytes);
+    // Zeros where there was something are as much a change as anything.
+    writeSync(this.#diskFd, Buffer.alloc(pageBytes), 0, pageBytes, noteDiskBytes + pageBytes);
+  }
+
+  recall(): { readonly memory: string; readonly disk: string; readonly ticks: number } {
+    const block = Buffer.alloc(64);
+    readSync(this.#diskFd, block, 0, block.length, noteDiskBytes);
+    return {
+      memory: this.#read(notePage).toString("latin1", 0, 64).replace(/\0/g, "").trim(),
+      disk: block.toString("latin1").replace(/\0/g, "").trim(),
+      ticks: this.#read(counterPage).readUInt32LE(),
+    };
+  }
+
+  /** Of all of memory; what a load must bring back. */
+  memorySha256(): string {
+    const hash = createHash("sha256");
+    for (let page = 0; page < this.sizeBytes / pageBytes; page += 1) hash.update(this.#read(page));
+    return hash.digest("hex");
+  }
+
+  /** @param onlyChanged Since the last save; everything else is left as it is in the file. */
+  save(fd: number, onlyChanged: boolean): void {
+    const all = Array.from({ length: this.sizeBytes / pageBytes }, (_, page) => page);
+    for (const page of onlyChanged ? this.#dirty : all) {
+      writeSync(fd, this.#read(page), 0, pageBytes, page * pageBytes);
+    }
+    fsyncSync(fd);
+    this.#dirty.clear();
+    for (const page of ringPages) this.#dirty.add(page);
+  }
+
+  end(): void {
+    this.pause();
+    closeSync(this.#diskFd);
+    if (this.#baseFd !== undefined) closeSync(this.#baseFd);
+  }
+
+  #tick(): void {
+    const counter = Buffer.from(this.#read(counterPage));
+    counter.writeUInt32LE(counter.readUInt32LE() + 1);
+    this.#write(counterPage, counter);
+    for (let count = 0; count < writesPerTick; count += 1) {
+      const page = randomInt(firstFreePage, this.sizeBytes / pageBytes);
+      this.#write(page, count === 0 ? Buffer.alloc(pageBytes) : randomBytes(pageBytes));
+    }
+    // One that had something becomes zeros.
+    const [known] = this.#written.keys();
+    if (known !== undefined && known >= firstFreePage) this.#write(known, Buffer.alloc(pageBytes));
+  }
+
+  #read(page: number): Buffer {
+    const written = this.#written.get(page);
+    if (written !== undefined) return written;
+    const content = Buffer.alloc(pageBytes);
+    if (this.#baseFd !== undefined) {
+      readSync(this.#baseFd, content, 0, pageBytes, page * pageBytes);
+    }
+    return content;
+  }
+
+  #write(page: number, content: Buffer): void {
+    this.#written.set(page, content);
+    this.#dirty.add(page);
+  }
+}

@@ -1,0 +1,105 @@
+/**
+ * A template of fake Firecracker guests, and what is needed to wake VMs from it: real files, namespaces,
+ * TAP devices and disks, and the driver as it is.
+ */
+import { existsSync } from "node:fs";
+import { mkdir, writeFile } from "node:fs/promises";
+import { request } from "node:http";
+import { join } from "node:path";
+import { createNetwork } from "@torpor/network";
+import { guestAddressing, guestMac } from "@torpor/protocol";
+import { Deadline } from "@torpor/std";
+import {
+  FirecrackerDriver,
+  type FirecrackerOptions,
+  type MachineShape,
+  type Vm,
+} from "@torpor/vmm";
+import type { ConformanceRig, Remembered } from "../vmm-conformance.ts";
+import { installFakeFirecracker } from "./install.ts";
+
+const memoryMiB = 16;
+const diskBytes = 64 * 2 ** 20;
+
+/** What a test does in the fake's guest. */
+async function inGuest({ handle }: Vm, path: string, text?: string): Promise<string> {
+  const { promise, resolve, reject } = Promise.withResolvers<string>();
+  const socketPath = join(handle.runFolder, "vm/api.sock");
+  const sent = request(
+    { socketPath, path, method: text === undefined ? "GET" : "PUT" },
+    (answer) => {
+      let received = "";
+      answer.on("data", (chunk) => (received += String(chunk)));
+      answer.on("end", () => resolve(received));
+    },
+  );
+  sent.on("error", reject);
+  sent.end(text);
+  return await promise;
+}
+
+/** Why it cannot be run here, for tests to skip it with. */
+export const fakeFirecrackerSkip: string | false =
+  process.getuid?.() !== 0 ? "needs root" : existsSync("/dev/fuse") ? false : "needs /dev/fuse";
+
+/** @param folder Empty; the caller removes it. */
+export async function makeFakeFirecrackerRig(
+  folder: string,
+  options: FirecrackerOptions = {},
+): Promise<ConformanceRig> {
+  const program = await installFakeFirecracker(join(folder, "bin"));
+  const driver = new FirecrackerDriver({ program, ...options });
+  const files = join(folder, "template");
+  await mkdir(files);
+  const path = (name: string): string => join(files, name);
+  await writeFile(path("vmlinux"), "\x7fELF and the rest of a kernel", "latin1");
+  await writeFile(path("initramfs"), "initramfs");
+  await writeFile(path("disk.raw"), Buffer.alloc(diskBytes));
+  const machine: MachineShape = {
+    vcpuCount: 1,
+    memoryMiB,
+    kernelPath: path("vmlinux"),
+    initramfsPath: path("initramfs"),
+    kernelArguments: "console=ttyS0",
+    guestMac,
+  };
+  const network: ConformanceRig["network"] = () => createNetwork("namespace", guestAddressing);
+  const rig: ConformanceRig = {
+    ...{ driver, machine, diskBytes, folder, network },
+    imagePath: path("memory.img"),
+    deviceStatePath: path("device.state"),
+    disk: { path: path("disk.raw"), format: "raw" },
+    // The guest's generation.
+    pagesRenewedMax: 1,
+    remember: async ({ vm }, text) => void (await inGuest(vm, "/fake/remember", text)),
+    recall: async ({ vm }) => {
+      const { memory, disk } = JSON.parse(await inGuest(vm, "/fake/recall")) as Remembered;
+      return { memory, disk };
+    },
+  };
+  await bootTemplate(rig);
+  return rig;
+}
+
+async function bootTemplate(rig: ConformanceRig): Promise<void> {
+  const deadline = Deadline.after(30_000, "making the template");
+  const runFolder = join(rig.folder, "boot");
+  await mkdir(runFolder);
+  using network = await rig.network();
+  using attachment = network.attachment;
+  const vm = await rig.driver.boot(
+    {
+      name: "template",
+      machine: rig.machine,
+      memoryPath: rig.imagePath,
+      disk: [rig.disk],
+      network: attachment,
+      runFolder,
+    },
+    deadline,
+  );
+  await vm.holdVcpus(deadline);
+  await vm.saveDeviceState(rig.deviceStatePath, deadline);
+  await vm.flushDisk(deadline);
+  await vm.end(deadline);
+}

@@ -1,0 +1,308 @@
+/**
+ * What a fake Firecracker does with each request: the states, the order and the refusals of the real
+ * one, over real files, a real TAP device and a guest that is made up.
+ *
+ * Source: src/vmm/src/{rpc_interface,persist}.rs and src/firecracker/src/api_server of Firecracker
+ * 1.16.1. `state` in its files is text; the real one's is binary and nobody's business either.
+ */
+import {
+  closeSync,
+  existsSync,
+  fstatSync,
+  fsyncSync,
+  ftruncateSync,
+  openSync,
+  readFileSync,
+  writeFileSync,
+} from "node:fs";
+import { connect } from "node:net";
+import { once } from "node:events";
+import { basename, dirname } from "node:path";
+import { openTap } from "@torpor/native";
+import { faultIn, findOperation } from "./contract.ts";
+import { FakeGuest } from "./guest.ts";
+
+const stateFormat = "10.0.0";
+/** Memory whose checksum takes long is not checked. */
+const checkedBytesMax = 256 << 20;
+
+type Body = Readonly<Record<string, unknown>>;
+
+export interface Answer {
+  readonly status: number;
+  readonly body?: object;
+  /** The process ends once it has said so. */
+  readonly isFatal?: boolean;
+}
+
+interface SavedState {
+  readonly format: string;
+  readonly memoryBytes: number;
+  readonly drivePath: string;
+  readonly interfaceId: string;
+  readonly tapName: string;
+  readonly memorySha256?: string;
+}
+
+export interface VmmOptions {
+  readonly id: string;
+  readonly release: string;
+  /** Where a path of a request is on the machine. */
+  readonly inJail: (path: string) => string;
+}
+
+const preBoot = fault("The requested operation is not supported before starting the microVM.");
+const postBoot = fault("The requested operation is not supported after starting the microVM.");
+
+export class FakeVmm {
+  readonly #options: VmmOptions;
+  readonly #config = new Map<string, Body>();
+  #guest: FakeGuest | undefined;
+  #tracksDirty = false;
+  #shape: SavedState | undefined;
+
+  constructor(options: VmmOptions) {
+    this.#options = options;
+  }
+
+  get guest(): FakeGuest | undefined {
+    return this.#guest;
+  }
+
+  async serve(method: string, path: string, text: string): Promise<Answer> {
+    const operation = findOperation(method, path);
+    if (operation === undefined) {
+      const [first = ""] = path.replace(/^\/+/, "").split("/");
+      return fault(`Invalid request method and/or path: ${method} ${first}.`);
+    }
+    if (method === "GET" && text !== "") return fault("GET request cannot have a body.");
+    if (method !== "GET" && text === "") return fault(`Empty ${method} request.`);
+    const body = method === "GET" ? {} : parse(text);
+    if (body === undefined) return jsonFault("expected value at line 1 column 1");
+    if (operation.body !== undefined) {
+      const wrong = faultIn(operation.body, body, this.#options.release);
+      if (wrong !== undefined) return jsonFault(`${wrong} at line 1 column ${text.length}`);
+    }
+    const [, resource = "", id = ""] = path.split("/");
+    const named = body[resource === "drives" ? "drive_id" : "iface_id"];
+    if (/^(drives|network-interfaces)$/.test(resource) && named !== id) {
+      return fault("The id from the path does not match the id from the body!");
+    }
+    const isStarted = this.#guest !== undefined;
+    if (operation.when === "notStarted" && isStarted) return postBoot;
+    if ((operation.when === "started" || operation.when === "paused") && !isStarted) return preBoot;
+    return await this.#run(`${method} ${operation.path}`, path, body);
+  }
+
+  async #run(name: string, path: string, body: Body): Promise<Answer> {
+    const { id, release } = this.#options;
+    switch (name) {
+      case "GET /":
+        return ok({ app_name: "Firecracker", id, state: this.#state(), vmm_version: release });
+      case "GET /version":
+        return ok({ firecracker_version: release });
+      case "GET /vm/config":
+        return ok(Object.fromEntries(this.#config));
+      case "PUT /actions":
+        return body["action_type"] === "InstanceStart" ? this.#boot() : preBoot;
+      case "PATCH /vm":
+        if (body["state"] === "Paused") this.#guest?.pause();
+        else this.#guest?.resume();
+        return done;
+      case "PUT /snapshot/create":
+        return this.#save(body);
+      case "PUT /snapshot/load":
+        return await this.#load(body);
+      case "PATCH /drives/{drive_id}":
+        return body["drive_id"] === "disk" ? done : fault("Device not found");
+      case "PATCH /network-interfaces/{iface_id}":
+        return body["iface_id"] === this.#shape?.interfaceId ? done : fault("Device not found");
+      default:
+        this.#config.set(path, body);
+        return done;
+    }
+  }
+
+  #state(): string {
+    if (this.#guest === undefined) return "Not started";
+    return this.#guest.isRunning ? "Running" : "Paused";
+  }
+
+  #boot(): Answer {
+    const machine = this.#config.get("/machine-config");
+    const source = this.#config.get("/boot-source");
+    const drive = this.#config.get("/drives/disk");
+    const card = [...this.#config].find(([path]) => path.startsWith("/network-interfaces/"))?.[1];
+    if (source === undefined) {
+      return fault("Start microvm error: Cannot start microvm without kernel configuration.");
+    }
+    const kernel = readFileSync(this.#inJail(source["kernel_image_path"]));
+    if (kernel.toString("latin1", 0, 4) !== "\x7fELF") {
+      return fault(
+        "Start microvm error: Cannot load kernel due to invalid memory configuration or invalid kernel image: Kernel Loader: failed to load ELF kernel image",
+      );
+    }
+    readFileSync(this.#inJail(source["initrd_path"]));
+    this.#tracksDirty = machine?.["track_dirty_pages"] === true;
+    this.#shape = {
+      format: stateFormat,
+      memoryBytes: Number(machine?.["mem_size_mib"] ?? 128) * 2 ** 20,
+      drivePath: String(drive?.["path_on_host"]),
+      interfaceId: String(card?.["iface_id"]),
+      tapName: String(card?.["host_dev_name"]),
+    };
+    openTap(this.#shape.tapName);
+    this.#guest = new FakeGuest(
+      this.#shape.memoryBytes,
+      undefined,
+      this.#inJail(this.#shape.drivePath),
+    );
+    this.#guest.boot();
+    return done;
+  }
+
+  #save(body: Body): Answer {
+    const guest = this.#guest;
+    if (guest === undefined || this.#shape === undefined) return preBoot;
+    if (guest.isRunning) {
+      return fault(
+        "Create snapshot error: Cannot save the microVM state: Operation not allowed: save/restore unavailable while running",
+      );
+    }
+    const isDiff = body["snapshot_type"] === "Diff";
+    try {
+      const isSmall = guest.sizeBytes <= checkedBytesMax;
+      const saved = isSmall ? { memorySha256: guest.memorySha256() } : {};
+      const text = JSON.stringify({ ...this.#shape, ...saved } satisfies SavedState);
+      writeFileSync(this.#inJail(body["snapshot_path"]), text);
+      const path = this.#inJail(body["mem_file_path"]);
+      const fd = openSync(path, existsSync(path) ? "r+" : "wx+", 0o600);
+      try {
+        // Of another length it cannot be what an earlier save wrote.
+        if (fstatSync(fd).size !== guest.sizeBytes) ftruncateSync(fd, 0);
+        ftruncateSync(fd, guest.sizeBytes);
+        guest.save(fd, isDiff && this.#tracksDirty);
+        fsyncSync(fd);
+      } finally {
+        closeSync(fd);
+      }
+      return done;
+    } catch (cause) {
+      return fault(
+        `Create snapshot error: Cannot perform open on the memory backing file: ${systemText(cause)}`,
+      );
+    }
+  }
+
+  async #load(body: Body): Promise<Answer> {
+    if ((body["mem_backend"] === undefined) === (body["mem_file_path"] === undefined)) {
+      return jsonFault("missing field: either `mem_backend` or `mem_file_path` is required");
+    }
+    if (this.#config.size > 0) {
+      return fault(
+        "Load snapshot error: Loading a microVM snapshot not allowed after configuring boot-specific resources.",
+      );
+    }
+    try {
+      await this.#restore(body);
+    } catch (cause) {
+      const refused = fault(
+        `Load snapshot error: Failed to restore from snapshot: ${systemText(cause)}`,
+      );
+      return { ...refused, isFatal: true };
+    }
+    if (body["resume_vm"] === true) this.#guest?.resume();
+    return done;
+  }
+
+  async #restore(body: Body): Promise<void> {
+    const state = parseState(readFileSync(this.#inJail(body["snapshot_path"]), "utf8"));
+    const overrides = (body["network_overrides"] ?? []) as readonly Body[];
+    let { tapName } = state;
+    for (const override of overrides) {
+      if (override["iface_id"] !== state.interfaceId) {
+        throw new Error("Failed to get snapshot state from file: Unknown Network Device.");
+      }
+      tapName = String(override["host_dev_name"]);
+    }
+    const { backend_type: kind, backend_path: path } = body["mem_backend"] as Body;
+    if (kind === "Uffd") await shakeHands(this.#inJail(path), state.memoryBytes);
+    openTap(tapName);
+    const guest = new FakeGuest(
+      state.memoryBytes,
+      kind === "File" ? this.#inJail(path) : undefined,
+      this.#inJail(state.drivePath),
+    );
+    // The real one would not notice, and its guest go mad.
+    const isChecked = kind === "File" && state.memorySha256 !== undefined;
+    if (isChecked && guest.memorySha256() !== state.memorySha256) {
+      throw new Error("FAKE: the memory is not the one that was saved with this state");
+    }
+    guest.renewGeneration();
+    this.#tracksDirty = body["track_dirty_pages"] === true;
+    this.#shape = { ...state, tapName };
+    this.#guest = guest;
+  }
+
+  #inJail(path: unknown): string {
+    return this.#options.inJail(String(path));
+  }
+}
+
+/** What a pager is told, but for the descriptor that Node cannot send. */
+async function shakeHands(path: string, memoryBytes: number): Promise<void> {
+  // In a jail it would be short; the kernel takes 107 characters.
+  const folder = openSync(dirname(path), "r");
+  const socket = connect(`/proc/self/fd/${folder}/${basename(path)}`);
+  await once(socket, "connect");
+  closeSync(folder);
+  const mappings = [
+    {
+      base_host_virt_addr: 0x7f00_0000_0000,
+      size: memoryBytes,
+      offset: 0,
+      page_size: 4096,
+      page_size_kib: 4096,
+    },
+  ];
+  socket.end(JSON.stringify(mappings));
+}
+
+function parseState(text: string): SavedState {
+  const state = parse(text) as unknown as SavedState | undefined;
+  if (state?.format === undefined) {
+    throw new Error(
+      "Failed to get snapshot state from file: Failed to load snapshot state from file: Magic value does not match arch: 0",
+    );
+  }
+  if (state.format.split(".")[0] === stateFormat.split(".")[0]) return state;
+  throw new Error(
+    "Failed to get snapshot state from file: Failed to load snapshot state from file: Snapshot version mismatch",
+  );
+}
+
+function parse(text: string): Body | undefined {
+  try {
+    return JSON.parse(text) as Body;
+  } catch {
+    return undefined;
+  }
+}
+
+const done: Answer = { status: 204 };
+
+function ok(body: object): Answer {
+  return { status: 200, body };
+}
+
+function fault(message: string): Answer {
+  return { status: 400, body: { fault_message: message } };
+}
+
+function jsonFault(message: string): Answer {
+  return fault(`An error occurred when deserializing the json body of a request: ${message}.`);
+}
+
+function systemText(cause: unknown): string {
+  return cause instanceof Error ? cause.message : String(cause);
+}

@@ -1,0 +1,136 @@
+/**
+ * Firecracker's API: HTTP over its Unix socket, JSON both ways, one request at a time.
+ *
+ * Success is 204, or 200 with an answer; anything else carries a `fault_message` and becomes
+ * `vmm.failed` with those words. Besides the requests one idle connection is held: that it closes
+ * is how the end of the process is noticed at once, also for a process this one did not start.
+ */
+import { request as httpRequest } from "node:http";
+import type { Socket } from "node:net";
+import {
+  type Deadline,
+  type JsonObject,
+  TorporError,
+  parseJson,
+  parseObject,
+  parseString,
+  systemCode,
+} from "@torpor/std";
+import { connectRunSocket } from "../run-files.ts";
+import type { ApiRequest } from "./requests.ts";
+
+/** LIMIT: the longest answer used here is under 1 KiB. */
+const answerBytesMax = 1 << 16;
+const connectRetryMs = 2;
+
+export class FirecrackerApi {
+  readonly closed: Promise<void>;
+  readonly #path: string;
+  readonly #lifeline: Socket;
+  /** INVARIANT: the next request is sent when this has settled; it never rejects. */
+  #last: Promise<unknown> = Promise.resolve();
+
+  private constructor(path: string, lifeline: Socket) {
+    this.#path = path;
+    this.#lifeline = lifeline;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.closed = promise;
+    lifeline.on("error", () => lifeline.destroy());
+    lifeline.on("close", resolve);
+    lifeline.resume();
+  }
+
+  /** Waits for the socket to appear, as long as `alive` says that somebody may still make it. */
+  static async connect(
+    path: string,
+    alive: () => boolean,
+    deadline: Deadline,
+  ): Promise<FirecrackerApi> {
+    for (;;) {
+      try {
+        return new FirecrackerApi(path, await connectRunSocket(path, deadline));
+      } catch (cause) {
+        const code = systemCode(cause);
+        if (code !== "ENOENT" && code !== "ECONNREFUSED") throw cause;
+        if (!alive()) throw new TorporError("vmm.exited", "Firecracker ended before it answered");
+        deadline.check();
+        await deadline.sleep(connectRetryMs);
+      }
+    }
+  }
+
+  /** @throws vmm.failed in Firecracker's own words, vmm.exited when it is gone. */
+  async send(request: ApiRequest, deadline: Deadline): Promise<JsonObject> {
+    const before = this.#last;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#last = promise;
+    try {
+      await deadline.race(before);
+      return await deadline.race(this.#exchange(request, deadline));
+    } finally {
+      resolve();
+    }
+  }
+
+  /** Lets go of the process; `closed` settles. */
+  close(): void {
+    this.#lifeline.destroy();
+  }
+
+  async #exchange({ method, path, body }: ApiRequest, deadline: Deadline): Promise<JsonObject> {
+    const { signal } = deadline;
+    const socket = await connectRunSocket(this.#path, deadline).catch(asClosed);
+    const text = body === undefined ? "" : JSON.stringify(body);
+    const length = {
+      "content-type": "application/json",
+      "content-length": Buffer.byteLength(text),
+    };
+    const { status, answer } = await new Promise<{ status: number; answer: string }>(
+      (resolve, reject) => {
+        const sent = httpRequest(
+          {
+            createConnection: () => socket,
+            method,
+            path,
+            signal,
+            headers: { accept: "application/json", ...(body === undefined ? {} : length) },
+          },
+          (response) => {
+            let received = "";
+            response.setEncoding("utf8");
+            response.on("data", (chunk: string) => {
+              received += chunk;
+              if (received.length > answerBytesMax) response.destroy();
+            });
+            response.on("error", reject);
+            response.on("end", () =>
+              resolve({ status: response.statusCode ?? 0, answer: received }),
+            );
+          },
+        );
+        sent.on("error", reject);
+        sent.end(text);
+      },
+    ).catch((cause: unknown) => {
+      if (signal.aborted) throw cause;
+      asClosed(cause);
+    });
+    if (status === 204) return {};
+    if (status === 200) return parseObject(parseJson(answer, path), path);
+    throw new TorporError("vmm.failed", `Firecracker: ${method} ${path}: ${faultOf(answer)}`);
+  }
+}
+
+/** @throws vmm.exited, unless it is an error of this one's own. */
+function asClosed(cause: unknown): never {
+  if (TorporError.is(cause)) throw cause;
+  throw new TorporError("vmm.exited", "Firecracker closed its control socket", { cause });
+}
+
+function faultOf(answer: string): string {
+  try {
+    return parseString(parseObject(parseJson(answer, "fault"), "fault")["fault_message"], "fault");
+  } catch {
+    return answer.slice(0, 200);
+  }
+}

@@ -1,0 +1,172 @@
+/**
+ * The disk of one VM: its qcow2 layers, served as one raw file by a process of QEMU's storage daemon
+ * over FUSE, because Firecracker opens nothing but raw files and block devices.
+ *
+ * The file exists in the mount namespace of that process only, which the jail is then made in, so that
+ * nothing is left of it when the process ends. A layer is put above the others while the VM runs, as
+ * in QEMU, and what is written is in the layers' files when a flush of the file returns.
+ *
+ * The process also holds the VM's user id: the jailer closes every descriptor that it is given.
+ */
+import { type ChildProcess, spawn } from "node:child_process";
+import { closeSync, openSync } from "node:fs";
+import { chown, open } from "node:fs/promises";
+import { join } from "node:path";
+import { type PrivateMount, withMounts } from "@torpor/native";
+import { type Deadline, TorporError, parseObject, parseString, systemCode } from "@torpor/std";
+import type { DiskLayer } from "../driver.ts";
+import { type ProcessName, isAlive, nameProcess } from "../process.ts";
+import { blockNode, overlayNode } from "../qemu/command-line.ts";
+import { QmpClient } from "../qemu/qmp.ts";
+import { runFiles } from "../run-files.ts";
+import { diskProcessName, runPaths } from "./run-files.ts";
+
+const program = "qemu-storage-daemon";
+
+export interface DiskOptions {
+  readonly runFolder: string;
+  /** Oldest first; the last one is written to. */
+  readonly layers: readonly DiskLayer[];
+  /** An empty file in the place of the disk. */
+  readonly target: string;
+  /** What else the jail shall have. */
+  readonly mounts: readonly PrivateMount[];
+  readonly userId: number;
+  readonly lockFd: number;
+}
+
+export class DiskExport {
+  readonly process: ProcessName;
+  readonly #qmp: QmpClient;
+  /** The file, by a path that leads into the process's own mounts. */
+  readonly #path: string;
+
+  private constructor(process: ProcessName, qmp: QmpClient, target: string) {
+    this.process = process;
+    this.#qmp = qmp;
+    this.#path = join(`/proc/${process.pid}/root`, target);
+  }
+
+  /** @throws vmm.missing when there is no such program */
+  static async start(options: DiskOptions, deadline: Deadline): Promise<DiskExport> {
+    const child = withMounts(options.mounts, () => spawnDisk(options));
+    child.unref();
+    await deadline.race(untilStarted(child));
+    const name = nameProcess(child.pid ?? 0);
+    if (name === undefined) throw new TorporError("vmm.exited", `${program} ended at once`);
+    try {
+      const disk = await DiskExport.reach(name, options.runFolder, options.target, deadline);
+      await chown(disk.#path, options.userId, options.userId);
+      return disk;
+    } catch (cause) {
+      child.kill("SIGKILL");
+      throw cause;
+    }
+  }
+
+  /** Once it answers, the file is there. @throws vmm.exited */
+  static async reach(
+    name: ProcessName,
+    runFolder: string,
+    target: string,
+    deadline: Deadline,
+  ): Promise<DiskExport> {
+    const { diskControl } = runPaths(runFolder);
+    const qmp = await QmpClient.connect(diskControl, () => isAlive(name), deadline);
+    return new DiskExport(name, qmp, target);
+  }
+
+  /** Settles when the process has ended, or was let go of. */
+  get closed(): Promise<void> {
+    return this.#qmp.closed;
+  }
+
+  close(): void {
+    this.#qmp.close();
+  }
+
+  /** Everything that was written is in the top layer's file and flushed. */
+  async flush(deadline: Deadline): Promise<void> {
+    await deadline.race(
+      this.#flush().catch((cause: unknown) => {
+        throw TorporError.from(cause, "storage.failed", "flushing the disk");
+      }),
+    );
+  }
+
+  async openLayer({ path }: DiskLayer, deadline: Deadline): Promise<void> {
+    await this.#qmp.execute("blockdev-add", overlayNode(path), deadline);
+  }
+
+  async addLayer({ path }: DiskLayer, deadline: Deadline): Promise<void> {
+    const overlay = overlayNode(path)["node-name"];
+    const node = await this.#topNode(deadline);
+    // A repeat: the layer is there already.
+    if (node === overlay) return;
+    await this.#qmp.execute("blockdev-snapshot", { node, overlay }, deadline);
+  }
+
+  async closeLayer({ path }: DiskLayer, deadline: Deadline): Promise<void> {
+    const name = overlayNode(path)["node-name"];
+    const known = await this.#qmp.execute("query-named-block-nodes", { flat: true }, deadline);
+    const nodes = (Array.isArray(known) ? (known as unknown[]) : []).map(
+      (node) => parseObject(node, "node")["node-name"],
+    );
+    if (!nodes.includes(name) || (await this.#topNode(deadline)) === name) return;
+    await this.#qmp.execute("blockdev-del", { "node-name": name }, deadline);
+  }
+
+  async #flush(): Promise<void> {
+    await using file = await open(this.#path, "r+");
+    await file.sync();
+  }
+
+  /** Asked for each time: another daemon may have added layers. */
+  async #topNode(deadline: Deadline): Promise<string> {
+    const answer: unknown = await this.#qmp.execute("query-block-exports", {}, deadline);
+    const [disk] = Array.isArray(answer) ? (answer as unknown[]) : [];
+    return parseString(parseObject(disk, "disk")["node-name"], "disk");
+  }
+}
+
+/** ORDER: the control socket last, so that whoever reaches it finds the disk there. */
+export function diskArguments({ runFolder, layers, target }: DiskOptions): readonly string[] {
+  const isTop = (index: number): boolean => index === layers.length - 1;
+  const { diskControl } = runPaths(runFolder);
+  const mountpoint = target.replaceAll(",", ",,");
+  return [
+    ...layers.flatMap((layer, index) => [
+      "--blockdev",
+      JSON.stringify(blockNode(layer, index, isTop(index))),
+    ]),
+    "--export",
+    // Others than the user who mounts it may use it: the jailed one, whom it will belong to.
+    `type=fuse,id=disk,node-name=disk,mountpoint=${mountpoint},writable=on,growable=off,allow-other=on`,
+    ...["--chardev", `socket,path=${diskControl},server=on,wait=off,id=control`],
+    ...["--monitor", "control"],
+  ];
+}
+
+function spawnDisk(options: DiskOptions): ChildProcess {
+  using files = new DisposableStack();
+  const log = files.adopt(openSync(join(options.runFolder, runFiles.log), "a", 0o600), closeSync);
+  return spawn(program, diskArguments(options), {
+    argv0: diskProcessName,
+    detached: true,
+    stdio: ["ignore", log, log, options.lockFd],
+  });
+}
+
+export function untilStarted(child: ChildProcess): Promise<void> {
+  const { promise, resolve, reject } = Promise.withResolvers<void>();
+  child.once("spawn", () => resolve());
+  child.once("error", (cause) => {
+    const name = child.spawnfile;
+    reject(
+      systemCode(cause) === "ENOENT"
+        ? new TorporError("vmm.missing", `${name} is not installed`, { cause })
+        : TorporError.from(cause, "vmm.failed", `starting ${name}`),
+    );
+  });
+  return promise;
+}

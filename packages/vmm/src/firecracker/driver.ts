@@ -1,0 +1,266 @@
+/**
+ * The Firecracker driver: starts, restores and adopts guests under KVM, each in a jail, with a process
+ * beside it that serves its disk.
+ *
+ * A failing start leaves no process behind and reports the last lines that were printed. Firecracker
+ * ends itself when a load fails, so that a VM is used for one load only.
+ */
+import { measureTscKhz } from "@torpor/native";
+import { Deadline, TorporError, ignoreFailure, parseString } from "@torpor/std";
+import { confineInCgroup, joinCgroup, removeCgroup } from "../cgroup.ts";
+import type {
+  MachineShape,
+  NetworkAttachment,
+  Vm,
+  VmHandle,
+  VmProcess,
+  VmSpec,
+  VmmDriver,
+  VmmIdentity,
+} from "../driver.ts";
+import { cpuFingerprint } from "../identity.ts";
+import { endProcess, isAlive, nameProcess, readExit } from "../process.ts";
+import type { ConfinementOptions } from "../qemu/confinement.ts";
+import { findVms } from "../running-vms.ts";
+import { claimUserId, defaultUserIds } from "../user-ids.ts";
+import { FirecrackerApi } from "./api.ts";
+import { DiskExport, untilStarted } from "./disk-export.ts";
+import { makeJail, spawnJailer } from "./jail.ts";
+import { FirecrackerMemory } from "./memory.ts";
+import type { StartPager } from "./pager.ts";
+import {
+  type FirecrackerProgram,
+  type InspectedProgram,
+  inspectProgram,
+  installedFirecracker,
+} from "./program.ts";
+import {
+  type RateLimits,
+  bootRequests,
+  machineWords,
+  usualRateLimits,
+  versionRequest,
+} from "./requests.ts";
+import { runPaths } from "./run-files.ts";
+import { formatRelease, parseRelease } from "./version.ts";
+import { FirecrackerVm, assertTap } from "./vm.ts";
+
+const versionBudgetMs = 10_000;
+const cleanupBudgetMs = 5_000;
+const bytesPerMiB = 1024 * 1024;
+/** LIMITS besides the guest's memory: both processes, and pages of their files. */
+const overheadMiB = 256;
+const taskCount = 128;
+
+export interface FirecrackerOptions {
+  /** The installed one unless told otherwise. */
+  readonly program?: FirecrackerProgram;
+  readonly limits?: RateLimits;
+  /** Which users the jails are of, and where their control groups are; usual ones, and none. */
+  readonly confinement?: ConfinementOptions | undefined;
+  /** Without one a VM's memory comes from a file. */
+  readonly startPager?: StartPager;
+}
+
+export class FirecrackerDriver implements VmmDriver {
+  readonly #options: FirecrackerOptions;
+  readonly #limits: RateLimits;
+  #program: Promise<InspectedProgram> | undefined;
+  #identity: Promise<VmmIdentity> | undefined;
+
+  constructor(options: FirecrackerOptions = {}) {
+    this.#options = options;
+    this.#limits = options.limits ?? usualRateLimits;
+  }
+
+  identity(): Promise<VmmIdentity> {
+    this.#identity ??= this.#readIdentity().catch((cause: unknown) => {
+      this.#identity = undefined; // asked again next time
+      this.#program = undefined;
+      throw cause;
+    });
+    return this.#identity;
+  }
+
+  guestVisible(machine: MachineShape): readonly string[] {
+    return machineWords(machine);
+  }
+
+  async boot(spec: VmSpec, deadline: Deadline): Promise<Vm> {
+    return await this.#start(spec, true, deadline);
+  }
+
+  async restore(spec: VmSpec, deadline: Deadline): Promise<Vm> {
+    return await this.#start(spec, false, deadline);
+  }
+
+  async adopt(handle: VmHandle, deadline: Deadline): Promise<Vm> {
+    const { firecracker: own } = handle;
+    if (own === undefined) throw new TorporError("vmm.exited", "the VM is none of Firecracker's");
+    const { bootId, runFolder } = handle;
+    const diskProcess = { pid: own.disk.pid, startTicks: own.disk.startTicks, bootId };
+    const alive = (): boolean => isAlive(handle) && isAlive(diskProcess);
+    if (!alive()) throw new TorporError("vmm.exited", `process ${handle.pid} is gone`);
+    const memory = FirecrackerMemory.reach(handle);
+    const { control } = runPaths(runFolder);
+    const api = await FirecrackerApi.connect(control, alive, deadline);
+    const disk = await DiskExport.reach(diskProcess, runFolder, own.disk.target, deadline);
+    return new FirecrackerVm({
+      ...{ handle, api, disk, memory },
+      version: own.version,
+      release: parseRelease(own.version),
+      limits: this.#limits,
+      tapName: own.tapName,
+      isBooted: false,
+      startPager: undefined,
+    });
+  }
+
+  processesBelow(folder: string): Promise<readonly VmProcess[]> {
+    return findVms(folder);
+  }
+
+  async #start(spec: VmSpec, isBooted: boolean, deadline: Deadline): Promise<Vm> {
+    const { network } = spec;
+    assertTap(network);
+    const program = await this.#inspect();
+    const undo = new AsyncDisposableStack();
+    try {
+      const { handle, disk } = await this.#startProcesses(
+        { spec, network, program, isBooted },
+        deadline,
+        undo,
+      );
+      const { control } = runPaths(spec.runFolder);
+      const api = await FirecrackerApi.connect(control, () => isAlive(handle), deadline);
+      await assertRelease(api, program, deadline);
+      const vm = new FirecrackerVm({
+        ...{ handle, api, disk, isBooted },
+        version: program.version,
+        release: program.release,
+        memory: new FirecrackerMemory(handle),
+        limits: this.#limits,
+        tapName: network.tapName,
+        startPager: this.#options.startPager,
+      });
+      if (!isBooted) return vm;
+      for (const request of bootRequests(spec.machine, network.tapName, this.#limits)) {
+        await api.send(request, deadline);
+      }
+      return vm;
+    } catch (cause) {
+      await ignoreFailure("the start's own failure is reported", undo.disposeAsync());
+      const { vmmTail } = await readExit(spec);
+      const failure = TorporError.from(cause, "vmm.failed");
+      const said = vmmTail.trim();
+      const words = said === "" ? "" : `; it said: ${said}`;
+      throw new TorporError(failure.code, `${failure.rawMessage}${words}`, { cause });
+    }
+  }
+
+  /** ORDER: the disk is there before the jail is made around it, and its process holds the user's id. */
+  async #startProcesses(
+    { spec, network, program, isBooted }: Start,
+    deadline: Deadline,
+    undo: AsyncDisposableStack,
+  ): Promise<{ readonly handle: VmHandle; readonly disk: DiskExport }> {
+    const { userIds = defaultUserIds, cgroups } = this.#options.confinement ?? {};
+    using claimed = claimUserId(userIds);
+    const { userId, lockFd } = claimed;
+    const jail = makeJail(spec, program, userId, isBooted);
+    const { runFolder, disk: layers, memoryPath } = spec;
+    const { diskTarget: target, mounts } = jail;
+    const disk = await DiskExport.start(
+      { runFolder, layers, target, mounts, userId, lockFd },
+      deadline,
+    );
+    undo.defer(() => endProcess(disk.process, cleanup("ending the process of a disk")));
+    network.detachTap();
+    const { pid: diskPid, startTicks } = disk.process;
+    const child = spawnJailer(program, jail, { runFolder, diskPid }, network);
+    child.unref();
+    await deadline.race(untilStarted(child));
+    const name = nameProcess(child.pid ?? 0);
+    if (name === undefined) throw new TorporError("vmm.exited", "the jailer ended at once");
+    let cgroup: string | undefined;
+    undo.defer(async () => {
+      await endProcess(disk.process, cleanup("ending the process of a disk"));
+      await endProcess(name, cleanup("ending a VM that did not start"));
+      if (cgroup !== undefined) removeCgroup(cgroup);
+    });
+    cgroup = limit({ ...name, userId }, spec, cgroups, [diskPid]);
+    const handle: VmHandle = {
+      ...name,
+      ...{ runFolder, memoryPath, userId },
+      memoryMiB: spec.machine.memoryMiB,
+      ...(cgroup === undefined ? {} : { cgroup }),
+      firecracker: {
+        version: program.version,
+        tapName: network.tapName,
+        disk: { pid: diskPid, startTicks, target },
+      },
+    };
+    return { handle, disk };
+  }
+
+  #inspect(): Promise<InspectedProgram> {
+    this.#program ??= inspectProgram(
+      this.#options.program ?? installedFirecracker(),
+      Deadline.after(versionBudgetMs, "asking Firecracker for its version"),
+    ).catch((cause: unknown) => {
+      this.#program = undefined;
+      throw cause;
+    });
+    return this.#program;
+  }
+
+  async #readIdentity(): Promise<VmmIdentity> {
+    return {
+      vmm: "firecracker",
+      version: (await this.#inspect()).version,
+      accelerator: "kvm",
+      cpuFingerprint: await cpuFingerprint(),
+      tscKhz: await measureTscKhz(),
+    };
+  }
+}
+
+interface Start {
+  readonly spec: VmSpec;
+  readonly network: Extract<NetworkAttachment, { kind: "tap" }>;
+  readonly program: InspectedProgram;
+  readonly isBooted: boolean;
+}
+
+/** An installed program may be replaced at any time: what was looked at must be what has been started. */
+async function assertRelease(
+  api: FirecrackerApi,
+  { release }: InspectedProgram,
+  deadline: Deadline,
+): Promise<void> {
+  const answer = await api.send(versionRequest, deadline);
+  const started = parseString(answer["firecracker_version"], "firecracker_version");
+  if (formatRelease(parseRelease(started)) === formatRelease(release)) return;
+  throw new TorporError(
+    "snapshot.incompatible",
+    `Firecracker ${started} has taken ${formatRelease(release)}'s place`,
+  );
+}
+
+function limit(
+  { pid, userId }: Pick<VmHandle, "pid" | "userId">,
+  { name, machine }: VmSpec,
+  cgroups: ConfinementOptions["cgroups"] | undefined,
+  others: readonly number[],
+): string | undefined {
+  if (cgroups?.kind !== "usable") return undefined;
+  const path = `${cgroups.parent}/${name}.${userId}`;
+  const memoryBytes = (machine.memoryMiB + overheadMiB) * bytesPerMiB;
+  confineInCgroup(path, pid, { memoryBytes, taskCount });
+  for (const other of others) joinCgroup(path, other);
+  return path;
+}
+
+function cleanup(what: string): Deadline {
+  return Deadline.after(cleanupBudgetMs, what);
+}

@@ -1,0 +1,89 @@
+/**
+ * What lies in the folder of a run under Firecracker.
+ *
+ *     console.log vmm.log     written through descriptors that the processes are given
+ *     disk.sock               control socket of the process that serves the disk; the daemon's alone
+ *     memory.img memory.json  what the guest's memory is loaded from, when it is not the image; ours
+ *     jail/                   what Firecracker sees as its file system; empty but for places to mount on
+ *     vm/                     all that Firecracker may write: its control socket, its log, what it saves
+ *
+ * SAFETY: `vm` belongs to the jailed user, who may put anything there at any time.
+ */
+import { lstatSync, renameSync, unlinkSync } from "node:fs";
+import { chmod, chown } from "node:fs/promises";
+import { basename, dirname, join } from "node:path";
+import { type Deadline, TorporError, runCommand, systemCode } from "@torpor/std";
+import type { RecognisedProcess } from "../process.ts";
+
+const vmFolder = "vm";
+const controlName = "api.sock";
+const diskControlName = "disk.sock";
+/** How the process of the disk is called in the process list. */
+export const diskProcessName = "torpor-disk";
+
+export interface RunPaths {
+  readonly jail: string;
+  readonly diskControl: string;
+  readonly memory: string;
+  readonly loadedMemory: string;
+  readonly vm: string;
+  readonly control: string;
+  readonly log: string;
+  readonly deviceState: string;
+  readonly changedMemory: string;
+  readonly loadedState: string;
+  readonly pager: string;
+}
+
+export function runPaths(runFolder: string): RunPaths {
+  const vm = join(runFolder, vmFolder);
+  return {
+    jail: join(runFolder, "jail"),
+    diskControl: join(runFolder, diskControlName),
+    memory: join(runFolder, "memory.img"),
+    loadedMemory: join(runFolder, "memory.json"),
+    vm,
+    control: join(vm, controlName),
+    log: join(vm, "firecracker.log"),
+    deviceState: join(vm, "device.state"),
+    changedMemory: join(vm, "memory.changed"),
+    loadedState: join(vm, "loaded.state"),
+    pager: join(vm, "pager.sock"),
+  };
+}
+
+/** By the path of a control socket: Firecracker's own, or that of the process of its disk. */
+export function recogniseFirecracker(argv: readonly string[]): RecognisedProcess | undefined {
+  if (argv[0] === diskProcessName) {
+    const path = /^socket,path=([^,]+)/.exec(argv[argv.indexOf("--chardev") + 1] ?? "")?.[1];
+    return path === undefined ? undefined : { runFolder: dirname(path), isVmm: false };
+  }
+  const control = argv[argv.indexOf("--api-sock") + 1] ?? "";
+  const isOurs = argv.some((word) => word.startsWith("torpor-"));
+  if (!isOurs || basename(control) !== controlName) return undefined;
+  return { runFolder: dirname(dirname(control)), isVmm: true };
+}
+
+/**
+ * Takes a file out of the jailed user's reach. From here on it is the owner's.
+ * @throws vmm.failed when it is no plain file: a process that somebody took over may leave anything.
+ */
+export async function takeFile(from: string, to: string, deadline: Deadline): Promise<void> {
+  const near = `${dirname(dirname(from))}/${basename(from)}.taken`;
+  // ORDER: looked at only where the process cannot put another in its place.
+  renameSync(from, near);
+  const stat = lstatSync(near);
+  if (!stat.isFile() || stat.nlink !== 1) {
+    unlinkSync(near);
+    throw new TorporError("vmm.failed", `Firecracker left something else than a file for ${to}`);
+  }
+  await chown(near, 0, 0);
+  await chmod(near, 0o600);
+  try {
+    renameSync(near, to);
+  } catch (cause) {
+    if (systemCode(cause) !== "EXDEV") throw cause;
+    await runCommand(["cp", "--sparse=always", near, to], deadline);
+    unlinkSync(near);
+  }
+}

@@ -1,0 +1,224 @@
+/** A guest under Firecracker: the `Vm` of this driver, over the API, the disk's process and its files. */
+import { readFileSync } from "node:fs";
+import { chown, readFile, rm, unlink, writeFile } from "node:fs/promises";
+import { keepsHoles } from "@torpor/native";
+import { Deadline, TorporError, ignoreFailure } from "@torpor/std";
+import { removeCgroup } from "../cgroup.ts";
+import type { DiskLayer, MemoryContent, Vm, VmExit, VmHandle } from "../driver.ts";
+import { endProcess, readExit } from "../process.ts";
+import { readTail } from "../run-files.ts";
+import type { FirecrackerApi } from "./api.ts";
+import type { DiskExport } from "./disk-export.ts";
+import { FirecrackerMemory } from "./memory.ts";
+import type { Pager, StartPager } from "./pager.ts";
+import {
+  type MemoryBackend,
+  type RateLimits,
+  limitRequests,
+  loadRequest,
+  runStateRequest,
+  saveRequest,
+} from "./requests.ts";
+import { runPaths, takeFile } from "./run-files.ts";
+import type { ReleaseNumber } from "./version.ts";
+import { appendState, readState } from "./whole-state.ts";
+
+const logTailBytes = 4096;
+const endBudgetMs = 5_000;
+/** When the logs of a process that has ended cannot be read. */
+const unknownExit: VmExit = { consoleTail: "", vmmTail: "" };
+
+export interface VmParts {
+  readonly handle: VmHandle;
+  readonly version: string;
+  readonly release: ReleaseNumber;
+  readonly api: FirecrackerApi;
+  readonly disk: DiskExport;
+  readonly memory: FirecrackerMemory;
+  readonly limits: RateLimits;
+  readonly tapName: string;
+  /** Powered on by this driver: its memory becomes an image when it is saved. */
+  readonly isBooted: boolean;
+  readonly startPager: StartPager | undefined;
+}
+
+export class FirecrackerVm implements Vm {
+  readonly handle: VmHandle;
+  readonly version: string;
+  readonly memory: FirecrackerMemory;
+  readonly exited: Promise<VmExit>;
+  readonly #parts: VmParts;
+  #content: MemoryContent | undefined;
+  #pager: Pager | undefined;
+  #isReleased = false;
+
+  constructor(parts: VmParts) {
+    this.#parts = parts;
+    this.handle = parts.handle;
+    this.version = parts.version;
+    this.memory = parts.memory;
+    this.exited = this.#untilExit();
+    void this.#endWithout(parts.disk.closed);
+  }
+
+  async holdVcpus(deadline: Deadline): Promise<void> {
+    await this.#parts.api.send(runStateRequest("Paused"), deadline);
+  }
+
+  async releaseVcpus(deadline: Deadline): Promise<void> {
+    await this.#parts.api.send(runStateRequest("Resumed"), deadline);
+  }
+
+  commandLine(): readonly string[] {
+    return readFileSync(`/proc/${this.handle.pid}/cmdline`, "utf8").split("\0").slice(0, -1);
+  }
+
+  async saveDeviceState(path: string, deadline: Deadline): Promise<void> {
+    const { isBooted } = this.#parts;
+    const { runFolder } = this.handle;
+    const { deviceState, changedMemory } = runPaths(runFolder);
+    // ORDER: a diff says what changed since the save before, so all saves are into one file.
+    const kind = isBooted || !keepsHoles(runFolder) ? "Full" : "Diff";
+    await this.#save(kind, deadline);
+    await takeFile(deviceState, path, deadline);
+    if (isBooted) await takeFile(changedMemory, this.handle.memoryPath, deadline);
+    else this.memory.refresh(kind === "Full");
+  }
+
+  async saveWholeState(path: string, deadline: Deadline): Promise<void> {
+    const { deviceState } = runPaths(this.handle.runFolder);
+    const taken = `${path}.devices`;
+    await this.#save("Full", deadline);
+    await takeFile(deviceState, taken, deadline);
+    this.memory.refresh(true);
+    await this.memory.copySaved(path);
+    await appendState(path, await readFile(taken));
+    await unlink(taken);
+  }
+
+  async loadMemory(content: MemoryContent): Promise<void> {
+    this.#content = content;
+    if (this.#parts.startPager === undefined) await this.memory.writeFile(content);
+  }
+
+  async loadDeviceState(path: string, deadline: Deadline): Promise<void> {
+    const { api, release, tapName, limits } = this.#parts;
+    const { statePath, memory } = await this.#prepareLoad(path, deadline);
+    await api.send(loadRequest({ release, statePath, memory, tapName }), deadline);
+    for (const request of limitRequests(limits)) await api.send(request, deadline);
+  }
+
+  async flushDisk(deadline: Deadline): Promise<void> {
+    await this.#parts.disk.flush(deadline);
+  }
+
+  async openDiskLayer(layer: DiskLayer, deadline: Deadline): Promise<void> {
+    await this.#parts.disk.openLayer(layer, deadline);
+  }
+
+  async addDiskLayer(layer: DiskLayer, deadline: Deadline): Promise<void> {
+    await this.#parts.disk.addLayer(layer, deadline);
+  }
+
+  async closeDiskLayer(layer: DiskLayer, deadline: Deadline): Promise<void> {
+    await this.#parts.disk.closeLayer(layer, deadline);
+  }
+
+  /** A write that the host's disk fails is an error of the guest's disk, and nothing stands still. */
+  async isStalled(): Promise<boolean> {
+    return false;
+  }
+
+  async end(deadline: Deadline): Promise<void> {
+    const { api, disk } = this.#parts;
+    await endProcess(this.handle, deadline);
+    await this.#pager?.end(deadline);
+    // ORDER: after the one that has the disk open; a flush that nobody waits for is none.
+    await endProcess(disk.process, deadline);
+    api.close();
+    disk.close();
+    await Promise.all([api.closed, disk.closed]);
+    if (this.handle.cgroup !== undefined) removeCgroup(this.handle.cgroup);
+  }
+
+  release(): void {
+    this.#isReleased = true;
+    this.#parts.api.close();
+    this.#parts.disk.close(); // serves one client at a time: the next daemon waits for this
+  }
+
+  async #save(kind: "Full" | "Diff", deadline: Deadline): Promise<void> {
+    const { deviceState, changedMemory } = runPaths(this.handle.runFolder);
+    await rm(deviceState, { force: true });
+    await this.#parts.api.send(saveRequest(kind, deviceState, changedMemory), deadline);
+  }
+
+  /** Where Firecracker finds what it is to load. */
+  async #prepareLoad(
+    path: string,
+    deadline: Deadline,
+  ): Promise<{ readonly statePath: string; readonly memory: MemoryBackend }> {
+    const { loadedState } = runPaths(this.handle.runFolder);
+    const state = await readState(path, this.memory.sizeBytes);
+    if (state !== undefined) {
+      const userId = this.handle.userId ?? 0;
+      // Nothing has run in the jail yet that could have put something else there.
+      await writeFile(loadedState, state, { flag: "wx", mode: 0o400 });
+      await chown(loadedState, userId, userId);
+      this.memory.useWhole(path);
+      return { statePath: loadedState, memory: { kind: "File", path } };
+    }
+    const socketPath = await this.#page(deadline);
+    if (socketPath !== undefined) {
+      return { statePath: path, memory: { kind: "Uffd", path: socketPath } };
+    }
+    return { statePath: path, memory: { kind: "File", path: this.memory.basePath } };
+  }
+
+  async #page(deadline: Deadline): Promise<string | undefined> {
+    const { startPager } = this.#parts;
+    if (startPager === undefined) return undefined;
+    const { pager: socketPath } = runPaths(this.handle.runFolder);
+    const { memoryPath: imagePath, userId = 0 } = this.handle;
+    const { sizeBytes } = this.memory;
+    const content = this.#content;
+    const pager = await startPager({ imagePath, sizeBytes, content, socketPath, userId }, deadline);
+    this.#pager = pager;
+    this.memory.usePager((offsetBytes, into) => pager.read(offsetBytes, into), content);
+    void this.#endWithout(pager.ended);
+    return socketPath;
+  }
+
+  async #untilExit(): Promise<VmExit> {
+    await this.#parts.api.closed;
+    this.memory[Symbol.dispose]();
+    // Let go of, not ended: there is no exit to tell of.
+    if (this.#isReleased) return await new Promise<never>(() => undefined);
+    return await this.#readExit().catch(() => unknownExit);
+  }
+
+  async #readExit(): Promise<VmExit> {
+    const { runFolder } = this.handle;
+    const { consoleTail, vmmTail } = await readExit(this.handle);
+    const own = await readTail(runPaths(runFolder).log, logTailBytes);
+    return { consoleTail, vmmTail: `${own}${vmmTail}` };
+  }
+
+  /** A guest whose disk or memory nobody serves would stand still for ever. */
+  async #endWithout(served: Promise<void>): Promise<void> {
+    await served;
+    if (this.#isReleased) return;
+    const deadline = Deadline.after(endBudgetMs, "ending a VM that is not served any more");
+    await ignoreFailure("its exit is the news", endProcess(this.handle, deadline));
+  }
+}
+
+/** @throws root.required */
+export function assertTap<K extends { readonly kind: string }>(
+  network: K,
+): asserts network is Extract<K, { kind: "tap" }> {
+  if (network.kind === "tap") return;
+  throw new TorporError("root.required", "Firecracker has no network but a TAP device", {
+    advice: "Run the daemon as root, or run sandboxes under QEMU.",
+  });
+}

@@ -1,0 +1,115 @@
+/**
+ * The processes of VMs, whichever VMM they run: known by pid, start time and boot id, ended by signal,
+ * found again by their command lines.
+ *
+ * WARNING: a pid alone can be reused by a stranger; every signal is preceded by a look at the start
+ * time.
+ */
+import { readFileSync, readdirSync } from "node:fs";
+import { readFile, readdir } from "node:fs/promises";
+import { join } from "node:path";
+import { type Deadline, systemCode } from "@torpor/std";
+import type { VmExit, VmHandle, VmProcess } from "./driver.ts";
+import { readTail, runFiles } from "./run-files.ts";
+
+const endPollMs = 5;
+/** LIMIT: how much of a log goes into the report of an exit. */
+const exitTailBytes = 4096;
+
+/** The part of a handle that names the process. */
+export type ProcessName = Pick<VmHandle, "pid" | "startTicks" | "bootId">;
+
+/** What a command line tells: whose run it belongs to, and whether it is the VMM itself. */
+export interface RecognisedProcess {
+  readonly runFolder: string;
+  readonly isVmm: boolean;
+}
+
+/** @returns undefined for a command line of anything else. */
+export type Recognise = (argv: readonly string[]) => RecognisedProcess | undefined;
+
+/** Undefined when there is no such process. */
+export function nameProcess(pid: number): ProcessName | undefined {
+  const startTicks = readStartTicks(pid);
+  return startTicks === undefined ? undefined : { pid, startTicks, bootId: readBootId() };
+}
+
+/** True while the very process of the handle exists and is not a zombie. */
+export function isAlive(handle: ProcessName): boolean {
+  return handle.bootId === readBootId() && readStartTicks(handle.pid) === handle.startTicks;
+}
+
+/** Kills the process and waits until it is gone. Safe to repeat. */
+export async function endProcess(handle: ProcessName, deadline: Deadline): Promise<void> {
+  while (isAlive(handle)) {
+    try {
+      process.kill(handle.pid, "SIGKILL");
+    } catch (error) {
+      if (systemCode(error) !== "ESRCH") throw error;
+    }
+    deadline.check();
+    await deadline.sleep(endPollMs);
+  }
+}
+
+/** Looks through /proc for the processes of VMs whose run folder lies below `folder`; one for each run. */
+export async function findProcesses(
+  folder: string,
+  recognise: Recognise,
+): Promise<readonly VmProcess[]> {
+  const byRun = new Map<string, { readonly name: ProcessName; readonly isVmm: boolean }[]>();
+  for (const entry of await readdir("/proc")) {
+    const pid = Number(entry);
+    if (!Number.isInteger(pid)) continue;
+    const recognised = recognise(await readArguments(pid));
+    const name = nameProcess(pid);
+    if (recognised === undefined || name === undefined) continue;
+    const { runFolder, isVmm } = recognised;
+    if (!runFolder.startsWith(`${folder}/`)) continue;
+    byRun.set(runFolder, [...(byRun.get(runFolder) ?? []), { name, isVmm }]);
+  }
+  return [...byRun].map(([runFolder, processes]) => ({
+    // What a record knows a run by is its VMM.
+    pid: (processes.find(({ isVmm }) => isVmm) ?? processes[0])?.name.pid ?? 0,
+    runFolder,
+    end: async (deadline) => {
+      for (const { name } of processes) await endProcess(name, deadline);
+    },
+  }));
+}
+
+/** None of a process that has ended meanwhile. */
+async function readArguments(pid: number): Promise<readonly string[]> {
+  const text = await readFile(`/proc/${pid}/cmdline`, "utf8").catch(() => "");
+  return text.split("\0");
+}
+
+export async function readExit(handle: Pick<VmHandle, "runFolder">): Promise<VmExit> {
+  return {
+    consoleTail: await readTail(join(handle.runFolder, runFiles.console), exitTailBytes),
+    vmmTail: await readTail(join(handle.runFolder, runFiles.log), exitTailBytes),
+  };
+}
+
+/**
+ * Field 22 of /proc/PID/stat, or undefined when the process is gone or a zombie (proc(5)). One whose
+ * first thread is a zombie but not its last still holds its memory and its files.
+ */
+function readStartTicks(pid: number): number | undefined {
+  let stat: string;
+  let threadCount: number;
+  try {
+    stat = readFileSync(`/proc/${pid}/stat`, "utf8");
+    threadCount = readdirSync(`/proc/${pid}/task`).length;
+  } catch {
+    return undefined;
+  }
+  // The program's name, field 2, may contain spaces and brackets; fields count after its last one.
+  const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+  const hasEnded = fields[0] === "X" || (fields[0] === "Z" && threadCount <= 1);
+  return hasEnded ? undefined : Number(fields[19]);
+}
+
+function readBootId(): string {
+  return readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim();
+}

@@ -1,0 +1,97 @@
+/**
+ * What a jailed Firecracker can see and change, seen through the eyes of a shell that is in its place: in
+ * the same mounts, below the same root, as the same user.
+ */
+import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
+import { mkdir, mkdtempDisposable, readFile, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import { test } from "node:test";
+import { Deadline } from "@torpor/std";
+import { TemplateStore, createOverlay, defaultCacheFolder, templatesFolder } from "@torpor/storage";
+import { fakeFirecrackerSkip, makeFakeFirecrackerRig } from "@torpor/testing";
+
+function deadline(): Deadline {
+  return Deadline.after(30_000, "the test");
+}
+
+/** The guest's, which needs no library; out of an archive of the format "newc" (cpio(5)). */
+async function readBusybox(): Promise<Buffer> {
+  const template = await new TemplateStore(templatesFolder(defaultCacheFolder())).open("base");
+  const archive = await readFile(template.initramfsPath);
+  const rounded = (bytes: number): number => Math.ceil(bytes / 4) * 4;
+  for (let at = 0; at < archive.length;) {
+    const field = (index: number): number =>
+      Number.parseInt(archive.toString("latin1", at + 6 + index * 8, at + 14 + index * 8), 16);
+    const [dataBytes, nameBytes] = [field(6), field(11)];
+    const name = archive.toString("latin1", at + 110, at + 109 + nameBytes);
+    const start = rounded(at + 110 + nameBytes);
+    if (name === "bin/busybox") return archive.subarray(start, start + dataBytes);
+    at = rounded(start + dataBytes);
+  }
+  return assert.fail("the initramfs has a busybox");
+}
+
+test(
+  "a jail has what its VM needs, and nothing to change",
+  { skip: fakeFirecrackerSkip },
+  async () => {
+    await using folder = await mkdtempDisposable(join(tmpdir(), "torpor-jail-"));
+    const rig = await makeFakeFirecrackerRig(folder.path);
+    const runFolder = join(folder.path, "run");
+    const top = join(folder.path, "top.qcow2");
+    const secret = join(folder.path, "secret");
+    await mkdir(runFolder, { mode: 0o700 });
+    await createOverlay(top, rig.diskBytes);
+    await writeFile(secret, "of another", { mode: 0o644 });
+    await using undo = new AsyncDisposableStack();
+    const network = undo.use(await rig.network());
+    using attachment = network.attachment;
+    const vm = await rig.driver.restore(
+      {
+        name: "jailed",
+        machine: rig.machine,
+        memoryPath: rig.imagePath,
+        disk: [rig.disk, { path: top, format: "qcow2" }],
+        network: attachment,
+        readsLater: [rig.deviceStatePath],
+        runFolder,
+      },
+      deadline(),
+    );
+    undo.defer(() => vm.end(deadline()));
+    const { disk } = vm.handle.firecracker ?? assert.fail();
+    const root = dirname(disk.target);
+    await writeFile(join(root, "busybox"), await readBusybox(), { mode: 0o755 });
+    const user = `${vm.handle.userId}:${vm.handle.userId}`;
+    const run = (script: string): string =>
+      execFileSync(
+        "nsenter",
+        [
+          ...["--target", String(disk.pid), "--mount"],
+          ...["chroot", `--userspec=${user}`, root],
+          ...["/busybox", "sh", "-c", `busybox() { /busybox "$@"; }; { ${script}; } 2>&1`],
+        ],
+        { encoding: "utf8" },
+      );
+    const mine = join(runFolder, "vm");
+    assert.match(
+      run("busybox id"),
+      new RegExp(`uid=${vm.handle.userId} gid=${vm.handle.userId}\\n`),
+    );
+    assert.equal(run(`busybox head -c 4096 ${rig.imagePath} | busybox wc -c`).trim(), "4096");
+    assert.match(run(`busybox head -c 9 ${rig.deviceStatePath}`), /^\{"format"/);
+    const block = "bs=512 seek=9 conv=notrunc,fsync";
+    run(`echo written | busybox dd of=/disk ${block}`);
+    assert.match(run("busybox dd if=/disk bs=512 skip=9 count=1"), /written/);
+    assert.equal(run(`echo x >${mine}/file && busybox cat ${mine}/file`).trim(), "x");
+    for (const path of [rig.imagePath, rig.deviceStatePath]) {
+      assert.match(run(`echo x >${path} || true`), /Read-only file system/);
+    }
+    assert.match(run(`echo x >${runFolder}/file || true`), /Permission denied/);
+    for (const path of [secret, top, rig.disk.path, "/etc/passwd", "/proc/1/root"]) {
+      assert.match(run(`busybox cat ${path} || true`), /No such file or directory/);
+    }
+  },
+);
