@@ -34,3 +34,32 @@ export {
 } from "./socket-diag.ts";
 export { readXattrs, removeXattr, writeXattr } from "./xattr.ts";
 export { type FileLock, tryLockFile } from "./file-lock.ts";
+export { type FileExtent, fileExtents } from "./file-extents.ts";
+export {
+  type MemoryMapping,
+  discardMemory,
+  mapAnonymously,
+  mapFile,
+  mapFilePrivately,
+  readMemory,
+  writeMemory,
+} from "./memory-mapping.ts";
+export { killByPidfd, openPidfd } from "./pidfd.ts";
+export { pollReadable } from "./poll.ts";
+export {
+  type ReceivedMessage,
+  acceptUnix,
+  connectUnix,
+  listenUnix,
+  peerProcess,
+  receiveWithFds,
+  sendWithFds,
+  trySend,
+} from "./unix-socket.ts";
+export {
+  type FillResult,
+  type UserfaultEvent,
+  Userfaults,
+  openUserfaultfd,
+  registerWithUserfaultfd,
+} from "./userfaultfd.ts";
