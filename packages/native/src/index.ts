@@ -11,7 +11,7 @@ export { type ViewEntry, withView } from "./filesystem-view.ts";
 export { NetworkNamespace } from "./network-namespace.ts";
 export { type AddressRange, ownPages, pageBytes } from "./pagemap.ts";
 export { routeEverythingHere } from "./route.ts";
-export { readAhead } from "./read-ahead.ts";
+export { dropFromCache, readAhead } from "./read-ahead.ts";
 export { measureTscKhz } from "./timestamp-counter.ts";
 export { setWallClock } from "./clock.ts";
 export { reseedKernel, reseedOpenSsl } from "./entropy.ts";

@@ -62,7 +62,7 @@ export class FaultService {
     this.#touched = touched;
   }
 
-  /** A fault brings its 256 KiB from here on, where memory that is not used does not matter. */
+  /** A fault brings its 256 KiB from here on. */
   widen(): void {
     this.#aroundPages = batchPages;
   }

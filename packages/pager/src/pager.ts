@@ -144,7 +144,7 @@ export class Pager {
   #stopRecording(): void {
     this.#service?.faults.recordInto(undefined);
     this.#service?.prefetch.goOn();
-    if (this.#options.prefetch === "all") this.#service?.faults.widen();
+    if (this.#options.wideFaults === true) this.#service?.faults.widen();
   }
 
   #readWorkingSet(sizeBytes: number): WorkingSet | undefined {

@@ -24,8 +24,8 @@ export type PrefetchPhase = "workingSet" | "newestLayer" | "rest" | "done";
 export const batchPages = 64;
 /** LIMIT: of batches without anything to do in one step; some milliseconds. */
 const emptyBatchesMax = 256;
-/** LIMIT: what the disk is asked to bring at a time; 8 MiB. */
-const aheadBatches = 32;
+/** LIMIT: of batches that the disk is asked to bring at a time; 32 MiB, where they are whole. */
+const aheadBatches = 128;
 /** LIMIT: of the throttled phases; a fraction of what a disk or a copy in memory gives. */
 const throttledBytesPerMs = (256 * 1024 * 1024) / 1000;
 

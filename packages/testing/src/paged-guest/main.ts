@@ -5,6 +5,7 @@
  * It ends with the one who started it.
  */
 import { openSync } from "node:fs";
+import { once } from "node:events";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Worker } from "node:worker_threads";
 import {
@@ -26,14 +27,22 @@ const guardBytes = 4096;
 
 process.on("disconnect", () => process.exit(0));
 const regions = mapRegions();
-if (spec.socketPath !== undefined) await offer(spec.socketPath, regions);
 const touchers = Array.from({ length: spec.threads }, () => startToucher());
-process.on("message", ({ thread, task }: { thread: number; task: GuestTask }) => {
-  const toucher = touchers[thread];
-  toucher?.once("message", (result: TaskResult) => process.send?.({ thread, result }));
-  toucher?.postMessage(task);
-});
+await Promise.all(touchers.map((toucher) => once(toucher, "message")));
+process.on("message", ({ thread, task }: { thread: number; task: GuestTask }) => run(thread, task));
+const startedMonoMs = performance.now();
+if (spec.socketPath !== undefined) await offer(spec.socketPath, regions);
+if (spec.firstTask !== undefined) run(0, spec.firstTask);
 process.send?.(regions);
+
+function run(thread: number, task: GuestTask): void {
+  const toucher = touchers[thread];
+  toucher?.once("message", (result: TaskResult) => {
+    const sinceStartMs = performance.now() - startedMonoMs;
+    process.send?.({ thread, result: { ...result, sinceStartMs } });
+  });
+  toucher?.postMessage(task);
+}
 
 function mapRegions(): readonly GuestRegion[] {
   if (spec.imagePath !== undefined) {

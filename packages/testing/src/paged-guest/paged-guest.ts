@@ -17,6 +17,8 @@ export interface GuestSpec {
   readonly socketPath?: string;
   /** Maps this file privately instead, as QEMU does. */
   readonly imagePath?: string;
+  /** Run by the first thread as soon as the pager may know of the memory. */
+  readonly firstTask?: GuestTask;
   /** Said instead of the truth about the memory. */
   readonly message?: string;
   /** How many parts the message comes in. */
@@ -26,6 +28,8 @@ export interface GuestSpec {
 export class PagedGuest implements AsyncDisposable {
   readonly #child: ChildProcess;
   #regions: readonly GuestRegion[] = [];
+  /** Of `firstTask`. */
+  first: Promise<TaskResult> | undefined;
 
   private constructor(child: ChildProcess) {
     this.#child = child;
@@ -36,6 +40,10 @@ export class PagedGuest implements AsyncDisposable {
   static async start(spec: GuestSpec, deadline: Deadline): Promise<PagedGuest> {
     const program = join(import.meta.dirname, "main.ts");
     const guest = new PagedGuest(fork(program, [JSON.stringify(spec)]));
+    if (spec.firstTask !== undefined) {
+      guest.first = guest.#resultOf(0, deadline);
+      guest.first.catch(() => undefined); // seen by who asks for it
+    }
     try {
       guest.#regions = (await guest.#answer(Array.isArray, deadline)) as readonly GuestRegion[];
       return guest;

@@ -29,6 +29,8 @@ export type GuestTask = TouchTask | StormTask;
 
 export interface TaskResult {
   readonly tookMs: number;
+  /** Since the memory was offered to the pager, that is since a VM would begin to wake. */
+  readonly sinceStartMs: number;
   readonly touchedPages: number;
   /** Whose content was not what it should be; the first few. */
   readonly wrongPages: readonly number[];

@@ -19,7 +19,9 @@ parentPort?.on("message", (task: GuestTask) => {
   parentPort?.postMessage({ ...result, tookMs: performance.now() - startedMonoMs });
 });
 
-type Outcome = Omit<TaskResult, "tookMs">;
+parentPort?.postMessage("ready");
+
+type Outcome = Omit<TaskResult, "tookMs" | "sinceStartMs">;
 
 function touch({ pages, truthPath }: TouchTask): Outcome {
   const numbers = "firstPage" in pages ? rangeOf(pages.firstPage, pages.endPage) : pages;
