@@ -10,7 +10,7 @@
  * for is always offered to the kernel, which says whether it was there.
  */
 import { constants } from "node:os";
-import { type FillResult, type Userfaults } from "@torpor/native";
+import type { FillResult, Userfaults } from "@torpor/native";
 import { TorporError, assert } from "@torpor/std";
 import { pageBytes } from "@torpor/storage";
 import type { GuestRegions } from "./guest-regions.ts";
@@ -24,9 +24,12 @@ const { EAGAIN, EEXIST, EFAULT, ENOENT, ESRCH } = constants.errno;
  */
 export type InstallResult = "done" | "again" | "gone";
 
+/** The kernel, as far as it is asked here. */
+export type PageFiller = Pick<Userfaults, "copy" | "zero" | "wake">;
+
 export class GuestPages {
   readonly regions: GuestRegions;
-  readonly #faults: Userfaults;
+  readonly #faults: PageFiller;
   readonly #source: PageSource;
   /** One for each page that is there. */
   readonly #present: Uint8Array;
@@ -35,7 +38,7 @@ export class GuestPages {
   /** Of pages, over all of the VM's time; and of times that an install had to be repeated. */
   readonly counts = { copied: 0, zeroed: 0, removed: 0, retries: 0 };
 
-  constructor(faults: Userfaults, regions: GuestRegions, source: PageSource) {
+  constructor(faults: PageFiller, regions: GuestRegions, source: PageSource) {
     this.#faults = faults;
     this.regions = regions;
     this.#source = source;
