@@ -26,6 +26,7 @@ import { measureFork } from "./fork.bench.ts";
 import { measureManyCreates } from "./many-creates.bench.ts";
 import { measureManyPauses } from "./many-pauses.bench.ts";
 import { measureOtherTools } from "./other-tools.bench.ts";
+import { measurePager } from "./pager.bench.ts";
 import { measurePause } from "./pause.bench.ts";
 import { measurePool } from "./pool.bench.ts";
 import type { Row } from "./row.ts";
@@ -42,6 +43,7 @@ const benches = {
   dirty: measureDirty,
   "many-pauses": measureManyPauses,
   density: measureDensity,
+  pager: measurePager,
   "other-tools": measureOtherTools,
   edge: measureEdge,
   commands: measureCommands,

@@ -20,10 +20,11 @@ const ranks: Readonly<Record<string, number>> = {
   network: 2,
   guest: 2,
   agent: 2,
+  pager: 3,
   setup: 3,
-  host: 3,
-  cli: 4,
-  testing: 5,
+  host: 4,
+  cli: 5,
+  testing: 6,
 };
 /** The daemon inside the guest stays small: it may use these and nothing else of ours. */
 const agentMayUse = ["std", "conntracker", "native", "protocol"];

@@ -58,7 +58,8 @@ test("whole saves", async (t) => {
     const path = join(state.snapshotFolder(snapshot?.id ?? ""), "device.state");
     {
       await using file = await open(path, "r+");
-      await file.write(Buffer.of(255), 0, 1, 100_000_000);
+      const { buffer } = await file.read(Buffer.alloc(1), 0, 1, 100_000_000);
+      await file.write(Buffer.of((buffer[0] ?? 0) ^ 0x01), 0, 1, 100_000_000);
     }
     await assert.rejects(sandbox.resume(), failsWith("snapshot.corrupt", "none"));
     await sandbox.resumePrevious();

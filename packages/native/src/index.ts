@@ -13,7 +13,7 @@ export { type ViewEntry, withView } from "./filesystem-view.ts";
 export { NetworkNamespace } from "./network-namespace.ts";
 export { type AddressRange, ownPages, pageBytes } from "./pagemap.ts";
 export { routeEverythingHere } from "./route.ts";
-export { readAhead } from "./read-ahead.ts";
+export { dropFromCache, readAhead } from "./read-ahead.ts";
 export { measureTscKhz } from "./timestamp-counter.ts";
 export { setWallClock } from "./clock.ts";
 export { reseedKernel, reseedOpenSsl } from "./entropy.ts";
@@ -37,3 +37,31 @@ export {
 } from "./socket-diag.ts";
 export { readXattrs, removeXattr, writeXattr } from "./xattr.ts";
 export { type FileLock, tryLockFile } from "./file-lock.ts";
+export {
+  type MemoryMapping,
+  discardMemory,
+  mapAnonymously,
+  mapFile,
+  mapFilePrivately,
+  readMemory,
+  writeMemory,
+} from "./memory-mapping.ts";
+export { killByPidfd, openPidfd } from "./pidfd.ts";
+export { pollReadable } from "./poll.ts";
+export {
+  type ReceivedMessage,
+  acceptUnix,
+  connectUnix,
+  listenUnix,
+  peerProcess,
+  receiveWithFds,
+  sendWithFds,
+  trySend,
+} from "./unix-socket.ts";
+export {
+  type FillResult,
+  type UserfaultEvent,
+  Userfaults,
+  openUserfaultfd,
+  registerWithUserfaultfd,
+} from "./userfaultfd.ts";

@@ -21,14 +21,16 @@ export type {
   SnapshotManifest,
   TemplateManifest,
 } from "./manifest.ts";
-export { type MemoryLayerDigest, layerBytes } from "./memory-layer.ts";
+export { type MemoryLayer, type MemoryLayerDigest, layerBytes } from "./memory-layer.ts";
 export {
   type ByteRange,
   MemoryStack,
+  type PageOrigin,
   type ReadableMemory,
   type StackedLayer,
   type WritableMemory,
 } from "./memory-stack.ts";
+export { type PageRun, pageBytes, stateData } from "./page-map.ts";
 export { createOverlay } from "./qcow2-overlay.ts";
 export { type Needs, SnapshotStore, type StagedSnapshot, snapshotFiles } from "./snapshot-store.ts";
 export {

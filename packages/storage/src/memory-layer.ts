@@ -6,6 +6,7 @@
  * page reaches a guest.
  */
 import { createHash, webcrypto } from "node:crypto";
+import { readSync } from "node:fs";
 import { type FileHandle, open, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { TorporError } from "@torpor/std";
@@ -137,6 +138,8 @@ export class MemoryLayer implements AsyncDisposable {
   readonly #digest: MemoryLayerDigest;
   readonly #chunk = Buffer.alloc(layerChunkBytes);
   #chunkIndex = -1;
+  /** One for each chunk that `verify` found to be as it should. */
+  readonly #verified: Uint8Array;
 
   private constructor(
     file: FileHandle,
@@ -147,6 +150,7 @@ export class MemoryLayer implements AsyncDisposable {
     this.#file = file;
     this.#path = path;
     this.#digest = digest;
+    this.#verified = new Uint8Array(digest.chunkSha256.length);
     this.runs = runs;
   }
 
@@ -191,21 +195,50 @@ export class MemoryLayer implements AsyncDisposable {
     return this.#chunk.subarray(first * pageBytes, end * pageBytes);
   }
 
+  get sizeBytes(): number {
+    return layerBytes(this.#digest);
+  }
+
+  /**
+   * Looks once at every chunk that holds one of these data pages, for whoever takes them from the file
+   * by himself. Blocks, because a guest's page fault waits for it.
+   * @throws snapshot.corrupt
+   */
+  verify(position: number, pageCount: number): void {
+    const last = Math.floor((position + pageCount - 1) / pagesPerChunk);
+    for (let index = Math.floor(position / pagesPerChunk); index <= last; index += 1) {
+      if (this.#verified[index] === 1) continue;
+      this.#chunkIndex = -1;
+      const { offset, length } = this.#extentOf(index);
+      this.#check(index, readSync(this.#file.fd, this.#chunk, 0, length, offset));
+      this.#verified[index] = 1;
+    }
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#file.close();
   }
 
   async #load(index: number): Promise<void> {
     this.#chunkIndex = -1;
-    const offset = index * layerChunkBytes;
-    const length = Math.min(layerChunkBytes, layerBytes(this.#digest) - offset);
+    const { offset, length } = this.#extentOf(index);
     const { bytesRead } = await this.#file.read(this.#chunk, 0, length, offset);
+    this.#check(index, bytesRead);
+    this.#chunkIndex = index;
+  }
+
+  #extentOf(index: number): { readonly offset: number; readonly length: number } {
+    const offset = index * layerChunkBytes;
+    return { offset, length: Math.min(layerChunkBytes, this.sizeBytes - offset) };
+  }
+
+  #check(index: number, bytesRead: number): void {
+    const { offset, length } = this.#extentOf(index);
     if (bytesRead !== length)
       throw corrupt(`${this.#path} ends early, at byte ${offset + bytesRead}`);
     if (sha256(this.#chunk.subarray(0, length)) !== this.#digest.chunkSha256[index]) {
       throw corrupt(`${this.#path} does not match its checksum at byte ${offset}`);
     }
-    this.#chunkIndex = index;
   }
 }
 

@@ -2,8 +2,8 @@
  * Layers above a template's image, seen as one memory: the newest layer that names a page decides.
  *
  * A pause writes a layer of the pages that differ from the stack; a resume writes the stack's pages
- * over a fresh private mapping of the image; a fold makes one layer of several. Only the first two
- * know the image, and none changes it.
+ * over a fresh private mapping of the image, or asks of each page where it comes from; a fold makes one
+ * layer of several. Only the first two know the image, and none changes it.
  */
 import { readSync } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
@@ -57,6 +57,16 @@ interface Stretch {
   readonly position: number;
 }
 
+/** The same for others; a layer is counted from the oldest. */
+export type PageOrigin =
+  | { readonly from: "image" | "zeros"; readonly pageCount: number }
+  | {
+      readonly from: "layer";
+      readonly pageCount: number;
+      readonly layer: number;
+      readonly position: number;
+    };
+
 export class MemoryStack implements AsyncDisposable {
   readonly #layers: readonly MemoryLayer[];
   /** For each page where it comes from, and where in there. */
@@ -93,6 +103,24 @@ export class MemoryStack implements AsyncDisposable {
   /** The pages that the layers decide, ascending. */
   ranges(): readonly ByteRange[] {
     return joinPages(this.#sources);
+  }
+
+  /** Oldest first. */
+  get layers(): readonly MemoryLayer[] {
+    return this.#layers;
+  }
+
+  /** Where a page comes from, and how many from it on, at most `pagesMax`, follow there one by one. */
+  originOf(page: number, pagesMax: number): PageOrigin {
+    const endMax = Math.min(page + pagesMax, this.#sources.length);
+    let end = page + 1;
+    while (end < endMax && this.#follows(end)) end += 1;
+    const pageCount = end - page;
+    const source = this.#sources[page] ?? fromImage;
+    if (source === fromImage) return { from: "image", pageCount };
+    if (source === fromZeros) return { from: "zeros", pageCount };
+    const position = this.#positions[page] ?? 0;
+    return { from: "layer", pageCount, layer: source - firstLayer, position };
   }
 
   /** Writes the stack's pages over memory that holds the image. @throws snapshot.corrupt */

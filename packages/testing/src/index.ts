@@ -20,6 +20,16 @@ export { fakeFirecrackerSkip, makeFakeFirecrackerRig } from "./fake-firecracker/
 export { GuestProcess, type GuestResult } from "./guest-process.ts";
 export { Ledger } from "./ledger.ts";
 export { type TestDaemon, type TestDaemonOptions, startTestDaemon } from "./in-process-daemon.ts";
+export { type GuestSpec, PagedGuest } from "./paged-guest/paged-guest.ts";
+export {
+  SavedFixture,
+  shareOf,
+  shuffled,
+  soon,
+  startGuest,
+  startPager,
+} from "./paged-guest/saved-fixture.ts";
+export type { GuestTask, TaskResult } from "./paged-guest/task.ts";
 export { StateFolder } from "./state-folder.ts";
 export { type RunOptions, TestSandbox } from "./test-sandbox.ts";
 export { failsWith, waitUntil } from "./expectations.ts";

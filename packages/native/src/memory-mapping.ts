@@ -1,0 +1,94 @@
+/**
+ * Memory by its address: files mapped to be copied from by the kernel, and plain memory to be filled.
+ *
+ * An address is handed to system calls only. A mapped file that was cut short kills whoever reads
+ * beyond its end; a system call that does fails with EFAULT instead.
+ */
+import { check, libc } from "./libc.ts";
+
+const PROT_READ = 1;
+const PROT_WRITE = 2;
+const MAP_SHARED = 1;
+const MAP_PRIVATE = 2;
+const MAP_ANONYMOUS = 0x20;
+const MAP_NORESERVE = 0x4000;
+const MADV_DONTNEED = 4;
+
+const mmap = libc.func(
+  "long mmap(long address, size_t length, int protection, int flags, int fd, long offset)",
+) as (
+  address: number,
+  length: number,
+  protection: number,
+  flags: number,
+  fd: number,
+  offset: number,
+) => number;
+const munmap = libc.func("int munmap(long address, size_t length)") as (
+  address: number,
+  length: number,
+) => number;
+const madvise = libc.func("int madvise(long address, size_t length, int advice)") as (
+  address: number,
+  length: number,
+  advice: number,
+) => number;
+const copyIn = libc.func("void *memcpy(long to, void *from, size_t length)") as (
+  to: number,
+  from: Uint8Array,
+  length: number,
+) => unknown;
+const copyOut = libc.func("void *memcpy(void *to, long from, size_t length)") as (
+  to: Uint8Array,
+  from: number,
+  length: number,
+) => unknown;
+
+export interface MemoryMapping extends Disposable {
+  readonly address: number;
+  readonly lengthBytes: number;
+}
+
+/** For reading; the descriptor may be closed afterwards. @throws system error ENOMEM, EACCES */
+export function mapFile(fd: number, lengthBytes: number): MemoryMapping {
+  return map(lengthBytes, PROT_READ, MAP_SHARED | MAP_NORESERVE, fd);
+}
+
+/** The process's own view of a file: what it writes is seen by nobody else. */
+export function mapFilePrivately(fd: number, lengthBytes: number): MemoryMapping {
+  return map(lengthBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, fd);
+}
+
+/** Memory without a file, as a VMM reserves for its guest. Takes none until it is touched. */
+export function mapAnonymously(lengthBytes: number): MemoryMapping {
+  const flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+  return map(lengthBytes, PROT_READ | PROT_WRITE, flags, -1);
+}
+
+/** Gives the pages back, as a balloon does; a page that is touched later is a new one. */
+export function discardMemory(address: number, lengthBytes: number): void {
+  check(madvise(address, lengthBytes, MADV_DONTNEED), "madvise");
+}
+
+/** The caller vouches for the address: a wrong one ends the process. */
+export function writeMemory(address: number, from: Uint8Array): void {
+  copyIn(address, from, from.length);
+}
+
+/** The caller vouches for the address: a wrong one ends the process. */
+export function readMemory(address: number, into: Uint8Array): void {
+  copyOut(into, address, into.length);
+}
+
+function map(lengthBytes: number, protection: number, flags: number, fd: number): MemoryMapping {
+  const address = check(mmap(0, lengthBytes, protection, flags, fd, 0), "mmap");
+  let mapped = true;
+  return {
+    address,
+    lengthBytes,
+    [Symbol.dispose]: () => {
+      if (mapped) munmap(address, lengthBytes);
+      mapped = false;
+    },
+  };
+}

@@ -1,0 +1,13 @@
+export type { PagerEnd } from "./last-words.ts";
+export type { PagerOptions } from "./pager-options.ts";
+export { PagerProcess } from "./pager-process.ts";
+export type { PagerStatus } from "./pager-status.ts";
+export type { PageRange, SavedMemoryFiles } from "./page-source.ts";
+export type { PrefetchMode, PrefetchPhase } from "./prefetch.ts";
+export {
+  type WorkingSet,
+  countPages,
+  encodeWorkingSet,
+  readWorkingSet,
+  workingSetOf,
+} from "./working-set.ts";

@@ -1,0 +1,81 @@
+/** What a pager is told when it starts, as JSON on its standard input. */
+import { join } from "node:path";
+import {
+  type JsonObject,
+  optional,
+  parseInteger,
+  parseObject,
+  parseOneOf,
+  parseString,
+} from "@torpor/std";
+import type { StackedLayer } from "@torpor/storage";
+import type { SavedMemoryFiles } from "./page-source.ts";
+import { type PrefetchMode, prefetchModes } from "./prefetch.ts";
+
+export interface PagerOptions {
+  /** An existing folder of this run of the VM alone: the line to the daemon, and the log. */
+  readonly runFolder: string;
+  /** Where the VMM will connect to; made by the pager. */
+  readonly vmSocketPath: string;
+  /** Of the VMM, where it runs as a user of its own. */
+  readonly vmUserId?: number;
+  /** How long the VMM may take to connect. */
+  readonly connectBudgetMs: number;
+  readonly memory: SavedMemoryFiles;
+  readonly prefetch: PrefetchMode;
+  /**
+   * A fault brings the 256 KiB around it: fewer faults, for memory that the guest may never use. Not
+   * while touches are recorded.
+   */
+  readonly wideFaults?: boolean;
+  /** Recorded by an earlier wake; a missing or damaged one is done without. */
+  readonly workingSetPath?: string;
+  /** Where this wake records its own, when it is told to. */
+  readonly recordPath?: string;
+}
+
+const runFiles = { line: "pager.line", log: "pager.log" } as const;
+
+export function linePath(runFolder: string): string {
+  return join(runFolder, runFiles.line);
+}
+
+/** Its last line is how the pager ended. */
+export function logPath(runFolder: string): string {
+  return join(runFolder, runFiles.log);
+}
+
+/** Ours: the daemon wrote it. A layer's digest is looked at by whoever opens the layer. */
+export function parseOptions(value: unknown): PagerOptions {
+  const options = parseObject(value, "options");
+  const memory = parseObject(options["memory"], "memory");
+  const layers = memory["layers"];
+  const userId = optional(options["vmUserId"], parseUserId, "vmUserId");
+  return {
+    runFolder: parseString(options["runFolder"], "runFolder"),
+    vmSocketPath: parseString(options["vmSocketPath"], "vmSocketPath"),
+    ...(userId === undefined ? {} : { vmUserId: userId }),
+    connectBudgetMs: parseInteger(options["connectBudgetMs"], "connectBudgetMs", 1, 3_600_000),
+    memory: {
+      imagePath: parseString(memory["imagePath"], "imagePath"),
+      layers: Array.isArray(layers) ? (layers as readonly StackedLayer[]) : [],
+      sizeBytes: parseInteger(memory["sizeBytes"], "sizeBytes", 1, Number.MAX_SAFE_INTEGER),
+    },
+    prefetch: parseOneOf(options["prefetch"], "prefetch", prefetchModes),
+    wideFaults: options["wideFaults"] === true,
+    ...optionalPath(options, "workingSetPath"),
+    ...optionalPath(options, "recordPath"),
+  };
+}
+
+function optionalPath<K extends string>(
+  options: JsonObject,
+  name: K,
+): { readonly [P in K]?: string } {
+  const path = optional(options[name], parseString, name);
+  return path === undefined ? {} : ({ [name]: path } as { readonly [P in K]?: string });
+}
+
+function parseUserId(value: unknown, what: string): number {
+  return parseInteger(value, what, 0, 2 ** 32 - 2);
+}

@@ -1,0 +1,181 @@
+/**
+ * A pager's life, from its start to the end of its VM:
+ *
+ *   1. open the line to the daemon, and the saved memory
+ *   2. wait for the VMM to say where its memory is
+ *   3. answer page faults, and fetch ahead, until the VM has ended
+ *
+ * INVARIANT: no VM outlives its pager. Whatever ends this one ends the VM that has connected: a guest that waits for a page nobody
+ * brings would stand still for ever, and a page that cannot be read must not become another.
+ */
+import { renameSync, writeFileSync } from "node:fs";
+import { Userfaults, killByPidfd } from "@torpor/native";
+import { Deadline, TorporError, systemCode } from "@torpor/std";
+import { pageBytes } from "@torpor/storage";
+import { FaultService } from "./fault-service.ts";
+import { GuestPages } from "./guest-pages.ts";
+import { type ConnectedVm, type VmMemory, VmSocket } from "./handshake.ts";
+import { type PagerOptions, linePath } from "./pager-options.ts";
+import type { PagerStatus } from "./pager-status.ts";
+import { SavedMemory } from "./page-source.ts";
+import { Prefetch } from "./prefetch.ts";
+import { type Order, StatusLine } from "./status-line.ts";
+import { Watch } from "./watch.ts";
+import {
+  type WorkingSet,
+  countPages,
+  encodeWorkingSet,
+  readWorkingSet,
+  workingSetOf,
+} from "./working-set.ts";
+
+/** What there is once the VMM has said where its memory is. */
+interface Service {
+  readonly faults: FaultService;
+  readonly pages: GuestPages;
+  readonly prefetch: Prefetch;
+}
+
+export class Pager {
+  readonly #options: PagerOptions;
+  readonly #watch = new Watch();
+  readonly #workingSet: WorkingSet;
+  readonly #touched: Uint8Array;
+  #remark = "";
+  #recordedPages = -1;
+  #vm: ConnectedVm | undefined;
+  #service: Service | undefined;
+  #ended = false;
+  #line: StatusLine | undefined;
+
+  constructor(options: PagerOptions) {
+    this.#options = options;
+    const { sizeBytes } = options.memory;
+    this.#workingSet = this.#readWorkingSet(sizeBytes) ?? { sizeBytes, ranges: [] };
+    this.#touched = new Uint8Array(sizeBytes / pageBytes);
+  }
+
+  /**
+   * Returns when the VM has ended, or nobody wants the pager any more.
+   * @param line Takes over the line to the daemon, which is open until it is disposed of.
+   * @throws snapshot.corrupt, vmm.failed, deadline.exceeded; the VM is ended by then.
+   */
+  async run(line: DisposableStack): Promise<void> {
+    const { memory, runFolder } = this.#options;
+    await using undo = new AsyncDisposableStack();
+    const source = undo.use(await SavedMemory.open(memory));
+    this.#line = line.use(this.#openLine(runFolder));
+    using descriptors = new DisposableStack();
+    try {
+      const vm = this.#receiveVm(descriptors);
+      if (vm !== undefined) this.#serve(vm, source, descriptors);
+    } finally {
+      // One that has ended is not hurt.
+      if (this.#vm !== undefined) killByPidfd(this.#vm.pidfd);
+    }
+  }
+
+  #openLine(runFolder: string): StatusLine {
+    const status = (): PagerStatus => this.#status();
+    return new StatusLine(linePath(runFolder), this.#watch, status, (order) => this.#obey(order));
+  }
+
+  /** @returns undefined when it was told to end before. */
+  #receiveVm(undo: DisposableStack): VmMemory | undefined {
+    const { vmSocketPath, vmUserId, memory, connectBudgetMs } = this.#options;
+    using socket = new VmSocket(vmSocketPath, vmUserId);
+    const deadline = Deadline.after(connectBudgetMs, "waiting for the VMM to connect");
+    const isWanted = (): boolean => !this.#ended;
+    const onConnected = (vm: ConnectedVm): void => {
+      this.#vm = vm;
+      undo.use(this.#watch.add(vm.pidfd, () => this.#end()));
+    };
+    return socket.receive(memory.sizeBytes, this.#watch, undo, isWanted, onConnected, deadline);
+  }
+
+  #serve({ userfaultfd, regions }: VmMemory, source: SavedMemory, undo: DisposableStack): void {
+    const { prefetch: mode, recordPath } = this.#options;
+    const userfaults = new Userfaults(userfaultfd);
+    const pages = new GuestPages(userfaults, regions, source);
+    const { ranges } = this.#workingSet;
+    const prefetch = new Prefetch(pages, source, mode, ranges, () => this.#line?.tell());
+    const faults = new FaultService(userfaults, pages, prefetch, this.#watch);
+    this.#service = { faults, pages, prefetch };
+    undo.use(this.#watch.add(userfaultfd, () => undefined));
+    if (recordPath === undefined) {
+      this.#stopRecording();
+    } else {
+      // What is fetched is not seen to be touched: it stays in the record, and else nothing is fetched.
+      for (const { firstPage, endPage } of ranges) this.#touched.fill(1, firstPage, endPage);
+      prefetch.holdBack();
+      faults.recordInto(this.#touched);
+    }
+    this.#line?.tell();
+    if (!this.#ended) faults.run();
+  }
+
+  #obey(order: Exclude<Order, "tell">): void {
+    if (order === "end") this.#end();
+    else this.#saveWorkingSet();
+  }
+
+  #end(): void {
+    this.#ended = true;
+    this.#service?.faults.end();
+  }
+
+  /** A record that cannot be written costs the next wake some time, and this one nothing. */
+  #saveWorkingSet(): void {
+    const { recordPath } = this.#options;
+    if (recordPath !== undefined && this.#service !== undefined) {
+      const workingSet = workingSetOf(this.#touched);
+      try {
+        writeFileSync(`${recordPath}.new`, encodeWorkingSet(workingSet), { mode: 0o600 });
+        renameSync(`${recordPath}.new`, recordPath);
+        this.#recordedPages = countPages(workingSet);
+      } catch (cause) {
+        this.#remark = TorporError.from(cause, "storage.failed").rawMessage;
+      }
+      this.#stopRecording();
+    }
+    this.#line?.tell();
+  }
+
+  #stopRecording(): void {
+    this.#service?.faults.recordInto(undefined);
+    this.#service?.prefetch.goOn();
+    if (this.#options.wideFaults === true) this.#service?.faults.widen();
+  }
+
+  #readWorkingSet(sizeBytes: number): WorkingSet | undefined {
+    const { workingSetPath } = this.#options;
+    if (workingSetPath === undefined) return undefined;
+    try {
+      return readWorkingSet(workingSetPath, sizeBytes);
+    } catch (cause) {
+      if (systemCode(cause) === "ENOENT") return undefined;
+      this.#remark = TorporError.from(cause, "storage.failed").rawMessage;
+      return undefined;
+    }
+  }
+
+  #status(): PagerStatus {
+    const { faults, pages, prefetch } = this.#service ?? {};
+    return {
+      state: this.#service === undefined ? "listening" : "serving",
+      pid: process.pid,
+      vmPid: this.#vm?.pid ?? 0,
+      memoryPages: this.#touched.length,
+      faults: faults?.faultCount ?? 0,
+      copiedPages: pages?.counts.copied ?? 0,
+      zeroPages: pages?.counts.zeroed ?? 0,
+      removedPages: pages?.counts.removed ?? 0,
+      retries: pages?.counts.retries ?? 0,
+      prefetchPhase: prefetch?.phase ?? "workingSet",
+      prefetchedPages: prefetch?.pageCount ?? 0,
+      workingSetPages: countPages(this.#workingSet),
+      recordedPages: this.#recordedPages,
+      remark: this.#remark,
+    };
+  }
+}

@@ -1,0 +1,163 @@
+/**
+ * Puts pages in their place before the guest asks for them, in three phases:
+ *
+ *   workingSet    what an earlier wake touched, as fast as it goes, zeros included
+ *   newestLayer   what the last pause wrote, which was in use then; bytes only
+ *   rest          everything, in order; bytes only
+ *
+ * The last two are throttled, because they compete with guests that work, and they make a guest's
+ * memory resident that it may never use; so `workingSet` ends after the first. Zeros are left out there:
+ * they cost little when they are asked for.
+ *
+ * A step is short, and between two of them come the pages that the guest waits for.
+ */
+import { assert } from "@torpor/std";
+import { pageBytes } from "@torpor/storage";
+import type { GuestPages, InstallResult } from "./guest-pages.ts";
+import type { PageRange, PageSource } from "./page-source.ts";
+
+export const prefetchModes = ["off", "workingSet", "all"] as const;
+export type PrefetchMode = (typeof prefetchModes)[number];
+export type PrefetchPhase = "workingSet" | "newestLayer" | "rest" | "done";
+
+/** 256 KiB: copies of that size reach the speed of larger ones, and a fault waits for one at most. */
+export const batchPages = 64;
+/** LIMIT: of batches without anything to do in one step; some milliseconds. */
+const emptyBatchesMax = 256;
+/** LIMIT: of batches that the disk is asked to bring at a time; 32 MiB, where they are whole. */
+const aheadBatches = 128;
+/** LIMIT: of the throttled phases; a fraction of what a disk or a copy in memory gives. */
+const throttledBytesPerMs = (256 * 1024 * 1024) / 1000;
+
+interface Phase {
+  readonly name: PrefetchPhase;
+  readonly batches: readonly PageRange[];
+}
+
+export class Prefetch {
+  readonly #pages: GuestPages;
+  readonly #source: PageSource;
+  readonly #phases: readonly Phase[];
+  readonly #onPhase: () => void;
+  #phaseIndex = 0;
+  #nextBatch = 0;
+  #aheadBatch = 0;
+  #dueMonoMs = 0;
+  #pageCount = 0;
+  /** Whether more than the working set may be fetched by now. */
+  #goesOn = true;
+
+  /** @param onPhase Told when a phase has begun. */
+  constructor(
+    pages: GuestPages,
+    source: PageSource,
+    mode: PrefetchMode,
+    workingSet: readonly PageRange[],
+    onPhase: () => void,
+  ) {
+    this.#pages = pages;
+    this.#source = source;
+    this.#onPhase = onPhase;
+    const all = [{ firstPage: 0, endPage: source.pageCount }];
+    this.#phases = [
+      { name: "workingSet", batches: mode === "off" ? [] : batchesOf(workingSet) },
+      { name: "newestLayer", batches: mode === "all" ? batchesOf(source.newestPages) : [] },
+      { name: "rest", batches: mode === "all" ? batchesOf(all) : [] },
+    ];
+    this.#skipEmptyPhases();
+  }
+
+  get phase(): PrefetchPhase {
+    return this.#phases[this.#phaseIndex]?.name ?? "done";
+  }
+
+  /** Pages that were put in their place before they were asked for. */
+  get pageCount(): number {
+    return this.#pageCount;
+  }
+
+  /** Nothing beyond the working set until `goOn`: what was fetched cannot be seen to be touched. */
+  holdBack(): void {
+    this.#goesOn = false;
+  }
+
+  goOn(): void {
+    this.#goesOn = true;
+  }
+
+  /** Until the next step is due; undefined when none is. */
+  get waitMs(): number | undefined {
+    if (this.phase === "done") return undefined;
+    if (this.phase === "workingSet") return 0;
+    return this.#goesOn ? Math.max(0, this.#dueMonoMs - performance.now()) : undefined;
+  }
+
+  /** Does about a batch's worth, if one is due. @throws snapshot.corrupt, vmm.failed */
+  step(): InstallResult {
+    if (this.waitMs !== 0) return "done";
+    const before = this.#pages.installedCount;
+    let result: InstallResult = "done";
+    for (let batches = 0; batches < emptyBatchesMax && result === "done"; batches += 1) {
+      const phase = this.#phases[this.#phaseIndex];
+      const batch = phase?.batches[this.#nextBatch];
+      assert(
+        phase !== undefined && batch !== undefined,
+        "a phase that is not done has a batch left",
+      );
+      this.#readAhead(phase);
+      result = phase.name === "workingSet" ? this.#pages.install(batch) : this.#installBytes(batch);
+      if (result === "done") this.#advance(phase);
+      const isEnough = this.#pages.installedCount - before >= batchPages;
+      if (isEnough || this.phase !== phase.name) break;
+    }
+    const pages = this.#pages.installedCount - before;
+    this.#pageCount += pages;
+    this.#dueMonoMs = performance.now() + (pages * pageBytes) / throttledBytesPerMs;
+    return result;
+  }
+
+  #installBytes({ firstPage, endPage }: PageRange): InstallResult {
+    for (let page = firstPage; page < endPage; page += 1) {
+      if (!this.#pages.lacksBytes(page)) continue;
+      let end = page + 1;
+      while (end < endPage && this.#pages.lacksBytes(end)) end += 1;
+      const result = this.#pages.install({ firstPage: page, endPage: end });
+      if (result !== "done") return result;
+      page = end;
+    }
+    return "done";
+  }
+
+  #advance({ batches }: Phase): void {
+    this.#nextBatch += 1;
+    if (this.#nextBatch < batches.length) return;
+    this.#phaseIndex += 1;
+    this.#nextBatch = 0;
+    this.#aheadBatch = 0;
+    this.#skipEmptyPhases();
+    this.#onPhase();
+  }
+
+  #skipEmptyPhases(): void {
+    while (this.#phases[this.#phaseIndex]?.batches.length === 0) this.#phaseIndex += 1;
+  }
+
+  /** A few batches before they are copied, so that the disk works while pages are. */
+  #readAhead({ batches }: Phase): void {
+    const end = Math.min(this.#nextBatch + aheadBatches, batches.length);
+    for (; this.#aheadBatch < end; this.#aheadBatch += 1) {
+      const batch = batches[this.#aheadBatch];
+      if (batch !== undefined) this.#source.readAhead(batch);
+    }
+  }
+}
+
+function batchesOf(ranges: readonly PageRange[]): readonly PageRange[] {
+  const batches: PageRange[] = [];
+  for (const { firstPage, endPage } of ranges) {
+    for (let page = firstPage; page < endPage; page += batchPages) {
+      batches.push({ firstPage: page, endPage: Math.min(page + batchPages, endPage) });
+    }
+  }
+  return batches;
+}
