@@ -5,8 +5,8 @@
  *     npm run bench -- pause dirty      the rows of some files
  *
  * A claim is a ratio of two things measured in the same run on the same machine: absolute times of
- * one machine say little about another. Rows are printed as a table and appended to
- * `results.ndjson`, one object a row.
+ * one machine say little about another. The rows of a file are printed as a table and appended to
+ * `results.ndjson`, one object a row, when it is done.
  */
 import { createHash } from "node:crypto";
 import { appendFile, readFile } from "node:fs/promises";
@@ -55,14 +55,21 @@ const chosen = process.argv.slice(2);
 const progress = new TerminalProgress(process.stdout);
 
 await setUp({ cacheFolder: defaultCacheFolder(), progress });
-const rows: Row[] = [];
+let allHold = true;
 for (const [name, measure] of Object.entries(benches)) {
   if (chosen.length > 0 && !chosen.includes(name)) continue;
-  rows.push(...(await progress.step(`bench ${name}`, () => measure(defaultCacheFolder()))));
+  try {
+    const rows = await progress.step(`bench ${name}`, () => measure(defaultCacheFolder()));
+    printTable(rows);
+    await append(rows);
+    allHold &&= rows.every(({ holds }) => holds !== false);
+  } catch (cause) {
+    // What the others measure takes minutes, and is none the worse for it.
+    console.error(cause);
+    allHold = false;
+  }
 }
-printTable(rows);
-await append(rows);
-process.exitCode = rows.every(({ holds }) => holds !== false) ? 0 : 1;
+process.exitCode = allHold ? 0 : 1;
 
 function printTable(all: readonly Row[]): void {
   const width = Math.max(...all.map(({ row }) => row.length));

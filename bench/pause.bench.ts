@@ -71,7 +71,8 @@ async function timeFullSaves(sandbox: Sandbox, bytesPerSecond: number): Promise<
   const { run } = sandbox;
   if (run === undefined) throw new Error("the sandbox is not running");
   const { handle } = run.vm;
-  const path = join(sandbox.folder.path, "full.save");
+  // The one folder that QEMU may write to.
+  const path = join(handle.runFolder, "full.save");
   await sandbox.release(); // QEMU serves one control connection at a time
   const saves: Timed[] = [];
   for (let round = 0; round < rounds; round += 1) {
