@@ -12,6 +12,7 @@ import { createHash } from "node:crypto";
 import { appendFile, readFile } from "node:fs/promises";
 import { availableParallelism, cpus, totalmem } from "node:os";
 import { join } from "node:path";
+import { inspect } from "node:util";
 import { TerminalProgress, setUp } from "@torpor/setup";
 import { Deadline, runCommand } from "@torpor/std";
 import { defaultCacheFolder } from "@torpor/storage";
@@ -65,7 +66,7 @@ for (const [name, measure] of Object.entries(benches)) {
     allHold &&= rows.every(({ holds }) => holds !== false);
   } catch (cause) {
     // What the others measure takes minutes, and is none the worse for it.
-    console.error(cause);
+    process.stdout.write(`${inspect(cause)}\n`);
     allHold = false;
   }
 }

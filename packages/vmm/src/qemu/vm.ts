@@ -15,6 +15,9 @@ const unlimited = 2 ** 50;
 /** When the logs of a process that has ended cannot be read. */
 const unknownExit: VmExit = { consoleTail: "", vmmTail: "" };
 
+/** The first device on the command line. */
+const diskDevice = "/machine/peripheral-anon/device[0]";
+
 export class QemuVm implements Vm {
   readonly handle: VmHandle;
   readonly version: string;
@@ -55,8 +58,8 @@ export class QemuVm implements Vm {
 
   async saveDeviceState(path: string, deadline: Deadline): Promise<void> {
     const filename = pathWithin(this.handle, path);
-    // live: the block devices stay usable, so that the VM can go on when the pause is undone.
-    await this.#qmp.execute("xen-save-devices-state", { filename, live: true }, deadline);
+    // Not live: that would give up the disk layers as for a migration, and going on then opens each anew.
+    await this.#qmp.execute("xen-save-devices-state", { filename, live: false }, deadline);
     bringHome(this.handle, path);
   }
 
@@ -111,6 +114,9 @@ export class QemuVm implements Vm {
     // A repeat: the layer is there already.
     if (node === overlay) return;
     await this.#qmp.execute("blockdev-snapshot", { node, overlay }, deadline);
+    // QEMU opens the sealed layer's file anew, only to read, when it next looks at who may do what with
+    // it. That is now, and not when others stand upon the file and it is this VM's no more.
+    await this.flushDisk(deadline);
   }
 
   async closeDiskLayer({ path }: DiskLayer, deadline: Deadline): Promise<void> {
@@ -139,12 +145,13 @@ export class QemuVm implements Vm {
     this.#qmp.close(); // QEMU serves one client at a time: the next daemon waits for this
   }
 
-  /** Asked for each time: another daemon may have added layers to this VM. */
+  /**
+   * Asked for each time: another daemon may have added layers to this VM. Of the device, because
+   * `query-block` opens the description of every layer below, while the guest stands still.
+   */
   async #topNode(deadline: Deadline): Promise<string> {
-    const answer: unknown = await this.#qmp.execute("query-block", {}, deadline);
-    const [disk] = Array.isArray(answer) ? (answer as unknown[]) : [];
-    const inserted = parseObject(parseObject(disk, "disk")["inserted"], "disk");
-    return parseString(inserted["node-name"], "disk");
+    const drive = { path: diskDevice, property: "drive" };
+    return parseString(await this.#qmp.execute("qom-get", drive, deadline), "disk");
   }
 
   async #runState(deadline: Deadline): Promise<string> {
