@@ -1,4 +1,4 @@
-export { ConnectionSteering, type SteeringRule } from "./connection-steering.ts";
+export { ConnectionDispatch, type DispatchRule } from "./connection-dispatch.ts";
 export {
   bringUp,
   keepTap,

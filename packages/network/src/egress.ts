@@ -11,7 +11,7 @@
  * "port unreachable", which makes clients of QUIC fall back at once.
  */
 import { type Socket, createServer } from "node:net";
-import { ConnectionSteering, type NetworkNamespace, openBoundSocket } from "@torpor/native";
+import { ConnectionDispatch, type NetworkNamespace, openBoundSocket } from "@torpor/native";
 import { ignoreFailure } from "@torpor/std";
 import {
   type AnnouncedName,
@@ -53,7 +53,7 @@ interface Passage {
 
 export class Egress implements Disposable {
   readonly #outside: Outside;
-  readonly #steering: ConnectionSteering;
+  readonly #dispatch: ConnectionDispatch;
   readonly #held = new DisposableStack();
   readonly #passages = new Set<Passage>();
   #policy: NetworkPolicy = closedPolicy;
@@ -71,7 +71,7 @@ export class Egress implements Disposable {
       const server = createServer({ allowHalfOpen: true }, (inside) => this.#admit(inside));
       server.listen({ fd: listener }).unref();
       this.#held.defer(() => server.close());
-      this.#steering = this.#held.use(new ConnectionSteering(namespace.fd, listener));
+      this.#dispatch = this.#held.use(new ConnectionDispatch(namespace.fd, listener));
       this.#held.use(
         new NameServer({
           descriptor: namespace.enter(() => openBoundSocket("udp", gatewayAddress, namePort)),
@@ -90,7 +90,7 @@ export class Egress implements Disposable {
   /** From now on; connections that it does not allow are reset. */
   setPolicy(policy: NetworkPolicy): void {
     this.#policy = policy;
-    this.#steer();
+    this.#applyRules();
     this.#reset((passage) => !this.#isAllowed(passage));
   }
 
@@ -182,13 +182,13 @@ export class Egress implements Disposable {
   /** A guest that connects too much is refused by the kernel, for a breath, and costs nothing then. */
   #countNew(): void {
     this.#newConnections += 1;
-    if (this.#isBusy()) this.#steer();
+    if (this.#isBusy()) this.#applyRules();
     this.#breather ??= setTimeout(() => this.#breathe(), breatherMs).unref();
   }
 
   #breathe(): void {
     this.#newConnections = 0;
-    this.#steer();
+    this.#applyRules();
     this.#breather = this.#isBusy()
       ? setTimeout(() => this.#breathe(), breatherMs).unref()
       : undefined;
@@ -198,12 +198,12 @@ export class Egress implements Disposable {
     return this.#newConnections >= connectionsPerSecondMax || this.#passages.size >= connectionsMax;
   }
 
-  #steer(): void {
+  #applyRules(): void {
     const rules = egressRules(this.#policy).map(({ egress, ...rule }) => ({
       ...rule,
       accept: egress !== "deny",
     }));
-    this.#steering.setRules(this.#isBusy() ? [] : rules);
+    this.#dispatch.setRules(this.#isBusy() ? [] : rules);
   }
 }
 

@@ -56,7 +56,7 @@ const code = {
 /** LIMIT: a jump passes over 32767 instructions; a rule takes five at most. */
 const rulesMax = 4_096;
 
-export interface SteeringRule {
+export interface DispatchRule {
   /** IPv4, as a number. */
   readonly address: number;
   readonly prefixBits: number;
@@ -65,7 +65,7 @@ export interface SteeringRule {
   readonly accept: boolean;
 }
 
-export class ConnectionSteering implements Disposable {
+export class ConnectionDispatch implements Disposable {
   readonly #descriptors: number[] = [];
   readonly #map: number;
   readonly #link: number;
@@ -97,7 +97,7 @@ export class ConnectionSteering implements Disposable {
   }
 
   /** The first rule that fits decides; a connection that none fits is refused. From now on, at once. */
-  setRules(rules: readonly SteeringRule[]): void {
+  setRules(rules: readonly DispatchRule[]): void {
     assert(rules.length <= rulesMax, "a jump passes over all rules");
     const program = loadProgram(rules, this.#map);
     try {
@@ -143,8 +143,8 @@ function createSocketMap(listener: number): number {
   }
 }
 
-function loadProgram(rules: readonly SteeringRule[], map: number): number {
-  const program = assemble(steeringProgram(rules, map));
+function loadProgram(rules: readonly DispatchRule[], map: number): number {
+  const program = assemble(dispatchProgram(rules, map));
   return bpf(bpfCommand.loadProgram, [
     [0, BPF_PROG_TYPE_SK_LOOKUP],
     [4, program.length / 8],
@@ -154,7 +154,7 @@ function loadProgram(rules: readonly SteeringRule[], map: number): number {
   ]);
 }
 
-function steeringProgram(rules: readonly SteeringRule[], map: number): readonly Instruction[] {
+function dispatchProgram(rules: readonly DispatchRule[], map: number): readonly Instruction[] {
   const pass = [
     { code: code.setValue, target: result, value: SK_PASS },
     { code: code.exit },
@@ -205,7 +205,7 @@ function steeringProgram(rules: readonly SteeringRule[], map: number): readonly 
 }
 
 /** Goes on behind it when the rule does not fit, and else `offset` instructions further. */
-function judge(rule: SteeringRule, offset: number): readonly Instruction[] {
+function judge(rule: DispatchRule, offset: number): readonly Instruction[] {
   const { address, prefixBits, port } = rule;
   const onPort: readonly Instruction[] =
     port === undefined
@@ -219,7 +219,7 @@ function judge(rule: SteeringRule, offset: number): readonly Instruction[] {
   ];
 }
 
-function ruleLength({ port }: SteeringRule): number {
+function ruleLength({ port }: DispatchRule): number {
   return port === undefined ? 3 : 4;
 }
 
