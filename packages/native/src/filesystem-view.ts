@@ -2,28 +2,24 @@
  * A file system that holds nothing but what is named, for one synchronous call and for the processes that
  * are started in it.
  *
- * As with a network namespace (see network-namespace.ts), the calling thread goes into a mount namespace
- * of its own, runs the function and comes back; what was started meanwhile stays. In it the host's file
- * system is gone, and what is named lies where it does on the host, so that paths mean the same
- * here and there. Nothing of it is seen outside, and it ends with its last process.
+ * In a mount namespace of its own (see mount-namespace.ts) the host's file system is gone, and what is
+ * named lies where it does on the host, so that paths mean the same here and there. Nothing of it is seen
+ * outside, and it ends with its last process.
  *
  * INVARIANT: `withView` is synchronous. An `await` inside it would leak the view into other work.
  */
 import { closeSync, fchmodSync, mkdirSync, openSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { check, libc } from "./libc.ts";
+import { inOwnMounts } from "./mount-namespace.ts";
 import { bind, mount, mountFlag, umount } from "./mount.ts";
 
-const CLONE_NEWNS = 0x2_0000;
 const SYS_PIVOT_ROOT = 155;
 const MNT_DETACH = 2;
 /** LIMIT: folders and empty files to mount on, of which each takes a page at most. */
 const rootOptions = "size=1m,mode=755";
 
-const unshare = libc.func("int unshare(int flags)") as (flags: number) => number;
-const setns = libc.func("int setns(int fd, int type)") as (fd: number, type: number) => number;
 const chdir = libc.func("int chdir(const char *path)") as (path: string) => number;
-const fchdir = libc.func("int fchdir(int fd)") as (fd: number) => number;
 const syscall = libc.func("long syscall(long number, const char *one, const char *other)") as (
   number: number,
   one: string,
@@ -44,22 +40,14 @@ export interface ViewEntry {
  * @throws system error EPERM without CAP_SYS_ADMIN, ENOENT for an entry that is not there
  */
 export function withView<T>(root: string, entries: readonly ViewEntry[], work: () => T): T {
-  using undo = new DisposableStack();
-  const home = undo.adopt(openSync("/proc/thread-self/ns/mnt", "r"), closeSync);
-  const folder = undo.adopt(openSync(".", "r"), closeSync);
-  // It also gives the thread a root and a current folder that no other thread shares.
-  check(unshare(CLONE_NEWNS), "unshare");
-  undo.defer(() => {
-    check(setns(home, CLONE_NEWNS), "setns");
-    check(fchdir(folder), "fchdir");
+  return inOwnMounts(() => {
+    build(root, entries);
+    return work();
   });
-  build(root, entries);
-  return work();
 }
 
 function build(root: string, entries: readonly ViewEntry[]): void {
-  const { recursive, private: unshared, noSetUid, noDevices, readOnly, remount } = mountFlag;
-  check(mount(null, "/", null, recursive | unshared, null), "mount");
+  const { noSetUid, noDevices, readOnly, remount } = mountFlag;
   check(mount("torpor", root, "tmpfs", noSetUid | noDevices, rootOptions), "mount");
   for (const entry of entries) show(root, entry);
   check(mount(null, root, null, remount | noSetUid | noDevices | readOnly, null), "mount");

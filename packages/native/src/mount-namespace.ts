@@ -1,10 +1,10 @@
 /**
  * Mounts that exist for some processes only, and end with the last of them.
  *
- * As in filesystem-view.ts the calling thread goes into a mount namespace of its own, runs a function
- * and comes back; what was started meanwhile stays. Here all of the host's file system is still there.
+ * As with a network namespace (see network-namespace.ts), the calling thread goes into a mount namespace,
+ * runs a function and comes back; what was started meanwhile stays.
  *
- * INVARIANT: both functions are synchronous. An `await` inside them would leak mounts into other work.
+ * INVARIANT: all of these are synchronous. An `await` inside them would leak mounts into other work.
  */
 import { closeSync, openSync } from "node:fs";
 import { check, libc } from "./libc.ts";
@@ -27,13 +27,24 @@ export interface PrivateMount {
 
 /** Runs `work` where each source is seen at its target too, which the host itself does not see. */
 export function withMounts<T>(mounts: readonly PrivateMount[], work: () => T): T {
-  return backHome(() => {
-    check(unshare(CLONE_NEWNS), "unshare");
-    const { recursive, private: unshared, noSetUid, noDevices, noExecute, readOnly } = mountFlag;
-    check(mount(null, "/", null, recursive | unshared, null), "mount");
+  return inOwnMounts(() => {
+    const { noSetUid, noDevices, noExecute, readOnly } = mountFlag;
     for (const { source, target, writable } of mounts) {
       bind(source, target, noSetUid | noDevices | noExecute | (writable === true ? 0 : readOnly));
     }
+    return work();
+  });
+}
+
+/**
+ * Runs `work` with a copy of the mounts there are, in which nothing changes those of the host. The thread
+ * has a root and a current folder there that no other shares. @throws system error EPERM without CAP_SYS_ADMIN
+ */
+export function inOwnMounts<T>(work: () => T): T {
+  const leave = (): number => check(unshare(CLONE_NEWNS), "unshare");
+  return awayFromHome(leave, () => {
+    const { recursive, private: unshared } = mountFlag;
+    check(mount(null, "/", null, recursive | unshared, null), "mount");
     return work();
   });
 }
@@ -42,21 +53,23 @@ export function withMounts<T>(mounts: readonly PrivateMount[], work: () => T): T
 export function inMountsOf<T>(pid: number, work: () => T): T {
   const fd = openSync(`/proc/${pid}/ns/mnt`, "r");
   try {
-    return backHome(() => {
+    const leave = (): void => {
       // The kernel lets nobody change his mounts who shares root and current folder with others.
       check(unshare(CLONE_FS), "unshare");
       check(setns(fd, CLONE_NEWNS), "setns");
-      return work();
-    });
+    };
+    return awayFromHome(leave, work);
   } finally {
     closeSync(fd);
   }
 }
 
-function backHome<T>(work: () => T): T {
+/** A thread that could not leave needs no way back. */
+function awayFromHome<T>(leave: () => void, work: () => T): T {
   using undo = new DisposableStack();
   const home = undo.adopt(openSync("/proc/thread-self/ns/mnt", "r"), closeSync);
   const folder = undo.adopt(openSync(".", "r"), closeSync);
+  leave();
   undo.defer(() => {
     check(setns(home, CLONE_NEWNS), "setns");
     check(fchdir(folder), "fchdir");
