@@ -16,7 +16,8 @@ import { type PrivateMount, withMounts } from "@torpor/native";
 import { type Deadline, TorporError, parseObject, parseString, systemCode } from "@torpor/std";
 import type { DiskLayer } from "../driver.ts";
 import { type ProcessName, isAlive, nameProcess } from "../process.ts";
-import { blockNode, overlayNode } from "../qemu/command-line.ts";
+import { BlockLayers } from "../qemu/block-layers.ts";
+import { blockNode } from "../qemu/command-line.ts";
 import { QmpClient } from "../qemu/qmp.ts";
 import { runFiles } from "../run-files.ts";
 import { diskProcessName, runPaths } from "./run-files.ts";
@@ -37,6 +38,7 @@ export interface DiskOptions {
 
 export class DiskExport {
   readonly process: ProcessName;
+  readonly layers: BlockLayers;
   readonly #qmp: QmpClient;
   /** The file, by a path that leads into the process's own mounts. */
   readonly #path: string;
@@ -44,6 +46,7 @@ export class DiskExport {
   private constructor(process: ProcessName, qmp: QmpClient, target: string) {
     this.process = process;
     this.#qmp = qmp;
+    this.layers = new BlockLayers(qmp, (deadline) => this.#topNode(deadline));
     this.#path = join(`/proc/${process.pid}/root`, target);
   }
 
@@ -94,34 +97,11 @@ export class DiskExport {
     );
   }
 
-  async openLayer({ path }: DiskLayer, deadline: Deadline): Promise<void> {
-    await this.#qmp.execute("blockdev-add", overlayNode(path), deadline);
-  }
-
-  async addLayer({ path }: DiskLayer, deadline: Deadline): Promise<void> {
-    const overlay = overlayNode(path)["node-name"];
-    const node = await this.#topNode(deadline);
-    // A repeat: the layer is there already.
-    if (node === overlay) return;
-    await this.#qmp.execute("blockdev-snapshot", { node, overlay }, deadline);
-  }
-
-  async closeLayer({ path }: DiskLayer, deadline: Deadline): Promise<void> {
-    const name = overlayNode(path)["node-name"];
-    const known = await this.#qmp.execute("query-named-block-nodes", { flat: true }, deadline);
-    const nodes = (Array.isArray(known) ? (known as unknown[]) : []).map(
-      (node) => parseObject(node, "node")["node-name"],
-    );
-    if (!nodes.includes(name) || (await this.#topNode(deadline)) === name) return;
-    await this.#qmp.execute("blockdev-del", { "node-name": name }, deadline);
-  }
-
   async #flush(): Promise<void> {
     await using file = await open(this.#path, "r+");
     await file.sync();
   }
 
-  /** Asked for each time: another daemon may have added layers. */
   async #topNode(deadline: Deadline): Promise<string> {
     const answer: unknown = await this.#qmp.execute("query-block-exports", {}, deadline);
     const [disk] = Array.isArray(answer) ? (answer as unknown[]) : [];

@@ -113,15 +113,15 @@ export class FirecrackerVm implements Vm {
   }
 
   async openDiskLayer(layer: DiskLayer, deadline: Deadline): Promise<void> {
-    await this.#parts.disk.openLayer(layer, deadline);
+    await this.#parts.disk.layers.open(layer.path, deadline);
   }
 
   async addDiskLayer(layer: DiskLayer, deadline: Deadline): Promise<void> {
-    await this.#parts.disk.addLayer(layer, deadline);
+    await this.#parts.disk.layers.add(layer, deadline);
   }
 
   async closeDiskLayer(layer: DiskLayer, deadline: Deadline): Promise<void> {
-    await this.#parts.disk.closeLayer(layer, deadline);
+    await this.#parts.disk.layers.close(layer, deadline);
   }
 
   /** A write that the host's disk fails is an error of the guest's disk, and nothing stands still. */

@@ -3,7 +3,7 @@ import { readFileSync } from "node:fs";
 import { type Deadline, TorporError, parseObject, parseString } from "@torpor/std";
 import type { DiskLayer, MemoryContent, Vm, VmExit, VmHandle } from "../driver.ts";
 import { endProcess, readExit } from "../process.ts";
-import { overlayNode } from "./command-line.ts";
+import { BlockLayers } from "./block-layers.ts";
 import { bringHome, endConfinement, handOver, pathWithin } from "./confinement.ts";
 import { ProcessMemory } from "./memory.ts";
 import type { QmpClient } from "./qmp.ts";
@@ -24,6 +24,7 @@ export class QemuVm implements Vm {
   readonly memory: ProcessMemory;
   readonly exited: Promise<VmExit>;
   readonly #qmp: QmpClient;
+  readonly #layers: BlockLayers;
   #released = false;
 
   private constructor(handle: VmHandle, qmp: QmpClient, version: string) {
@@ -31,6 +32,7 @@ export class QemuVm implements Vm {
     this.version = version;
     this.memory = new ProcessMemory(handle);
     this.#qmp = qmp;
+    this.#layers = new BlockLayers(qmp, (deadline) => this.#topNode(deadline));
     this.exited = qmp.closed.then(async () => {
       this.memory[Symbol.dispose]();
       // Let go of, not ended: there is no exit to tell of.
@@ -104,29 +106,18 @@ export class QemuVm implements Vm {
   }
 
   async openDiskLayer({ path }: DiskLayer, deadline: Deadline): Promise<void> {
-    const within = handOver(this.handle, path);
-    await this.#qmp.execute("blockdev-add", overlayNode(within), deadline);
+    await this.#layers.open(handOver(this.handle, path), deadline);
   }
 
-  async addDiskLayer({ path }: DiskLayer, deadline: Deadline): Promise<void> {
-    const overlay = overlayNode(path)["node-name"];
-    const node = await this.#topNode(deadline);
-    // A repeat: the layer is there already.
-    if (node === overlay) return;
-    await this.#qmp.execute("blockdev-snapshot", { node, overlay }, deadline);
+  async addDiskLayer(layer: DiskLayer, deadline: Deadline): Promise<void> {
+    if (!(await this.#layers.add(layer, deadline))) return;
     // QEMU opens the sealed layer's file anew, only to read, when it next looks at who may do what with
     // it. That is now, and not when others stand upon the file and it is this VM's no more.
     await this.flushDisk(deadline);
   }
 
-  async closeDiskLayer({ path }: DiskLayer, deadline: Deadline): Promise<void> {
-    const name = overlayNode(path)["node-name"];
-    const known = await this.#qmp.execute("query-named-block-nodes", { flat: true }, deadline);
-    const nodes = (Array.isArray(known) ? (known as unknown[]) : []).map(
-      (node) => parseObject(node, "node")["node-name"],
-    );
-    if (!nodes.includes(name) || (await this.#topNode(deadline)) === name) return;
-    await this.#qmp.execute("blockdev-del", { "node-name": name }, deadline);
+  async closeDiskLayer(layer: DiskLayer, deadline: Deadline): Promise<void> {
+    await this.#layers.close(layer, deadline);
   }
 
   async isStalled(deadline: Deadline): Promise<boolean> {
@@ -145,10 +136,7 @@ export class QemuVm implements Vm {
     this.#qmp.close(); // QEMU serves one client at a time: the next daemon waits for this
   }
 
-  /**
-   * Asked for each time: another daemon may have added layers to this VM. Of the device, because
-   * `query-block` opens the description of every layer below, while the guest stands still.
-   */
+  /** Of the device: `query-block` tells of every layer below, while the guest stands still. */
   async #topNode(deadline: Deadline): Promise<string> {
     const drive = { path: diskDevice, property: "drive" };
     return parseString(await this.#qmp.execute("qom-get", drive, deadline), "disk");
