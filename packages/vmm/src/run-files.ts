@@ -18,6 +18,7 @@ export const runFiles = {
 } as const;
 
 const { O_RDONLY, O_WRONLY, O_NOFOLLOW, O_NONBLOCK } = constants;
+const connectRetryMs = 2;
 /** fcntl.h; a descriptor that only names what is there, a link too. */
 const O_PATH = 0x20_0000;
 
@@ -42,6 +43,30 @@ export async function connectRunSocket(path: string, deadline: Deadline): Promis
   await deadline.race(once(socket, "connect"));
   undo.move();
   return socket;
+}
+
+/**
+ * Waits for the socket to appear, as long as `alive` says that somebody may still make it.
+ * @param maker What is to make it, for the error.
+ * @throws vmm.exited, vmm.failed when something else is there
+ */
+export async function awaitRunSocket(
+  path: string,
+  maker: string,
+  alive: () => boolean,
+  deadline: Deadline,
+): Promise<Socket> {
+  for (;;) {
+    try {
+      return await connectRunSocket(path, deadline);
+    } catch (cause) {
+      const code = systemCode(cause);
+      if (code !== "ENOENT" && code !== "ECONNREFUSED") throw cause;
+      if (!alive()) throw new TorporError("vmm.exited", `${maker} ended before it answered`);
+      deadline.check();
+      await deadline.sleep(connectRetryMs);
+    }
+  }
 }
 
 /** The end of a log, which a guest may have made as long as it likes; empty when there is none. */

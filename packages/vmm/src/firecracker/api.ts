@@ -14,14 +14,12 @@ import {
   parseJson,
   parseObject,
   parseString,
-  systemCode,
 } from "@torpor/std";
-import { connectRunSocket } from "../run-files.ts";
+import { awaitRunSocket, connectRunSocket } from "../run-files.ts";
 import type { ApiRequest } from "./requests.ts";
 
 /** LIMIT: the longest answer used here is under 1 KiB. */
 const answerBytesMax = 1 << 16;
-const connectRetryMs = 2;
 
 export class FirecrackerApi {
   readonly closed: Promise<void>;
@@ -46,17 +44,7 @@ export class FirecrackerApi {
     alive: () => boolean,
     deadline: Deadline,
   ): Promise<FirecrackerApi> {
-    for (;;) {
-      try {
-        return new FirecrackerApi(path, await connectRunSocket(path, deadline));
-      } catch (cause) {
-        const code = systemCode(cause);
-        if (code !== "ENOENT" && code !== "ECONNREFUSED") throw cause;
-        if (!alive()) throw new TorporError("vmm.exited", "Firecracker ended before it answered");
-        deadline.check();
-        await deadline.sleep(connectRetryMs);
-      }
-    }
+    return new FirecrackerApi(path, await awaitRunSocket(path, "Firecracker", alive, deadline));
   }
 
   /** @throws vmm.failed in Firecracker's own words, vmm.exited when it is gone. */

@@ -6,19 +6,11 @@
  * deadline; a command that QEMU refuses becomes `vmm.failed` with QEMU's own words.
  */
 import type { Socket } from "node:net";
-import {
-  type Deadline,
-  type JsonObject,
-  TorporError,
-  parseJson,
-  parseObject,
-  systemCode,
-} from "@torpor/std";
-import { connectRunSocket } from "../run-files.ts";
+import { type Deadline, type JsonObject, TorporError, parseJson, parseObject } from "@torpor/std";
+import { awaitRunSocket } from "../run-files.ts";
 
 /** LIMIT: the longest answer used here is under 4 KiB. */
 const lineBytesMax = 1 << 20;
-const connectRetryMs = 2;
 
 interface Waiter {
   resolve(value: unknown): void;
@@ -48,19 +40,9 @@ export class QmpClient {
 
   /** Waits for the socket to appear, as long as `alive` says that somebody may still make it. */
   static async connect(path: string, alive: () => boolean, deadline: Deadline): Promise<QmpClient> {
-    for (;;) {
-      try {
-        const client = new QmpClient(await connectRunSocket(path, deadline));
-        await client.execute("qmp_capabilities", {}, deadline);
-        return client;
-      } catch (cause) {
-        const code = systemCode(cause);
-        if (code !== "ENOENT" && code !== "ECONNREFUSED") throw cause;
-        if (!alive()) throw new TorporError("vmm.exited", "QEMU ended before it answered");
-        deadline.check();
-        await deadline.sleep(connectRetryMs);
-      }
-    }
+    const client = new QmpClient(await awaitRunSocket(path, "QEMU", alive, deadline));
+    await client.execute("qmp_capabilities", {}, deadline);
+    return client;
   }
 
   /** Settles when QEMU's end of the socket is closed. */
