@@ -52,9 +52,20 @@ interface AllTimes {
   readonly savevm: SavingCycle;
 }
 
+interface SavingRatio {
+  readonly save: number;
+  readonly restore: number;
+}
+
 export async function measureOtherTools(cacheFolder: string): Promise<readonly Row[]> {
-  const usual = rowsOfUsual(await measureAll(cacheFolder, usualSize));
-  return [...usual, ...rowsOfLarge(await measureAll(cacheFolder, largeSize))];
+  const usual = await measureAll(cacheFolder, usualSize);
+  const large = await measureAll(cacheFolder, largeSize);
+  return [
+    ...rowsOf("512 MiB", usual),
+    ...boundsOfUsual(usual),
+    ...rowsOf("2 GiB", large),
+    ...boundsOfLarge(large),
+  ];
 }
 
 /** In turns, so that whatever else the machine does meanwhile meets all of them. */
@@ -145,78 +156,58 @@ async function timeOwnCycle({ sandboxes }: Daemon, sandbox: Sandbox): Promise<Ow
   };
 }
 
-function rowsOfUsual({ own, virsh, savevm }: AllTimes): readonly Row[] {
-  const unit = "times faster";
+/** What is measured of a guest of one size, and held to no bound. */
+function rowsOf(size: string, { own, virsh, savevm }: AllTimes): readonly Row[] {
+  const times = [
+    ["pause", own.pauseMs],
+    ["pause but for the agent's preparation", own.saveMs],
+    ["virsh save", virsh.saveMs],
+    ["savevm and end", savevm.saveMs],
+    ["resume", own.resumeMs],
+    ["resume until the guest goes on", own.restoreMs],
+    ["virsh restore", virsh.restoreMs],
+    ["start with loadvm", savevm.restoreMs],
+    ["resume to the agent's answer", own.answerMs],
+    ["virsh restore to the agent's answer", virsh.answerMs],
+    ["loadvm to the agent's answer", savevm.answerMs],
+  ] as const;
+  const ratios = [
+    ["whole pause against virsh save", virsh.saveMs / own.pauseMs],
+    ["whole pause against savevm", savevm.saveMs / own.pauseMs],
+    ["resume to the agent's answer against virsh restore", virsh.answerMs / own.answerMs],
+    ["resume to the agent's answer against loadvm", savevm.answerMs / own.answerMs],
+  ] as const;
   return [
-    { row: "512 MiB: pause", value: own.pauseMs, unit: "ms" },
-    { row: "512 MiB: pause but for the agent's preparation", value: own.saveMs, unit: "ms" },
-    { row: "512 MiB: virsh save", value: virsh.saveMs, unit: "ms" },
-    { row: "512 MiB: savevm and end", value: savevm.saveMs, unit: "ms" },
-    { row: "512 MiB: resume", value: own.resumeMs, unit: "ms" },
-    { row: "512 MiB: resume until the guest goes on", value: own.restoreMs, unit: "ms" },
-    { row: "512 MiB: virsh restore", value: virsh.restoreMs, unit: "ms" },
-    { row: "512 MiB: start with loadvm", value: savevm.restoreMs, unit: "ms" },
-    { row: "512 MiB: resume to the agent's answer", value: own.answerMs, unit: "ms" },
-    { row: "512 MiB: virsh restore to the agent's answer", value: virsh.answerMs, unit: "ms" },
-    { row: "512 MiB: loadvm to the agent's answer", value: savevm.answerMs, unit: "ms" },
-    { row: "512 MiB: whole pause against virsh save", value: virsh.saveMs / own.pauseMs, unit },
-    { row: "512 MiB: whole pause against savevm", value: savevm.saveMs / own.pauseMs, unit },
-    atLeast("512 MiB: pause against virsh save", virsh.saveMs / own.saveMs, "times faster", 5),
-    { row: "512 MiB: pause against savevm", value: savevm.saveMs / own.saveMs, unit },
-    atLeast(
-      "512 MiB: resume against virsh restore",
-      virsh.restoreMs / own.restoreMs,
-      "times faster",
-      5,
-    ),
-    atLeast("512 MiB: resume against loadvm", savevm.restoreMs / own.restoreMs, "times faster", 5),
-    {
-      row: "512 MiB: resume to the agent's answer against virsh restore",
-      value: virsh.answerMs / own.answerMs,
-      unit,
-    },
-    {
-      row: "512 MiB: resume to the agent's answer against loadvm",
-      value: savevm.answerMs / own.answerMs,
-      unit,
-    },
+    ...times.map(([what, value]) => ({ row: `${size}: ${what}`, value, unit: "ms" })),
+    ...ratios.map(([what, value]) => ({ row: `${size}: ${what}`, value, unit: "times faster" })),
   ];
 }
 
-function rowsOfLarge({ own, virsh, savevm }: AllTimes): readonly Row[] {
-  const unit = "times faster";
+/** How often another tool's save and restore fit into our own. */
+function ratiosOf({ own, virsh, savevm }: AllTimes): Record<"virsh" | "savevm", SavingRatio> {
+  const against = (tool: SavingCycle): SavingRatio => ({
+    save: tool.saveMs / own.saveMs,
+    restore: tool.restoreMs / own.restoreMs,
+  });
+  return { virsh: against(virsh), savevm: against(savevm) };
+}
+
+function boundsOfUsual(times: AllTimes): readonly Row[] {
+  const { virsh, savevm } = ratiosOf(times);
   return [
-    { row: "2 GiB: pause", value: own.pauseMs, unit: "ms" },
-    { row: "2 GiB: pause but for the agent's preparation", value: own.saveMs, unit: "ms" },
-    { row: "2 GiB: virsh save", value: virsh.saveMs, unit: "ms" },
-    { row: "2 GiB: savevm and end", value: savevm.saveMs, unit: "ms" },
-    { row: "2 GiB: resume", value: own.resumeMs, unit: "ms" },
-    { row: "2 GiB: resume until the guest goes on", value: own.restoreMs, unit: "ms" },
-    { row: "2 GiB: virsh restore", value: virsh.restoreMs, unit: "ms" },
-    { row: "2 GiB: start with loadvm", value: savevm.restoreMs, unit: "ms" },
-    { row: "2 GiB: resume to the agent's answer", value: own.answerMs, unit: "ms" },
-    { row: "2 GiB: virsh restore to the agent's answer", value: virsh.answerMs, unit: "ms" },
-    { row: "2 GiB: loadvm to the agent's answer", value: savevm.answerMs, unit: "ms" },
-    { row: "2 GiB: whole pause against virsh save", value: virsh.saveMs / own.pauseMs, unit },
-    { row: "2 GiB: whole pause against savevm", value: savevm.saveMs / own.pauseMs, unit },
-    atLeast("2 GiB: pause against virsh save", virsh.saveMs / own.saveMs, "times faster", 10),
-    atLeast("2 GiB: pause against savevm", savevm.saveMs / own.saveMs, "times faster", 10),
-    atLeast(
-      "2 GiB: resume against virsh restore",
-      virsh.restoreMs / own.restoreMs,
-      "times faster",
-      10,
-    ),
-    atLeast("2 GiB: resume against loadvm", savevm.restoreMs / own.restoreMs, "times faster", 10),
-    {
-      row: "2 GiB: resume to the agent's answer against virsh restore",
-      value: virsh.answerMs / own.answerMs,
-      unit,
-    },
-    {
-      row: "2 GiB: resume to the agent's answer against loadvm",
-      value: savevm.answerMs / own.answerMs,
-      unit,
-    },
+    atLeast("512 MiB: pause against virsh save", virsh.save, "times faster", 5),
+    { row: "512 MiB: pause against savevm", value: savevm.save, unit: "times faster" },
+    atLeast("512 MiB: resume against virsh restore", virsh.restore, "times faster", 5),
+    atLeast("512 MiB: resume against loadvm", savevm.restore, "times faster", 5),
+  ];
+}
+
+function boundsOfLarge(times: AllTimes): readonly Row[] {
+  const { virsh, savevm } = ratiosOf(times);
+  return [
+    atLeast("2 GiB: pause against virsh save", virsh.save, "times faster", 10),
+    atLeast("2 GiB: pause against savevm", savevm.save, "times faster", 10),
+    atLeast("2 GiB: resume against virsh restore", virsh.restore, "times faster", 10),
+    atLeast("2 GiB: resume against loadvm", savevm.restore, "times faster", 10),
   ];
 }
