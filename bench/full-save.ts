@@ -2,42 +2,39 @@
  * QEMU's own save of a guest: vCPUs stopped, all memory and devices written to a file by `migrate`,
  * vCPUs released. QEMU limits the bandwidth of it unless told otherwise.
  */
-import { once } from "node:events";
-import { connect } from "node:net";
 import { join } from "node:path";
-import { createInterface } from "node:readline";
-import { setTimeout as sleep } from "node:timers/promises";
-import { runFiles } from "@torpor/vmm";
+import { Deadline, parseObject } from "@torpor/std";
+import { QmpClient, runFiles } from "@torpor/vmm";
 
 const pollMs = 2;
+const saveBudgetMs = 120_000;
 /** QEMU's default, from its documentation of `migrate-set-parameters`. */
 export const defaultBytesPerSecond = 128 * 2 ** 20;
 export const unlimitedBytesPerSecond = 2 ** 40;
 
+/** Of the VM whose run folder this is; the guest goes on then. */
 export async function saveWholeMemory(
   runFolder: string,
   path: string,
   bytesPerSecond: number,
 ): Promise<void> {
-  const socket = connect(join(runFolder, runFiles.control));
-  await once(socket, "connect");
-  const lines = createInterface(socket)[Symbol.asyncIterator]();
-  const execute = async (command: string, args: object = {}): Promise<Record<string, unknown>> => {
-    socket.write(`${JSON.stringify({ execute: command, arguments: args })}\n`);
-    for (;;) {
-      const { value, done } = await lines.next();
-      if (done === true) throw new Error("QEMU ended");
-      const message = JSON.parse(value) as Record<string, unknown>;
-      if ("error" in message) throw new Error(`${command}: ${JSON.stringify(message["error"])}`);
-      if ("return" in message) return message["return"] as Record<string, unknown>;
-    }
+  const deadline = Deadline.after(saveBudgetMs, "QEMU's own save");
+  const control = join(runFolder, runFiles.control);
+  const qmp = await QmpClient.connect(control, () => true, deadline);
+  const isSaved = async (): Promise<boolean> => {
+    const said = parseObject(await qmp.execute("query-migrate", {}, deadline), "query-migrate");
+    const status = String(said["status"]);
+    if (status === "failed") throw new Error(`migrate: ${String(said["error-desc"])}`);
+    return status === "completed";
   };
-  await execute("qmp_capabilities");
-  await execute("migrate-set-parameters", { "max-bandwidth": bytesPerSecond });
-  await execute("stop");
-  await execute("migrate", { uri: `file:${path}` });
-  while ((await execute("query-migrate"))["status"] !== "completed") await sleep(pollMs);
-  await execute("cont");
-  socket.destroy();
-  await once(socket, "close");
+  await qmp.execute("migrate-set-parameters", { "max-bandwidth": bytesPerSecond }, deadline);
+  await qmp.execute("stop", {}, deadline);
+  await qmp.execute("migrate", { uri: `file:${path}` }, deadline);
+  while (!(await isSaved())) {
+    deadline.check();
+    await deadline.sleep(pollMs);
+  }
+  await qmp.execute("cont", {}, deadline);
+  qmp.close();
+  await qmp.closed;
 }
