@@ -4,8 +4,9 @@
  * Programs are put together here from single instructions. The kernel verifies each before it takes it,
  * so a wrong one is refused and never run.
  */
+import { constants } from "node:os";
 import koffi from "koffi";
-import { check, libc } from "./libc.ts";
+import { check, lastErrno, libc } from "./libc.ts";
 
 const SYS_BPF = 321;
 
@@ -23,6 +24,8 @@ export const bpfCommand = {
 
 /** LIMIT: more than any of the kernel's structures for the commands above. */
 const attributesBytes = 128;
+/** LIMIT: of a command that signals interrupt; one after the other comes rarely. */
+const triesMax = 100;
 
 /** @param fields By their offset in `union bpf_attr`: a number of four bytes, or bytes to point at. */
 export function bpf(
@@ -34,7 +37,13 @@ export function bpf(
     if (typeof value === "number") attributes.writeUInt32LE(value, offset);
     else attributes.writeBigUInt64LE(koffi.address(value), offset);
   }
-  return check(syscall(SYS_BPF, command, attributes, attributes.length), "bpf");
+  let result = -1;
+  // The kernel gives up the verification of a program when a signal comes, such as that a child has ended.
+  for (let tries = 0; tries < triesMax; tries += 1) {
+    result = syscall(SYS_BPF, command, attributes, attributes.length);
+    if (result !== -1 || lastErrno() !== constants.errno.EAGAIN) break;
+  }
+  return check(result, "bpf");
 }
 
 export interface Instruction {

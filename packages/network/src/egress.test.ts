@@ -3,6 +3,7 @@
  * internet a few servers on the loopback.
  */
 import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { createSocket } from "node:dgram";
 import { Socket } from "node:net";
@@ -249,4 +250,23 @@ test("another name, no name, and silence are reset", asRoot, async (t) => {
   assert.equal(await guest.say(host, 22, ""), "ECONNREFUSED");
   assert.deepEqual(guest.internet.asked, []);
   assert.deepEqual(guest.internet.resolved, []);
+});
+
+test("a policy is taken while signals come in", asRoot, async (t) => {
+  const guest = await Guest.withHosts(t);
+  const onSignal = (): void => undefined;
+  process.on("SIGWINCH", onSignal);
+  t.after(() => process.off("SIGWINCH", onSignal));
+  // They interrupt the kernel while it verifies the program that a policy becomes.
+  const sender = spawn("sh", ["-c", `while kill -WINCH ${process.pid}; do sleep 0.001; done`]);
+  t.after(async () => {
+    const ended = once(sender, "exit");
+    sender.kill("SIGKILL");
+    await ended;
+  });
+  await once(process, "SIGWINCH");
+  const denyOut = Array.from({ length: 200 }, (_, index) => `203.0.113.${index}/32`);
+  for (let times = 0; times < 200; times += 1) {
+    guest.egress.setPolicy(parseNetworkPolicy({ denyOut }));
+  }
 });
