@@ -42,6 +42,7 @@ import { GuestLogs } from "./guest-logs.ts";
 import { GuestMetrics } from "./guest-metrics.ts";
 import type { HostContext } from "./host-context.ts";
 import { listenTcp, listenUnix } from "./listen.ts";
+import { type PagerSettings, Pagers } from "./pagers.ts";
 import { openDatabase } from "./records/database.ts";
 import { SandboxRecords } from "./records/sandbox-records.ts";
 import { SnapshotRecords } from "./records/snapshot-records.ts";
@@ -98,6 +99,8 @@ export interface DaemonOptions {
   readonly failpoint?: Failpoint | undefined;
   /** For the processes of VMs, when the daemon is root. */
   readonly userIds?: UserIdRange | undefined;
+  /** As it comes unless told otherwise. */
+  readonly pager?: PagerSettings | undefined;
 }
 
 export interface Daemon extends AsyncDisposable {
@@ -123,11 +126,13 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
   const { driver } = options;
   const log = withRequestId(options.log);
   const confinement = confinementOf(options);
+  const pagers = new Pagers(options.pager);
   const host: HostContext = {
     stateFolder: options.stateFolder,
     templates,
-    driver: driver ?? reachingDriver(accelerator),
+    driver: driver ?? reachingDriver(accelerator, pagers),
     driverOf: driver === undefined ? driversOf(options.cacheFolder, confinement) : () => driver,
+    pagers,
     networkKind: options.networkKind ?? defaultNetworkKind(),
     outside: options.outside ?? hostOutside(),
     records: new SandboxRecords(database),

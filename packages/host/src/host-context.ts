@@ -4,6 +4,7 @@ import type { Failpoint, Logger } from "@torpor/std";
 import type { SnapshotStore, TemplateManifest, TemplateStore } from "@torpor/storage";
 import type { VmmDriver } from "@torpor/vmm";
 import type { Freshness } from "./freshness.ts";
+import type { Pagers } from "./pagers.ts";
 import type { SandboxRecords } from "./records/sandbox-records.ts";
 import type { SnapshotRecords } from "./records/snapshot-records.ts";
 import type { TemplateTags } from "./template-tags.ts";
@@ -16,6 +17,8 @@ export interface HostContext {
   readonly driver: Pick<VmmDriver, "adopt" | "processesBelow">;
   /** Starts VMs of this template, with the VMM it was made with. */
   readonly driverOf: (template: TemplateManifest) => VmmDriver;
+  /** Bring VMs their memory, whose driver takes that. */
+  readonly pagers: Pagers;
   readonly networkKind: NetworkKind;
   /** The internet that sandboxes reach. */
   readonly outside: Outside;

@@ -3,6 +3,7 @@ export { readDetail } from "./detail.ts";
 export { Freshness } from "./freshness.ts";
 export type { HostContext } from "./host-context.ts";
 export { type Database, openDatabase } from "./records/database.ts";
+export { type PagerSettings, Pagers } from "./pagers.ts";
 export { type SandboxRecord, SandboxRecords } from "./records/sandbox-records.ts";
 export { SnapshotRecords } from "./records/snapshot-records.ts";
 export type { Sandbox } from "./sandbox/sandbox.ts";

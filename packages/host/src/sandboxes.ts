@@ -344,7 +344,11 @@ export class Sandboxes {
 
   #needs(): Needs {
     const records = [...this.#everyone].map(({ record }) => record);
-    const snapshots = records.flatMap((one) => [one.snapshotId, one.previousSnapshotId]);
+    const snapshots = records.flatMap(({ snapshotId, previousSnapshotId, state }) => [
+      snapshotId,
+      previousSnapshotId,
+      "pagedFrom" in state ? (state.pagedFrom ?? null) : null,
+    ]);
     const disks = records.flatMap(({ diskLayers, state }) => [
       ...diskLayers,
       ...("openDisks" in state ? state.openDisks : []),

@@ -53,6 +53,7 @@ export async function newWakeContext(
     newDiskLayer,
     verifyDisk: true,
     driver: host.driverOf(template.manifest),
+    pagers: host.pagers,
     networkKind: host.networkKind,
     networkRequest: turn.record.network,
     outside: host.outside,
@@ -106,7 +107,8 @@ export async function enterRunning(
   change: RecordChange = noChange,
 ): Promise<Outcome> {
   const run = wokenRun(context);
-  const sealed = context.snapshot?.disk.map(({ layerId }) => layerId) ?? [];
+  const { snapshot } = context;
+  const sealed = snapshot?.disk.map(({ layerId }) => layerId) ?? [];
   const diskLayers = [...sealed, context.newDiskLayer];
   const nowMs = Date.now();
   await using undo = new AsyncDisposableStack();
@@ -118,8 +120,11 @@ export async function enterRunning(
       vm: run.vm.handle,
       network: run.network.handle,
       openDisks: diskLayers,
+      ...(run.pager === undefined || snapshot === undefined
+        ? {}
+        : { pagedFrom: snapshot.snapshotId }),
     }),
-    snapshotId: context.snapshot?.snapshotId ?? null,
+    snapshotId: snapshot?.snapshotId ?? null,
     diskLayers,
     startedAtMs: nowMs,
     lifetime: begin(turn.record.lifetime, nowMs),
