@@ -16,6 +16,7 @@ import {
   SnapshotRecords,
   TemplateTags,
   WakeQueue,
+  WorkingSets,
   openDatabase,
 } from "@torpor/host";
 import { hostOutside } from "@torpor/network";
@@ -151,6 +152,12 @@ async function makeHost(parts: HostParts): Promise<HostContext> {
       gate,
     ),
     store: gatedStore(store, gate),
+    workingSets: gated(
+      await WorkingSets.open(path, silentLogger),
+      "working sets",
+      ["plan", "share", "collect"],
+      gate,
+    ),
     freshness: new Freshness(),
     wakeQueue: new WakeQueue(wakeLimits),
     log: silentLogger,

@@ -51,6 +51,7 @@ import { Sandboxes } from "./sandboxes.ts";
 import { watchStalls } from "./stall-watch.ts";
 import { TemplateTags } from "./template-tags.ts";
 import { type WakeQueueLimits, WakeQueue } from "./wake-queue.ts";
+import { WorkingSets } from "./working-sets.ts";
 
 const version = "0.1.0";
 const loopback = "127.0.0.1";
@@ -138,6 +139,7 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
     records: new SandboxRecords(database),
     snapshotRecords: new SnapshotRecords(database),
     store: await SnapshotStore.open(options.stateFolder),
+    workingSets: await WorkingSets.open(options.stateFolder, log),
     tags: await TemplateTags.open(database),
     freshness: new Freshness(),
     wakeQueue: new WakeQueue(wakeLimits),

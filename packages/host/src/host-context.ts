@@ -9,6 +9,7 @@ import type { SandboxRecords } from "./records/sandbox-records.ts";
 import type { SnapshotRecords } from "./records/snapshot-records.ts";
 import type { TemplateTags } from "./template-tags.ts";
 import type { WakeQueue } from "./wake-queue.ts";
+import type { WorkingSets } from "./working-sets.ts";
 
 export interface HostContext {
   readonly stateFolder: string;
@@ -25,6 +26,8 @@ export interface HostContext {
   readonly records: SandboxRecords;
   readonly snapshotRecords: SnapshotRecords;
   readonly store: SnapshotStore;
+  /** What wakes need of memory before they ask. */
+  readonly workingSets: WorkingSets;
   readonly tags: TemplateTags;
   readonly freshness: Freshness;
   /** Taken by every wake that a user waits for. */

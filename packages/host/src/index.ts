@@ -11,3 +11,4 @@ export { Sandboxes } from "./sandboxes.ts";
 export { cutLongConsoles } from "./console-limit.ts";
 export { WakeQueue } from "./wake-queue.ts";
 export { TemplateTags } from "./template-tags.ts";
+export { WorkingSets } from "./working-sets.ts";

@@ -82,6 +82,8 @@ export class Sandboxes {
     );
     this.#upkeep = new Upkeep({
       store: host.store,
+      workingSets: host.workingSets,
+      templateIds: () => host.templates.ids(),
       templateOf: async (id) => (await host.templates.open(id)).manifest,
       needs: () => this.#needs(),
       log: host.log,

@@ -16,6 +16,7 @@ import type { Turn } from "./writer.ts";
 
 const endBudgetMs = 15_000;
 const guestUser = "user";
+const bytesPerMiB = 1024 * 1024;
 
 /** What else of the record changes as the sandbox begins to run. */
 export type RecordChange = (nowMs: number) => Partial<SandboxRecord>;
@@ -50,6 +51,13 @@ export async function newWakeContext(
     snapshot,
     store: host.store,
     folder: turn.folder,
+    records: await host.workingSets.plan({
+      folder: turn.folder,
+      templateId,
+      snapshotId,
+      isNew: reason === "create",
+      sizeBytes: template.manifest.machine.memoryMiB * bytesPerMiB,
+    }),
     newDiskLayer,
     verifyDisk: true,
     driver: host.driverOf(template.manifest),

@@ -62,6 +62,7 @@ import {
 import { Traffic } from "../edge/traffic.ts";
 import { applyNetwork } from "../network-rules.ts";
 import type { Pagers } from "../pagers.ts";
+import type { WakeRecords } from "../working-sets.ts";
 import type { SandboxRun } from "./run.ts";
 
 /** LIMIT: a new layer and its metadata; what the guest writes later is its own affair. */
@@ -79,6 +80,8 @@ export interface WakeContext {
   readonly snapshot: SnapshotManifest | undefined;
   readonly store: SnapshotStore;
   readonly folder: SandboxFolder;
+  /** Which pages it will use, as an earlier one found out, and where it tells of its own. */
+  readonly records: WakeRecords;
   /** The one that this run writes into, above the snapshot's. */
   readonly newDiskLayer: string;
   /** False for the children of one fork after the first: they stand upon the same files. */
