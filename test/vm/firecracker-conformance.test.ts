@@ -9,7 +9,12 @@ import { test } from "node:test";
 import { setUp, silentProgress } from "@torpor/setup";
 import { TorporError } from "@torpor/std";
 import { type Template, defaultCacheFolder } from "@torpor/storage";
-import { fakeFirecrackerSkip, makeFakeFirecrackerRig, testConformance } from "@torpor/testing";
+import {
+  fakeFirecrackerSkip,
+  makeFakeFirecrackerRig,
+  makePagedFirecrackerRig,
+  testConformance,
+} from "@torpor/testing";
 import { FirecrackerDriver, defaultUserIds, openCgroups } from "@torpor/vmm";
 import { makeGuestRig } from "./conformance-rig.ts";
 
@@ -20,6 +25,15 @@ test("a fake Firecracker is driven as every VMM", { skip: fakeFirecrackerSkip },
   await using folder = await mkdtempDisposable(join(tmpdir(), "torpor-conformance-"));
   await testConformance(t, await makeFakeFirecrackerRig(folder.path));
 });
+
+test(
+  "a fake Firecracker with a pager is driven as every VMM",
+  { skip: fakeFirecrackerSkip },
+  async (t) => {
+    await using folder = await mkdtempDisposable(join(tmpdir(), "torpor-conformance-"));
+    await testConformance(t, await makePagedFirecrackerRig(folder.path));
+  },
+);
 
 test("the real Firecracker is driven as every VMM", async (t) => {
   if (process.env["FIRECRACKER_BIN"] === undefined) {

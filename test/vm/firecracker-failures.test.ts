@@ -1,37 +1,40 @@
 /** What the Firecracker driver does when something fails, on a fake one: it says so, and leaves nothing. */
 import assert from "node:assert/strict";
-import { mkdir, mkdtempDisposable, readFile, writeFile } from "node:fs/promises";
-import { createServer } from "node:net";
-import { once } from "node:events";
+import { mkdir, mkdtempDisposable, readFile, readdir, truncate, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type TestContext, suite, test } from "node:test";
+import type { PagerProcess } from "@torpor/pager";
 import { Deadline } from "@torpor/std";
 import { createOverlay } from "@torpor/storage";
 import {
   type ConformanceRig,
+  type PagedRig,
   fakeFirecrackerSkip,
   installFakeFirecracker,
   makeFakeFirecrackerRig,
+  makePagedFirecrackerRig,
+  waitUntil,
 } from "@torpor/testing";
-import {
-  FirecrackerDriver,
-  type FirecrackerOptions,
-  type PagedMemory,
-  type Vm,
-  type VmSpec,
-} from "@torpor/vmm";
+import { FirecrackerDriver, type Vm, type VmSpec } from "@torpor/vmm";
 
 function deadline(): Deadline {
   return Deadline.after(30_000, "the test");
 }
 
-async function withRig(
+type Work<R> = (rig: R, undo: AsyncDisposableStack) => Promise<void>;
+
+async function withRig(t: TestContext, work: Work<ConformanceRig>): Promise<void> {
+  await withNewRig(t, makeFakeFirecrackerRig, work);
+}
+
+async function withNewRig<R extends ConformanceRig>(
   t: TestContext,
-  work: (rig: ConformanceRig, undo: AsyncDisposableStack) => Promise<void>,
+  make: (folder: string) => Promise<R>,
+  work: Work<R>,
 ): Promise<void> {
   await using folder = await mkdtempDisposable(join(tmpdir(), "torpor-firecracker-"));
-  const rig = await makeFakeFirecrackerRig(folder.path);
+  const rig = await make(folder.path);
   {
     await using undo = new AsyncDisposableStack();
     await work(rig, undo);
@@ -61,14 +64,8 @@ async function makeSpec(
   };
 }
 
-async function start(
-  rig: ConformanceRig,
-  undo: AsyncDisposableStack,
-  options: FirecrackerOptions = {},
-): Promise<Vm> {
-  const program = await installFakeFirecracker(join(rig.folder, "bin"));
-  const driver = new FirecrackerDriver({ program, ...options });
-  const vm = await driver.restore(await makeSpec(rig, undo), deadline());
+async function start(rig: ConformanceRig, undo: AsyncDisposableStack): Promise<Vm> {
+  const vm = await rig.driver.restore(await makeSpec(rig, undo), deadline());
   undo.defer(() => vm.end(deadline()));
   return vm;
 }
@@ -150,48 +147,116 @@ suite("Firecracker's failures", { skip: fakeFirecrackerSkip }, () => {
     });
   });
 
-  test("a VM can be paged, is compared with what the pager serves, and ends with it", async (t) => {
-    await withRig(t, async (rig, undo) => {
-      const asked: PagedMemory[] = [];
-      const ended = Promise.withResolvers<void>();
-      const told = Promise.withResolvers<string>();
-      let ends = 0;
-      const vm = await start(rig, undo, {
-        startPager: async (memory) => {
-          asked.push(memory);
-          const server = undo.use(
-            createServer((socket) => socket.on("data", (text) => told.resolve(String(text)))),
-          );
-          server.listen(memory.socketPath);
-          await once(server, "listening");
-          return {
-            ended: ended.promise,
-            read: (_offsetBytes, into) => into.fill(7),
-            end: async () => void (ends += 1),
-          };
-        },
-      });
-      const content = {
-        ranges: () => [{ startBytes: 0, endBytes: 4096 }],
-        applyTo: async () => undefined,
-      };
-      await vm.loadMemory(content, deadline());
+  test("a VM whose pager is killed is ended, and its end told", async (t) => {
+    await withPagedVm(t, async ({ rig, vm, pager }) => {
       await vm.loadDeviceState(rig.deviceStatePath, deadline());
-      const [{ imagePath, sizeBytes, content: served, userId } = assert.fail()] = asked;
-      assert.equal(imagePath, rig.imagePath);
-      assert.equal(sizeBytes, rig.machine.memoryMiB * 2 ** 20);
-      assert.equal(served, content);
-      assert.equal(userId, vm.handle.userId);
-      const [region] = JSON.parse(await told.promise) as readonly { readonly size: number }[];
-      assert.equal(region?.size, sizeBytes);
-      const page = Buffer.alloc(4096);
-      vm.memory.read(8192, page);
-      assert.ok(page.every((byte) => byte === 7));
-      assert.deepEqual(vm.memory.ownRanges(), content.ranges());
-      ended.resolve();
-      await deadline().race(vm.exited);
-      await vm.end(deadline());
-      assert.equal(ends, 1);
+      await vm.releaseVcpus(deadline());
+      process.kill(pager.pid, "SIGKILL");
+      const { reason } = await deadline().race(vm.exited);
+      assert.match(reason ?? "", /^its pager failed: the VM's pager was killed; see .*pager\.log$/);
+      await assert.rejects(vm.holdVcpus(deadline()), { code: "vmm.exited" });
+    });
+  });
+
+  test("a pager that cannot go on ends its VM, which tells why", async (t) => {
+    await withPagedVm(t, async ({ vm, rig }) => {
+      await vm.loadDeviceState(rig.deviceStatePath, deadline());
+      await truncate(rig.imagePath, 0);
+      await vm.releaseVcpus(deadline());
+      const { reason } = await deadline().race(vm.exited);
+      assert.match(reason ?? "", /^its pager failed: page \d+ of memory cannot be read any more$/);
+    });
+  });
+
+  test("a pager ends with its VM, whatever ended that, and leaves no socket", async (t) => {
+    for (const end of ["asked for", "killed", "never loaded", "refused to load"] as const) {
+      await withPagedVm(t, async ({ vm, pager, runFolder, rig }) => {
+        if (end === "refused to load") {
+          await writeFile(rig.deviceStatePath, "no state");
+          await assert.rejects(vm.loadDeviceState(rig.deviceStatePath, deadline()));
+        } else if (end !== "never loaded") {
+          await vm.loadDeviceState(rig.deviceStatePath, deadline());
+          await vm.releaseVcpus(deadline());
+        }
+        if (end === "killed") process.kill(vm.handle.pid, "SIGKILL");
+        else await vm.end(deadline());
+        assert.equal((await deadline().race(vm.exited)).reason, undefined, end);
+        await vm.end(deadline());
+        await waitUntil(`the end of the pager, ${end}`, () => hasEnded(pager.pid));
+        const left = await readdir(runFolder, { recursive: true });
+        assert.deepEqual(
+          left.filter((name) => /pager.*(sock|line)$/.test(name)),
+          [],
+          end,
+        );
+        assert.deepEqual(await rig.driver.processesBelow(rig.folder), [], end);
+      });
+    }
+  });
+
+  test("a VM with a pager is adopted with it, and not without", async (t) => {
+    await withPagedVm(t, async ({ vm, pager, runFolder, rig }) => {
+      await vm.loadDeviceState(rig.deviceStatePath, deadline());
+      await vm.releaseVcpus(deadline());
+      vm.release();
+      assert.equal(rig.pagers.find(runFolder), undefined);
+      const stranger = new FirecrackerDriver({});
+      await assert.rejects(stranger.adopt(vm.handle, deadline()), { code: "vmm.failed" });
+      const adopted = await rig.driver.adopt(vm.handle, deadline());
+      assert.equal(rig.pagers.find(runFolder)?.pid, pager.pid);
+      await adopted.holdVcpus(deadline());
+      adopted.release();
+      process.kill(pager.pid, "SIGKILL");
+      await assert.rejects(rig.driver.adopt(vm.handle, deadline()), {
+        code: "vmm.failed",
+        message: /the VM's pager is gone/,
+      });
+      for (const one of await rig.driver.processesBelow(rig.folder)) await one.end(deadline());
+    });
+  });
+
+  test("a pager whose VM never came is found by its run", async (t) => {
+    await withNewRig(t, makePagedFirecrackerRig, async (rig, undo) => {
+      const runFolder = join(rig.folder, "run");
+      await mkdir(runFolder, { mode: 0o700 });
+      const startPager = rig.pagerOf([], runFolder) ?? assert.fail();
+      const place = { runFolder, socketPath: join(runFolder, "pager.sock"), userId: 0 };
+      const pager = await startPager(place, deadline());
+      undo.defer(() => pager.end(deadline()));
+      pager.release();
+      const found = await rig.driver.processesBelow(rig.folder);
+      assert.deepEqual(
+        found.map((one) => [one.pid, one.runFolder]),
+        [[pager.pid, runFolder]],
+      );
+      for (const one of found) await one.end(deadline());
+      await waitUntil("the end of the pager", () => hasEnded(pager.pid));
     });
   });
 });
+
+/** Of a process that may be this one's child, and not have been waited for yet. */
+async function hasEnded(pid: number): Promise<true | undefined> {
+  const status = await readFile(`/proc/${pid}/status`, "utf8").catch(() => "State:\tZ");
+  return /^State:\tZ/m.test(status) ? true : undefined;
+}
+
+interface PagedVm {
+  readonly rig: PagedRig;
+  readonly vm: Vm;
+  readonly pager: PagerProcess;
+  readonly runFolder: string;
+}
+
+/** Not loaded yet. */
+async function withPagedVm(t: TestContext, work: (paged: PagedVm) => Promise<void>): Promise<void> {
+  await withNewRig(t, makePagedFirecrackerRig, async (rig, undo) => {
+    const spec = await makeSpec(rig, undo);
+    const { runFolder } = spec;
+    const startPager = rig.pagerOf([], runFolder) ?? assert.fail();
+    const vm = await rig.driver.restore({ ...spec, startPager }, deadline());
+    undo.defer(() => vm.end(deadline()));
+    const pager = rig.pagers.find(runFolder) ?? assert.fail();
+    await work({ rig, vm, pager, runFolder });
+  });
+}

@@ -13,6 +13,7 @@ test("without variables the daemon leaves its sandboxes, and saves in layers", (
     saveWhole: false,
     policy: {},
     userIds: undefined,
+    pager: { use: "auto", prefetch: "workingSet" },
     onStop: "leave",
   });
 });
@@ -24,6 +25,8 @@ test("every variable is heeded", () => {
     TORPOR_NETWORK: "user",
     TORPOR_SAVE: "whole",
     TORPOR_ON_STOP: "pause",
+    TORPOR_PAGER: "always",
+    TORPOR_PREFETCH: "off",
     TORPOR_DOMAIN: "sandboxes.test",
     TORPOR_DRAIN_MS: "5",
     TORPOR_TIMEOUT_HOURS_MAX: "2",
@@ -43,12 +46,13 @@ test("every variable is heeded", () => {
     saveWhole: true,
     policy: { timeoutMsMax: 7_200_000, requestsMax: 9 },
     userIds: { first: 70_000, count: 10 },
+    pager: { use: "always", prefetch: "off" },
     onStop: "pause",
   });
 });
 
 test("a wrong one is named", () => {
-  for (const name of ["PORT", "SPARES", "NETWORK", "SAVE", "ON_STOP"]) {
+  for (const name of ["PORT", "SPARES", "NETWORK", "SAVE", "ON_STOP", "PAGER", "PREFETCH"]) {
     assert.throws(() => readDaemonEnv({ [`TORPOR_${name}`]: "x" }), {
       code: "argument.invalid",
       rawMessage: new RegExp(`^TORPOR_${name} must be`),

@@ -1,9 +1,11 @@
 /** What the daemon's program reads from its environment: every TORPOR_ variable but the two folders. */
 import { type NetworkKind, defaultNetworkKind } from "@torpor/network";
+import { prefetchModes } from "@torpor/pager";
 import { TorporError, parseInteger, parseOneOf } from "@torpor/std";
 import type { UserIdRange } from "@torpor/vmm";
 import type { ApiPolicy } from "./api/api-host.ts";
 import type { TlsSettings } from "./edge/tls-listener.ts";
+import { type PagerSettings, defaultPagerSettings, pagerUses } from "./pagers.ts";
 import type { OnStop } from "./stop.ts";
 
 const defaultPort = 7330;
@@ -33,6 +35,7 @@ export interface DaemonEnv {
   readonly saveWhole: boolean;
   readonly policy: Partial<ApiPolicy>;
   readonly userIds: UserIdRange | undefined;
+  readonly pager: PagerSettings;
   readonly onStop: OnStop;
 }
 
@@ -48,6 +51,10 @@ export function readDaemonEnv(env: NodeJS.ProcessEnv): DaemonEnv {
     saveWhole: readWord(env, "TORPOR_SAVE", ["layers", "whole"]) === "whole",
     policy: readPolicy(env),
     userIds: readUserIds(env),
+    pager: {
+      use: readWord(env, "TORPOR_PAGER", pagerUses) ?? defaultPagerSettings.use,
+      prefetch: readWord(env, "TORPOR_PREFETCH", prefetchModes) ?? defaultPagerSettings.prefetch,
+    },
     onStop: readWord(env, "TORPOR_ON_STOP", ["leave", "pause"]) ?? "leave",
   };
 }

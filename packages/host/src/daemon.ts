@@ -42,6 +42,7 @@ import { GuestLogs } from "./guest-logs.ts";
 import { GuestMetrics } from "./guest-metrics.ts";
 import type { HostContext } from "./host-context.ts";
 import { listenTcp, listenUnix } from "./listen.ts";
+import { type PagerSettings, Pagers } from "./pagers.ts";
 import { openDatabase } from "./records/database.ts";
 import { SandboxRecords } from "./records/sandbox-records.ts";
 import { SnapshotRecords } from "./records/snapshot-records.ts";
@@ -50,6 +51,7 @@ import { Sandboxes } from "./sandboxes.ts";
 import { watchStalls } from "./stall-watch.ts";
 import { TemplateTags } from "./template-tags.ts";
 import { type WakeQueueLimits, WakeQueue } from "./wake-queue.ts";
+import { WorkingSets } from "./working-sets.ts";
 
 const version = "0.1.0";
 const loopback = "127.0.0.1";
@@ -98,6 +100,8 @@ export interface DaemonOptions {
   readonly failpoint?: Failpoint | undefined;
   /** For the processes of VMs, when the daemon is root. */
   readonly userIds?: UserIdRange | undefined;
+  /** As it comes unless told otherwise. */
+  readonly pager?: PagerSettings | undefined;
 }
 
 export interface Daemon extends AsyncDisposable {
@@ -123,16 +127,19 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
   const { driver } = options;
   const log = withRequestId(options.log);
   const confinement = confinementOf(options);
+  const pagers = new Pagers(options.pager);
   const host: HostContext = {
     stateFolder: options.stateFolder,
     templates,
-    driver: driver ?? reachingDriver(accelerator),
+    driver: driver ?? reachingDriver(accelerator, pagers),
     driverOf: driver === undefined ? driversOf(options.cacheFolder, confinement) : () => driver,
+    pagers,
     networkKind: options.networkKind ?? defaultNetworkKind(),
     outside: options.outside ?? hostOutside(),
     records: new SandboxRecords(database),
     snapshotRecords: new SnapshotRecords(database),
     store: await SnapshotStore.open(options.stateFolder),
+    workingSets: await WorkingSets.open(options.stateFolder, log),
     tags: await TemplateTags.open(database),
     freshness: new Freshness(),
     wakeQueue: new WakeQueue(wakeLimits),

@@ -3,6 +3,7 @@ import { test } from "node:test";
 import { Deadline } from "@torpor/std";
 import type { TemplateManifest } from "@torpor/storage";
 import { FirecrackerDriver, QemuDriver, type VmHandle } from "@torpor/vmm";
+import { Pagers } from "./pagers.ts";
 import { driversOf, reachingDriver } from "./drivers.ts";
 
 function template(vmm: "qemu" | "firecracker", vmmCopy?: string): TemplateManifest {
@@ -32,7 +33,7 @@ test("reachingDriver() knows by a handle which VMM it is of", async () => {
   };
   const disk = { pid: process.pid, startTicks: 0, target: "/nonexistent" };
   const firecracker = { version: "1.16.1 (0123456789ab)", tapName: "tap0", disk };
-  const driver = reachingDriver("tcg");
+  const driver = reachingDriver("tcg", new Pagers());
   for (const one of [handle, { ...handle, firecracker }]) {
     const deadline = Deadline.after(5_000, "the test");
     await assert.rejects(driver.adopt(one, deadline), { code: "vmm.exited" });

@@ -12,6 +12,7 @@ import {
   copiedQemu,
   installedQemu,
 } from "@torpor/vmm";
+import type { Pagers } from "./pagers.ts";
 
 /** One driver for each copy, because a driver verifies its program once. */
 export function driversOf(
@@ -38,9 +39,12 @@ export function driversOf(
 /** Reaches VMs that run already, whoever started them and with which VMM. */
 export function reachingDriver(
   accelerator: Accelerator,
+  pagers: Pagers,
 ): Pick<VmmDriver, "adopt" | "processesBelow"> {
   const qemu = new QemuDriver({ accelerator });
-  const firecracker = new FirecrackerDriver();
+  const firecracker = new FirecrackerDriver({
+    adoptPager: (runFolder, deadline) => pagers.adopt(runFolder, deadline),
+  });
   return {
     adopt: (handle, deadline) =>
       (handle.firecracker === undefined ? qemu : firecracker).adopt(handle, deadline),

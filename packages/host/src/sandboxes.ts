@@ -82,6 +82,8 @@ export class Sandboxes {
     );
     this.#upkeep = new Upkeep({
       store: host.store,
+      workingSets: host.workingSets,
+      templateIds: () => host.templates.ids(),
       templateOf: async (id) => (await host.templates.open(id)).manifest,
       needs: () => this.#needs(),
       log: host.log,
@@ -344,7 +346,11 @@ export class Sandboxes {
 
   #needs(): Needs {
     const records = [...this.#everyone].map(({ record }) => record);
-    const snapshots = records.flatMap((one) => [one.snapshotId, one.previousSnapshotId]);
+    const snapshots = records.flatMap(({ snapshotId, previousSnapshotId, state }) => [
+      snapshotId,
+      previousSnapshotId,
+      "pagedFrom" in state ? (state.pagedFrom ?? null) : null,
+    ]);
     const disks = records.flatMap(({ diskLayers, state }) => [
       ...diskLayers,
       ...("openDisks" in state ? state.openDisks : []),

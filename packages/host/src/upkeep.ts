@@ -23,11 +23,15 @@ import {
 } from "@torpor/storage";
 import { newDiskLayerId, newSnapshotId } from "./entropy.ts";
 import type { Sandbox } from "./sandbox/sandbox.ts";
+import type { WorkingSets } from "./working-sets.ts";
 
 const bytesPerMiB = 1024 * 1024;
 
 export interface UpkeepOptions {
   readonly store: SnapshotStore;
+  readonly workingSets: WorkingSets;
+  /** Of all there are. */
+  readonly templateIds: () => Promise<readonly string[]>;
   readonly templateOf: (templateId: string) => Promise<TemplateManifest>;
   /** What all records name. */
   readonly needs: () => Needs;
@@ -53,7 +57,13 @@ export class Upkeep {
 
   /** Now: removes what nobody needs. */
   async collect(): Promise<void> {
-    const removed = await this.#options.store.collect(this.#options.needs);
+    const { store, workingSets, needs, templateIds } = this.#options;
+    const layers = await store.collect(needs);
+    const records = await workingSets.collect(async () => [
+      ...(await templateIds()),
+      ...needs().snapshots,
+    ]);
+    const removed = [...layers, ...records];
     if (removed.length > 0) this.#options.log.info("collected", { removed });
   }
 

@@ -1,14 +1,13 @@
 /**
- * The pager's process: options on standard input, the log on standard error. Its last line there is how
- * it ended, for a daemon that may not have been there.
+ * The pager's process: its argument is the run's folder, in which its options are, and its log is standard
+ * error. Its last line there is how it ended, for a daemon that may not have been there.
  */
-import { readFileSync, writeSync } from "node:fs";
-import { TorporError, parseJson } from "@torpor/std";
+import { writeSync } from "node:fs";
+import { TorporError } from "@torpor/std";
 import { type PagerEnd, lastWords } from "./last-words.ts";
-import { parseOptions } from "./pager-options.ts";
+import { readOptions } from "./pager-options.ts";
 import { Pager } from "./pager.ts";
 
-const standardInput = 0;
 const standardError = 2;
 
 const line = new DisposableStack();
@@ -20,8 +19,7 @@ process.exit(end.kind === "vmEnded" ? 0 : 1);
 
 async function run(): Promise<PagerEnd> {
   try {
-    const text = readFileSync(standardInput, "utf8");
-    await new Pager(parseOptions(parseJson(text, "the pager's options"))).run(line);
+    await new Pager(readOptions(process.argv[2] ?? "")).run(line);
     return { kind: "vmEnded" };
   } catch (cause) {
     const error = TorporError.from(cause, "vmm.failed", "the pager");

@@ -1,9 +1,14 @@
-/** What a pager is told when it starts, as JSON on its standard input. */
+/**
+ * What a pager is told when it starts, as JSON in the run's folder, where a later daemon finds what the
+ * VM was loaded from.
+ */
+import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import {
   type JsonObject,
   optional,
   parseInteger,
+  parseJson,
   parseObject,
   parseOneOf,
   parseString,
@@ -34,7 +39,7 @@ export interface PagerOptions {
   readonly recordPath?: string;
 }
 
-const runFiles = { line: "pager.line", log: "pager.log" } as const;
+const runFiles = { options: "pager.json", line: "pager.line", log: "pager.log" } as const;
 
 export function linePath(runFolder: string): string {
   return join(runFolder, runFiles.line);
@@ -45,8 +50,19 @@ export function logPath(runFolder: string): string {
   return join(runFolder, runFiles.log);
 }
 
+export function writeOptions(options: PagerOptions): void {
+  const path = join(options.runFolder, runFiles.options);
+  writeFileSync(path, JSON.stringify(options), { mode: 0o600 });
+}
+
+/** @throws argument.invalid; system error ENOENT for a folder in which no pager was started */
+export function readOptions(runFolder: string): PagerOptions {
+  const path = join(runFolder, runFiles.options);
+  return parseOptions(parseJson(readFileSync(path, "utf8"), path));
+}
+
 /** Ours: the daemon wrote it. A layer's digest is looked at by whoever opens the layer. */
-export function parseOptions(value: unknown): PagerOptions {
+function parseOptions(value: unknown): PagerOptions {
   const options = parseObject(value, "options");
   const memory = parseObject(options["memory"], "memory");
   const layers = memory["layers"];

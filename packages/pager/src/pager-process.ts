@@ -1,11 +1,13 @@
 /**
- * The daemon's end: starts a VM's pager, hears of it, and sees to it that no VM outlives its pager.
+ * The daemon's end: starts a VM's pager, hears of it, and tells when it is gone.
  *
  * A pager is a process of its own that outlives the daemon, as the VM does; the next daemon adopts it by
- * the line it listens on. When it is gone, for whatever reason but the VM's own end, `endVm` is called:
- * a guest without a pager stands still at the next page it touches. `ended` tells why.
+ * the line it listens on, and a stray one is found by its name and the run's folder in the process list.
+ * When it is gone, for whatever reason but the VM's own end, the VM is to be ended: a guest without a
+ * pager stands still at the next page it touches. `ended` tells why.
  *
- *     await using pager = await PagerProcess.start(options, () => vm.end(…), deadline);
+ *     await using pager = await PagerProcess.start(options, deadline);
+ *     pager.ended.then(({ kind }) => kind === "failed" && vm.end(…));
  *     …                                       // the VMM connects to options.vmSocketPath
  *     await pager.saveWorkingSet(deadline);   // the guest is ready: what it touched is worth a record
  *     (await pager.status(deadline)).prefetchPhase
@@ -14,10 +16,18 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { closeSync, openSync } from "node:fs";
 import { join } from "node:path";
 import { Deadline, TorporError, ignoreFailure } from "@torpor/std";
+import { pagerProcessName } from "@torpor/vmm";
 import { type PagerEnd, readLastWords } from "./last-words.ts";
 import { PagerLine } from "./pager-line.ts";
-import { type PagerOptions, linePath, logPath } from "./pager-options.ts";
+import {
+  type PagerOptions,
+  linePath,
+  logPath,
+  readOptions,
+  writeOptions,
+} from "./pager-options.ts";
 import type { PagerStatus } from "./pager-status.ts";
+import type { SavedMemoryFiles } from "./page-source.ts";
 
 const dialPauseMs = 5;
 /** A line that broke is dialled again within this. */
@@ -25,30 +35,30 @@ const redialBudgetMs = 2_000;
 const disposeBudgetMs = 5_000;
 
 export class PagerProcess implements AsyncDisposable {
-  /** Settles when the pager is gone, and its VM with it. Never rejects; never settles after `release`. */
+  /** Settles when the pager is gone. Never rejects; never settles after `release`. */
   readonly ended: Promise<PagerEnd>;
+  /** What it serves. */
+  readonly memory: SavedMemoryFiles;
   readonly #runFolder: string;
   #line: PagerLine;
+  #isReleased = false;
 
-  private constructor(line: PagerLine, runFolder: string, endVm: () => Promise<void>) {
+  private constructor(line: PagerLine, { runFolder, memory }: PagerOptions) {
     this.#line = line;
     this.#runFolder = runFolder;
-    this.ended = this.#supervise(endVm);
+    this.memory = memory;
+    this.ended = this.#untilGone();
   }
 
   /**
    * The pager listens for the VMM once this returns.
    * @throws snapshot.corrupt when the memory cannot be served; deadline.exceeded
    */
-  static async start(
-    options: PagerOptions,
-    endVm: () => Promise<void>,
-    deadline: Deadline,
-  ): Promise<PagerProcess> {
-    const { runFolder } = options;
-    const child = spawnPager(options);
+  static async start(options: PagerOptions, deadline: Deadline): Promise<PagerProcess> {
+    writeOptions(options);
+    const child = spawnPager(options.runFolder);
     try {
-      return new PagerProcess(await dial(runFolder, child, deadline), runFolder, endVm);
+      return new PagerProcess(await dial(options.runFolder, child, deadline), options);
     } catch (cause) {
       child.kill("SIGKILL");
       throw cause;
@@ -56,15 +66,12 @@ export class PagerProcess implements AsyncDisposable {
   }
 
   /** @throws vmm.failed when there is no pager any more: the VM is to be ended. */
-  static async adopt(
-    runFolder: string,
-    endVm: () => Promise<void>,
-    deadline: Deadline,
-  ): Promise<PagerProcess> {
+  static async adopt(runFolder: string, deadline: Deadline): Promise<PagerProcess> {
+    const options = readOptions(runFolder);
     const line = await PagerLine.connect(linePath(runFolder), deadline).catch((cause: unknown) => {
       throw new TorporError("vmm.failed", "the VM's pager is gone", { cause });
     });
-    return new PagerProcess(line, runFolder, endVm);
+    return new PagerProcess(line, options);
   }
 
   get pid(): number {
@@ -84,8 +91,9 @@ export class PagerProcess implements AsyncDisposable {
     return this.#line.ask("saveWorkingSet", deadline);
   }
 
-  /** Ends it, and its VM if that still runs. Safe to repeat. */
+  /** Ends it, and its VM if that still runs. Safe to repeat; nothing to one that was let go of. */
   async end(deadline: Deadline): Promise<void> {
+    if (this.#isReleased) return;
     this.#line.order("end");
     const own = deadline.sub(deadline.remainingMs() / 2, "the pager's own end");
     await ignoreFailure("it is ended otherwise", own.race(this.ended));
@@ -96,6 +104,7 @@ export class PagerProcess implements AsyncDisposable {
 
   /** Lets go of the process, which runs on. */
   release(): void {
+    this.#isReleased = true;
     this.#line.release();
   }
 
@@ -103,14 +112,12 @@ export class PagerProcess implements AsyncDisposable {
     await this.end(Deadline.after(disposeBudgetMs, "ending a pager"));
   }
 
-  async #supervise(endVm: () => Promise<void>): Promise<PagerEnd> {
+  async #untilGone(): Promise<PagerEnd> {
     for (let line: PagerLine | undefined = this.#line; line !== undefined;) {
       await line.closed;
       line = await this.#redial();
     }
-    const end = await readLastWords(this.#runFolder);
-    if (end.kind === "failed") await ignoreFailure("the pager's failure is reported", endVm());
-    return end;
+    return await readLastWords(this.#runFolder);
   }
 
   /** Who is gone refuses, or has removed the socket. */
@@ -126,13 +133,15 @@ export class PagerProcess implements AsyncDisposable {
 }
 
 /** Not a child that ends with the daemon. */
-function spawnPager(options: PagerOptions): ChildProcess {
-  const log = openSync(logPath(options.runFolder), "w", 0o600);
+function spawnPager(runFolder: string): ChildProcess {
+  const log = openSync(logPath(runFolder), "w", 0o600);
   try {
-    const argv = ["--max-semi-space-size=1", join(import.meta.dirname, "main.ts")];
-    const child = spawn(process.execPath, argv, { detached: true, stdio: ["pipe", "ignore", log] });
-    child.stdin?.on("error", () => undefined); // it ended before it read them, and says why
-    child.stdin?.end(JSON.stringify(options));
+    const argv = ["--max-semi-space-size=1", join(import.meta.dirname, "main.ts"), runFolder];
+    const child = spawn(process.execPath, argv, {
+      argv0: pagerProcessName,
+      detached: true,
+      stdio: ["ignore", "ignore", log],
+    });
     child.unref();
     return child;
   } finally {

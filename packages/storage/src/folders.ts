@@ -5,6 +5,8 @@
  *       daemon.lock daemon.log torpor.sock torpor.sqlite
  *       sandboxes/<id>/
  *         run/<generation>/        control socket, console, VMM log: one VM run, gone with it
+ *         working-set              which pages of memory its latest wake used
+ *       working-sets/<id>          the same of a template or snapshot, for sandboxes made from it
  *       snapshots/ disks/          what sandboxes and templates stand upon: see snapshot-store.ts
  *     <cache>/                     TORPOR_CACHE, else /var/cache/torpor or ~/.cache/torpor
  *       templates/<id>/            kernel, disk, memory image, device state, manifest
@@ -37,6 +39,7 @@ export const stateFiles = {
   sandboxes: "sandboxes",
   snapshots: "snapshots",
   disks: "disks",
+  workingSets: "working-sets",
 } as const;
 
 export const vmmCopyPrefix = "vmm-";
@@ -59,6 +62,10 @@ export class SandboxFolder {
 
   get runs(): string {
     return join(this.path, "run");
+  }
+
+  get workingSet(): string {
+    return join(this.path, "working-set");
   }
 
   run(generation: number): string {

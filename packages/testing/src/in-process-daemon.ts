@@ -56,11 +56,12 @@ export interface TestDaemon extends AsyncDisposable {
 export async function startTestDaemon(options: TestDaemonOptions = {}): Promise<TestDaemon> {
   const namespacesBefore = countNamespaces();
   await using undo = new AsyncDisposableStack();
-  const state = options.state ?? undo.use(await StateFolder.make());
+  const { cacheFolder = defaultCacheFolder() } = options;
+  const state = options.state ?? undo.use(await StateFolder.make(undefined, cacheFolder));
   const open = async (): Promise<Daemon> =>
     await startDaemon({
       stateFolder: state.path,
-      cacheFolder: options.cacheFolder ?? defaultCacheFolder(),
+      cacheFolder,
       port: options.port ?? 0,
       log: options.log ?? silentLogger,
       networkKind: options.networkKind,

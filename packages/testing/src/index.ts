@@ -16,7 +16,12 @@ export {
   operations,
 } from "./fake-firecracker/contract.ts";
 export { installFakeFirecracker } from "./fake-firecracker/install.ts";
-export { fakeFirecrackerSkip, makeFakeFirecrackerRig } from "./fake-firecracker/rig.ts";
+export {
+  type PagedRig,
+  fakeFirecrackerSkip,
+  makeFakeFirecrackerRig,
+  makePagedFirecrackerRig,
+} from "./fake-firecracker/rig.ts";
 export { GuestProcess, type GuestResult } from "./guest-process.ts";
 export { Ledger } from "./ledger.ts";
 export { type TestDaemon, type TestDaemonOptions, startTestDaemon } from "./in-process-daemon.ts";

@@ -9,7 +9,7 @@ import { mkdtemp, readdir, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Deadline, systemCode } from "@torpor/std";
-import { stateFiles } from "@torpor/storage";
+import { TemplateStore, defaultCacheFolder, stateFiles, templatesFolder } from "@torpor/storage";
 import { QemuDriver, type VmProcess } from "@torpor/vmm";
 
 const endVmMs = 10_000;
@@ -23,18 +23,24 @@ const ownFiles: ReadonlySet<string> = new Set([
   stateFiles.sandboxes,
   stateFiles.snapshots,
   stateFiles.disks,
+  stateFiles.workingSets,
 ]);
 
 export class StateFolder implements AsyncDisposable {
   readonly path: string;
+  readonly #templates: TemplateStore;
 
-  private constructor(path: string) {
+  private constructor(path: string, cacheFolder: string) {
     this.path = path;
+    this.#templates = new TemplateStore(templatesFolder(cacheFolder));
   }
 
-  /** @param below An existing folder; the machine's temporary one unless told otherwise. */
-  static async make(below = tmpdir()): Promise<StateFolder> {
-    return new StateFolder(await mkdtemp(join(below, "torpor-test-")));
+  /**
+   * @param below An existing folder; the machine's temporary one unless told otherwise.
+   * @param cacheFolder Of the daemons that use it; the machine's own unless told otherwise.
+   */
+  static async make(below = tmpdir(), cacheFolder = defaultCacheFolder()): Promise<StateFolder> {
+    return new StateFolder(await mkdtemp(join(below, "torpor-test-")), cacheFolder);
   }
 
   get socketPath(): string {
@@ -64,6 +70,11 @@ export class StateFolder implements AsyncDisposable {
     return [...snapshots, ...disks].sort();
   }
 
+  /** Ids of templates and snapshots whose working set is recorded, sorted. */
+  async workingSets(): Promise<readonly string[]> {
+    return [...(await listOrNone(join(this.path, stateFiles.workingSets)))].sort();
+  }
+
   /** Folders of sandboxes, whether a daemon knows them or not. */
   async sandboxIds(): Promise<readonly string[]> {
     return await listOrNone(join(this.path, stateFiles.sandboxes));
@@ -73,12 +84,14 @@ export class StateFolder implements AsyncDisposable {
     const vms = await this.vms();
     const sandboxes = await this.sandboxIds();
     const layers = await this.layers();
+    const templateIds = await this.#templates.ids();
+    const records = (await this.workingSets()).filter((id) => !templateIds.includes(id));
     const strangers = (await listOrNone(this.path)).filter((name) => !ownFiles.has(name));
     for (const vm of vms) await vm.end(Deadline.after(endVmMs, "ending what a test left"));
     await rm(this.path, { recursive: true, force: true });
     assert.deepEqual(
-      { vms: vms.map(({ runFolder }) => runFolder), sandboxes, layers, strangers },
-      { vms: [], sandboxes: [], layers: [], strangers: [] },
+      { vms: vms.map(({ runFolder }) => runFolder), sandboxes, layers, records, strangers },
+      { vms: [], sandboxes: [], layers: [], records: [], strangers: [] },
       "the test left something behind",
     );
   }

@@ -18,7 +18,7 @@ import {
   type StackedLayer,
   createOverlay,
 } from "@torpor/storage";
-import type { DiskLayer, MachineShape, Vm, VmmDriver } from "@torpor/vmm";
+import type { DiskLayer, MachineShape, StartPager, Vm, VmmDriver } from "@torpor/vmm";
 
 const pageBytes = 4096;
 const budgetMs = 60_000;
@@ -45,6 +45,8 @@ export interface ConformanceRig {
   readonly pagesRenewedMax: number;
   /** Empty; removed by the rig. */
   readonly folder: string;
+  /** Of a VM that is to have its memory from one, unless that was saved whole. */
+  readonly pagerOf?: (layers: readonly StackedLayer[], runFolder: string) => StartPager | undefined;
   network(): Promise<NewGuestNetwork>;
   remember(run: ConformanceRun, text: string): Promise<void>;
   recall(run: ConformanceRun): Promise<Remembered>;
@@ -57,6 +59,8 @@ interface Saved {
   readonly disk: readonly DiskLayer[];
   /** SHA-256 of each page. */
   readonly pages: readonly string[];
+  /** Whether memory lies with the device state. */
+  readonly isWhole?: boolean;
 }
 
 export async function testConformance(t: TestContext, rig: ConformanceRig): Promise<void> {
@@ -197,7 +201,10 @@ class Suite {
       disk.push(...this.#layersOf(run.vm));
     }
     await using undo = new AsyncDisposableStack();
-    const run = await this.#wake(undo, { deviceStatePath: path, layers: [], disk, pages: [] });
+    const run = await this.#wake(undo, {
+      ...{ deviceStatePath: path, layers: [], disk, pages: [] },
+      isWhole: true,
+    });
     await run.vm.releaseVcpus(deadline());
     assert.deepEqual(await this.#rig.recall(run), { memory: "all of it", disk: "all of it" });
     // What it is saved as from now on stands upon the image, which it was not loaded from.
@@ -211,7 +218,13 @@ class Suite {
 
   async isAdopted(): Promise<void> {
     await using undo = new AsyncDisposableStack();
-    const { vm: first, network } = await this.#wake(undo, undefined);
+    const before = await this.#wake(undo, undefined);
+    await before.vm.releaseVcpus(deadline());
+    await this.#rig.remember(before, "before");
+    await before.vm.holdVcpus(deadline());
+    const loaded = await this.#save(before.vm, undefined);
+    await before.vm.end(deadline());
+    const { vm: first, network } = await this.#wake(undo, loaded);
     await first.releaseVcpus(deadline());
     await this.#rig.remember({ vm: first, network }, "kept");
     first.release();
@@ -221,6 +234,7 @@ class Suite {
     assert.equal(vm.version, first.version);
     assert.deepEqual(await this.#rig.recall({ vm, network }), { memory: "kept", disk: "kept" });
     await vm.holdVcpus(deadline());
+    // Upon the image it is what was loaded, too.
     const saved = await this.#save(vm, undefined);
     await vm.end(deadline());
     await vm.end(deadline());
@@ -276,6 +290,8 @@ class Suite {
     const runFolder = this.#newPath("run");
     await mkdir(runFolder, { mode: 0o700 });
     const disk = [...(saved?.disk ?? []), await this.#newLayer()];
+    const layers = saved?.layers ?? [];
+    const startPager = saved?.isWhole === true ? undefined : this.#rig.pagerOf?.(layers, runFolder);
     using attachment = network.attachment;
     const vm = await driver.restore(
       {
@@ -284,13 +300,13 @@ class Suite {
         disk: [base, ...disk],
         network: attachment,
         readsLater: [deviceStatePath],
+        ...(startPager === undefined ? {} : { startPager }),
       },
       deadline(),
     );
     undo.defer(() => vm.end(deadline()));
     this.#disks.set(vm, disk);
-    const layers = saved?.layers ?? [];
-    if (layers.length > 0) {
+    if (startPager === undefined && layers.length > 0) {
       await using stack = await MemoryStack.open(layers, vm.memory.sizeBytes);
       await vm.loadMemory(stack, deadline());
     }

@@ -22,6 +22,7 @@
  * a stale one is refused rather than a stranger signalled.
  */
 import type { Deadline } from "@torpor/std";
+import type { StartPager } from "./firecracker/pager.ts";
 
 export type Accelerator = "kvm" | "tcg";
 
@@ -80,6 +81,11 @@ export interface VmSpec {
   readonly network: NetworkAttachment;
   /** Files that the VM will be asked to read once it runs, such as device state to load. */
   readonly readsLater?: readonly string[];
+  /**
+   * Brings its memory page by page, all of it: the image is not read, and `loadMemory` not called. For
+   * a restore by a driver that `takesPager`.
+   */
+  readonly startPager?: StartPager;
   /** An existing folder of this run alone, for the control socket, the console and the log. */
   readonly runFolder: string;
 }
@@ -103,6 +109,8 @@ export interface VmHandle {
     readonly tapName: string;
     /** The process that serves the disk, of the same boot, and where. */
     readonly disk: { readonly pid: number; readonly startTicks: number; readonly target: string };
+    /** Whether its memory comes from a pager. */
+    readonly isPaged?: boolean;
   };
 }
 
@@ -114,6 +122,8 @@ export interface VmProcess {
 }
 
 export interface VmExit {
+  /** Why it was ended, if it was, and nobody asked for that. */
+  readonly reason?: string;
   /** The last lines of the guest's console, for the report. */
   readonly consoleTail: string;
   /** The last lines the VMM itself printed. */
@@ -181,6 +191,8 @@ export interface Vm {
 }
 
 export interface VmmDriver {
+  /** Whether a VM that it restores may have its memory from a pager. */
+  readonly takesPager: boolean;
   identity(): Promise<VmmIdentity>;
   /** Everything about a machine that its guest can see, as this driver would make it. */
   guestVisible(machine: MachineShape): readonly string[];

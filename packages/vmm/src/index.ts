@@ -17,7 +17,14 @@ export type {
 export { type CgroupSupport, inspectCgroups, openCgroups, sweepCgroups } from "./cgroup.ts";
 export { assertLoadable, assertSameMachine } from "./identity.ts";
 export { FirecrackerDriver, type FirecrackerOptions } from "./firecracker/driver.ts";
-export type { PagedMemory, Pager, StartPager } from "./firecracker/pager.ts";
+export {
+  type AdoptPager,
+  type PagedMemory,
+  type Pager,
+  type PagerPlace,
+  type StartPager,
+  pagerProcessName,
+} from "./firecracker/pager.ts";
 export { type FirecrackerProgram, installedFirecracker } from "./firecracker/program.ts";
 export {
   type ApiRequest,

@@ -22,6 +22,8 @@ export interface RunningVm {
   readonly network: NetworkHandle;
   /** Disk layers that the VM may have open, which outlive a fold of them for as long. */
   readonly openDisks: readonly string[];
+  /** The snapshot whose memory the VM's pager serves, and is compared with when the VM is saved. */
+  readonly pagedFrom?: string;
 }
 
 export type SandboxState =
@@ -37,6 +39,10 @@ export type SandboxState =
   | { readonly kind: "failed"; readonly reason: string; readonly lastLines: readonly string[] };
 
 export type StateKind = SandboxState["kind"];
+
+export function runningVmOf({ vm, network, openDisks, pagedFrom }: RunningVm): RunningVm {
+  return { vm, network, openDisks, ...(pagedFrom === undefined ? {} : { pagedFrom }) };
+}
 
 /** What causes each move. Read by `enter`, by tests and by whoever wants to know. */
 export const moves: Readonly<Record<StateKind, Partial<Record<StateKind, string>>>> = {

@@ -42,26 +42,31 @@ export async function letGo(turn: Turn): Promise<void> {
 async function onExit(turn: Turn, run: SandboxRun, exit: VmExit): Promise<void> {
   if (turn.run !== run || turn.record.state.kind === "removing") return; // ended by us
   const lastLines = [...linesOf(exit.consoleTail), ...linesOf(exit.vmmTail)].slice(-lastLinesMax);
-  turn.log.error("the VM ended by itself", { ...exit });
+  const reason = exit.reason === undefined ? undefined : `the VM was ended: ${exit.reason}`;
+  turn.log.error(reason ?? "the VM ended by itself", { ...exit });
   turn.run = undefined;
   await endRun(run, Deadline.after(endBudgetMs, "clearing up after a VM that ended"));
-  await recordEnd(turn, lastLines);
+  await recordEnd(turn, reason, lastLines);
 }
 
 /**
  * Whoever asks would take the sandbox for running as long as its record says so: when it cannot be
  * written, on a full disk perhaps, that is tried until it can.
  */
-async function recordEnd(turn: Turn, lastLines: readonly string[]): Promise<void> {
+async function recordEnd(
+  turn: Turn,
+  reason: string | undefined,
+  lastLines: readonly string[],
+): Promise<void> {
   try {
     const lastWords = lastLines.at(-1) ?? "no last words";
-    await enterFailed(turn, `the VM ended by itself: ${lastWords}`, lastLines);
+    await enterFailed(turn, reason ?? `the VM ended by itself: ${lastWords}`, lastLines);
   } catch (cause) {
     turn.log.error("the end of a VM cannot be recorded; trying again", { cause });
     setTimeout(() => {
       const again = turn.later(async (later) => {
         if (later.run === undefined && later.record.state.kind === "running") {
-          await recordEnd(later, lastLines);
+          await recordEnd(later, reason, lastLines);
         }
       });
       void ignoreFailure("the failure is in the log of the queue", again);

@@ -1,6 +1,6 @@
 /** What a pause and a checkpoint have in common before their steps begin. */
 import { Deadline, assert } from "@torpor/std";
-import type { RunningVm } from "../lifecycle/state.ts";
+import { type RunningVm, runningVmOf } from "../lifecycle/state.ts";
 import type { SandboxRun } from "../steps/run.ts";
 import type { SaveContext } from "../steps/save.ts";
 import { goOnBudgetMs } from "./stall.ts";
@@ -16,8 +16,7 @@ export async function runToSave({ record: { state }, run }: Turn): Promise<RunTo
   assert(state.kind === "running" && run !== undefined, "a running sandbox has a run");
   // A guest that QEMU holds for want of disk space could not be prepared.
   await run.vm.releaseVcpus(Deadline.after(goOnBudgetMs, "letting the VM go on"));
-  const { vm, network, openDisks } = state;
-  return { run, running: { vm, network, openDisks } };
+  return { run, running: runningVmOf(state) };
 }
 
 export async function newSaveContext(

@@ -11,7 +11,7 @@
  *     paused, failed            as they were
  */
 import { Deadline, TorporError } from "@torpor/std";
-import type { SandboxState } from "../lifecycle/state.ts";
+import { type SandboxState, runningVmOf } from "../lifecycle/state.ts";
 import { applyNetwork } from "../network-rules.ts";
 import { type SandboxRun, adoptRun, endRun } from "../steps/run.ts";
 import { enterPaused } from "./pause.ts";
@@ -55,7 +55,7 @@ async function settleRun(turn: Turn, state: StateWithVm): Promise<void> {
   const published = state.kind === "pausing" && (await host.store.has(state.snapshotId));
   let run: SandboxRun;
   try {
-    run = await adoptRun(host.driver, state, turn.record, host.outside, deadline);
+    run = await adoptRun(host, state, turn.record, deadline);
   } catch (cause) {
     turn.log.warn("the VM did not outlive the daemon, or does not answer", { cause });
     await endStrays(turn);
@@ -78,8 +78,7 @@ async function takeOver(turn: Turn, state: StateWithVm, run: SandboxRun): Promis
     turn.log.warn("a sandbox that was taken over reaches nothing", { cause });
   }
   await goOnIfHeld(turn, run);
-  const { vm, network, openDisks } = state;
-  if (state.kind !== "running") await turn.move({ kind: "running", vm, network, openDisks });
+  if (state.kind !== "running") await turn.move({ kind: "running", ...runningVmOf(state) });
   attach(turn, run);
 }
 

@@ -16,6 +16,7 @@ import type { Turn } from "./writer.ts";
 
 const endBudgetMs = 15_000;
 const guestUser = "user";
+const bytesPerMiB = 1024 * 1024;
 
 /** What else of the record changes as the sandbox begins to run. */
 export type RecordChange = (nowMs: number) => Partial<SandboxRecord>;
@@ -50,9 +51,17 @@ export async function newWakeContext(
     snapshot,
     store: host.store,
     folder: turn.folder,
+    records: await host.workingSets.plan({
+      folder: turn.folder,
+      templateId,
+      snapshotId,
+      isNew: reason === "create",
+      sizeBytes: template.manifest.machine.memoryMiB * bytesPerMiB,
+    }),
     newDiskLayer,
     verifyDisk: true,
     driver: host.driverOf(template.manifest),
+    pagers: host.pagers,
     networkKind: host.networkKind,
     networkRequest: turn.record.network,
     outside: host.outside,
@@ -106,7 +115,8 @@ export async function enterRunning(
   change: RecordChange = noChange,
 ): Promise<Outcome> {
   const run = wokenRun(context);
-  const sealed = context.snapshot?.disk.map(({ layerId }) => layerId) ?? [];
+  const { snapshot } = context;
+  const sealed = snapshot?.disk.map(({ layerId }) => layerId) ?? [];
   const diskLayers = [...sealed, context.newDiskLayer];
   const nowMs = Date.now();
   await using undo = new AsyncDisposableStack();
@@ -118,8 +128,11 @@ export async function enterRunning(
       vm: run.vm.handle,
       network: run.network.handle,
       openDisks: diskLayers,
+      ...(run.pager === undefined || snapshot === undefined
+        ? {}
+        : { pagedFrom: snapshot.snapshotId }),
     }),
-    snapshotId: context.snapshot?.snapshotId ?? null,
+    snapshotId: snapshot?.snapshotId ?? null,
     diskLayers,
     startedAtMs: nowMs,
     lifetime: begin(turn.record.lifetime, nowMs),

@@ -1,10 +1,12 @@
 /** One run of a sandbox's VM: what exists between a restore and the end of the process. */
 import { GuestLink } from "@torpor/guest";
-import { type GuestNetwork, type Outside, reachNetwork } from "@torpor/network";
+import { type GuestNetwork, reachNetwork } from "@torpor/network";
 import { guestAddressing } from "@torpor/protocol";
+import type { PagerProcess } from "@torpor/pager";
 import type { Deadline } from "@torpor/std";
-import type { Vm, VmmDriver } from "@torpor/vmm";
+import type { Vm } from "@torpor/vmm";
 import { Traffic } from "../edge/traffic.ts";
+import type { HostContext } from "../host-context.ts";
 import type { RunningVm } from "../lifecycle/state.ts";
 
 export interface SandboxRun {
@@ -14,6 +16,8 @@ export interface SandboxRun {
   readonly link: GuestLink;
   /** Requests of clients to the guest. */
   readonly traffic: Traffic;
+  /** Of a VM whose memory comes from one. */
+  readonly pager?: PagerProcess | undefined;
   /** Of fresh bytes of the guest's generators, as it woke; not known of a run that was adopted. */
   readonly randomHash?: string | undefined;
 }
@@ -23,16 +27,16 @@ export interface SandboxRun {
  * @throws vmm.exited when it is gone
  */
 export async function adoptRun(
-  driver: Pick<VmmDriver, "adopt">,
+  { driver, outside, pagers }: Pick<HostContext, "driver" | "outside" | "pagers">,
   state: RunningVm,
   { generation, hostKey }: Pick<SandboxRun, "generation"> & { readonly hostKey: string },
-  outside: Outside,
   deadline: Deadline,
 ): Promise<SandboxRun> {
   const vm = await driver.adopt(state.vm, deadline);
   const network = reachNetwork(state.network, state.vm.pid, guestAddressing, outside);
   const link = new GuestLink({ dial: (port) => network.dial(port), hostKey });
-  return { generation, vm, network, link, traffic: new Traffic(link) };
+  const pager = pagers.find(vm.handle.runFolder);
+  return { generation, vm, network, link, pager, traffic: new Traffic(link) };
 }
 
 /** Ends everything of a run: connections first, so that nobody waits on a guest that is gone. */

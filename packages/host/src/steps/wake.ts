@@ -8,7 +8,8 @@
  *   2. network          a network of this run alone                          undo: release it
  *   3. disk layer       an empty layer above the sealed ones                 undo: remove it
  *   4. start VMM        memory mapped privately over the template's image    undo: end the VM
- *   5. load memory      the snapshot's layers over the image
+ *                       or brought by a pager, page by page
+ *   5. load memory      the snapshot's layers over the image, where there is no pager
  *   6. load device state
  *   7. verify disk      the snapshot's disk layers are undamaged, read since step 1
  *   8. network policy   what the sandbox may reach, from its first instruction on
@@ -45,12 +46,14 @@ import {
   type Template,
   MemoryStack,
   type SnapshotStore,
+  type StackedLayer,
   assertFreeSpace,
   createOverlay,
   verifyChunks,
 } from "@torpor/storage";
 import {
   type DiskLayer,
+  type StartPager,
   type Vm,
   type VmmDriver,
   assertLoadable,
@@ -58,10 +61,13 @@ import {
 } from "@torpor/vmm";
 import { Traffic } from "../edge/traffic.ts";
 import { applyNetwork } from "../network-rules.ts";
+import type { Pagers } from "../pagers.ts";
+import type { WakeRecords } from "../working-sets.ts";
 import type { SandboxRun } from "./run.ts";
 
 /** LIMIT: a new layer and its metadata; what the guest writes later is its own affair. */
 const newRunBytes = 16 * 1024 * 1024;
+const bytesPerMiB = 1024 * 1024;
 const endBudgetMs = 10_000;
 /** Some 13 KiB that take 10 ms; a whole save has the step's own budget. */
 const devicesBudgetMs = 15_000;
@@ -74,11 +80,14 @@ export interface WakeContext {
   readonly snapshot: SnapshotManifest | undefined;
   readonly store: SnapshotStore;
   readonly folder: SandboxFolder;
+  /** Which pages it will use, as an earlier one found out, and where it tells of its own. */
+  readonly records: WakeRecords;
   /** The one that this run writes into, above the snapshot's. */
   readonly newDiskLayer: string;
   /** False for the children of one fork after the first: they stand upon the same files. */
   readonly verifyDisk: boolean;
   readonly driver: VmmDriver;
+  readonly pagers: Pagers;
   readonly networkKind: NetworkKind;
   /** What the sandbox may reach. */
   readonly networkRequest: EgressRequest | null;
@@ -89,6 +98,7 @@ export interface WakeContext {
   /** Told the hash of fresh random bytes of the guest. @throws guest.refused when it was seen before */
   readonly checkFresh: (randomHash: string) => void;
   /** Filled in by the steps. */
+  startPager?: StartPager | undefined;
   diskVerified?: Promise<void>;
   network?: NewGuestNetwork;
   vm?: Vm;
@@ -139,9 +149,10 @@ export const claimSteps: readonly Step<WakeContext>[] = [
 
 /** What a finished list of steps has made. */
 export function wokenRun(context: WakeContext): SandboxRun {
-  const { vm, network, link, generation, randomHash } = context;
+  const { vm, network, link, generation, randomHash, pagers } = context;
   assert(vm !== undefined && network !== undefined && link !== undefined, "the wake is finished");
-  return { generation, vm, network, link, traffic: new Traffic(link), randomHash };
+  const pager = pagers.find(vm.handle.runFolder);
+  return { generation, vm, network, link, pager, traffic: new Traffic(link), randomHash };
 }
 
 async function checkSources(context: WakeContext): Promise<void> {
@@ -213,6 +224,7 @@ async function startVmm(
   const runFolder = folder.run(generation);
   await mkdir(runFolder, { recursive: true, mode: 0o700 });
   undo.defer(() => rm(runFolder, { recursive: true, force: true }));
+  context.startPager = pagerOf(context, runFolder);
   using attachment = network.attachment;
   const vm = await context.driver.restore(
     {
@@ -226,6 +238,7 @@ async function startVmm(
       disk: diskLayers(context),
       network: attachment,
       readsLater: [deviceStatePath(context)],
+      ...(context.startPager === undefined ? {} : { startPager: context.startPager }),
       runFolder,
     },
     deadline,
@@ -251,15 +264,32 @@ function diskLayers({
 }
 
 async function loadMemory(context: WakeContext, deadline: Deadline): Promise<void> {
-  const { vm, snapshot, store } = context;
+  const { vm, startPager } = context;
   assert(vm !== undefined, "the VMM runs before memory is loaded");
-  if (snapshot?.memory.kind !== "layers") return;
-  const layers = snapshot.memory.layers.map(({ snapshotId, digest }) => ({
+  const layers = memoryLayers(context);
+  if (startPager !== undefined || layers.length === 0) return;
+  await using stack = await MemoryStack.open(layers, vm.memory.sizeBytes);
+  await vm.loadMemory(stack, deadline);
+}
+
+function memoryLayers({ snapshot, store }: WakeContext): readonly StackedLayer[] {
+  if (snapshot?.memory.kind !== "layers") return [];
+  return snapshot.memory.layers.map(({ snapshotId, digest }) => ({
     folder: store.folder(snapshotId),
     digest,
   }));
-  await using stack = await MemoryStack.open(layers, vm.memory.sizeBytes);
-  await vm.loadMemory(stack, deadline);
+}
+
+/** Undefined where memory comes from a file, or lies with the devices. */
+function pagerOf(context: WakeContext, runFolder: string): StartPager | undefined {
+  const { driver, pagers, snapshot, template } = context;
+  if (!driver.takesPager || snapshot?.memory.kind === "whole") return undefined;
+  const memory = {
+    imagePath: template.memoryPath,
+    layers: memoryLayers(context),
+    sizeBytes: template.manifest.machine.memoryMiB * bytesPerMiB,
+  };
+  return pagers.starterOf(memory, {}, runFolder);
 }
 
 async function loadDeviceState(context: WakeContext, deadline: Deadline): Promise<void> {
@@ -309,9 +339,10 @@ async function waitUntilReady(
 
 /** A VM that is gone never answers: nobody shall wait for it until the deadline. */
 async function failWhenEnded(vm: Vm): Promise<never> {
-  const { consoleTail, vmmTail } = await vm.exited;
+  const { reason, consoleTail, vmmTail } = await vm.exited;
   const lastLine = `${consoleTail}\n${vmmTail}`.trim().split("\n").at(-1) ?? "";
-  throw new TorporError("vmm.exited", `the VM ended before its guest was ready: ${lastLine}`);
+  const why = reason ?? lastLine;
+  throw new TorporError("vmm.exited", `the VM ended before its guest was ready: ${why}`);
 }
 
 async function initGuest(context: WakeContext, deadline: Deadline): Promise<void> {

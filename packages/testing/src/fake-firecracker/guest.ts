@@ -1,13 +1,13 @@
 /**
- * The guest of a fake Firecracker: memory over real files, of which it writes some pages all the time it
- * runs, and a disk.
+ * The guest of a fake Firecracker: memory, of which it writes some pages all the time it runs, and a disk.
  *
  * It writes data and zeros alike, and knows which pages it has written since the last save, as KVM
  * does. What a test gives it to remember is in its memory and on its disk.
  */
 import { createHash, randomBytes, randomInt } from "node:crypto";
-import { closeSync, fstatSync, fsyncSync, openSync, readSync, writeSync } from "node:fs";
+import { fsyncSync, openSync, readSync, writeSync } from "node:fs";
 import { pageBytes } from "@torpor/native";
+import type { GuestMemory } from "./guest-memory.ts";
 
 /** Pages with a meaning; all others are the guest's to write as it likes. */
 const counterPage = 1;
@@ -19,23 +19,23 @@ const firstFreePage = 16;
 const noteDiskBytes = 1 << 20;
 const tickMs = 5;
 const writesPerTick = 2;
+const checksumBytes = 8;
 
 export class FakeGuest {
-  readonly sizeBytes: number;
-  readonly #baseFd: number | undefined;
-  readonly #written = new Map<number, Buffer>();
+  readonly #memory: GuestMemory;
+  /** Since it was loaded, and since the last save. */
+  readonly #written = new Set<number>();
   readonly #dirty = new Set<number>();
   readonly #diskFd: number;
   #timer: NodeJS.Timeout | undefined;
 
-  /** @param basePath Undefined: it is powered on, with empty memory. */
-  constructor(sizeBytes: number, basePath: string | undefined, diskPath: string) {
-    this.sizeBytes = sizeBytes;
-    this.#baseFd = basePath === undefined ? undefined : openSync(basePath, "r");
+  constructor(memory: GuestMemory, diskPath: string) {
+    this.#memory = memory;
     this.#diskFd = openSync(diskPath, "r+");
-    if (this.#baseFd !== undefined && fstatSync(this.#baseFd).size < sizeBytes) {
-      throw new Error("the offset is too large");
-    }
+  }
+
+  get sizeBytes(): number {
+    return this.#memory.sizeBytes;
   }
 
   get isRunning(): boolean {
@@ -80,11 +80,24 @@ export class FakeGuest {
     };
   }
 
-  /** Of all of memory; what a load must bring back. */
-  memorySha256(): string {
-    const hash = createHash("sha256");
-    for (let page = 0; page < this.sizeBytes / pageBytes; page += 1) hash.update(this.#read(page));
-    return hash.digest("hex");
+  /** Of each page, 8 bytes; what a load must bring back. */
+  checksums(): Buffer {
+    const pages = Array.from({ length: this.sizeBytes / pageBytes }, (_, page) => page);
+    return Buffer.concat(pages.map((page) => sha1(this.#read(page)).subarray(0, checksumBytes)));
+  }
+
+  /** Pages that nobody has written, and that differ all the same from those that were saved. */
+  findStrange(saved: Buffer): readonly number[] {
+    const now = this.checksums();
+    const strange: number[] = [];
+    for (let at = 0; at < now.length; at += checksumBytes) {
+      const end = at + checksumBytes;
+      const isWritten = this.#written.has(at / checksumBytes);
+      if (!isWritten && now.compare(saved, at, end, at, end) !== 0) {
+        strange.push(at / checksumBytes);
+      }
+    }
+    return strange;
   }
 
   /** @param onlyChanged Since the last save; everything else is left as it is in the file. */
@@ -98,12 +111,6 @@ export class FakeGuest {
     for (const page of ringPages) this.#dirty.add(page);
   }
 
-  end(): void {
-    this.pause();
-    closeSync(this.#diskFd);
-    if (this.#baseFd !== undefined) closeSync(this.#baseFd);
-  }
-
   #tick(): void {
     const counter = Buffer.from(this.#read(counterPage));
     counter.writeUInt32LE(counter.readUInt32LE() + 1);
@@ -113,22 +120,21 @@ export class FakeGuest {
       this.#write(page, count === 0 ? Buffer.alloc(pageBytes) : randomBytes(pageBytes));
     }
     // One that had something becomes zeros.
-    const [known] = this.#written.keys();
+    const [known] = this.#written;
     if (known !== undefined && known >= firstFreePage) this.#write(known, Buffer.alloc(pageBytes));
   }
 
   #read(page: number): Buffer {
-    const written = this.#written.get(page);
-    if (written !== undefined) return written;
-    const content = Buffer.alloc(pageBytes);
-    if (this.#baseFd !== undefined) {
-      readSync(this.#baseFd, content, 0, pageBytes, page * pageBytes);
-    }
-    return content;
+    return this.#memory.read(page);
   }
 
   #write(page: number, content: Buffer): void {
-    this.#written.set(page, content);
+    this.#memory.write(page, content);
+    this.#written.add(page);
     this.#dirty.add(page);
   }
+}
+
+function sha1(content: Buffer): Buffer {
+  return createHash("sha1").update(content).digest();
 }

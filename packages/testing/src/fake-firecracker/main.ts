@@ -63,7 +63,7 @@ async function answer(
       ? { status: 400, body: { fault_message: "Request payload is too large." } }
       : url.startsWith("/fake/")
         ? inGuest(url, text)
-        : await vmm.serve(method, url, text);
+        : vmm.serve(method, url, text);
   const type = body === undefined ? {} : { "content-type": "application/json" };
   response.writeHead(status, { server: "Firecracker API", ...type });
   response.end(body === undefined ? undefined : JSON.stringify(body));

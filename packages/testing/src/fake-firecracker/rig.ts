@@ -6,6 +6,7 @@ import { existsSync } from "node:fs";
 import { mkdir, writeFile } from "node:fs/promises";
 import { request } from "node:http";
 import { join } from "node:path";
+import { Pagers } from "@torpor/host";
 import { createNetwork } from "@torpor/network";
 import { guestAddressing, guestMac } from "@torpor/protocol";
 import { Deadline } from "@torpor/std";
@@ -41,6 +42,27 @@ async function inGuest({ handle }: Vm, path: string, text?: string): Promise<str
 /** Why it cannot be run here, for tests to skip it with. */
 export const fakeFirecrackerSkip: string | false =
   process.getuid?.() !== 0 ? "needs root" : existsSync("/dev/fuse") ? false : "needs /dev/fuse";
+
+export interface PagedRig extends ConformanceRig {
+  readonly pagers: Pagers;
+  readonly pagerOf: NonNullable<ConformanceRig["pagerOf"]>;
+}
+
+/** Brings VMs all of their memory by pagers, as the daemon does when it is told to. */
+export async function makePagedFirecrackerRig(folder: string): Promise<PagedRig> {
+  const pagers = new Pagers({ use: "always", prefetch: "workingSet" });
+  const rig = await makeFakeFirecrackerRig(folder, {
+    adoptPager: (runFolder, deadline) => pagers.adopt(runFolder, deadline),
+  });
+  const { imagePath, machine } = rig;
+  const sizeBytes = machine.memoryMiB * 2 ** 20;
+  return {
+    ...rig,
+    pagers,
+    pagerOf: (layers, runFolder) =>
+      pagers.starterOf({ imagePath, layers, sizeBytes }, {}, runFolder),
+  };
+}
 
 /** @param folder Empty; the caller removes it. */
 export async function makeFakeFirecrackerRig(

@@ -15,15 +15,13 @@ import {
   readFileSync,
   writeFileSync,
 } from "node:fs";
-import { connect } from "node:net";
-import { once } from "node:events";
-import { basename, dirname } from "node:path";
 import { openTap } from "@torpor/native";
 import { faultIn, findOperation } from "./contract.ts";
 import { FakeGuest } from "./guest.ts";
+import { FileMemory, PagedMemory } from "./guest-memory.ts";
 
 const stateFormat = "10.0.0";
-/** Memory whose checksum takes long is not checked. */
+/** Memory whose checksums take long is not checked. */
 const checkedBytesMax = 256 << 20;
 
 type Body = Readonly<Record<string, unknown>>;
@@ -41,7 +39,8 @@ interface SavedState {
   readonly drivePath: string;
   readonly interfaceId: string;
   readonly tapName: string;
-  readonly memorySha256?: string;
+  /** Base64, of all pages. */
+  readonly checksums?: string;
 }
 
 export interface VmmOptions {
@@ -69,7 +68,7 @@ export class FakeVmm {
     return this.#guest;
   }
 
-  async serve(method: string, path: string, text: string): Promise<Answer> {
+  serve(method: string, path: string, text: string): Answer {
     const operation = findOperation(method, path);
     if (operation === undefined) {
       const [first = ""] = path.replace(/^\/+/, "").split("/");
@@ -91,10 +90,10 @@ export class FakeVmm {
     const isStarted = this.#guest !== undefined;
     if (operation.when === "notStarted" && isStarted) return postBoot;
     if ((operation.when === "started" || operation.when === "paused") && !isStarted) return preBoot;
-    return await this.#run(`${method} ${operation.path}`, path, body);
+    return this.#run(`${method} ${operation.path}`, path, body);
   }
 
-  async #run(name: string, path: string, body: Body): Promise<Answer> {
+  #run(name: string, path: string, body: Body): Answer {
     const { id, release } = this.#options;
     switch (name) {
       case "GET /":
@@ -112,7 +111,7 @@ export class FakeVmm {
       case "PUT /snapshot/create":
         return this.#save(body);
       case "PUT /snapshot/load":
-        return await this.#load(body);
+        return this.#load(body);
       case "PATCH /drives/{drive_id}":
         return body["drive_id"] === "disk" ? done : fault("Device not found");
       case "PATCH /network-interfaces/{iface_id}":
@@ -152,11 +151,8 @@ export class FakeVmm {
       tapName: String(card?.["host_dev_name"]),
     };
     openTap(this.#shape.tapName);
-    this.#guest = new FakeGuest(
-      this.#shape.memoryBytes,
-      undefined,
-      this.#inJail(this.#shape.drivePath),
-    );
+    const memory = new FileMemory(this.#shape.memoryBytes);
+    this.#guest = new FakeGuest(memory, this.#inJail(this.#shape.drivePath));
     this.#guest.boot();
     return done;
   }
@@ -171,8 +167,10 @@ export class FakeVmm {
     }
     const isDiff = body["snapshot_type"] === "Diff";
     try {
+      // Nothing that the guest has not written may have changed since the load.
+      assertFamiliar(guest, this.#shape);
       const isSmall = guest.sizeBytes <= checkedBytesMax;
-      const saved = isSmall ? { memorySha256: guest.memorySha256() } : {};
+      const saved = isSmall ? { checksums: guest.checksums().toString("base64") } : {};
       const text = JSON.stringify({ ...this.#shape, ...saved } satisfies SavedState);
       writeFileSync(this.#inJail(body["snapshot_path"]), text);
       const path = this.#inJail(body["mem_file_path"]);
@@ -194,7 +192,7 @@ export class FakeVmm {
     }
   }
 
-  async #load(body: Body): Promise<Answer> {
+  #load(body: Body): Answer {
     if ((body["mem_backend"] === undefined) === (body["mem_file_path"] === undefined)) {
       return jsonFault("missing field: either `mem_backend` or `mem_file_path` is required");
     }
@@ -204,7 +202,7 @@ export class FakeVmm {
       );
     }
     try {
-      await this.#restore(body);
+      this.#restore(body);
     } catch (cause) {
       const refused = fault(
         `Load snapshot error: Failed to restore from snapshot: ${systemText(cause)}`,
@@ -215,7 +213,7 @@ export class FakeVmm {
     return done;
   }
 
-  async #restore(body: Body): Promise<void> {
+  #restore(body: Body): void {
     const state = parseState(readFileSync(this.#inJail(body["snapshot_path"]), "utf8"));
     const overrides = (body["network_overrides"] ?? []) as readonly Body[];
     let { tapName } = state;
@@ -226,18 +224,12 @@ export class FakeVmm {
       tapName = String(override["host_dev_name"]);
     }
     const { backend_type: kind, backend_path: path } = body["mem_backend"] as Body;
-    if (kind === "Uffd") await shakeHands(this.#inJail(path), state.memoryBytes);
+    const Memory = kind === "Uffd" ? PagedMemory : FileMemory;
+    const memory = new Memory(state.memoryBytes, this.#inJail(path));
     openTap(tapName);
-    const guest = new FakeGuest(
-      state.memoryBytes,
-      kind === "File" ? this.#inJail(path) : undefined,
-      this.#inJail(state.drivePath),
-    );
-    // The real one would not notice, and its guest go mad.
-    const isChecked = kind === "File" && state.memorySha256 !== undefined;
-    if (isChecked && guest.memorySha256() !== state.memorySha256) {
-      throw new Error("FAKE: the memory is not the one that was saved with this state");
-    }
+    const guest = new FakeGuest(memory, this.#inJail(state.drivePath));
+    // Pages that a pager brings are looked at when they are saved: not before they are asked for.
+    if (kind === "File") assertFamiliar(guest, state);
     guest.renewGeneration();
     this.#tracksDirty = body["track_dirty_pages"] === true;
     this.#shape = { ...state, tapName };
@@ -249,23 +241,17 @@ export class FakeVmm {
   }
 }
 
-/** What a pager is told, but for the descriptor that Node cannot send. */
-async function shakeHands(path: string, memoryBytes: number): Promise<void> {
-  // In a jail it would be short; the kernel takes 107 characters.
-  const folder = openSync(dirname(path), "r");
-  const socket = connect(`/proc/self/fd/${folder}/${basename(path)}`);
-  await once(socket, "connect");
-  closeSync(folder);
-  const mappings = [
-    {
-      base_host_virt_addr: 0x7f00_0000_0000,
-      size: memoryBytes,
-      offset: 0,
-      page_size: 4096,
-      page_size_kib: 4096,
-    },
-  ];
-  socket.end(JSON.stringify(mappings));
+/** The real one would not notice, and its guest go mad. */
+function assertFamiliar(guest: FakeGuest, { checksums }: SavedState): void {
+  const strange =
+    checksums === undefined ? [] : guest.findStrange(Buffer.from(checksums, "base64"));
+  if (strange.length === 0) return;
+  throw new Error(
+    `FAKE: the memory is not the one that was saved with this state: page ${strange.join()}`.slice(
+      0,
+      200,
+    ),
+  );
 }
 
 function parseState(text: string): SavedState {

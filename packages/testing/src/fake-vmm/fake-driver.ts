@@ -33,6 +33,7 @@ export const fakeIdentity: VmmIdentity = {
 export const fakeMachineWords: readonly string[] = ["fake"];
 
 export class FakeDriver implements VmmDriver {
+  readonly takesPager = false;
   readonly #machine: FakeMachine;
   readonly #gate: Gate;
 

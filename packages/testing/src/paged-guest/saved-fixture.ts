@@ -99,7 +99,6 @@ export class SavedFixture {
 export async function startPager(
   saved: SavedFixture,
   options: Partial<PagerOptions> = {},
-  endVm: () => Promise<void> = () => Promise.resolve(),
 ): Promise<PagerProcess> {
   const { imagePath, layers, sizeBytes, folder } = saved;
   return await PagerProcess.start(
@@ -111,7 +110,6 @@ export async function startPager(
       prefetch: "off",
       ...options,
     },
-    endVm,
     soon("starting a pager"),
   );
 }

@@ -27,7 +27,7 @@ import { FirecrackerApi } from "./api.ts";
 import { DiskExport, untilStarted } from "./disk-export.ts";
 import { makeJail, spawnJailer } from "./jail.ts";
 import { FirecrackerMemory } from "./memory.ts";
-import type { StartPager } from "./pager.ts";
+import type { AdoptPager, Pager } from "./pager.ts";
 import {
   type FirecrackerProgram,
   type InspectedProgram,
@@ -48,7 +48,7 @@ import { FirecrackerVm, assertTap } from "./vm.ts";
 const versionBudgetMs = 10_000;
 const cleanupBudgetMs = 5_000;
 const bytesPerMiB = 1024 * 1024;
-/** LIMITS besides the guest's memory: both processes, and pages of their files. */
+/** LIMITS besides the guest's memory: all its processes, and pages of their files. */
 const overheadMiB = 256;
 const taskCount = 128;
 
@@ -58,11 +58,12 @@ export interface FirecrackerOptions {
   readonly limits?: RateLimits;
   /** Which users the jails are of, and where their control groups are; usual ones, and none. */
   readonly confinement?: ConfinementOptions | undefined;
-  /** Without one a VM's memory comes from a file. */
-  readonly startPager?: StartPager;
+  /** For VMs that were started with a pager. */
+  readonly adoptPager?: AdoptPager;
 }
 
 export class FirecrackerDriver implements VmmDriver {
+  readonly takesPager = true;
   readonly #options: FirecrackerOptions;
   readonly #limits: RateLimits;
   #program: Promise<InspectedProgram> | undefined;
@@ -101,18 +102,25 @@ export class FirecrackerDriver implements VmmDriver {
     const diskProcess = { pid: own.disk.pid, startTicks: own.disk.startTicks, bootId };
     const alive = (): boolean => isAlive(handle) && isAlive(diskProcess);
     if (!alive()) throw new TorporError("vmm.exited", `process ${handle.pid} is gone`);
-    const memory = FirecrackerMemory.reach(handle);
+    await using undo = new AsyncDisposableStack();
+    const pager = own.isPaged === true ? await this.#adoptPager(runFolder, deadline) : undefined;
+    undo.defer(() => pager?.release());
+    const memory =
+      pager === undefined
+        ? FirecrackerMemory.reach(handle)
+        : new FirecrackerMemory(handle, pager.memory);
     const { control } = runPaths(runFolder);
     const api = await FirecrackerApi.connect(control, alive, deadline);
+    undo.defer(() => api.close());
     const disk = await DiskExport.reach(diskProcess, runFolder, own.disk.target, deadline);
+    undo.move();
     return new FirecrackerVm({
-      ...{ handle, api, disk, memory },
+      ...{ handle, api, disk, memory, pager },
       version: own.version,
       release: parseRelease(own.version),
       limits: this.#limits,
       tapName: own.tapName,
       isBooted: false,
-      startPager: undefined,
     });
   }
 
@@ -126,7 +134,7 @@ export class FirecrackerDriver implements VmmDriver {
     const program = await this.#inspect();
     const undo = new AsyncDisposableStack();
     try {
-      const { handle, disk } = await this.#startProcesses(
+      const { handle, disk, pager } = await this.#startProcesses(
         { spec, network, program, isBooted },
         deadline,
         undo,
@@ -135,13 +143,12 @@ export class FirecrackerDriver implements VmmDriver {
       const api = await FirecrackerApi.connect(control, () => isAlive(handle), deadline);
       await assertRelease(api, program, deadline);
       const vm = new FirecrackerVm({
-        ...{ handle, api, disk, isBooted },
+        ...{ handle, api, disk, isBooted, pager },
         version: program.version,
         release: program.release,
-        memory: new FirecrackerMemory(handle),
+        memory: new FirecrackerMemory(handle, pager?.memory),
         limits: this.#limits,
         tapName: network.tapName,
-        startPager: this.#options.startPager,
       });
       if (!isBooted) return vm;
       for (const request of bootRequests(spec.machine, network.tapName, this.#limits)) {
@@ -158,23 +165,31 @@ export class FirecrackerDriver implements VmmDriver {
     }
   }
 
-  /** ORDER: the disk is there before the jail is made around it, and its process holds the user's id. */
+  /**
+   * ORDER: the disk is there before the jail is made around it, and its process holds the user's id. The
+   * pager's socket is there before anybody is in the jail who could put something else in its place.
+   */
   async #startProcesses(
     { spec, network, program, isBooted }: Start,
     deadline: Deadline,
     undo: AsyncDisposableStack,
-  ): Promise<{ readonly handle: VmHandle; readonly disk: DiskExport }> {
+  ): Promise<Started> {
     const { userIds = defaultUserIds, cgroups } = this.#options.confinement ?? {};
     using claimed = claimUserId(userIds);
     const { userId, lockFd } = claimed;
     const jail = makeJail(spec, program, userId, isBooted);
     const { runFolder, disk: layers, memoryPath } = spec;
     const { diskTarget: target, mounts } = jail;
+    const socketPath = runPaths(runFolder).pager;
+    const starting = spec.startPager?.({ runFolder, socketPath, userId }, deadline);
+    const startedPager = starting?.catch(() => undefined); // the failure is seen further down
+    undo.defer(async () => await (await startedPager)?.end(cleanup("ending a pager")));
     const disk = await DiskExport.start(
       { runFolder, layers, target, mounts, userId, lockFd },
       deadline,
     );
     undo.defer(() => endProcess(disk.process, cleanup("ending the process of a disk")));
+    const pager = await starting;
     network.detachTap();
     const { pid: diskPid, startTicks } = disk.process;
     const child = spawnJailer(program, jail, { runFolder, diskPid }, network);
@@ -188,7 +203,8 @@ export class FirecrackerDriver implements VmmDriver {
       await endProcess(name, cleanup("ending a VM that did not start"));
       if (cgroup !== undefined) removeCgroup(cgroup);
     });
-    cgroup = limit({ ...name, userId }, spec, cgroups, [diskPid]);
+    const others = pager === undefined ? [diskPid] : [diskPid, pager.pid];
+    cgroup = limit({ ...name, userId }, spec, cgroups, others);
     const handle: VmHandle = {
       ...name,
       ...{ runFolder, memoryPath, userId },
@@ -198,9 +214,16 @@ export class FirecrackerDriver implements VmmDriver {
         version: program.version,
         tapName: network.tapName,
         disk: { pid: diskPid, startTicks, target },
+        ...(pager === undefined ? {} : { isPaged: true }),
       },
     };
-    return { handle, disk };
+    return { handle, disk, pager };
+  }
+
+  async #adoptPager(runFolder: string, deadline: Deadline): Promise<Pager> {
+    const { adoptPager } = this.#options;
+    if (adoptPager !== undefined) return await adoptPager(runFolder, deadline);
+    throw new TorporError("vmm.failed", "the pager of this VM cannot be reached");
   }
 
   #inspect(): Promise<InspectedProgram> {
@@ -230,6 +253,12 @@ interface Start {
   readonly network: Extract<NetworkAttachment, { kind: "tap" }>;
   readonly program: InspectedProgram;
   readonly isBooted: boolean;
+}
+
+interface Started {
+  readonly handle: VmHandle;
+  readonly disk: DiskExport;
+  readonly pager: Pager | undefined;
 }
 
 /** An installed program may be replaced at any time: what was looked at must be what has been started. */

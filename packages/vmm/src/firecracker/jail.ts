@@ -53,12 +53,11 @@ export function makeJail(
   mkdirSync(paths.vm, { mode: 0o700 });
   writeFileSync(paths.log, "", { mode: 0o600 });
   for (const path of [paths.log, paths.vm]) chownSync(path, userId, userId);
-  // Filled in before Firecracker is told of it, if at all.
-  if (!isBoot) writeFileSync(paths.memory, "", { mode: 0o600 });
   const { kernelPath, initramfsPath } = spec.machine;
-  const readOnly = isBoot
-    ? [kernelPath, initramfsPath]
-    : [spec.memoryPath, paths.memory, ...(spec.readsLater ?? [])];
+  const memory = isBoot || spec.startPager !== undefined ? [] : [spec.memoryPath, paths.memory];
+  // Filled in before Firecracker is told of it, if at all.
+  if (memory.length > 0) writeFileSync(paths.memory, "", { mode: 0o600 });
+  const readOnly = isBoot ? [kernelPath, initramfsPath] : [...memory, ...(spec.readsLater ?? [])];
   for (const path of readOnly) letRead(path);
   const mounts = [
     ...[...new Set(readOnly)].map((source) => ({ source, target: place(root, source) })),

@@ -7,6 +7,8 @@
  * changed since the load, and its holes are what did not. Holes are told from pages by the file system
  * and never by content: a page of zeros that was written is a page.
  *
+ * A VM with a pager has no such file: what it was loaded with is asked of the pager.
+ *
  * INVARIANT: what `ownRanges` and `read` tell is the guest's memory at the last save. It is that of now
  * as long as the vCPUs are held.
  */
@@ -26,14 +28,11 @@ import { setImmediate as yieldToOthers } from "node:timers/promises";
 import { dataRanges, tryShareBlocks } from "@torpor/native";
 import { TorporError, assert, parseJson, parseObject, parseString } from "@torpor/std";
 import type { GuestMemory, MemoryContent, MemoryRange, VmHandle } from "../driver.ts";
+import type { PagedMemory } from "./pager.ts";
 import { runPaths } from "./run-files.ts";
 
 const copyBytes = 4 << 20;
-/** Instead of the path of a file. */
-const pagedBase = "pager";
 const { O_RDONLY, O_NOFOLLOW, O_NONBLOCK } = constants;
-
-type ReadBase = (offsetBytes: number, into: Uint8Array) => void;
 
 export class FirecrackerMemory implements GuestMemory, Disposable {
   readonly sizeBytes: number;
@@ -44,18 +43,20 @@ export class FirecrackerMemory implements GuestMemory, Disposable {
   #loadedRanges: readonly MemoryRange[] = [];
   #basePath: string;
   #baseFd: number | undefined;
-  #readPaged: ReadBase | undefined;
+  readonly #paged: PagedMemory | undefined;
   #changed: { readonly fd: number; readonly ranges: readonly MemoryRange[] } | undefined;
 
-  constructor(handle: VmHandle) {
+  constructor(handle: VmHandle, paged?: PagedMemory) {
     this.sizeBytes = handle.memoryMiB * 1024 * 1024;
     this.#pid = handle.pid;
     this.#runFolder = handle.runFolder;
     this.#imagePath = handle.memoryPath;
     this.#basePath = handle.memoryPath;
+    this.#paged = paged;
+    this.#loadedRanges = paged?.ranges ?? [];
   }
 
-  /** What a later daemon finds of a VM that was started by an earlier one. */
+  /** What a later daemon finds of a VM without a pager that was started by an earlier one. */
   static reach(handle: VmHandle): FirecrackerMemory {
     const memory = new FirecrackerMemory(handle);
     memory.#recall();
@@ -107,12 +108,6 @@ export class FirecrackerMemory implements GuestMemory, Disposable {
     this.#remember(path, [{ startBytes: 0, endBytes: this.sizeBytes }]);
   }
 
-  /** The VM gets its pages from a pager. */
-  usePager(read: ReadBase, content: MemoryContent | undefined): void {
-    this.#readPaged = read;
-    this.#remember(pagedBase, content?.ranges() ?? []);
-  }
-
   /**
    * Takes in what Firecracker has just written.
    * @param isWhole The file has every page, whatever its holes say.
@@ -140,8 +135,8 @@ export class FirecrackerMemory implements GuestMemory, Disposable {
   }
 
   #readBase(offsetBytes: number, into: Uint8Array): void {
-    if (this.#readPaged !== undefined) {
-      this.#readPaged(offsetBytes, into);
+    if (this.#paged !== undefined) {
+      this.#paged.read(offsetBytes, into);
       return;
     }
     this.#baseFd ??= openSync(this.#basePath, "r");
@@ -181,8 +176,6 @@ export class FirecrackerMemory implements GuestMemory, Disposable {
     this.#loadedRanges = (saved["ranges"] as readonly [number, number][]).map(
       ([startBytes, endBytes]) => ({ startBytes, endBytes }),
     );
-    if (this.#basePath !== pagedBase) return;
-    throw new TorporError("vmm.failed", "the pager of this VM cannot be reached again");
   }
 }
 

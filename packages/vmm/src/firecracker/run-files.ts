@@ -4,8 +4,10 @@
  *     console.log vmm.log     written through descriptors that the processes are given
  *     disk.sock               control socket of the process that serves the disk; the daemon's alone
  *     memory.img memory.json  what the guest's memory is loaded from, when it is not the image; ours
+ *     pager.*                 instead of them, the pager's own
  *     jail/                   what Firecracker sees as its file system; empty but for places to mount on
- *     vm/                     all that Firecracker may write: its control socket, its log, what it saves
+ *     vm/                     all that Firecracker may write: its control socket, its log, what it saves;
+ *                             and the socket of its pager, until it has connected
  *
  * SAFETY: `vm` belongs to the jailed user, who may put anything there at any time.
  */
@@ -14,6 +16,7 @@ import { chmod, chown } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { type Deadline, TorporError, runCommand, systemCode } from "@torpor/std";
 import type { RecognisedProcess } from "../process.ts";
+import { pagerProcessName } from "./pager.ts";
 
 const vmFolder = "vm";
 const controlName = "api.sock";
@@ -52,8 +55,11 @@ export function runPaths(runFolder: string): RunPaths {
   };
 }
 
-/** By the path of a control socket: Firecracker's own, or that of the process of its disk. */
+/** By the path of a control socket, Firecracker's own or that of the process of its disk; or a pager. */
 export function recogniseFirecracker(argv: readonly string[]): RecognisedProcess | undefined {
+  if (argv[0] === pagerProcessName) {
+    return { runFolder: argv.findLast((word) => word !== "") ?? "", isVmm: false };
+  }
   if (argv[0] === diskProcessName) {
     const path = /^socket,path=([^,]+)/.exec(argv[argv.indexOf("--chardev") + 1] ?? "")?.[1];
     return path === undefined ? undefined : { runFolder: dirname(path), isVmm: false };

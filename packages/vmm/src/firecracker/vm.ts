@@ -2,7 +2,7 @@
 import { readFileSync } from "node:fs";
 import { chown, readFile, rm, unlink, writeFile } from "node:fs/promises";
 import { keepsHoles } from "@torpor/native";
-import { Deadline, TorporError, ignoreFailure } from "@torpor/std";
+import { Deadline, TorporError, assert, ignoreFailure } from "@torpor/std";
 import { removeCgroup } from "../cgroup.ts";
 import type { DiskLayer, MemoryContent, Vm, VmExit, VmHandle } from "../driver.ts";
 import { endProcess, readExit } from "../process.ts";
@@ -10,7 +10,7 @@ import { readTail } from "../run-files.ts";
 import type { FirecrackerApi } from "./api.ts";
 import type { DiskExport } from "./disk-export.ts";
 import { FirecrackerMemory } from "./memory.ts";
-import type { Pager, StartPager } from "./pager.ts";
+import type { Pager } from "./pager.ts";
 import {
   type MemoryBackend,
   type RateLimits,
@@ -25,6 +25,8 @@ import { appendState, readState } from "./whole-state.ts";
 
 const logTailBytes = 4096;
 const endBudgetMs = 5_000;
+/** LIMIT: how long a pager that ended its VM has to say why. */
+const reasonBudgetMs = 1_000;
 /** When the logs of a process that has ended cannot be read. */
 const unknownExit: VmExit = { consoleTail: "", vmmTail: "" };
 
@@ -39,7 +41,7 @@ export interface VmParts {
   readonly tapName: string;
   /** Powered on by this driver: its memory becomes an image when it is saved. */
   readonly isBooted: boolean;
-  readonly startPager: StartPager | undefined;
+  readonly pager: Pager | undefined;
 }
 
 export class FirecrackerVm implements Vm {
@@ -48,9 +50,8 @@ export class FirecrackerVm implements Vm {
   readonly memory: FirecrackerMemory;
   readonly exited: Promise<VmExit>;
   readonly #parts: VmParts;
-  #content: MemoryContent | undefined;
-  #pager: Pager | undefined;
   #isReleased = false;
+  #endReason: string | undefined;
 
   constructor(parts: VmParts) {
     this.#parts = parts;
@@ -58,7 +59,8 @@ export class FirecrackerVm implements Vm {
     this.version = parts.version;
     this.memory = parts.memory;
     this.exited = this.#untilExit();
-    void this.#endWithout(parts.disk.closed);
+    void this.#endWithout(parts.disk.closed.then(() => "the process of its disk has ended"));
+    if (parts.pager !== undefined) void this.#endWithout(parts.pager.ended);
   }
 
   async holdVcpus(deadline: Deadline): Promise<void> {
@@ -97,13 +99,13 @@ export class FirecrackerVm implements Vm {
   }
 
   async loadMemory(content: MemoryContent): Promise<void> {
-    this.#content = content;
-    if (this.#parts.startPager === undefined) await this.memory.writeFile(content);
+    assert(this.#parts.pager === undefined, "a VM has its memory from one place");
+    await this.memory.writeFile(content);
   }
 
   async loadDeviceState(path: string, deadline: Deadline): Promise<void> {
     const { api, release, tapName, limits } = this.#parts;
-    const { statePath, memory } = await this.#prepareLoad(path, deadline);
+    const { statePath, memory } = await this.#prepareLoad(path);
     await api.send(loadRequest({ release, statePath, memory, tapName }), deadline);
     for (const request of limitRequests(limits)) await api.send(request, deadline);
   }
@@ -130,9 +132,9 @@ export class FirecrackerVm implements Vm {
   }
 
   async end(deadline: Deadline): Promise<void> {
-    const { api, disk } = this.#parts;
+    const { api, disk, pager } = this.#parts;
     await endProcess(this.handle, deadline);
-    await this.#pager?.end(deadline);
+    await pager?.end(deadline);
     // ORDER: after the one that has the disk open; a flush that nobody waits for is none.
     await endProcess(disk.process, deadline);
     api.close();
@@ -143,6 +145,7 @@ export class FirecrackerVm implements Vm {
 
   release(): void {
     this.#isReleased = true;
+    this.#parts.pager?.release();
     this.#parts.api.close();
     this.#parts.disk.close(); // serves one client at a time: the next daemon waits for this
   }
@@ -156,9 +159,11 @@ export class FirecrackerVm implements Vm {
   /** Where Firecracker finds what it is to load. */
   async #prepareLoad(
     path: string,
-    deadline: Deadline,
   ): Promise<{ readonly statePath: string; readonly memory: MemoryBackend }> {
-    const { loadedState } = runPaths(this.handle.runFolder);
+    const { loadedState, pager } = runPaths(this.handle.runFolder);
+    if (this.#parts.pager !== undefined) {
+      return { statePath: path, memory: { kind: "Uffd", path: pager } };
+    }
     const state = await readState(path, this.memory.sizeBytes);
     if (state !== undefined) {
       const userId = this.handle.userId ?? 0;
@@ -168,25 +173,7 @@ export class FirecrackerVm implements Vm {
       this.memory.useWhole(path);
       return { statePath: loadedState, memory: { kind: "File", path } };
     }
-    const socketPath = await this.#page(deadline);
-    if (socketPath !== undefined) {
-      return { statePath: path, memory: { kind: "Uffd", path: socketPath } };
-    }
     return { statePath: path, memory: { kind: "File", path: this.memory.basePath } };
-  }
-
-  async #page(deadline: Deadline): Promise<string | undefined> {
-    const { startPager } = this.#parts;
-    if (startPager === undefined) return undefined;
-    const { pager: socketPath } = runPaths(this.handle.runFolder);
-    const { memoryPath: imagePath, userId = 0 } = this.handle;
-    const { sizeBytes } = this.memory;
-    const content = this.#content;
-    const pager = await startPager({ imagePath, sizeBytes, content, socketPath, userId }, deadline);
-    this.#pager = pager;
-    this.memory.usePager((offsetBytes, into) => pager.read(offsetBytes, into), content);
-    void this.#endWithout(pager.ended);
-    return socketPath;
   }
 
   async #untilExit(): Promise<VmExit> {
@@ -194,7 +181,17 @@ export class FirecrackerVm implements Vm {
     this.memory[Symbol.dispose]();
     // Let go of, not ended: there is no exit to tell of.
     if (this.#isReleased) return await new Promise<never>(() => undefined);
-    return await this.#readExit().catch(() => unknownExit);
+    const exit = await this.#readExit().catch(() => unknownExit);
+    const reason = await this.#whyEnded();
+    return reason === undefined ? exit : { reason, ...exit };
+  }
+
+  /** A pager that cannot go on ends the VM first, and then has its last words. */
+  async #whyEnded(): Promise<string | undefined> {
+    const { pager } = this.#parts;
+    if (pager === undefined || this.#endReason !== undefined) return this.#endReason;
+    const deadline = Deadline.after(reasonBudgetMs, "asking why the VM was ended");
+    return await deadline.race(pager.ended).catch(() => undefined);
   }
 
   async #readExit(): Promise<VmExit> {
@@ -205,9 +202,10 @@ export class FirecrackerVm implements Vm {
   }
 
   /** A guest whose disk or memory nobody serves would stand still for ever. */
-  async #endWithout(served: Promise<void>): Promise<void> {
-    await served;
+  async #endWithout(ended: Promise<string | undefined>): Promise<void> {
+    const reason = await ended;
     if (this.#isReleased) return;
+    this.#endReason ??= reason;
     const deadline = Deadline.after(endBudgetMs, "ending a VM that is not served any more");
     await ignoreFailure("its exit is the news", endProcess(this.handle, deadline));
   }

@@ -40,6 +40,7 @@ export interface QemuOptions {
 }
 
 export class QemuDriver implements VmmDriver {
+  readonly takesPager = false;
   readonly #program: QemuProgram;
   readonly #accelerator: Accelerator;
   readonly #confinement: ConfinementOptions | undefined;

@@ -1,0 +1,40 @@
+/**
+ * What a pager serves, read by somebody else: for comparing a VM's memory with, and so not verified (see
+ * `MemoryStack.readBelow`). Takes 5 bytes for each page of the guest, and a descriptor for each layer.
+ */
+import { type FileHandle, open } from "node:fs/promises";
+import { type ByteRange, MemoryStack } from "@torpor/storage";
+import type { SavedMemoryFiles } from "./page-source.ts";
+
+export class ServedMemory implements AsyncDisposable {
+  /** What may differ from the image, ascending. */
+  readonly ranges: readonly ByteRange[];
+  readonly #stack: MemoryStack;
+  readonly #image: FileHandle;
+  readonly #undo: AsyncDisposableStack;
+
+  private constructor(stack: MemoryStack, image: FileHandle, undo: AsyncDisposableStack) {
+    this.ranges = stack.ranges();
+    this.#stack = stack;
+    this.#image = image;
+    this.#undo = undo;
+  }
+
+  /** @throws snapshot.corrupt naming the file */
+  static async open({ imagePath, layers, sizeBytes }: SavedMemoryFiles): Promise<ServedMemory> {
+    await using undo = new AsyncDisposableStack();
+    const stack = undo.use(await MemoryStack.open(layers, sizeBytes));
+    const image = undo.use(await open(imagePath, "r"));
+    return new ServedMemory(stack, image, undo.move());
+  }
+
+  /** Whole pages. */
+  read(offsetBytes: number, into: Uint8Array): void {
+    const buffer = Buffer.from(into.buffer, into.byteOffset, into.byteLength);
+    this.#stack.readBelow(this.#image, offsetBytes, buffer);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#undo.disposeAsync();
+  }
+}
