@@ -8,7 +8,7 @@ import {
   type TcpConnectionName,
   destroyTcpConnections,
   setWallClock,
-  shrinkHeap,
+  shrinkGrownHeap,
 } from "@torpor/native";
 import type { MachineIdentity } from "@torpor/protocol";
 import type { Deadline, Logger } from "@torpor/std";
@@ -30,6 +30,7 @@ export interface Machine {
     spared: TcpConnectionName | undefined,
     deadline: Deadline,
   ): DestroyedConnections;
+  /** Gives back memory that it needs no more, if there is enough of it to be worth the time. */
   shrinkHeap(): void;
   /** Makes the agent the last victim of the OOM killer. @throws system error */
   protectAgent(): Promise<void>;
@@ -42,6 +43,6 @@ export const realMachine: Machine = {
   becomeMachine,
   renewSshHostKeys,
   destroyTcpConnections,
-  shrinkHeap,
+  shrinkHeap: () => void shrinkGrownHeap(),
   protectAgent: async () => await writeFile("/proc/self/oom_score_adj", "-1000"),
 };

@@ -12,8 +12,9 @@
  *   3. idle connections are closed, busy ones noted, to be destroyed by the next init;
  *   4. user processes are frozen, so that none runs again before the next init;
  *   5. the agent's own timers stop;
- *   6. the answer is made, garbage collected and free memory given back, so that it is not saved. A
- *      guest that goes on itself keeps its garbage: its users wait meanwhile.
+ *   6. the answer is made; then, if the agent has grown since the last time, garbage is collected and free
+ *      memory given back, so that it is not saved. A guest that goes on itself keeps its garbage: its
+ *      users wait meanwhile.
  *
  * INVARIANT: in `quiesced` no process of a user runs, none can be started, and the agent does nothing
  * of its own accord. Each step brings its undo; a failure undoes all of them, newest first, and

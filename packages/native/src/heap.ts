@@ -12,19 +12,36 @@ type Collect = (options: { type: "major"; execution: "sync"; flavor: "last-resor
 
 const mallocTrim = libc.func("int malloc_trim(size_t pad)") as (pad: number) => number;
 
+/** LIMIT: of what a pause may store instead; that takes about as long as a collection without emulation. */
+const growthBytesMin = 16 * 1024 * 1024;
+
 /** SNAPSHOT: a function of the engine, the same in every clone. */
 let collect: Collect | undefined;
+/** SNAPSHOT: resident after the last time, as this clone's memory was when it was saved. */
+let shrunkBytes = 0;
+
+/**
+ * Shrinks it if it has grown by 16 MiB or more since the last time; an idle process has not, and whoever
+ * saves it need not wait.
+ * @returns whether it did.
+ */
+export function shrinkGrownHeap(): boolean {
+  if (process.memoryUsage.rss() - shrunkBytes < growthBytesMin) return false;
+  shrinkHeap();
+  return true;
+}
 
 /**
  * Collects all garbage, twice, then returns free memory of the C heap to the kernel. Blocks for some
- * tens of milliseconds. Twice, because memory outside the JavaScript heap is released by finalizers
- * that the first collection only queues.
+ * tens of milliseconds, and ten times as long under emulation. Twice, because memory outside the
+ * JavaScript heap is released by finalizers that the first collection only queues.
  */
 export function shrinkHeap(): void {
   collect ??= findCollect();
   collect({ type: "major", execution: "sync", flavor: "last-resort" });
   collect({ type: "major", execution: "sync", flavor: "last-resort" });
   mallocTrim(0);
+  shrunkBytes = process.memoryUsage.rss();
 }
 
 function findCollect(): Collect {

@@ -17,7 +17,7 @@ export { dropFromCache, readAhead } from "./read-ahead.ts";
 export { measureTscKhz } from "./timestamp-counter.ts";
 export { setWallClock } from "./clock.ts";
 export { reseedKernel, reseedOpenSsl } from "./entropy.ts";
-export { shrinkHeap } from "./heap.ts";
+export { shrinkGrownHeap } from "./heap.ts";
 export {
   type InotifyEvent,
   addInotifyWatch,
