@@ -6,13 +6,15 @@
  * time.
  */
 import { readFileSync, readdirSync } from "node:fs";
-import { readFile, readdir } from "node:fs/promises";
 import { join } from "node:path";
+import { setImmediate as yieldToOthers } from "node:timers/promises";
 import { type Deadline, systemCode } from "@torpor/std";
 import type { VmExit, VmHandle, VmProcess } from "./driver.ts";
 import { readTail, runFiles } from "./run-files.ts";
 
-const endPollMs = 5;
+const endPollMs = 1;
+/** LIMIT: some milliseconds' work. */
+const lookedAtInTurn = 256;
 /** LIMIT: how much of a log goes into the report of an exit. */
 const exitTailBytes = 4096;
 
@@ -52,20 +54,25 @@ export async function endProcess(handle: ProcessName, deadline: Deadline): Promi
   }
 }
 
-/** Looks through /proc for the processes of VMs whose run folder lies below `folder`; one for each run. */
+/**
+ * Looks through /proc for the processes of VMs whose run folder lies below `folder`; one for each run.
+ * A resume waits for it: reads are synchronous, because a trip through the thread pool for each process
+ * of the machine costs many times the read. Others get their turn regularly.
+ */
 export async function findProcesses(
   folder: string,
   recognise: Recognise,
 ): Promise<readonly VmProcess[]> {
   const byRun = new Map<string, { readonly name: ProcessName; readonly isVmm: boolean }[]>();
-  for (const entry of await readdir("/proc")) {
-    const pid = Number(entry);
-    if (!Number.isInteger(pid)) continue;
-    const recognised = recognise(await readArguments(pid));
-    const name = nameProcess(pid);
-    if (recognised === undefined || name === undefined) continue;
+  const pids = readdirSync("/proc").map(Number).filter(Number.isInteger);
+  for (const [index, pid] of pids.entries()) {
+    if (index % lookedAtInTurn === lookedAtInTurn - 1) await yieldToOthers();
+    const recognised = recognise(readArguments(pid));
+    if (recognised === undefined) continue;
     const { runFolder, isVmm } = recognised;
     if (!runFolder.startsWith(`${folder}/`)) continue;
+    const name = nameProcess(pid);
+    if (name === undefined) continue;
     byRun.set(runFolder, [...(byRun.get(runFolder) ?? []), { name, isVmm }]);
   }
   return [...byRun].map(([runFolder, processes]) => ({
@@ -79,9 +86,12 @@ export async function findProcesses(
 }
 
 /** None of a process that has ended meanwhile. */
-async function readArguments(pid: number): Promise<readonly string[]> {
-  const text = await readFile(`/proc/${pid}/cmdline`, "utf8").catch(() => "");
-  return text.split("\0");
+function readArguments(pid: number): readonly string[] {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0");
+  } catch {
+    return [];
+  }
 }
 
 export async function readExit(handle: Pick<VmHandle, "runFolder">): Promise<VmExit> {
