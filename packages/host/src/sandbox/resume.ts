@@ -33,9 +33,8 @@ export async function resume(turn: Turn, command: ResumeCommand): Promise<Outcom
   const context = await newWakeContext(turn, "resume", snapshotId, 1).catch((cause: unknown) => {
     throw withWayBack(turn, cause, previous);
   });
-  await endStrays(turn);
-  await turn.move({ kind: "resuming" });
   try {
+    await endStrays(turn);
     return await wake(turn, "resume", context, changeOf(before.lifetime, command));
   } catch (cause) {
     await turn.move(before.state.kind === "failed" ? before.state : { kind: "paused" });

@@ -25,7 +25,7 @@ const noChange: RecordChange = () => ({});
 
 /**
  * Takes `generations` new ones, the last of which is this wake's. A new sandbox's record names from
- * here on what it stands upon.
+ * here on what it stands upon, and that of one that is resumed says so.
  */
 export async function newWakeContext(
   turn: Turn,
@@ -41,7 +41,12 @@ export async function newWakeContext(
   const generation = Math.max(turn.record.generation, savedGeneration) + generations;
   const newDiskLayer = newDiskLayerId();
   const diskLayers = [...(snapshot?.disk.map(({ layerId }) => layerId) ?? []), newDiskLayer];
-  await turn.save(reason === "create" ? { generation, diskLayers } : { generation });
+  await turn.save({
+    generation,
+    ...(reason === "create"
+      ? { diskLayers }
+      : { state: enter(turn.record.state, { kind: "resuming" }) }),
+  });
   // A sandbox that was never saved goes on from a snapshot of another: in memory it is that one still.
   const isItself = snapshot?.sandboxId === id;
   return {
