@@ -199,19 +199,36 @@ export class MemoryLayer implements AsyncDisposable {
     return layerBytes(this.#digest);
   }
 
+  /** The chunks that hold these data pages. */
+  chunksOf(position: number, pageCount: number): readonly number[] {
+    const first = Math.floor(position / pagesPerChunk);
+    const end = Math.floor((position + pageCount - 1) / pagesPerChunk) + 1;
+    return Array.from({ length: end - first }, (_, index) => first + index);
+  }
+
+  /**
+   * Looks at a chunk in Node's thread pool, so that `read` need not.
+   * @param buffer Of `layerChunkBytes`.
+   * @throws snapshot.corrupt
+   */
+  async verifyAhead(index: number, buffer: Buffer<ArrayBuffer>): Promise<void> {
+    const { offset, length } = this.#extentOf(index);
+    const { bytesRead } = await this.#file.read(buffer, 0, length, offset);
+    const found = await webcrypto.subtle.digest("SHA-256", buffer.subarray(0, length));
+    this.#compare(index, bytesRead, Buffer.from(found).toString("hex"));
+  }
+
   /**
    * Looks once at every chunk that holds one of these data pages, for whoever takes them from the file
    * by himself. Blocks, because a guest's page fault waits for it.
    * @throws snapshot.corrupt
    */
   verify(position: number, pageCount: number): void {
-    const last = Math.floor((position + pageCount - 1) / pagesPerChunk);
-    for (let index = Math.floor(position / pagesPerChunk); index <= last; index += 1) {
+    for (const index of this.chunksOf(position, pageCount)) {
       if (this.#verified[index] === 1) continue;
       this.#chunkIndex = -1;
       const { offset, length } = this.#extentOf(index);
       this.#check(index, readSync(this.#file.fd, this.#chunk, 0, length, offset));
-      this.#verified[index] = 1;
     }
   }
 
@@ -232,13 +249,23 @@ export class MemoryLayer implements AsyncDisposable {
     return { offset, length: Math.min(layerChunkBytes, this.sizeBytes - offset) };
   }
 
+  /** Of `#chunk`, once. */
   #check(index: number, bytesRead: number): void {
+    const { length } = this.#extentOf(index);
+    const isVerified = this.#verified[index] === 1;
+    const expected = this.#digest.chunkSha256[index];
+    const found = isVerified ? expected : sha256(this.#chunk.subarray(0, length));
+    this.#compare(index, bytesRead, found);
+  }
+
+  #compare(index: number, bytesRead: number, found: string | undefined): void {
     const { offset, length } = this.#extentOf(index);
     if (bytesRead !== length)
       throw corrupt(`${this.#path} ends early, at byte ${offset + bytesRead}`);
-    if (sha256(this.#chunk.subarray(0, length)) !== this.#digest.chunkSha256[index]) {
+    if (found !== this.#digest.chunkSha256[index]) {
       throw corrupt(`${this.#path} does not match its checksum at byte ${offset}`);
     }
+    this.#verified[index] = 1;
   }
 }
 

@@ -53,6 +53,7 @@ export interface SaveContext {
   staged?: StagedSnapshot;
   below?: MemoryStack;
   memory?: SavedMemory;
+  disk?: Promise<readonly SavedDiskLayer[]>;
   savedWhole?: boolean;
 }
 
@@ -146,7 +147,10 @@ export async function saveDeviceState(context: SaveContext, deadline: Deadline):
   context.savedWhole = true;
 }
 
+/** The disk is at rest too, and is flushed and summed meanwhile. */
 export async function saveMemory(context: SaveContext): Promise<void> {
+  context.disk = digestDisk(context);
+  context.disk.catch(() => undefined); // seen by `publish`, if it comes so far
   await writeMemory(context, context.run.vm.memory);
 }
 
@@ -185,7 +189,7 @@ export async function publish(context: SaveContext): Promise<void> {
     hostKey,
     memory,
     deviceState: await digestChunks(join(staged.path, snapshotFiles.deviceState)),
-    disk: await digestDisk(context),
+    disk: await (context.disk ?? digestDisk(context)),
   });
 }
 

@@ -99,6 +99,7 @@ export interface WakeContext {
   readonly checkFresh: (randomHash: string) => void;
   /** Filled in by the steps. */
   startPager?: StartPager | undefined;
+  memory?: OpenedMemory | undefined;
   diskVerified?: Promise<void>;
   network?: NewGuestNetwork;
   vm?: Vm;
@@ -225,6 +226,9 @@ async function startVmm(
   await mkdir(runFolder, { recursive: true, mode: 0o700 });
   undo.defer(() => rm(runFolder, { recursive: true, force: true }));
   context.startPager = pagerOf(context, runFolder);
+  await context.memory?.stack[Symbol.asyncDispose](); // of a run of this step whose answer was lost
+  context.memory = await openMemory(context);
+  undo.defer(async () => await context.memory?.stack[Symbol.asyncDispose]());
   using attachment = network.attachment;
   const vm = await context.driver.restore(
     {
@@ -263,13 +267,35 @@ function diskLayers({
   ];
 }
 
-async function loadMemory(context: WakeContext, deadline: Deadline): Promise<void> {
-  const { vm, startPager } = context;
-  assert(vm !== undefined, "the VMM runs before memory is loaded");
+/** What is looked at while the VMM starts. */
+interface OpenedMemory {
+  readonly stack: MemoryStack;
+  readonly verified: Promise<void>;
+}
+
+/** @returns undefined where there is nothing to load. */
+async function openMemory(context: WakeContext): Promise<OpenedMemory | undefined> {
   const layers = memoryLayers(context);
-  if (startPager !== undefined || layers.length === 0) return;
-  await using stack = await MemoryStack.open(layers, vm.memory.sizeBytes);
+  if (context.startPager !== undefined || layers.length === 0) return undefined;
+  const stack = await MemoryStack.open(layers, memoryBytes(context.template));
+  const verified = stack.verifyAhead();
+  verified.catch(() => undefined); // seen by the step that waits for it, if the wake comes so far
+  return { stack, verified };
+}
+
+async function loadMemory(context: WakeContext, deadline: Deadline): Promise<void> {
+  const { vm } = context;
+  assert(vm !== undefined, "the VMM runs before memory is loaded");
+  const memory = context.memory ?? (await openMemory(context));
+  if (memory === undefined) return;
+  context.memory = undefined; // a repeat of this step opens its own
+  await using stack = memory.stack;
+  await deadline.race(memory.verified);
   await vm.loadMemory(stack, deadline);
+}
+
+function memoryBytes({ manifest }: Template): number {
+  return manifest.machine.memoryMiB * bytesPerMiB;
 }
 
 function memoryLayers({ snapshot, store }: WakeContext): readonly StackedLayer[] {
@@ -287,7 +313,7 @@ function pagerOf(context: WakeContext, runFolder: string): StartPager | undefine
   const memory = {
     imagePath: template.memoryPath,
     layers: memoryLayers(context),
-    sizeBytes: template.manifest.machine.memoryMiB * bytesPerMiB,
+    sizeBytes: memoryBytes(template),
   };
   return pagers.starterOf(memory, {}, runFolder);
 }
