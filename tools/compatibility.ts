@@ -188,9 +188,9 @@ export async function compatibilityText(): Promise<string> {
     ),
     "## VMMs",
     `What [every driver](${conformance}) of a VMM must do. QEMU is run on real VMs, with emulation where ` +
-      "there is no KVM. Firecracker is run as a fake, whose every request is compared with Firecracker's " +
-      "published API; the real one is run by the same tests where `FIRECRACKER_BIN` names it and KVM works, " +
-      "which was nowhere so far.",
+      "there is no KVM. Firecracker is run as a fake, with its memory from a file and from a pager; every " +
+      "request is compared with Firecracker's published API; the real one is run by the same tests where " +
+      "`FIRECRACKER_BIN` names it and KVM works, which was nowhere so far.",
     table(
       ["A driver", "QEMU", "Firecracker, a fake", "Firecracker, the real one"],
       (await listVmmBehaviours()).map((title) => [title, "passed", "passed", "not run"]),

@@ -187,7 +187,7 @@ test("a daemon that cannot start says why and leaves the state alone", async (t)
   await t.test("no QEMU", async () => {
     const program = installedQemu("/nonexistent");
     const driver = new QemuDriver({ accelerator: "tcg", program });
-    await using daemon = await startTestDaemon({ state, driver });
+    await using daemon = await startTestDaemon({ state, driver: () => driver });
     await assert.rejects(daemon.create(), failsWith("vmm.missing", "none"));
     assert.deepEqual(await daemon.api.list(), []);
     assert.deepEqual(await state.sandboxIds(), []);

@@ -10,7 +10,13 @@ import { dirname, join } from "node:path";
 import { test } from "node:test";
 import { Deadline } from "@torpor/std";
 import { TemplateStore, createOverlay, defaultCacheFolder, templatesFolder } from "@torpor/storage";
-import { fakeFirecrackerSkip, makeFakeFirecrackerRig } from "@torpor/testing";
+import {
+  type ConformanceRig,
+  fakeFirecrackerSkip,
+  makeFakeFirecrackerRig,
+  makePagedFirecrackerRig,
+} from "@torpor/testing";
+import type { Vm } from "@torpor/vmm";
 
 function deadline(): Deadline {
   return Deadline.after(30_000, "the test");
@@ -33,65 +39,100 @@ async function readBusybox(): Promise<Buffer> {
   return assert.fail("the initramfs has a busybox");
 }
 
-test(
-  "a jail has what its VM needs, and nothing to change",
-  { skip: fakeFirecrackerSkip },
-  async () => {
-    await using folder = await mkdtempDisposable(join(tmpdir(), "torpor-jail-"));
-    const rig = await makeFakeFirecrackerRig(folder.path);
-    const runFolder = join(folder.path, "run");
-    const top = join(folder.path, "top.qcow2");
-    const secret = join(folder.path, "secret");
-    await mkdir(runFolder, { mode: 0o700 });
-    await createOverlay(top, rig.diskBytes);
-    await writeFile(secret, "of another", { mode: 0o644 });
-    await using undo = new AsyncDisposableStack();
-    const network = undo.use(await rig.network());
-    using attachment = network.attachment;
-    const vm = await rig.driver.restore(
-      {
-        name: "jailed",
-        machine: rig.machine,
-        memoryPath: rig.imagePath,
-        disk: [rig.disk, { path: top, format: "qcow2" }],
-        network: attachment,
-        readsLater: [rig.deviceStatePath],
-        runFolder,
-      },
-      deadline(),
+/** A VM in its jail, and a shell in its place. */
+interface Jailed {
+  readonly vm: Vm;
+  readonly runFolder: string;
+  readonly topPath: string;
+  readonly run: (script: string) => string;
+}
+
+async function jail(
+  rig: ConformanceRig,
+  folder: string,
+  undo: AsyncDisposableStack,
+): Promise<Jailed> {
+  const runFolder = join(folder, "run");
+  const topPath = join(folder, "top.qcow2");
+  await mkdir(runFolder, { mode: 0o700 });
+  await createOverlay(topPath, rig.diskBytes);
+  const network = undo.use(await rig.network());
+  using attachment = network.attachment;
+  const startPager = rig.pagerOf?.([], runFolder);
+  const vm = await rig.driver.restore(
+    {
+      name: "jailed",
+      machine: rig.machine,
+      memoryPath: rig.imagePath,
+      disk: [rig.disk, { path: topPath, format: "qcow2" }],
+      network: attachment,
+      readsLater: [rig.deviceStatePath],
+      ...(startPager === undefined ? {} : { startPager }),
+      runFolder,
+    },
+    deadline(),
+  );
+  undo.defer(() => vm.end(deadline()));
+  const { disk } = vm.handle.firecracker ?? assert.fail();
+  const root = dirname(disk.target);
+  await writeFile(join(root, "busybox"), await readBusybox(), { mode: 0o755 });
+  const user = `${vm.handle.userId}:${vm.handle.userId}`;
+  const run = (script: string): string =>
+    execFileSync(
+      "nsenter",
+      [
+        ...["--target", String(disk.pid), "--mount"],
+        ...["chroot", `--userspec=${user}`, root],
+        ...["/busybox", "sh", "-c", `busybox() { /busybox "$@"; }; { ${script}; } 2>&1`],
+      ],
+      { encoding: "utf8" },
     );
-    undo.defer(() => vm.end(deadline()));
-    const { disk } = vm.handle.firecracker ?? assert.fail();
-    const root = dirname(disk.target);
-    await writeFile(join(root, "busybox"), await readBusybox(), { mode: 0o755 });
-    const user = `${vm.handle.userId}:${vm.handle.userId}`;
-    const run = (script: string): string =>
-      execFileSync(
-        "nsenter",
-        [
-          ...["--target", String(disk.pid), "--mount"],
-          ...["chroot", `--userspec=${user}`, root],
-          ...["/busybox", "sh", "-c", `busybox() { /busybox "$@"; }; { ${script}; } 2>&1`],
-        ],
-        { encoding: "utf8" },
-      );
-    const mine = join(runFolder, "vm");
-    assert.match(
-      run("busybox id"),
-      new RegExp(`uid=${vm.handle.userId} gid=${vm.handle.userId}\\n`),
-    );
-    assert.equal(run(`busybox head -c 4096 ${rig.imagePath} | busybox wc -c`).trim(), "4096");
-    assert.match(run(`busybox head -c 9 ${rig.deviceStatePath}`), /^\{"format"/);
-    const block = "bs=512 seek=9 conv=notrunc,fsync";
-    run(`echo written | busybox dd of=/disk ${block}`);
-    assert.match(run("busybox dd if=/disk bs=512 skip=9 count=1"), /written/);
-    assert.equal(run(`echo x >${mine}/file && busybox cat ${mine}/file`).trim(), "x");
-    for (const path of [rig.imagePath, rig.deviceStatePath]) {
-      assert.match(run(`echo x >${path} || true`), /Read-only file system/);
-    }
-    assert.match(run(`echo x >${runFolder}/file || true`), /Permission denied/);
-    for (const path of [secret, top, rig.disk.path, "/etc/passwd", "/proc/1/root"]) {
-      assert.match(run(`busybox cat ${path} || true`), /No such file or directory/);
-    }
-  },
-);
+  return { vm, runFolder, topPath, run };
+}
+
+const skip = fakeFirecrackerSkip;
+
+test("a jail has what its VM needs, and nothing to change", { skip }, async () => {
+  await using folder = await mkdtempDisposable(join(tmpdir(), "torpor-jail-"));
+  const rig = await makeFakeFirecrackerRig(folder.path);
+  const secret = join(folder.path, "secret");
+  await writeFile(secret, "of another", { mode: 0o644 });
+  await using undo = new AsyncDisposableStack();
+  const { vm, runFolder, topPath, run } = await jail(rig, folder.path, undo);
+  const mine = join(runFolder, "vm");
+  assert.match(run("busybox id"), new RegExp(`uid=${vm.handle.userId} gid=${vm.handle.userId}\\n`));
+  assert.equal(run(`busybox head -c 4096 ${rig.imagePath} | busybox wc -c`).trim(), "4096");
+  assert.match(run(`busybox head -c 9 ${rig.deviceStatePath}`), /^\{"format"/);
+  const block = "bs=512 seek=9 conv=notrunc,fsync";
+  run(`echo written | busybox dd of=/disk ${block}`);
+  assert.match(run("busybox dd if=/disk bs=512 skip=9 count=1"), /written/);
+  assert.equal(run(`echo x >${mine}/file && busybox cat ${mine}/file`).trim(), "x");
+  for (const path of [rig.imagePath, rig.deviceStatePath]) {
+    assert.match(run(`echo x >${path} || true`), /Read-only file system/);
+  }
+  assert.match(run(`echo x >${runFolder}/file || true`), /Permission denied/);
+  for (const path of [secret, topPath, rig.disk.path, "/etc/passwd", "/proc/1/root"]) {
+    assert.match(run(`busybox cat ${path} || true`), /No such file or directory/);
+  }
+});
+
+test("of its pager a jail has the socket, and of its memory nothing", { skip }, async () => {
+  await using folder = await mkdtempDisposable(join(tmpdir(), "torpor-jail-"));
+  const rig = await makePagedFirecrackerRig(folder.path);
+  await using undo = new AsyncDisposableStack();
+  const { vm, runFolder, run } = await jail(rig, folder.path, undo);
+  const socket = run(`busybox stat -c '%F %a %u' ${runFolder}/vm/pager.sock`).trim();
+  assert.equal(socket, `socket 600 ${vm.handle.userId}`);
+  assert.equal(run(`busybox ls ${runFolder}`).trim(), "vm");
+  for (const path of [
+    rig.imagePath,
+    join(runFolder, "pager.json"),
+    join(runFolder, "memory.img"),
+  ]) {
+    assert.match(run(`busybox cat ${path} || true`), /No such file or directory/);
+  }
+  // Once the VM has connected there is nothing left to connect to.
+  await vm.loadDeviceState(rig.deviceStatePath, deadline());
+  await vm.releaseVcpus(deadline());
+  assert.doesNotMatch(run(`busybox ls ${runFolder}/vm`), /pager/);
+});

@@ -52,6 +52,29 @@ export interface SavedInfo {
   readonly diskLayers: number;
 }
 
+/** Of a VM whose memory is brought page by page: how far that is. */
+export interface PagerInfo {
+  readonly pid: number;
+  /** Null when the pager did not say. */
+  readonly progress: PagerProgress | null;
+}
+
+const prefetchPhases = ["workingSet", "newestLayer", "rest", "done"] as const;
+
+export interface PagerProgress {
+  /** What is fetched ahead at present. */
+  readonly phase: (typeof prefetchPhases)[number];
+  /** In their place, and all. */
+  readonly presentPages: number;
+  readonly memoryPages: number;
+  readonly faults: number;
+  readonly prefetchedPages: number;
+  /** Of the record that the wake began with. */
+  readonly workingSetPages: number;
+  /** What is amiss and does no harm; empty as a rule. */
+  readonly remark: string;
+}
+
 /** Why a sandbox still runs although its time is over. */
 export interface MissedDeadline {
   readonly rule: string;
@@ -73,6 +96,8 @@ export interface SandboxInfo {
   readonly generation: number;
   /** Of the VM on this machine; null while there is none. */
   readonly pid: number | null;
+  /** Null for a VM that has none. */
+  readonly pager: PagerInfo | null;
   readonly createdAtMs: number;
   readonly startedAtMs: number | null;
   readonly metadata: Readonly<Record<string, string>>;
@@ -161,6 +186,7 @@ export function parseSandbox(value: unknown): SandboxInfo {
     lastLines: optional(body["lastLines"], parseLines, "lastLines") ?? [],
     generation: parseCount(body["generation"], "generation"),
     pid: optional(body["pid"], parseCount, "pid") ?? null,
+    pager: optional(body["pager"], parsePager, "pager") ?? null,
     createdAtMs: parseCount(body["createdAtMs"], "createdAtMs"),
     startedAtMs: optional(body["startedAtMs"], parseCount, "startedAtMs") ?? null,
     metadata: optional(body["metadata"], parseStringMap, "metadata") ?? {},
@@ -172,6 +198,28 @@ export function parseSandbox(value: unknown): SandboxInfo {
     missedDeadline: optional(body["missedDeadline"], parseMissed, "missedDeadline") ?? null,
     snapshot: optional(body["snapshot"], parseSaved, "snapshot") ?? null,
     hasPrevious: optional(body["hasPrevious"], parseBoolean, "hasPrevious") ?? false,
+  };
+}
+
+function parsePager(value: unknown): PagerInfo {
+  const body = parseObject(value, "pager");
+  return {
+    pid: parseCount(body["pid"], "pid"),
+    progress: optional(body["progress"], parseProgress, "progress") ?? null,
+  };
+}
+
+function parseProgress(value: unknown): PagerProgress {
+  const body = parseObject(value, "progress");
+  const count = (name: string): number => parseCount(body[name], name);
+  return {
+    phase: parseOneOf(body["phase"], "phase", prefetchPhases),
+    presentPages: count("presentPages"),
+    memoryPages: count("memoryPages"),
+    faults: count("faults"),
+    prefetchedPages: count("prefetchedPages"),
+    workingSetPages: count("workingSetPages"),
+    remark: parseString(body["remark"], "remark"),
   };
 }
 

@@ -41,6 +41,7 @@ export function sandboxInfo(given: Partial<SandboxInfo> = {}): SandboxInfo {
     idleTimeoutMs: null,
     maxRunMs: null,
     missedDeadline: null,
+    pager: null,
     snapshot: null,
     hasPrevious: false,
     ...given,

@@ -3,7 +3,8 @@ import { spawnSync } from "node:child_process";
 import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { test } from "node:test";
-import { TorporError } from "@torpor/std";
+import { TorporError, parseJson } from "@torpor/std";
+import type { SandboxInfo } from "./daemon-answers.ts";
 import { FakeDaemon, runForTest, sandboxInfo } from "./fixtures.ts";
 import { wantsJson } from "./program.ts";
 
@@ -354,4 +355,31 @@ test("the version is that of the package", async () => {
   const text = await readFile(new URL("../package.json", import.meta.url), "utf8");
   const { stdout } = await runForTest(["--version"], nowhere);
   assert.ok(text.includes(`"version": "${stdout.trim()}"`));
+});
+
+test("info tells how far a pager is, and of one that does not answer", async () => {
+  await using daemon = await FakeDaemon.start();
+  const progress = {
+    phase: "rest",
+    presentPages: 512,
+    memoryPages: 65_536,
+    faults: 7,
+    prefetchedPages: 500,
+    workingSetPages: 256,
+    remark: "a record \u001b[31mwas of no use",
+  } as const;
+  daemon.sandboxes = [
+    sandboxInfo({ id: "iaaa", pager: { pid: 5, progress } }),
+    sandboxInfo({ id: "ibbb", pager: { pid: 6, progress: null } }),
+    sandboxInfo({ id: "iccc" }),
+  ];
+  const { stdout } = await daemon.run(["info", "iaaa"]);
+  assert.match(stdout, /^memory +fetching the rest; 2\.0 MiB of 256\.0 MiB there, 7 faults$/m);
+  assert.match(stdout, /^ {2}working set +1\.0 MiB$/m);
+  assert.match(stdout, /^ {2}remark +a record was of no use$/m);
+  const json = parseJson((await daemon.run(["info", "iaaa", "--json"])).stdout, "info");
+  assert.deepEqual((json as SandboxInfo).pager, { pid: 5, progress });
+  const silent = await daemon.run(["info", "ibbb"]);
+  assert.match(silent.stdout, /^memory +its pager, process 6, does not answer$/m);
+  assert.doesNotMatch((await daemon.run(["info", "iccc"])).stdout, /^memory/m);
 });

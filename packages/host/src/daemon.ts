@@ -96,7 +96,7 @@ export interface DaemonOptions {
   /** What is not said is as it comes. */
   readonly policy?: Partial<ApiPolicy> | undefined;
   /** Takes the place of every copy of the VMM; only tests pass one. */
-  readonly driver?: VmmDriver | undefined;
+  readonly driver?: ((pagers: Pagers) => VmmDriver) | undefined;
   readonly failpoint?: Failpoint | undefined;
   /** For the processes of VMs, when the daemon is root. */
   readonly userIds?: UserIdRange | undefined;
@@ -124,10 +124,10 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
   undo.defer(() => database.destroy());
   const templates = new TemplateStore(templatesFolder(options.cacheFolder));
   const accelerator = await acceleratorOf(templates);
-  const { driver } = options;
   const log = withRequestId(options.log);
   const confinement = confinementOf(options);
   const pagers = new Pagers(options.pager);
+  const driver = options.driver?.(pagers);
   const host: HostContext = {
     stateFolder: options.stateFolder,
     templates,

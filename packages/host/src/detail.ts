@@ -1,13 +1,15 @@
 /** What `torpor ls`, `info` and `logs` show of a sandbox: its record, its files and its last words. */
 import { readdir, stat } from "node:fs/promises";
 import { join } from "node:path";
-import type { JsonObject } from "@torpor/std";
+import { Deadline, type JsonObject } from "@torpor/std";
 import type { SnapshotStore } from "@torpor/storage";
 import { readTail, runFiles } from "@torpor/vmm";
 import type { ApiSandbox, ApiSandboxes } from "./api/api-host.ts";
 
 /** LIMIT: how much of a log is shown. */
 const logBytesMax = 64 * 1024;
+/** LIMIT: one that does not answer holds nobody up. */
+const pagerBudgetMs = 250;
 
 export async function readDetails(sandboxes: ApiSandboxes): Promise<readonly JsonObject[]> {
   return await Promise.all(sandboxes.all().map((one) => readDetail(sandboxes, one)));
@@ -29,6 +31,7 @@ export async function readDetail(
     lastLines: state.kind === "failed" ? state.lastLines : [],
     generation: record.generation,
     pid: "vm" in state ? state.vm.pid : null,
+    pager: await readPager(sandbox),
     createdAtMs: record.createdAtMs,
     startedAtMs: record.startedAtMs,
     metadata: record.metadata,
@@ -43,6 +46,19 @@ export async function readDetail(
     snapshot: await readSnapshotDetail(sandbox, sandboxes.store),
     hasPrevious: record.previousSnapshotId !== null,
   };
+}
+
+/** How far the memory of a VM with a pager is; null for one without. */
+async function readPager({ run }: ApiSandbox): Promise<JsonObject | null> {
+  const pager = run?.pager;
+  if (pager === undefined) return null;
+  const deadline = Deadline.after(pagerBudgetMs, "asking a pager how far it is");
+  const status = await pager.status(deadline).catch(() => undefined);
+  if (status === undefined) return { pid: pager.pid, progress: null };
+  const { prefetchPhase: phase, presentPages, memoryPages, faults } = status;
+  const { prefetchedPages, workingSetPages, remark } = status;
+  const pages = { presentPages, memoryPages, prefetchedPages, workingSetPages };
+  return { pid: pager.pid, progress: { phase, faults, ...pages, remark } };
 }
 
 /** Null also when the description is damaged: a resume says so, and a list has to go on. */

@@ -18,6 +18,7 @@ import {
 } from "@torpor/pager";
 import { type Deadline, ignoreFailure } from "@torpor/std";
 import type { Pager, StartPager } from "@torpor/vmm";
+import type { WakeRecords } from "./working-sets.ts";
 
 const device = "/dev/userfaultfd";
 /** LIMIT: how long a pager waits for its VM, which is started and loaded after it; all of those steps. */
@@ -34,9 +35,6 @@ export interface PagerSettings {
 
 export const defaultPagerSettings: PagerSettings = { use: "auto", prefetch: "workingSet" };
 
-/** Where the record lies that a wake begins with, and where its own goes. */
-export type WorkingSetFiles = Pick<PagerOptions, "workingSetPath" | "recordPath">;
-
 export class Pagers {
   readonly #settings: PagerSettings;
   readonly #byRun = new Map<string, PagerProcess>();
@@ -50,7 +48,7 @@ export class Pagers {
   /** @param runFolder Exists. @returns undefined where the VM is to have a file. */
   starterOf(
     memory: SavedMemoryFiles,
-    workingSet: WorkingSetFiles,
+    records: Pick<WakeRecords, "begin" | "recordPath">,
     runFolder: string,
   ): StartPager | undefined {
     if (!this.#isWanted(memory, runFolder)) return undefined;
@@ -65,7 +63,7 @@ export class Pagers {
           vmUserId: userId,
           // What is made resident in the end may as well come at once.
           wideFaults: prefetch === "all",
-          ...(prefetch === "off" ? {} : workingSet),
+          ...(prefetch === "off" ? {} : workingSetFiles(records)),
         },
         deadline,
       );
@@ -127,6 +125,16 @@ export class Pagers {
       },
     };
   }
+}
+
+function workingSetFiles({
+  begin,
+  recordPath,
+}: Pick<WakeRecords, "begin" | "recordPath">): Pick<PagerOptions, "workingSetPath" | "recordPath"> {
+  return {
+    ...(begin === undefined ? {} : { workingSetPath: begin.path }),
+    ...(recordPath === undefined ? {} : { recordPath }),
+  };
 }
 
 function tryToShareBlocks(path: string, copyPath: string): boolean {

@@ -96,6 +96,12 @@ export class GuestPages {
     return this.#source.pieceAt(page, 1).kind === "bytes";
   }
 
+  get presentCount(): number {
+    let count = 0;
+    for (const isPresent of this.#present) count += isPresent;
+    return count;
+  }
+
   get installedCount(): number {
     return this.counts.copied + this.counts.zeroed;
   }

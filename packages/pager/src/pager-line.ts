@@ -54,10 +54,20 @@ export class PagerLine {
     if (this.isOpen) this.#socket.write(`${order}\n`);
   }
 
-  /** @throws vmm.failed when the pager is gone, deadline.exceeded */
-  ask(order: Order, deadline: Deadline): Promise<PagerStatus> {
+  /**
+   * @param isAnswer Whether a status is that of after the order: the pager also tells unasked.
+   * @throws vmm.failed when the pager is gone, deadline.exceeded
+   */
+  async ask(
+    order: Order,
+    isAnswer: (status: PagerStatus) => boolean,
+    deadline: Deadline,
+  ): Promise<PagerStatus> {
     this.order(order);
-    return this.#next(deadline);
+    for (;;) {
+      const status = await this.#next(deadline);
+      if (isAnswer(status)) return status;
+    }
   }
 
   release(): void {

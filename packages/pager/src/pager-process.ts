@@ -80,7 +80,7 @@ export class PagerProcess implements AsyncDisposable {
 
   /** As of now. @throws vmm.failed when the pager is gone. */
   status(deadline: Deadline): Promise<PagerStatus> {
-    return this.#line.ask("tell", deadline);
+    return this.#line.ask("tell", () => true, deadline);
   }
 
   /**
@@ -88,7 +88,7 @@ export class PagerProcess implements AsyncDisposable {
    * @returns As of then; `remark` says why, if nothing could be recorded.
    */
   saveWorkingSet(deadline: Deadline): Promise<PagerStatus> {
-    return this.#line.ask("saveWorkingSet", deadline);
+    return this.#line.ask("saveWorkingSet", ({ isRecording }) => !isRecording, deadline);
   }
 
   /** Ends it, and its VM if that still runs. Safe to repeat; nothing to one that was let go of. */

@@ -1,5 +1,12 @@
-/** What a pager tells of itself: how far it is, in numbers that only grow. */
-import { parseInteger, parseJson, parseObject, parseOneOf, parseString } from "@torpor/std";
+/** What a pager tells of itself: how far it is, in numbers that only grow, but for what the guest gives back. */
+import {
+  parseBoolean,
+  parseInteger,
+  parseJson,
+  parseObject,
+  parseOneOf,
+  parseString,
+} from "@torpor/std";
 import type { PrefetchPhase } from "./prefetch.ts";
 
 const states = ["listening", "serving"] as const;
@@ -11,8 +18,9 @@ export interface PagerStatus {
   readonly pid: number;
   /** 0 while none is known. */
   readonly vmPid: number;
-  /** Of the guest. */
+  /** Of the guest: all, and those that are in their place. */
   readonly memoryPages: number;
+  readonly presentPages: number;
   /** Times that the guest waited for a page. */
   readonly faults: number;
   /** Put in their place, asked for or not: with content, and as zeros, which take no memory. */
@@ -26,6 +34,8 @@ export interface PagerStatus {
   readonly prefetchedPages: number;
   /** Of the record that this wake began with. */
   readonly workingSetPages: number;
+  /** Whether it is looked at which pages the guest touches. */
+  readonly isRecording: boolean;
   /** Of the record that this wake wrote; -1 before, or when it could not be written. */
   readonly recordedPages: number;
   /** What is amiss and does no harm, such as a damaged record; empty as a rule. */
@@ -42,6 +52,7 @@ export function parseStatus(line: string): PagerStatus {
     pid: number("pid"),
     vmPid: number("vmPid"),
     memoryPages: number("memoryPages"),
+    presentPages: number("presentPages"),
     faults: number("faults"),
     copiedPages: number("copiedPages"),
     zeroPages: number("zeroPages"),
@@ -50,6 +61,7 @@ export function parseStatus(line: string): PagerStatus {
     prefetchPhase: parseOneOf(status["prefetchPhase"], "prefetchPhase", phases),
     prefetchedPages: number("prefetchedPages"),
     workingSetPages: number("workingSetPages"),
+    isRecording: parseBoolean(status["isRecording"], "isRecording"),
     recordedPages: number("recordedPages", -1),
     remark: parseString(status["remark"], "remark"),
   };

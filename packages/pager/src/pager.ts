@@ -42,6 +42,7 @@ export class Pager {
   readonly #workingSet: WorkingSet;
   readonly #touched: Uint8Array;
   #remark = "";
+  #isRecording = false;
   #recordedPages = -1;
   #vm: ConnectedVm | undefined;
   #service: Service | undefined;
@@ -109,6 +110,7 @@ export class Pager {
       for (const { firstPage, endPage } of ranges) this.#touched.fill(1, firstPage, endPage);
       prefetch.holdBack();
       faults.recordInto(this.#touched);
+      this.#isRecording = true;
     }
     this.#line?.tell();
     if (!this.#ended) faults.run();
@@ -142,6 +144,7 @@ export class Pager {
   }
 
   #stopRecording(): void {
+    this.#isRecording = false;
     this.#service?.faults.recordInto(undefined);
     this.#service?.prefetch.goOn();
     if (this.#options.wideFaults === true) this.#service?.faults.widen();
@@ -166,6 +169,7 @@ export class Pager {
       pid: process.pid,
       vmPid: this.#vm?.pid ?? 0,
       memoryPages: this.#touched.length,
+      presentPages: pages?.presentCount ?? 0,
       faults: faults?.faultCount ?? 0,
       copiedPages: pages?.counts.copied ?? 0,
       zeroPages: pages?.counts.zeroed ?? 0,
@@ -174,6 +178,7 @@ export class Pager {
       prefetchPhase: prefetch?.phase ?? "workingSet",
       prefetchedPages: prefetch?.pageCount ?? 0,
       workingSetPages: countPages(this.#workingSet),
+      isRecording: this.#isRecording,
       recordedPages: this.#recordedPages,
       remark: this.#remark,
     };

@@ -7,11 +7,10 @@
  */
 import assert from "node:assert/strict";
 import { readdirSync, readlinkSync } from "node:fs";
-import { type Daemon, startDaemon } from "@torpor/host";
+import { type Daemon, type DaemonOptions, startDaemon } from "@torpor/host";
 import type { NetworkKind, Outside } from "@torpor/network";
 import { type Failpoint, type Logger, silentLogger } from "@torpor/std";
 import { defaultCacheFolder } from "@torpor/storage";
-import type { VmmDriver } from "@torpor/vmm";
 import { DaemonApi } from "./daemon-api.ts";
 import { StateFolder } from "./state-folder.ts";
 import { TestSandbox } from "./test-sandbox.ts";
@@ -21,7 +20,8 @@ export interface TestDaemonOptions {
   readonly networkKind?: NetworkKind | undefined;
   readonly outside?: Outside | undefined;
   readonly spareCount?: number | undefined;
-  readonly driver?: VmmDriver | undefined;
+  readonly driver?: DaemonOptions["driver"];
+  readonly pager?: DaemonOptions["pager"];
   readonly saveWhole?: boolean | undefined;
   readonly port?: number | undefined;
   readonly log?: Logger | undefined;
@@ -68,6 +68,7 @@ export async function startTestDaemon(options: TestDaemonOptions = {}): Promise<
       outside: options.outside,
       spareCount: options.spareCount,
       driver: options.driver,
+      pager: options.pager,
       saveWhole: options.saveWhole,
       failpoint: options.failpoint,
     });

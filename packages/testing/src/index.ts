@@ -6,6 +6,7 @@ export { FakeDisk } from "./fake-vmm/fake-disk.ts";
 export { FakeDriver, type Gate } from "./fake-vmm/fake-driver.ts";
 export { FakeMachine } from "./fake-vmm/fake-machine.ts";
 export { FakeMemory } from "./fake-vmm/fake-memory.ts";
+export { PagedMachine } from "./fake-vmm/paged-machine.ts";
 export type { FakeProcess } from "./fake-vmm/fake-process.ts";
 export { imageCluster, imagePage, makeFakeTemplate } from "./fake-vmm/fake-template.ts";
 export {

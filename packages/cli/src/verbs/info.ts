@@ -1,12 +1,20 @@
 /** `torpor info`: all that is known of one sandbox. */
 import { stripVTControlCharacters } from "node:util";
 import type { Command } from "commander";
-import type { SandboxInfo } from "../daemon-answers.ts";
+import type { PagerInfo, PagerProgress, SandboxInfo } from "../daemon-answers.ts";
 import { shownEnd } from "../lifetime-text.ts";
 import { shownBytes, shownDuration, shownPairs } from "../output.ts";
 import type { Session } from "../session.ts";
 
 type Row = readonly [string, string];
+
+const pageBytes = 4096;
+const shownPhase: Readonly<Record<PagerProgress["phase"], string>> = {
+  workingSet: "fetching the working set",
+  newestLayer: "fetching what the last pause wrote",
+  rest: "fetching the rest",
+  done: "nothing more is fetched ahead",
+};
 
 export function addInfo(program: Command, session: Session): void {
   program
@@ -30,6 +38,7 @@ function printInfo({ output }: Session, sandbox: SandboxInfo): void {
       ["template", `${sandbox.template} (${sandbox.templateId})`],
       ["generation", String(sandbox.generation)],
       ["VM process", pid === null ? "none" : String(pid)],
+      ...pagerRows(sandbox.pager),
       ["created", shownTime(sandbox.createdAtMs)],
       ["started", startedAtMs === null ? "never" : shownTime(startedAtMs)],
       ["metadata", shownPairs(sandbox.metadata) || "none"],
@@ -40,6 +49,24 @@ function printInfo({ output }: Session, sandbox: SandboxInfo): void {
   if (sandbox.lastLines.length === 0) return;
   output.print("last lines");
   for (const line of sandbox.lastLines) output.print(`  ${printable(line)}`);
+}
+
+/** Not of a VM that maps its memory from a file. */
+function pagerRows(pager: PagerInfo | null): readonly Row[] {
+  if (pager === null) return [];
+  const { pid, progress } = pager;
+  if (progress === null) return [["memory", `its pager, process ${pid}, does not answer`]];
+  const { phase, presentPages, memoryPages, faults, workingSetPages, remark } = progress;
+  const there = `${shownPages(presentPages)} of ${shownPages(memoryPages)} there`;
+  return [
+    ["memory", `${shownPhase[phase]}; ${there}, ${faults} faults`],
+    ["  working set", workingSetPages === 0 ? "none recorded yet" : shownPages(workingSetPages)],
+    ...(remark === "" ? [] : ([["  remark", printable(remark)]] satisfies readonly Row[])),
+  ];
+}
+
+function shownPages(pages: number): string {
+  return shownBytes(pages * pageBytes);
 }
 
 function lifetimeRows(sandbox: SandboxInfo, nowMs: number): readonly Row[] {

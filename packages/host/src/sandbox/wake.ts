@@ -11,6 +11,7 @@ import type { SandboxRecord } from "../records/sandbox-records.ts";
 import { type SandboxRun, endRun } from "../steps/run.ts";
 import { type WakeContext, wakeSteps, wokenRun } from "../steps/wake.ts";
 import type { Outcome } from "./command.ts";
+import { recordByPager } from "./pager-record.ts";
 import { attach } from "./run.ts";
 import type { Turn } from "./writer.ts";
 
@@ -145,6 +146,7 @@ export async function enterRunning(
   });
   undo.move();
   attach(turn, run);
+  recordByPager(turn, run, context.records);
   return { changed: true, timings };
 }
 

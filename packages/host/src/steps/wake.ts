@@ -308,14 +308,14 @@ function memoryLayers({ snapshot, store }: WakeContext): readonly StackedLayer[]
 
 /** Undefined where memory comes from a file, or lies with the devices. */
 function pagerOf(context: WakeContext, runFolder: string): StartPager | undefined {
-  const { driver, pagers, snapshot, template } = context;
+  const { driver, pagers, records, snapshot, template } = context;
   if (!driver.takesPager || snapshot?.memory.kind === "whole") return undefined;
   const memory = {
     imagePath: template.memoryPath,
     layers: memoryLayers(context),
     sizeBytes: memoryBytes(template),
   };
-  return pagers.starterOf(memory, {}, runFolder);
+  return pagers.starterOf(memory, records, runFolder);
 }
 
 async function loadDeviceState(context: WakeContext, deadline: Deadline): Promise<void> {

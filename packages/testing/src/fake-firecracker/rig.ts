@@ -56,11 +56,12 @@ export async function makePagedFirecrackerRig(folder: string): Promise<PagedRig>
   });
   const { imagePath, machine } = rig;
   const sizeBytes = machine.memoryMiB * 2 ** 20;
+  const none = { begin: undefined, recordPath: undefined };
   return {
     ...rig,
     pagers,
     pagerOf: (layers, runFolder) =>
-      pagers.starterOf({ imagePath, layers, sizeBytes }, {}, runFolder),
+      pagers.starterOf({ imagePath, layers, sizeBytes }, none, runFolder),
   };
 }
 

@@ -167,7 +167,8 @@ export class FirecrackerDriver implements VmmDriver {
 
   /**
    * ORDER: the disk is there before the jail is made around it, and its process holds the user's id. The
-   * pager's socket is there before anybody is in the jail who could put something else in its place.
+   * pager's socket is there before a load, and so before anything of a guest's is in the jail that could
+   * put something else in its place.
    */
   async #startProcesses(
     { spec, network, program, isBooted }: Start,
@@ -180,6 +181,10 @@ export class FirecrackerDriver implements VmmDriver {
     const jail = makeJail(spec, program, userId, isBooted);
     const { runFolder, disk: layers, memoryPath } = spec;
     const { diskTarget: target, mounts } = jail;
+    let cgroup: string | undefined;
+    undo.defer(() => {
+      if (cgroup !== undefined) removeCgroup(cgroup);
+    });
     const socketPath = runPaths(runFolder).pager;
     const starting = spec.startPager?.({ runFolder, socketPath, userId }, deadline);
     const startedPager = starting?.catch(() => undefined); // the failure is seen further down
@@ -189,7 +194,6 @@ export class FirecrackerDriver implements VmmDriver {
       deadline,
     );
     undo.defer(() => endProcess(disk.process, cleanup("ending the process of a disk")));
-    const pager = await starting;
     network.detachTap();
     const { pid: diskPid, startTicks } = disk.process;
     const child = spawnJailer(program, jail, { runFolder, diskPid }, network);
@@ -197,12 +201,8 @@ export class FirecrackerDriver implements VmmDriver {
     await deadline.race(untilStarted(child));
     const name = nameProcess(child.pid ?? 0);
     if (name === undefined) throw new TorporError("vmm.exited", "the jailer ended at once");
-    let cgroup: string | undefined;
-    undo.defer(async () => {
-      await endProcess(disk.process, cleanup("ending the process of a disk"));
-      await endProcess(name, cleanup("ending a VM that did not start"));
-      if (cgroup !== undefined) removeCgroup(cgroup);
-    });
+    undo.defer(() => endProcess(name, cleanup("ending a VM that did not start")));
+    const pager = await starting;
     const others = pager === undefined ? [diskPid] : [diskPid, pager.pid];
     cgroup = limit({ ...name, userId }, spec, cgroups, others);
     const handle: VmHandle = {

@@ -5,7 +5,7 @@ import { keepsHoles } from "@torpor/native";
 import { Deadline, TorporError, assert, ignoreFailure } from "@torpor/std";
 import { removeCgroup } from "../cgroup.ts";
 import type { DiskLayer, MemoryContent, Vm, VmExit, VmHandle } from "../driver.ts";
-import { endProcess, readExit } from "../process.ts";
+import { type ProcessName, endProcess, nameProcess, readExit } from "../process.ts";
 import { readTail } from "../run-files.ts";
 import type { FirecrackerApi } from "./api.ts";
 import type { DiskExport } from "./disk-export.ts";
@@ -50,6 +50,7 @@ export class FirecrackerVm implements Vm {
   readonly memory: FirecrackerMemory;
   readonly exited: Promise<VmExit>;
   readonly #parts: VmParts;
+  readonly #pagerProcess: ProcessName | undefined;
   #isReleased = false;
   #endReason: string | undefined;
 
@@ -60,7 +61,10 @@ export class FirecrackerVm implements Vm {
     this.memory = parts.memory;
     this.exited = this.#untilExit();
     void this.#endWithout(parts.disk.closed.then(() => "the process of its disk has ended"));
-    if (parts.pager !== undefined) void this.#endWithout(parts.pager.ended);
+    const { pager } = parts;
+    if (pager === undefined) return;
+    this.#pagerProcess = nameProcess(pager.pid);
+    void this.#endWithout(pager.ended);
   }
 
   async holdVcpus(deadline: Deadline): Promise<void> {
@@ -135,6 +139,7 @@ export class FirecrackerVm implements Vm {
     const { api, disk, pager } = this.#parts;
     await endProcess(this.handle, deadline);
     await pager?.end(deadline);
+    if (this.#pagerProcess !== undefined) await endProcess(this.#pagerProcess, deadline);
     // ORDER: after the one that has the disk open; a flush that nobody waits for is none.
     await endProcess(disk.process, deadline);
     api.close();
