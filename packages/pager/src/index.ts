@@ -10,4 +10,5 @@ export {
   encodeWorkingSet,
   readWorkingSet,
   workingSetOf,
+  writeWorkingSet,
 } from "./working-set.ts";

@@ -8,7 +8,6 @@
  * INVARIANT: no VM outlives its pager. Whatever ends this one ends the VM that has connected: a guest that waits for a page nobody
  * brings would stand still for ever, and a page that cannot be read must not become another.
  */
-import { renameSync, writeFileSync } from "node:fs";
 import { Userfaults, killByPidfd } from "@torpor/native";
 import { Deadline, TorporError, systemCode } from "@torpor/std";
 import { pageBytes } from "@torpor/storage";
@@ -24,9 +23,9 @@ import { Watch } from "./watch.ts";
 import {
   type WorkingSet,
   countPages,
-  encodeWorkingSet,
   readWorkingSet,
   workingSetOf,
+  writeWorkingSet,
 } from "./working-set.ts";
 
 /** What there is once the VMM has said where its memory is. */
@@ -130,8 +129,7 @@ export class Pager {
     if (recordPath !== undefined && this.#service !== undefined) {
       const workingSet = workingSetOf(this.#touched);
       try {
-        writeFileSync(`${recordPath}.new`, encodeWorkingSet(workingSet), { mode: 0o600 });
-        renameSync(`${recordPath}.new`, recordPath);
+        writeWorkingSet(recordPath, workingSet);
         this.#recordedPages = countPages(workingSet);
       } catch (cause) {
         this.#remark = TorporError.from(cause, "storage.failed").rawMessage;

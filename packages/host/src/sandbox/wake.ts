@@ -12,6 +12,7 @@ import { type SandboxRun, endRun } from "../steps/run.ts";
 import { type WakeContext, wakeSteps, wokenRun } from "../steps/wake.ts";
 import type { Outcome } from "./command.ts";
 import { attach } from "./run.ts";
+import { recordWorkingSet } from "./working-set.ts";
 import type { Turn } from "./writer.ts";
 
 const endBudgetMs = 15_000;
@@ -135,6 +136,7 @@ export async function enterRunning(
   });
   undo.move();
   attach(turn, run);
+  recordWorkingSet(turn, run, context.records);
   return { changed: true, timings };
 }
 
