@@ -2,7 +2,7 @@
  * A pager's life, from its start to the end of its VM:
  *
  *   1. open the line to the daemon, and the saved memory
- *   2. wait for the VMM to say where its memory is
+ *   2. wait for the VMM to say where its memory is, and have the disk bring the working set meanwhile
  *   3. answer page faults, and fetch ahead, until the VM has ended
  *
  * INVARIANT: no VM outlives its pager. Whatever ends this one ends the VM that has connected: a guest that waits for a page nobody
@@ -17,7 +17,7 @@ import { type ConnectedVm, type VmMemory, VmSocket } from "./handshake.ts";
 import { type PagerOptions, linePath } from "./pager-options.ts";
 import type { PagerStatus } from "./pager-status.ts";
 import { SavedMemory } from "./page-source.ts";
-import { Prefetch } from "./prefetch.ts";
+import { Prefetch, readAheadInPieces } from "./prefetch.ts";
 import { type Order, StatusLine } from "./status-line.ts";
 import { Watch } from "./watch.ts";
 import {
@@ -60,10 +60,14 @@ export class Pager {
    * @throws snapshot.corrupt, vmm.failed, deadline.exceeded; the VM is ended by then.
    */
   async run(line: DisposableStack): Promise<void> {
-    const { memory, runFolder } = this.#options;
+    const { memory, runFolder, prefetch } = this.#options;
     await using undo = new AsyncDisposableStack();
     const source = undo.use(await SavedMemory.open(memory));
     this.#line = line.use(this.#openLine(runFolder));
+    // The VMM takes a while to come.
+    if (prefetch !== "off") {
+      this.#watch.meanwhile(readAheadInPieces(source, this.#workingSet.ranges));
+    }
     using descriptors = new DisposableStack();
     try {
       const vm = this.#receiveVm(descriptors);
