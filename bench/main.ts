@@ -30,6 +30,7 @@ import { measureOtherTools } from "./other-tools.bench.ts";
 import { measurePager } from "./pager.bench.ts";
 import { measurePause } from "./pause.bench.ts";
 import { measurePool } from "./pool.bench.ts";
+import { measureReadAhead } from "./read-ahead.bench.ts";
 import type { Row } from "./row.ts";
 import { measureTransfers } from "./transfers.bench.ts";
 
@@ -38,6 +39,7 @@ const benches = {
   create: measureCreate,
   "many-creates": measureManyCreates,
   pool: measurePool,
+  "read-ahead": measureReadAhead,
   fork: measureFork,
   pause: measurePause,
   checkpoint: measureCheckpoint,

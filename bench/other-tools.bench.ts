@@ -138,7 +138,7 @@ async function timeOwnCycle({ sandboxes }: Daemon, sandbox: Sandbox): Promise<Ow
   const resumeMs = await timed(async () => {
     const { timings } = await sandbox.resume();
     initMs = tookMs(timings, "init");
-    awakeMs = tookMs(timings, "read ahead", "init");
+    awakeMs = tookMs(timings, "wait until ready", "init");
   });
   await sleep(settleMs);
   let prepareMs = 0;

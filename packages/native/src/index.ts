@@ -11,9 +11,9 @@ export {
 export { dataRanges, keepsHoles, tryShareBlocks } from "./file-extents.ts";
 export { type ViewEntry, withView } from "./filesystem-view.ts";
 export { NetworkNamespace } from "./network-namespace.ts";
-export { type AddressRange, ownPages, pageBytes } from "./pagemap.ts";
+export { type AddressRange, mappedPages, ownPages, pageBytes } from "./pagemap.ts";
 export { routeEverythingHere } from "./route.ts";
-export { dropFromCache, readAhead } from "./read-ahead.ts";
+export { dropFromCache, readAhead, readAheadBytesMax } from "./read-ahead.ts";
 export { measureTscKhz } from "./timestamp-counter.ts";
 export { setWallClock } from "./clock.ts";
 export { reseedKernel, reseedOpenSsl } from "./entropy.ts";

@@ -6,7 +6,7 @@ import { Socket, createServer } from "node:net";
 import { test } from "node:test";
 import { bringUp, keepTap, openTap, openTcpSocket, setHardwareAddress } from "./network-device.ts";
 import { NetworkNamespace } from "./network-namespace.ts";
-import { ownPages, pageBytes, readOwnPages } from "./pagemap.ts";
+import { mappedPages, ownPages, pageBytes, readPages } from "./pagemap.ts";
 import { measureTscKhz } from "./timestamp-counter.ts";
 
 const asRoot = { skip: process.getuid?.() === 0 ? false : "needs root" };
@@ -66,38 +66,47 @@ test("openTcpSocket() connects inside the namespace it was opened in", asRoot, a
   assert.equal(error.code, "ENETUNREACH", "the server outside is out of reach from inside");
 });
 
-test("ownPages() names exactly the pages a process wrote, on either path", async () => {
+test("ownPages() names exactly the pages a process wrote, on either path, mappedPages() also those it read", async () => {
+  const mappedPageCount = 4096;
   const script = `
 import mmap, sys
 file = open(sys.argv[1], "rb")
-memory = mmap.mmap(file.fileno(), 4096 * 4096, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
-sum(memory[page * 4096] for page in range(4096))
-for page in (3, 4, *range(40, 4000, 3)): memory[page * 4096] = 1
+memory = mmap.mmap(file.fileno(), ${mappedPageCount} * 4096, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+sum(memory[page * 4096] for page in range(64))
+for page in (3, 4, 40, *range(1000, 3000, 2)): memory[page * 4096] = 1
 print("ready", flush=True)
 sys.stdin.read()
 `;
   const path = process.execPath;
   const child = spawn("python3", ["-c", script, path], { stdio: ["pipe", "pipe", "inherit"] });
-  await once(child.stdout, "data");
-  const maps = readFileSync(`/proc/${child.pid}/maps`, "utf8");
-  const line = maps.split("\n").find((entry) => entry.endsWith(path) && entry.includes("rw-p"));
-  const start = Number.parseInt(line?.split("-")[0] ?? "", 16);
-  const range = { start, end: start + 4096 * pageBytes };
-  // More than the kernel gathers at a time.
-  const scattered = Array.from({ length: 1320 }, (_, index) => 40 + 3 * index);
-  const expected = [
-    { start: start + 3 * pageBytes, end: start + 5 * pageBytes },
-    ...scattered.map((page) => ({
-      start: start + page * pageBytes,
-      end: start + (page + 1) * pageBytes,
-    })),
-  ];
-  assert.deepEqual(ownPages(child.pid ?? 0, range), expected);
-  const fd = openSync(`/proc/${child.pid}/pagemap`, "r");
-  assert.deepEqual(readOwnPages(fd, range), expected);
-  closeSync(fd);
-  child.stdin.end();
-  await once(child, "close");
+  try {
+    await once(child.stdout, "data");
+    const maps = readFileSync(`/proc/${child.pid}/maps`, "utf8");
+    const line = maps.split("\n").find((entry) => entry.endsWith(path) && entry.includes("rw-p"));
+    const start = Number.parseInt(line?.split("-")[0] ?? "", 16);
+    const range = { start, end: start + mappedPageCount * pageBytes };
+    const expected = [
+      { start: start + 3 * pageBytes, end: start + 5 * pageBytes },
+      // More than the kernel takes note of at a time.
+      ...[40, ...Array.from({ length: 1000 }, (_none, index) => 1000 + 2 * index)].map((page) => ({
+        start: start + page * pageBytes,
+        end: start + (page + 1) * pageBytes,
+      })),
+    ];
+    assert.deepEqual(ownPages(child.pid ?? 0, range), expected);
+    const fd = openSync(`/proc/${child.pid}/pagemap`, "r");
+    assert.deepEqual(readPages(fd, range, "own"), expected);
+    const mapped = mappedPages(child.pid ?? 0, range);
+    assert.deepEqual(readPages(fd, range, "mapped"), mapped);
+    const [first] = mapped;
+    assert.ok(first?.start === start && first.end >= start + 64 * pageBytes, "all that was read");
+    // Some beside them are mapped as well, from the same part of the file.
+    assert.ok((mapped.at(-1)?.end ?? 0) < range.end - 512 * pageBytes);
+    closeSync(fd);
+  } finally {
+    child.kill();
+    await once(child, "close");
+  }
 });
 
 test("measureTscKhz() agrees with itself within what a hypervisor tolerates", async () => {

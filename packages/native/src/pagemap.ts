@@ -1,8 +1,8 @@
 /**
- * Which pages of a private file mapping a process has made its own.
+ * Which pages of a private file mapping a process has, and which of them it has made its own.
  *
- * A page of a MAP_PRIVATE file mapping is the process's own (copied on write) when it is present or
- * swapped and is not a page of the file. The first way asks the kernel for exactly those ranges
+ * It has a page that is present or swapped. Of a MAP_PRIVATE file mapping such a page is its own (copied
+ * on write) when it is not a page of the file. The first way asks the kernel for exactly those ranges
  * (PAGEMAP_SCAN, Linux 6.7); the second reads the 8 bytes a page of /proc/PID/pagemap, which every
  * kernel has. Sources: Linux admin-guide/mm/pagemap and uapi/linux/fs.h.
  */
@@ -33,55 +33,79 @@ const scanIoctl = libc.func("int ioctl(int fd, unsigned long request, _Inout_ ui
   arg: Buffer,
 ) => number;
 
+/** Those that a process has at all, or those that are its own. */
+export type PageKind = "mapped" | "own";
+
 /**
  * Pages of `range` in process `pid` that are its own, in ascending order.
  * @throws EACCES or ENOENT when the process cannot be looked into.
  */
 export function ownPages(pid: number, range: AddressRange): readonly AddressRange[] {
+  return findPages(pid, range, "own");
+}
+
+/**
+ * Pages of `range` that process `pid` has touched, in ascending order, and some beside them: the kernel
+ * maps up to 16 around a fault, if they are in the page cache.
+ * @throws EACCES or ENOENT when the process cannot be looked into.
+ */
+export function mappedPages(pid: number, range: AddressRange): readonly AddressRange[] {
+  return findPages(pid, range, "mapped");
+}
+
+function findPages(pid: number, range: AddressRange, kind: PageKind): readonly AddressRange[] {
   const fd = openSync(`/proc/${pid}/pagemap`, "r");
   try {
-    return scanOwnPages(fd, range) ?? readOwnPages(fd, range);
+    return scanPages(fd, range, kind) ?? readPages(fd, range, kind);
   } finally {
     closeSync(fd);
   }
 }
 
 /** @returns undefined on a kernel without PAGEMAP_SCAN. */
-function scanOwnPages(fd: number, range: AddressRange): readonly AddressRange[] | undefined {
+function scanPages(
+  fd: number,
+  range: AddressRange,
+  kind: PageKind,
+): readonly AddressRange[] | undefined {
   const regions = Buffer.alloc(regionsMax * regionBytes);
   const found: AddressRange[] = [];
-  for (let start = range.start; ;) {
-    const argument = scanArgument(start, range.end, regions);
+  let start = range.start;
+  while (start < range.end) {
+    const argument = scanArgument(start, range.end, regions, kind);
+    let count: number;
     try {
-      const count = check(scanIoctl(fd, PAGEMAP_SCAN, argument), "PAGEMAP_SCAN");
-      for (let index = 0; index < count; index += 1) {
-        append(found, readRegion(regions, index * regionBytes));
-      }
-      // Not by where it says that it ended: Linux 6.18 names an earlier place after some hundred results.
-      if (count < regionsMax) return found;
+      count = check(scanIoctl(fd, PAGEMAP_SCAN, argument), "PAGEMAP_SCAN");
     } catch (error) {
       if (isUnknownRequest(error)) return undefined;
       throw error;
     }
-    start = Number(argument.readBigUInt64LE(32));
+    for (let index = 0; index < count; index += 1) {
+      append(found, readRegion(regions, index * regionBytes));
+    }
+    if (count < regionsMax) break;
+    // Not where the kernel says that the walk has ended: Linux 6.18 says so of a place before.
+    start = found.at(-1)?.end ?? range.end;
   }
+  return found;
 }
 
-/** `struct pm_scan_arg`: twelve u64. Asks for (present or swapped) and not file. */
-function scanArgument(start: number, end: number, regions: Buffer): Buffer {
+/** `struct pm_scan_arg`: twelve u64. Asks for (present or swapped), and not file where it is to be own. */
+function scanArgument(start: number, end: number, regions: Buffer, kind: PageKind): Buffer {
   const argument = Buffer.alloc(argumentBytes);
+  const notFile = kind === "own" ? PAGE_IS_FILE : 0n;
   const anyOf = PAGE_IS_PRESENT | PAGE_IS_SWAPPED;
   const words = [
     BigInt(argumentBytes),
     0n,
     BigInt(start),
     BigInt(end),
-    0n, // out: where the walk ended
+    0n, // out: where the walk has ended
     koffi.address(regions),
     BigInt(regionsMax),
     0n,
-    PAGE_IS_FILE, // inverted, so that the mask asks for "not file"
-    PAGE_IS_FILE,
+    notFile, // inverted, so that the mask asks for "not file"
+    notFile,
     anyOf,
     anyOf,
   ];
@@ -102,7 +126,11 @@ function isUnknownRequest(error: unknown): boolean {
 }
 
 /** Bits 63 present, 62 swapped, 61 file page or shared anonymous page; each entry is 8 bytes. */
-export function readOwnPages(fd: number, range: AddressRange): readonly AddressRange[] {
+export function readPages(
+  fd: number,
+  range: AddressRange,
+  kind: PageKind,
+): readonly AddressRange[] {
   const found: AddressRange[] = [];
   const chunk = Buffer.alloc(512 * 1024);
   let address = range.start;
@@ -113,7 +141,7 @@ export function readOwnPages(fd: number, range: AddressRange): readonly AddressR
     for (let offset = 7; offset < bytes; offset += 8) {
       // Only the top byte of the little-endian entry matters: bits 63, 62 and 61.
       const flags = chunk.readUInt8(offset) >> 5;
-      if ((flags & 0b110) !== 0 && (flags & 0b001) === 0) {
+      if ((flags & 0b110) !== 0 && (kind === "mapped" || (flags & 0b001) === 0)) {
         append(found, { start: address, end: address + pageBytes });
       }
       address += pageBytes;

@@ -11,4 +11,5 @@ export {
   encodeWorkingSet,
   readWorkingSet,
   workingSetOf,
+  writeWorkingSet,
 } from "./working-set.ts";

@@ -2,13 +2,12 @@
  * A pager's life, from its start to the end of its VM:
  *
  *   1. open the line to the daemon, and the saved memory
- *   2. wait for the VMM to say where its memory is
+ *   2. wait for the VMM to say where its memory is, and have the disk bring the working set meanwhile
  *   3. answer page faults, and fetch ahead, until the VM has ended
  *
  * INVARIANT: no VM outlives its pager. Whatever ends this one ends the VM that has connected: a guest that waits for a page nobody
  * brings would stand still for ever, and a page that cannot be read must not become another.
  */
-import { renameSync, writeFileSync } from "node:fs";
 import { Userfaults, killByPidfd } from "@torpor/native";
 import { Deadline, TorporError, systemCode } from "@torpor/std";
 import { pageBytes } from "@torpor/storage";
@@ -18,15 +17,15 @@ import { type ConnectedVm, type VmMemory, VmSocket } from "./handshake.ts";
 import { type PagerOptions, linePath } from "./pager-options.ts";
 import type { PagerStatus } from "./pager-status.ts";
 import { SavedMemory } from "./page-source.ts";
-import { Prefetch } from "./prefetch.ts";
+import { Prefetch, readAheadInPieces } from "./prefetch.ts";
 import { type Order, StatusLine } from "./status-line.ts";
 import { Watch } from "./watch.ts";
 import {
   type WorkingSet,
   countPages,
-  encodeWorkingSet,
   readWorkingSet,
   workingSetOf,
+  writeWorkingSet,
 } from "./working-set.ts";
 
 /** What there is once the VMM has said where its memory is. */
@@ -62,10 +61,14 @@ export class Pager {
    * @throws snapshot.corrupt, vmm.failed, deadline.exceeded; the VM is ended by then.
    */
   async run(line: DisposableStack): Promise<void> {
-    const { memory, runFolder } = this.#options;
+    const { memory, runFolder, prefetch } = this.#options;
     await using undo = new AsyncDisposableStack();
     const source = undo.use(await SavedMemory.open(memory));
     this.#line = line.use(this.#openLine(runFolder));
+    // The VMM takes a while to come.
+    if (prefetch !== "off") {
+      this.#watch.meanwhile(readAheadInPieces(source, this.#workingSet.ranges));
+    }
     using descriptors = new DisposableStack();
     try {
       const vm = this.#receiveVm(descriptors);
@@ -132,8 +135,7 @@ export class Pager {
     if (recordPath !== undefined && this.#service !== undefined) {
       const workingSet = workingSetOf(this.#touched);
       try {
-        writeFileSync(`${recordPath}.new`, encodeWorkingSet(workingSet), { mode: 0o600 });
-        renameSync(`${recordPath}.new`, recordPath);
+        writeWorkingSet(recordPath, workingSet);
         this.#recordedPages = countPages(workingSet);
       } catch (cause) {
         this.#remark = TorporError.from(cause, "storage.failed").rawMessage;

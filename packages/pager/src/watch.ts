@@ -9,6 +9,7 @@ import { pollReadable } from "@torpor/native";
 export class Watch {
   readonly #ready = new Map<number, () => void>();
   #fds: readonly number[] = [];
+  #meanwhile: (() => boolean) | undefined;
 
   /** From here on `ready` is called in every turn that finds something to read. Close it first. */
   add(fd: number, ready: () => void): Disposable {
@@ -22,8 +23,15 @@ export class Watch {
     };
   }
 
-  /** @param timeoutMs 0 to look only. */
+  /** Done a piece at a time, in turns that find nothing to read, until it says that nothing is left. */
+  meanwhile(work: () => boolean): void {
+    this.#meanwhile = work;
+  }
+
+  /** @param timeoutMs 0 to look only, which is all it does while there is something to do meanwhile. */
   turn(timeoutMs: number): void {
-    for (const fd of pollReadable(this.#fds, timeoutMs)) this.#ready.get(fd)?.();
+    const ready = pollReadable(this.#fds, this.#meanwhile === undefined ? timeoutMs : 0);
+    for (const fd of ready) this.#ready.get(fd)?.();
+    if (ready.length === 0 && this.#meanwhile?.() === false) this.#meanwhile = undefined;
   }
 }

@@ -9,7 +9,7 @@
  * nothing else. So a damaged one is an error to whoever reads it, and no reason to fail a wake.
  */
 import { createHash } from "node:crypto";
-import { readFileSync } from "node:fs";
+import { readFileSync, renameSync, writeFileSync } from "node:fs";
 import { TorporError, assert } from "@torpor/std";
 import { pageBytes } from "@torpor/storage";
 import type { PageRange } from "./page-source.ts";
@@ -89,6 +89,13 @@ export function decodeWorkingSet(file: Buffer, sizeBytes: number, path: string):
 /** @throws snapshot.corrupt, snapshot.incompatible; system error ENOENT where none was recorded. */
 export function readWorkingSet(path: string, sizeBytes: number): WorkingSet {
   return decodeWorkingSet(readFileSync(path), sizeBytes, path);
+}
+
+/** In place of an older one, at once. @throws system error, such as ENOSPC */
+export function writeWorkingSet(path: string, workingSet: WorkingSet): void {
+  const staged = `${path}.new`;
+  writeFileSync(staged, encodeWorkingSet(workingSet), { mode: 0o600 });
+  renameSync(staged, path);
 }
 
 function sha256(bytes: Uint8Array): Buffer {

@@ -146,6 +146,11 @@ export interface GuestMemory {
    * what `read` reads, while the vCPUs are held and the device state has been saved.
    */
   ownRanges(): readonly MemoryRange[];
+  /**
+   * Pages that the VM has used since it started, and some beside them, in ascending order; may be asked
+   * while it runs. Undefined where the VMM is given its memory by somebody who keeps count himself.
+   */
+  usedRanges(): readonly MemoryRange[] | undefined;
   read(offsetBytes: number, into: Uint8Array): void;
 }
 

@@ -11,8 +11,8 @@ import type { SandboxRecord } from "../records/sandbox-records.ts";
 import { type SandboxRun, endRun } from "../steps/run.ts";
 import { type WakeContext, wakeSteps, wokenRun } from "../steps/wake.ts";
 import type { Outcome } from "./command.ts";
-import { recordByPager } from "./pager-record.ts";
 import { attach } from "./run.ts";
+import { recordWorkingSet } from "./working-set.ts";
 import type { Turn } from "./writer.ts";
 
 const endBudgetMs = 15_000;
@@ -146,7 +146,7 @@ export async function enterRunning(
   });
   undo.move();
   attach(turn, run);
-  recordByPager(turn, run, context.records);
+  recordWorkingSet(turn, run, context.records);
   return { changed: true, timings };
 }
 

@@ -20,6 +20,8 @@ export interface SandboxRun {
   readonly pager?: PagerProcess | undefined;
   /** Of fresh bytes of the guest's generators, as it woke; not known of a run that was adopted. */
   readonly randomHash?: string | undefined;
+  /** Of the record that its wake began with, if there was one; not known of a run that was adopted. */
+  readonly workingSetPages?: number | undefined;
 }
 
 /**

@@ -5,16 +5,16 @@
  * The order, each step with its budget and its undo:
  *
  *   1. check            what is on disk fits this machine and is undamaged
- *   2. network          a network of this run alone                          undo: release it
- *   3. disk layer       an empty layer above the sealed ones                 undo: remove it
- *   4. start VMM        memory mapped privately over the template's image    undo: end the VM
+ *   2. read ahead       the memory that the guest will need; goes on meanwhile  undo: stop it
+ *   3. network          a network of this run alone                          undo: release it
+ *   4. disk layer       an empty layer above the sealed ones                 undo: remove it
+ *   5. start VMM        memory mapped privately over the template's image    undo: end the VM
  *                       or brought by a pager, page by page
- *   5. load memory      the snapshot's layers over the image, where there is no pager
- *   6. load device state
- *   7. verify disk      the snapshot's disk layers are undamaged, read since step 1
- *   8. network policy   what the sandbox may reach, from its first instruction on
- *   9. release vCPUs    the guest goes on where it was; user processes are still frozen
- *  10. read ahead       memory the guest will need, before it asks
+ *   6. load memory      the snapshot's layers over the image, where there is no pager
+ *   7. load device state
+ *   8. verify disk      the snapshot's disk layers are undamaged, read since step 1
+ *   9. network policy   what the sandbox may reach, from its first instruction on
+ *  10. release vCPUs    the guest goes on where it was; user processes are still frozen
  *  11. wait until ready the agent answers                                    a deadline of its own
  *  12. init             entropy, clock, generation, identity, token; old connections destroyed; user
  *                       processes thawed, hooks last                         a deadline of its own
@@ -24,13 +24,12 @@
  *
  * A failure anywhere leaves the sandbox as it was: a paused one paused, a new one not there.
  *
- * A spare sandbox goes through 1 to 11 but 8 before anybody asks for it, then warms up and holds its
- * vCPUs; whoever gets it has 8, 9 and 12 left (see spares.ts). The warm-up's own init has a generation
+ * A spare sandbox goes through 1 to 11 but 9 before anybody asks for it, then warms up and holds its
+ * vCPUs; whoever gets it has 9, 10 and 12 left (see spares.ts). The warm-up's own init has a generation
  * of its own, one below the sandbox's first, so that the real one renews everything again.
  */
-import { mkdir, open, rm } from "node:fs/promises";
+import { mkdir, rm } from "node:fs/promises";
 import { GuestLink, processClient } from "@torpor/guest";
-import { readAhead } from "@torpor/native";
 import {
   type NetworkKind,
   type EgressRequest,
@@ -38,8 +37,9 @@ import {
   type Outside,
   createNetwork,
 } from "@torpor/network";
+import { countPages } from "@torpor/pager";
 import { type InitRequest, guestAddressing } from "@torpor/protocol";
-import { Deadline, type Step, TorporError, assert } from "@torpor/std";
+import { Deadline, type Step, TorporError, assert, ignoreFailure } from "@torpor/std";
 import {
   type SandboxFolder,
   type SnapshotManifest,
@@ -60,6 +60,7 @@ import {
   assertSameMachine,
 } from "@torpor/vmm";
 import { Traffic } from "../edge/traffic.ts";
+import { readImageAhead } from "../read-ahead.ts";
 import { applyNetwork } from "../network-rules.ts";
 import type { Pagers } from "../pagers.ts";
 import type { WakeRecords } from "../working-sets.ts";
@@ -117,6 +118,7 @@ const policyStep: Step<WakeContext> = {
 
 export const wakeSteps: readonly Step<WakeContext>[] = [
   { name: "check", budgetMs: 10_000, run: checkSources },
+  { name: "read ahead", budgetMs: 5_000, run: readAheadMemory },
   { name: "network", budgetMs: 5_000, run: makeNetwork },
   { name: "disk layer", budgetMs: 5_000, run: addDiskLayer },
   { name: "start VMM", budgetMs: 15_000, run: startVmm },
@@ -125,7 +127,6 @@ export const wakeSteps: readonly Step<WakeContext>[] = [
   { name: "verify disk", budgetMs: 300_000, run: verifyDisk },
   policyStep,
   { name: "release vCPUs", budgetMs: 5_000, run: releaseVcpus },
-  { name: "read ahead", budgetMs: 5_000, run: readAheadMemory },
   { name: "wait until ready", budgetMs: 30_000, run: waitUntilReady },
   { name: "init", budgetMs: 40_000, run: initGuest },
 ];
@@ -153,7 +154,17 @@ export function wokenRun(context: WakeContext): SandboxRun {
   const { vm, network, link, generation, randomHash, pagers } = context;
   assert(vm !== undefined && network !== undefined && link !== undefined, "the wake is finished");
   const pager = pagers.find(vm.handle.runFolder);
-  return { generation, vm, network, link, pager, traffic: new Traffic(link), randomHash };
+  const { begin } = context.records;
+  return {
+    generation,
+    vm,
+    network,
+    link,
+    pager,
+    traffic: new Traffic(link),
+    randomHash,
+    workingSetPages: begin === undefined ? undefined : countPages(begin.workingSet),
+  };
 }
 
 async function checkSources(context: WakeContext): Promise<void> {
@@ -177,6 +188,18 @@ async function checkSources(context: WakeContext): Promise<void> {
   context.diskVerified = verifyDiskLayers(context, snapshot);
   // Seen by the step that waits for it, if the wake comes so far.
   context.diskVerified.catch(() => undefined);
+}
+
+/** Begun early, so that the disk works while the VMM starts; nobody waits for it. */
+async function readAheadMemory(
+  { template, records }: WakeContext,
+  _deadline: Deadline,
+  undo: AsyncDisposableStack,
+): Promise<void> {
+  const stop = new AbortController();
+  undo.defer(() => stop.abort());
+  const reading = readImageAhead(template.memoryPath, records.begin?.workingSet, stop.signal);
+  void ignoreFailure("a guest that waits for its memory gets it, too", reading);
 }
 
 async function verifyDiskLayers(
@@ -338,11 +361,6 @@ async function setNetworkPolicy({ network, networkRequest }: WakeContext): Promi
 async function releaseVcpus(context: WakeContext, deadline: Deadline): Promise<void> {
   context.guestRan = true;
   await context.vm?.releaseVcpus(deadline);
-}
-
-async function readAheadMemory(context: WakeContext): Promise<void> {
-  await using image = await open(context.template.memoryPath, "r");
-  readAhead(image.fd, 0, 0);
 }
 
 async function waitUntilReady(

@@ -40,6 +40,10 @@ export class FakeMemory implements GuestMemory {
     return ranges;
   }
 
+  usedRanges(): readonly MemoryRange[] {
+    return this.ownRanges();
+  }
+
   read(offsetBytes: number, into: Uint8Array): void {
     into.set(this.#bytes.subarray(offsetBytes, offsetBytes + into.length));
   }

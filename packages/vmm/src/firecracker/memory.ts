@@ -77,6 +77,11 @@ export class FirecrackerMemory implements GuestMemory, Disposable {
     return joinRanges([...this.#loadedRanges, ...(this.#changed?.ranges ?? [])]);
   }
 
+  /** A pager keeps count; the file that it maps else is no image of anybody's. */
+  usedRanges(): undefined {
+    return undefined;
+  }
+
   read(offsetBytes: number, into: Uint8Array): void {
     this.#readBase(offsetBytes, into);
     if (this.#changed === undefined) return;

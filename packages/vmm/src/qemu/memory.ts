@@ -5,7 +5,7 @@
  * the process's own. Reading and writing go through /proc/PID/mem at the address of that mapping.
  */
 import { closeSync, openSync, readFileSync, realpathSync, readSync, writeSync } from "node:fs";
-import { ownPages } from "@torpor/native";
+import { type AddressRange, mappedPages, ownPages } from "@torpor/native";
 import { TorporError, systemCode } from "@torpor/std";
 import type { GuestMemory, MemoryRange, VmHandle } from "../driver.ts";
 
@@ -28,16 +28,21 @@ export class ProcessMemory implements GuestMemory, Disposable {
   /** All of memory where the kernel does not say: it is compared then, page by page, as the rest is. */
   ownRanges(): readonly MemoryRange[] {
     try {
-      return this.#ownRanges();
+      return this.#ranges(ownPages);
     } catch (cause) {
       if (systemCode(cause) === undefined) throw cause;
       return [{ startBytes: 0, endBytes: this.sizeBytes }];
     }
   }
 
-  #ownRanges(): readonly MemoryRange[] {
+  /** @throws system error when the kernel does not say. */
+  usedRanges(): readonly MemoryRange[] {
+    return this.#ranges(mappedPages);
+  }
+
+  #ranges(find: (pid: number, range: AddressRange) => readonly AddressRange[]): MemoryRange[] {
     const { start } = this.#open();
-    return ownPages(this.#pid, { start, end: start + this.sizeBytes }).map((range) => ({
+    return find(this.#pid, { start, end: start + this.sizeBytes }).map((range) => ({
       startBytes: range.start - start,
       endBytes: range.end - start,
     }));
