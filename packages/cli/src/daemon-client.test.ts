@@ -156,6 +156,72 @@ test("a line that breaks after the request leaves its effect open", async () => 
   await assert.rejects(client.list(), { code: "daemon.unreachable", effect: "none" });
 });
 
+/** Cuts the line of a request in place of an answer. */
+const broken = { status: 200, headers: { "content-length": "5" }, body: "" };
+
+test("what makes something is sent once more when the line broke, with the same key", async () => {
+  await using daemon = await FakeDaemon.start();
+  daemon.sandboxes = [sandboxInfo({ id: "iaaa" })];
+  const client = new DaemonClient(daemon.socketPath);
+  const used = new Set<unknown>();
+  for (const make of [
+    () => client.create({ template: "base", env: {}, metadata: {} }),
+    () => client.fork("iaaa", 1, {}),
+    () => client.takeSnapshot("iaaa", "mine"),
+  ]) {
+    const sent: (readonly unknown[])[] = [];
+    daemon.answer = ({ method, path, headers, body }) => {
+      if (method !== "POST") return undefined;
+      sent.push([path, headers["idempotency-key"], body]);
+      return sent.length === 1 ? broken : undefined;
+    };
+    await make();
+    assert.equal(sent.length, 2);
+    assert.deepEqual(sent[1], sent[0]);
+    const key = sent[0]?.[1];
+    assert.match(String(key), /^[0-9a-f-]{36}$/);
+    assert.ok(!used.has(key));
+    used.add(key);
+  }
+});
+
+test("a line that stays broken is told, and what may have been made", async () => {
+  await using daemon = await FakeDaemon.start();
+  const client = new DaemonClient(daemon.socketPath, 200);
+  const create = () => client.create({ template: "base", env: {}, metadata: {} });
+  let count = 0;
+  daemon.answer = ({ method }) => {
+    if (method !== "POST") return undefined;
+    count += 1;
+    return broken;
+  };
+  await assert.rejects(create(), { code: "daemon.unreachable", effect: "maybe" });
+  assert.equal(count, 2);
+  let ended: Promise<void> | undefined;
+  daemon.answer = ({ method }) => {
+    if (method === "POST") ended = daemon[Symbol.asyncDispose]();
+    return broken;
+  };
+  await assert.rejects(create(), {
+    code: "daemon.unreachable",
+    effect: "maybe",
+    message: /none answered again in 0\.2 s/,
+  });
+  await ended;
+});
+
+test("what the daemon refuses is not sent again", async () => {
+  await using daemon = await FakeDaemon.start();
+  let count = 0;
+  daemon.answer = () => {
+    count += 1;
+    return { status: 429, body: { ...new TorporError("host.busy", "too many").toBody() } };
+  };
+  const client = new DaemonClient(daemon.socketPath);
+  await assert.rejects(client.takeSnapshot("iaaa", undefined), { code: "host.busy" });
+  assert.equal(count, 1);
+});
+
 test("a state that we do not know is refused", async () => {
   await using daemon = await FakeDaemon.start();
   daemon.answer = () => ({ status: 200, body: { ...sandboxInfo(), state: "dreaming" } });

@@ -5,7 +5,11 @@
  * Every call has a deadline. A failure is a `TorporError`: the daemon's own, rebuilt from the body
  * it sent, or one made here that says whether the request can have arrived. Each call opens a
  * connection of its own, so none is left to keep the process alive.
+ *
+ * What makes something new is sent with an `Idempotency-Key`, and once more when the line broke before
+ * the answer: a daemon that was restarted answers with what the first request made, or makes it.
  */
+import { randomUUID } from "node:crypto";
 import { type IncomingMessage, request as httpRequest } from "node:http";
 import {
   Deadline,
@@ -50,6 +54,9 @@ const pauseMs = 600_000;
 const removeMs = 120_000;
 /** Of each child of a fork; a few are made at a time. */
 const forkChildMs = 60_000;
+/** A daemon that is started anew settles what the one before left. */
+const defaultRestartMs = 30_000;
+const restartPollMs = 100;
 /** LIMIT: the largest answer is a console, and the daemon cuts that. */
 const answerBytesMax = 16 << 20;
 
@@ -85,9 +92,12 @@ type Method = "GET" | "POST" | "DELETE";
 
 export class DaemonClient {
   readonly socketPath: string;
+  readonly #restartMs: number;
 
-  constructor(socketPath: string) {
+  /** @param restartMs How long a daemon that was lost is waited for; only tests pass one. */
+  constructor(socketPath: string, restartMs = defaultRestartMs) {
     this.socketPath = socketPath;
+    this.#restartMs = restartMs;
   }
 
   /** Whether a daemon answers. */
@@ -116,8 +126,7 @@ export class DaemonClient {
 
   /** @throws template.missing, argument.invalid, vmm.failed and others of the daemon */
   async create(sandbox: NewSandbox): Promise<CreatedSandbox> {
-    const { text, headers } = await this.#send(
-      "POST",
+    const { text, headers } = await this.#make(
       "/v2/sandboxes",
       {
         templateID: sandbox.template,
@@ -164,8 +173,7 @@ export class DaemonClient {
 
   /** New sandboxes that begin at this instant of another. @throws what saving throws */
   async fork(id: string, count: number, lifetime: LifetimeRequest): Promise<Forked> {
-    const { text, headers } = await this.#send(
-      "POST",
+    const { text, headers } = await this.#make(
       `/sandboxes/${encodeURIComponent(id)}/fork`,
       { count, ...lifetimeBody(lifetime) },
       Deadline.after(pauseMs + count * forkChildMs, "forking the sandbox"),
@@ -185,7 +193,7 @@ export class DaemonClient {
   async takeSnapshot(id: string, name: string | undefined): Promise<SnapshotInfo> {
     const path = `/sandboxes/${encodeURIComponent(id)}/snapshots`;
     const deadline = Deadline.after(pauseMs, "taking the snapshot");
-    const { text } = await this.#send("POST", path, { name }, deadline);
+    const { text } = await this.#make(path, { name }, deadline);
     return parseSnapshot(parseJson(text, "answer"));
   }
 
@@ -244,14 +252,44 @@ export class DaemonClient {
     return parseJson(text, "answer");
   }
 
+  /** Takes effect once, although it may be sent twice. @throws as `#send` */
+  async #make(path: string, body: JsonObject, deadline: Deadline): Promise<Answer> {
+    const headers = { "idempotency-key": randomUUID() };
+    try {
+      return await this.#send("POST", path, body, deadline, headers);
+    } catch (error) {
+      if (!isBrokenLine(error)) throw error;
+      await this.#untilAnswering(error, deadline);
+    }
+    return await this.#send("POST", path, body, deadline, headers);
+  }
+
+  /** @throws daemon.unreachable when the line stays broken, deadline.exceeded */
+  async #untilAnswering(broken: TorporError, deadline: Deadline): Promise<void> {
+    const restart = Deadline.after(this.#restartMs, "waiting for the daemon to answer again");
+    while (!(await this.isAnswering())) {
+      deadline.check();
+      if (restart.expired) {
+        const message = `${broken.rawMessage}, and none answered again in ${this.#restartMs / 1000} s`;
+        throw new TorporError("daemon.unreachable", message, {
+          cause: broken,
+          effect: "maybe",
+          advice: "Start the daemon with `torpor up`, and look with `torpor ls` what was made.",
+        });
+      }
+      await restart.sleep(restartPollMs);
+    }
+  }
+
   /** @throws the daemon's error, daemon.unreachable, deadline.exceeded */
   async #send(
     method: Method,
     path: string,
     body: JsonObject | undefined,
     deadline: Deadline,
+    headers: Readonly<Record<string, string>> = {},
   ): Promise<Answer> {
-    const answer = await this.#exchange(method, path, body, deadline);
+    const answer = await this.#exchange(method, path, body, deadline, headers);
     if (answer.status < 400) return answer;
     throw TorporError.fromBody(errorBody(answer, method, path));
   }
@@ -261,6 +299,7 @@ export class DaemonClient {
     path: string,
     body: JsonObject | undefined,
     deadline: Deadline,
+    own: Readonly<Record<string, string>>,
   ): Promise<Answer> {
     const payload = body === undefined ? "" : JSON.stringify(body);
     const { promise, resolve, reject } = Promise.withResolvers<Answer>();
@@ -272,6 +311,7 @@ export class DaemonClient {
       headers: {
         host: "torpor",
         connection: "close",
+        ...own,
         ...(body === undefined
           ? {}
           : { "content-type": "application/json", "content-length": Buffer.byteLength(payload) }),
@@ -335,6 +375,11 @@ function asDaemonError(cause: unknown, socketPath: string, method: Method): Torp
     cause,
     effect,
   });
+}
+
+/** Broken after the request was sent, so that nobody knows what became of it. */
+function isBrokenLine(error: unknown): error is TorporError {
+  return TorporError.is(error) && error.code === "daemon.unreachable" && error.effect === "maybe";
 }
 
 function errorBody({ status, text }: Answer, method: Method, path: string): Partial<ErrorBody> {

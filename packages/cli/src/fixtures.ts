@@ -77,6 +77,7 @@ type Answerer = (request: ReceivedRequest) => FakeAnswer | undefined;
 export interface ReceivedRequest {
   readonly method: string;
   readonly path: string;
+  readonly headers: IncomingMessage["headers"];
   readonly body: string;
 }
 
@@ -182,14 +183,17 @@ export class FakeDaemon implements AsyncDisposable {
   }
 
   async #serve(request: IncomingMessage, response: ServerResponse): Promise<void> {
-    const { method = "", url: path = "" } = request;
+    const { method = "", url: path = "", headers } = request;
     let body = "";
     for await (const chunk of request) body += String(chunk);
     this.requests.push(`${method} ${path}`);
     const sent = body === "" ? {} : parseObject(parseJson(body, "body"), "body");
     if (body !== "") this.bodies.push(sent);
     try {
-      send(response, this.answer({ method, path, body }) ?? this.#route(method, path, sent));
+      send(
+        response,
+        this.answer({ method, path, headers, body }) ?? this.#route(method, path, sent),
+      );
     } catch (cause) {
       const error = TorporError.from(cause, "internal");
       send(response, { status: error.status, body: { ...error.toBody() } });

@@ -41,9 +41,11 @@ import { Freshness } from "./freshness.ts";
 import { GuestLogs } from "./guest-logs.ts";
 import { GuestMetrics } from "./guest-metrics.ts";
 import type { HostContext } from "./host-context.ts";
+import { Idempotency } from "./idempotency.ts";
 import { listenTcp, listenUnix } from "./listen.ts";
 import { type PagerSettings, Pagers } from "./pagers.ts";
 import { openDatabase } from "./records/database.ts";
+import { IdempotencyRecords } from "./records/idempotency-records.ts";
 import { SandboxRecords } from "./records/sandbox-records.ts";
 import { SnapshotRecords } from "./records/snapshot-records.ts";
 import { withRequestId } from "./request-context.ts";
@@ -177,6 +179,11 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
     sandboxes,
     templates,
     tags: host.tags,
+    idempotency: await Idempotency.open({
+      records: new IdempotencyRecords(database),
+      exists: (id) => sandboxes.exists(id),
+      log,
+    }),
     apiKeys: await ApiKeys.open(database, "api-key"),
     accessTokens: await ApiKeys.open(database, "access-token"),
     metrics: undo.use(new GuestMetrics(() => sandboxes.all())),

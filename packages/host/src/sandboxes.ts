@@ -20,7 +20,7 @@ import { Snapshots } from "./snapshots.ts";
 import { type Source, findSource } from "./source.ts";
 import { Spares } from "./spares.ts";
 import { endStrayVms, removeStrayFolders } from "./strays.ts";
-import { defaultTag, parseNewName } from "./template-tags.ts";
+import { parseNewName } from "./template-tags.ts";
 import { Upkeep } from "./upkeep.ts";
 
 /** LIMITS of one fork. Children start a few at a time, so that the first is there soon. */
@@ -45,6 +45,14 @@ export interface ForkRequest {
   readonly count: number;
   readonly lifetime: LifetimeRequest;
 }
+
+/**
+ * Told which ids what was asked for will have, before any of it is made, so that a daemon that is started
+ * later can tell what became of it. Told again when others are taken after all.
+ */
+export type Decided = (ids: readonly string[]) => Promise<void>;
+
+const undecided: Decided = () => Promise.resolve();
 
 export interface Created {
   readonly sandbox: Sandbox;
@@ -72,7 +80,7 @@ export class Sandboxes {
   private constructor(host: HostContext, snapshots: Snapshots) {
     this.#host = host;
     this.snapshots = snapshots;
-    this.#spares = new Spares((source) => this.#newSandbox(source));
+    this.#spares = new Spares((source) => this.#newSandbox(source, newSandboxId()));
     this.#deadlines = new Deadlines(
       {
         pause: (sandbox, command) => sandbox.pause(command),
@@ -118,6 +126,13 @@ export class Sandboxes {
     return this.#byId.get(id);
   }
 
+  /** Whether there is a sandbox or a snapshot of this id, neither half made nor half removed. */
+  exists(id: string): boolean {
+    const kind = this.find(id)?.record.state.kind;
+    if (kind !== undefined) return kind !== "creating" && kind !== "removing";
+    return this.snapshots.ids().includes(id);
+  }
+
   /** @throws sandbox.notFound */
   get(id: string): Sandbox {
     const sandbox = this.find(id);
@@ -128,19 +143,21 @@ export class Sandboxes {
   }
 
   /** @throws template.missing and whatever the steps of a wake throw; nothing is left then. */
-  async create(request: CreateRequest): Promise<Created> {
+  async create(request: CreateRequest, decided = undecided): Promise<Created> {
     const source = await findSource(this.#host, this.snapshots, request.template);
     using holds = new DisposableStack();
     holds.use(this.#host.store.keep(source.id));
     const spare = this.#spares.take(source);
     if (spare !== undefined) {
       try {
-        return await this.#bring(spare, request);
+        return await this.#claim(spare, request, decided);
       } catch (cause) {
         this.#host.log.warn("a spare sandbox was of no use; making another", { cause });
       }
     }
-    return await this.#bring(this.#newSandbox(source), request);
+    const id = newSandboxId();
+    await decided([id]);
+    return await this.#bring(this.#newSandbox(source, id), request);
   }
 
   /**
@@ -148,8 +165,15 @@ export class Sandboxes {
    * @throws sandbox.wrongState, sandbox.notFound and whatever saving throws; what becomes of each child
    *   is in its own result
    */
-  async fork(id: string, request: ForkRequest, command: Command = {}): Promise<Forked> {
+  async fork(
+    id: string,
+    request: ForkRequest,
+    command: Command = {},
+    decided = undecided,
+  ): Promise<Forked> {
     const parent = this.get(id);
+    const ids = Array.from({ length: request.count }, newSandboxId);
+    await decided(ids);
     using checkpoint = await parent.checkpoint(command);
     const { templateId, templateName } = parent.record;
     const inherited = heritageOf(parent, request.lifetime);
@@ -160,14 +184,14 @@ export class Sandboxes {
       snapshotId: checkpoint.snapshotId,
       spareCount: 0,
     };
-    const child = async (verifyDisk: boolean): Promise<Created> =>
-      await this.#bring(this.#newSandbox(source), inherited, verifyDisk);
+    const child = async (childId: string, verifyDisk: boolean): Promise<Created> =>
+      await this.#bring(this.#newSandbox(source, childId), inherited, verifyDisk);
     // The first has verified what all stand upon before the others begin.
-    const [first] = await Promise.allSettled([child(true)]);
-    const verify = first.status === "rejected";
-    const others = await settleSome(request.count - 1, forksAtOnce, () => child(verify));
+    const first = await settleSome(ids.slice(0, 1), 1, (one) => child(one, true));
+    const verify = first.some(({ status }) => status === "rejected");
+    const others = await settleSome(ids.slice(1), forksAtOnce, (one) => child(one, verify));
     const { snapshotId, timings } = checkpoint;
-    return { snapshotId, timings, children: [first, ...others] };
+    return { snapshotId, timings, children: [...first, ...others] };
   }
 
   /** @throws sandbox.notFound */
@@ -185,25 +209,31 @@ export class Sandboxes {
    * @param as What it shall be known by: a name, or a name and a tag. Another that has it loses it.
    * @throws what a checkpoint throws; argument.invalid
    */
-  async takeSnapshot(id: string, as: string | null, command: Command = {}): Promise<string> {
+  async takeSnapshot(
+    id: string,
+    as: string | null,
+    command: Command = {},
+    decided = undecided,
+  ): Promise<string> {
     const sandbox = this.get(id);
-    const { name, tag } = as === null ? { name: null, tag: defaultTag } : parseNewName(as);
-    if (name !== null) await this.snapshots.assertNameFree(name);
-    using checkpoint = await sandbox.checkpoint(command);
-    // The one that a paused sandbox lies in may be a snapshot of a user already, or become one again.
-    const snapshotId = checkpoint.isNew ? checkpoint.snapshotId : newSnapshotId();
+    const reference = as === null ? undefined : parseNewName(as);
+    if (reference !== undefined) await this.snapshots.assertNameFree(reference.name);
+    const snapshotId = newSnapshotId();
+    await decided([snapshotId]);
+    using checkpoint = await sandbox.checkpoint(command, snapshotId);
     using holds = new DisposableStack();
     holds.use(this.#host.store.keep(snapshotId));
+    // The one that a paused sandbox lies in may be a snapshot of a user already, or become one again.
     if (!checkpoint.isNew) await this.#host.store.copy(checkpoint.snapshotId, snapshotId);
-    await this.snapshots.add({
-      id: snapshotId,
-      name: tag === defaultTag ? name : null,
-      sandboxId: id,
-      templateId: sandbox.record.templateId,
-      createdAtMs: Date.now(),
-      pool: 0,
-    });
-    if (name !== null && tag !== defaultTag) await this.#host.tags.assign(name, tag, snapshotId);
+    await this.snapshots.add(
+      {
+        id: snapshotId,
+        sandboxId: id,
+        templateId: sandbox.record.templateId,
+        createdAtMs: Date.now(),
+      },
+      reference,
+    );
     return snapshotId;
   }
 
@@ -268,9 +298,9 @@ export class Sandboxes {
    */
   async pauseAll(signal?: AbortSignal): Promise<void> {
     const running = this.all().filter(({ run }) => run !== undefined);
-    await settleSome(running.length, forksAtOnce, async (index) => {
+    await settleSome(running, forksAtOnce, async (sandbox) => {
       signal?.throwIfAborted();
-      await running[index]?.pause();
+      await sandbox.pause();
     });
   }
 
@@ -281,6 +311,17 @@ export class Sandboxes {
     await this.#spares.end();
     await ignoreFailure("told in the log; the next daemon tries again", this.#collect());
     await Promise.allSettled(this.all().map((sandbox) => sandbox.release()));
+  }
+
+  /** @throws also when the spare could not be claimed; it is gone then */
+  async #claim(spare: Sandbox, request: CreateRequest, decided: Decided): Promise<Created> {
+    try {
+      await decided([spare.record.id]);
+    } catch (cause) {
+      await spare.remove();
+      throw cause;
+    }
+    return await this.#bring(spare, request);
   }
 
   async #bring(
@@ -307,10 +348,10 @@ export class Sandboxes {
     }
   }
 
-  #newSandbox({ template, name, snapshotId }: Source): Sandbox {
+  #newSandbox({ template, name, snapshotId }: Source, id: string): Sandbox {
     const now = Date.now();
     return this.#make({
-      id: newSandboxId(),
+      id,
       templateId: template.templateId,
       templateName: name,
       generation: 0,
@@ -387,21 +428,20 @@ function heritageOf(
   };
 }
 
-/** Runs `count` pieces of work, at most `atOnce` at a time; the results are in order. */
-async function settleSome<T>(
-  count: number,
+/** Does `work` for each, at most `atOnce` at a time; the results are in order. */
+async function settleSome<T, R>(
+  things: readonly T[],
   atOnce: number,
-  work: (index: number) => Promise<T>,
-): Promise<readonly PromiseSettledResult<T>[]> {
-  const results: PromiseSettledResult<T>[] = [];
-  let next = 0;
+  work: (thing: T) => Promise<R>,
+): Promise<readonly PromiseSettledResult<R>[]> {
+  const results: PromiseSettledResult<R>[] = [];
+  const left = things.entries();
   const worker = async (): Promise<void> => {
-    while (next < count) {
-      const index = next++;
-      const [result] = await Promise.allSettled([work(index)]);
+    for (const [index, thing] of left) {
+      const [result] = await Promise.allSettled([work(thing)]);
       results[index] = result;
     }
   };
-  await Promise.all(Array.from({ length: Math.min(atOnce, count) }, worker));
+  await Promise.all(Array.from({ length: Math.min(atOnce, things.length) }, worker));
   return results;
 }

@@ -3,6 +3,7 @@ import { TorporError } from "@torpor/std";
 import { templateIdPattern, templateNamePattern } from "@torpor/storage";
 import type { HostContext } from "./host-context.ts";
 import type { SnapshotRecord } from "./records/snapshot-records.ts";
+import { type Reference, defaultTag } from "./template-tags.ts";
 
 /** What they are kept in, and what else has names. */
 type SnapshotsContext = Pick<HostContext, "snapshotRecords" | "tags" | "templates">;
@@ -59,9 +60,19 @@ export class Snapshots {
     throw new TorporError("argument.invalid", `"${name}" is the name of a template`);
   }
 
-  /** A name it takes from another leaves that one to be found by its id. */
-  async add(record: SnapshotRecord): Promise<void> {
-    await this.#host.snapshotRecords.add(record);
+  /**
+   * Adds one without spares, and its name or tag, both or neither. A name it takes from another leaves
+   * that one to be found by its id.
+   */
+  async add(taken: Omit<SnapshotRecord, "name" | "pool">, as?: Reference): Promise<void> {
+    const { snapshotRecords, tags } = this.#host;
+    const isTagged = as !== undefined && as.tag !== defaultTag;
+    const record = { ...taken, name: isTagged ? null : (as?.name ?? null), pool: 0 };
+    if (isTagged) {
+      await tags.assign(as.name, as.tag, record.id, (transaction) =>
+        snapshotRecords.insert(record, transaction),
+      );
+    } else await snapshotRecords.add(record);
     const others = this.#records.map((one) =>
       one.name !== null && one.name === record.name ? { ...one, name: null, pool: 0 } : one,
     );

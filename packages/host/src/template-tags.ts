@@ -62,17 +62,28 @@ export class TemplateTags {
     return [...this.#tags.values()].filter((one) => one.name === name);
   }
 
-  /** From now on the tag means this one. */
-  async assign(name: string, tag: string, targetId: string): Promise<void> {
+  /**
+   * From now on the tag means this one.
+   * @param alongside Written in the same transaction: both are there, or neither.
+   */
+  async assign(
+    name: string,
+    tag: string,
+    targetId: string,
+    alongside: (transaction: Database) => Promise<void> = () => Promise.resolve(),
+  ): Promise<void> {
     const row = { name, tag, target_id: targetId, created_at_ms: Date.now() };
     const { created_at_ms } = row;
-    await this.#database
-      .insertInto("template_tags")
-      .values(row)
-      .onConflict((conflict) =>
-        conflict.columns(["name", "tag"]).doUpdateSet({ target_id: targetId, created_at_ms }),
-      )
-      .execute();
+    await this.#database.transaction().execute(async (transaction) => {
+      await alongside(transaction);
+      await transaction
+        .insertInto("template_tags")
+        .values(row)
+        .onConflict((conflict) =>
+          conflict.columns(["name", "tag"]).doUpdateSet({ target_id: targetId, created_at_ms }),
+        )
+        .execute();
+    });
     this.#tags.set(`${name}:${tag}`, { name, tag, targetId, createdAtMs: created_at_ms });
   }
 

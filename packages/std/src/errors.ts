@@ -89,6 +89,12 @@ const table = {
     "none",
     "Repeat the request after what Retry-After says.",
   ),
+  "request.keyReused": row(
+    422,
+    "afterChange",
+    "none",
+    "Send a new Idempotency-Key with a new request; a repeat is the request as it was.",
+  ),
   "request.slow": row(408, "sameRequest", "none", "Send the whole request without long breaks."),
   "request.tooLarge": row(413, "afterChange", "none", "Send a smaller body."),
   "route.missing": row(404, "never", "none", "Look at GET /openapi.json for what there is."),

@@ -4,6 +4,7 @@ import type { TemplateStore } from "@torpor/storage";
 import type { ApiKeys } from "../api-keys.ts";
 import type { GuestLogs } from "../guest-logs.ts";
 import type { GuestMetrics } from "../guest-metrics.ts";
+import type { Idempotency } from "../idempotency.ts";
 import type { Sandbox } from "../sandbox/sandbox.ts";
 import type { Created, Forked, Sandboxes } from "../sandboxes.ts";
 import type { Snapshots } from "../snapshots.ts";
@@ -45,6 +46,7 @@ export interface ApiHost {
   readonly sandboxes: ApiSandboxes;
   readonly templates: Pick<TemplateStore, "open" | "ids" | "names" | "namesOf" | "assignName">;
   readonly tags: Pick<TemplateTags, "resolve" | "of" | "named" | "assign" | "remove">;
+  readonly idempotency: Pick<Idempotency, "once">;
   readonly apiKeys: ApiKeys;
   readonly accessTokens: ApiKeys;
   readonly metrics: Pick<GuestMetrics, "of">;

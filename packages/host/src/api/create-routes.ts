@@ -1,7 +1,9 @@
 /** Making sandboxes: create in both generations of the wire, and fork. */
 import { type JsonObject, TorporError, optional, parseInteger } from "@torpor/std";
+import { type Product, idOf } from "../idempotency.ts";
+import type { Made } from "../records/idempotency-records.ts";
 import { forkCountMax } from "../sandboxes.ts";
-import type { ApiCreated, ApiHost } from "./api-host.ts";
+import type { ApiCreated, ApiHost, ApiSandboxes } from "./api-host.ts";
 import { bodyOf, bodyOrNone, sandboxIdOf } from "./fields.ts";
 import { type Generation, defaultTimeoutMs, parseLifetime } from "./lifetimes.ts";
 import { parseNewSandbox } from "./new-sandbox.ts";
@@ -21,6 +23,7 @@ export function createRoutes(host: ApiHost): readonly Route[] {
       summary:
         "Make a sandbox; it always asks for its token, and ends after 300 s unless told otherwise",
       body: { schema: "NewSandbox", required: true },
+      onRepeat: "asKeyed",
       answers: { 201: "Sandbox" },
       handle: (request) => create(host, request, "v2"),
     },
@@ -32,6 +35,7 @@ export function createRoutes(host: ApiHost): readonly Route[] {
       summary:
         "Make a sandbox; it asks for a token if `secure`, and ends after 15 s unless told otherwise",
       body: { schema: "NewSandbox", required: true },
+      onRepeat: "asKeyed",
       answers: { 201: "Sandbox" },
       handle: (request) => create(host, request, "v1"),
     },
@@ -42,6 +46,7 @@ export function createRoutes(host: ApiHost): readonly Route[] {
       tag,
       summary: "Make sandboxes that begin at this instant of another, which goes on",
       body: { schema: "ForkRequest", required: false },
+      onRepeat: "asKeyed",
       answers: { 201: { listOf: "ForkResult" } },
       handle: (request) => fork(host, request),
     },
@@ -49,38 +54,68 @@ export function createRoutes(host: ApiHost): readonly Route[] {
 }
 
 async function create(
-  { sandboxes, policy }: ApiHost,
+  { sandboxes, idempotency, policy }: ApiHost,
   request: ApiRequest,
   generation: Generation,
 ): Promise<ApiAnswer> {
   const wanted = parseNewSandbox(bodyOf(request), generation, policy.timeoutMsMax);
-  const { sandbox, outcome } = await answerInTime(
+  const product = idempotency.once(request.keyed, async (decided) => {
+    const { sandbox, outcome } = await sandboxes.create(wanted, decided);
+    return { made: [sandbox.record.id], timings: outcome.timings };
+  });
+  // Its client was told that there is none; one with a key asks for it again.
+  const giveBack = async ({ made }: Product): Promise<void> => {
+    if (request.keyed === undefined) await sandboxes.remove(idOf(made));
+  };
+  const { made, timings } = await answerInTime(
     "making the sandbox",
     policy.answerMsMax,
-    sandboxes.create(wanted),
-    // Its client was told that there is none.
-    (late) => sandboxes.remove(late.sandbox.record.id),
+    product,
+    giveBack,
   );
-  return { status: 201, body: toSandbox(sandbox.record), timings: outcome.timings };
+  return { status: 201, body: toMade(sandboxes, idOf(made)), timings };
 }
 
-async function fork({ sandboxes, policy }: ApiHost, request: ApiRequest): Promise<ApiAnswer> {
+async function fork(
+  { sandboxes, idempotency, policy }: ApiHost,
+  request: ApiRequest,
+): Promise<ApiAnswer> {
   const body = bodyOrNone(request);
   const count = optional(body["count"], parseForkCount, "count") ?? 1;
   const lifetime = parseLifetime(body, defaultTimeoutMs.v1, policy.timeoutMsMax);
-  const { timings, children } = await sandboxes.fork(
-    sandboxIdOf(request),
-    { count, lifetime },
-    commandOf(request),
-  );
-  return { status: 201, body: children.map(toForkResult), timings };
+  const id = sandboxIdOf(request);
+  const command = commandOf(request);
+  const { made, timings } = await idempotency.once(request.keyed, async (decided) => {
+    const forked = await sandboxes.fork(id, { count, lifetime }, command, decided);
+    return { made: forked.children.map(madeOf), timings: forked.timings };
+  });
+  return { status: 201, body: made.map((one) => toForkResult(sandboxes, one)), timings };
 }
 
 function parseForkCount(value: unknown, what: string): number {
   return parseInteger(value, what, 1, forkCountMax);
 }
 
-function toForkResult(result: PromiseSettledResult<ApiCreated>): JsonObject {
-  if (result.status === "fulfilled") return { sandbox: toSandbox(result.value.sandbox.record) };
-  return { error: TorporError.from(result.reason, "internal").toBody() };
+function madeOf(child: PromiseSettledResult<ApiCreated>): Made {
+  if (child.status === "fulfilled") return child.value.sandbox.record.id;
+  return TorporError.from(child.reason, "internal").toBody();
+}
+
+function toForkResult(sandboxes: ApiSandboxes, made: Made): JsonObject {
+  if (typeof made !== "string") return { error: made };
+  try {
+    return { sandbox: toMade(sandboxes, made) };
+  } catch (cause) {
+    return { error: TorporError.from(cause, "internal").toBody() };
+  }
+}
+
+/** As it is now. @throws sandbox.notFound for one that is gone since, as a repeat may find */
+function toMade(sandboxes: ApiSandboxes, id: string): JsonObject {
+  try {
+    return toSandbox(sandboxes.get(id).record);
+  } catch (cause) {
+    const message = `sandbox ${id} was made by this request, and is gone`;
+    throw new TorporError("sandbox.notFound", message, { cause, effect: "done" });
+  }
 }

@@ -20,16 +20,19 @@ import {
 import { ApiKeys } from "../api-keys.ts";
 import { newSandboxId, newSecret, newSnapshotId } from "../entropy.ts";
 import type { LogEntry } from "../guest-log-line.ts";
+import { Idempotency } from "../idempotency.ts";
 import { begin, extend, newLifetime, rest, setTimeoutMs } from "../lifecycle/lifetime.ts";
 import type { SandboxState } from "../lifecycle/state.ts";
 import { openDatabase } from "../records/database.ts";
+import { IdempotencyRecords } from "../records/idempotency-records.ts";
 import { openNetwork } from "../network-request.ts";
 import type { SandboxRecord } from "../records/sandbox-records.ts";
 import { SnapshotRecords } from "../records/snapshot-records.ts";
+import type { Command } from "../sandbox/command.ts";
 import type { ResumeCommand } from "../sandbox/resume.ts";
-import type { CreateRequest, ForkRequest } from "../sandboxes.ts";
+import type { CreateRequest, Decided, ForkRequest } from "../sandboxes.ts";
 import { Snapshots } from "../snapshots.ts";
-import { TemplateTags } from "../template-tags.ts";
+import { TemplateTags, parseNewName } from "../template-tags.ts";
 import type { ApiHost, ApiPolicy, ApiSandbox, ApiSandboxes } from "./api-host.ts";
 import type { ListenerLimits } from "./listener.ts";
 import { openApiDocument } from "./openapi/document.ts";
@@ -98,6 +101,11 @@ export async function startFakeApi(options: FakeApiOptions): Promise<FakeApi> {
     sandboxes,
     templates,
     tags,
+    idempotency: await Idempotency.open({
+      records: new IdempotencyRecords(database),
+      exists: (id) => sandboxes.exists(id),
+      log: options.log ?? silentLogger,
+    }),
     apiKeys: await ApiKeys.open(database, "api-key"),
     accessTokens: await ApiKeys.open(database, "access-token"),
     metrics: { of: () => Promise.resolve([]) },
@@ -276,13 +284,20 @@ class FakeSandboxes implements ApiSandboxes {
     return sandbox;
   }
 
-  create: ApiSandboxes["create"] = async (wanted: CreateRequest) => {
+  exists(id: string): boolean {
+    return this.#byId.has(id) || this.snapshots.ids().includes(id);
+  }
+
+  create: ApiSandboxes["create"] = async (wanted: CreateRequest, decided?: Decided) => {
     await this.beforeCreate();
     if (this.snapshots.find(wanted.template) === undefined) {
       await this.#templates.open(this.#tags.resolve(wanted.template));
     }
     const { metadata, envVars, network, autoResume } = wanted;
+    const id = newSandboxId();
+    await decided?.([id]);
     const sandbox = this.add({
+      id,
       metadata,
       envVars,
       network: network ?? null,
@@ -293,17 +308,26 @@ class FakeSandboxes implements ApiSandboxes {
     return { sandbox, outcome: { changed: true, timings: [{ step: "init", tookMs: 1 }] } };
   };
 
-  fork: ApiSandboxes["fork"] = (id: string, { count, lifetime }: ForkRequest) => {
+  /** The third child of every fork fails. */
+  fork: ApiSandboxes["fork"] = async (
+    id: string,
+    { count, lifetime }: ForkRequest,
+    _command?: Command,
+    decided?: Decided,
+  ) => {
     const { metadata } = this.get(id).record;
-    const children = Array.from({ length: count }, (_none, index) => {
+    const ids = Array.from({ length: count }, newSandboxId);
+    await decided?.(ids);
+    const children = ids.map((childId, index) => {
       if (index === 2) {
         const reason = new TorporError("storage.noSpace", "the disk is full");
         return { status: "rejected", reason } as const;
       }
-      const sandbox = this.add({ metadata, lifetime: begin(newLifetime(lifetime), Date.now()) });
+      const began = begin(newLifetime(lifetime), Date.now());
+      const sandbox = this.add({ id: childId, metadata, lifetime: began });
       return { status: "fulfilled", value: { sandbox, outcome: unchanged } } as const;
     });
-    return Promise.resolve({ snapshotId: newSnapshotId(), timings: [], children });
+    return { snapshotId: newSnapshotId(), timings: [], children };
   };
 
   remove: ApiSandboxes["remove"] = (id) => {
@@ -312,12 +336,12 @@ class FakeSandboxes implements ApiSandboxes {
     return Promise.resolve({ changed: true, timings: [] });
   };
 
-  takeSnapshot: ApiSandboxes["takeSnapshot"] = async (sandboxId, as) => {
+  takeSnapshot: ApiSandboxes["takeSnapshot"] = async (sandboxId, as, _command, decided) => {
     this.get(sandboxId);
     const id = newSnapshotId();
-    const templateId = fakeTemplateId;
-    const createdAtMs = Date.now();
-    await this.snapshots.add({ id, name: as, sandboxId, templateId, createdAtMs, pool: 0 });
+    await decided?.([id]);
+    const taken = { id, sandboxId, templateId: fakeTemplateId, createdAtMs: Date.now() };
+    await this.snapshots.add(taken, as === null ? undefined : parseNewName(as));
     return id;
   };
 

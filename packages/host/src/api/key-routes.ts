@@ -41,6 +41,7 @@ export function keyRoutes(host: ApiHost): readonly Route[] {
       method: "POST",
       path: "/api-keys",
       summary: "A new API key, shown this once",
+      onRepeat: "again",
       body: { schema: "NewKey", required: true },
       answers: { 201: "CreatedApiKey" },
       handle: async (request) => {
@@ -76,6 +77,7 @@ export function keyRoutes(host: ApiHost): readonly Route[] {
       method: "POST",
       path: "/access-tokens",
       summary: "A new access token, shown this once",
+      onRepeat: "again",
       body: { schema: "NewKey", required: true },
       answers: { 201: "CreatedAccessToken" },
       handle: async (request) => {
@@ -113,6 +115,7 @@ export function ownKeyRoutes({ apiKeys }: ApiHost): readonly Route[] {
       method: "POST",
       path: "/torpor/api-keys",
       summary: "A new API key, shown this once",
+      onRepeat: "again",
       body: { schema: "NewKey", required: true },
       answers: { 201: "Own" },
       handle: async (request) => ({ status: 201, body: await apiKeys.create(nameOf(request)) }),

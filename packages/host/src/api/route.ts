@@ -4,11 +4,12 @@
  */
 import type { IncomingHttpHeaders } from "node:http";
 import { type StepTiming, parseInteger } from "@torpor/std";
+import type { KeyedRequest } from "../records/idempotency-records.ts";
 import type { Command } from "../sandbox/command.ts";
 import type { SchemaName } from "./openapi/schemas.ts";
 
 /** Names the run that a request is meant for. */
-const epochHeader = "torpor-epoch";
+export const epochHeader = "torpor-epoch";
 
 export type Method = "GET" | "POST" | "PUT" | "PATCH" | "DELETE";
 
@@ -27,6 +28,8 @@ export interface ApiRequest {
   /** What the JSON says; undefined when there was no body. */
   readonly body: unknown;
   readonly headers: IncomingHttpHeaders;
+  /** Of a request with an `Idempotency-Key`, where the route asks for one. */
+  readonly keyed: KeyedRequest | undefined;
 }
 
 export interface ApiAnswer {
@@ -36,6 +39,13 @@ export interface ApiAnswer {
   readonly headers?: Readonly<Record<string, string>>;
   readonly timings?: readonly StepTiming[];
 }
+
+/** What a request does that is sent again; undefined where it changes nothing by nature. */
+export type OnRepeat =
+  /** Makes more, unless it has an `Idempotency-Key`. */
+  | "asKeyed"
+  /** Makes more, and no key is taken. */
+  | "again";
 
 export interface QueryParameter {
   readonly type: "string" | "integer";
@@ -51,6 +61,7 @@ export interface Route {
   readonly summary: string;
   readonly query?: Readonly<Record<string, QueryParameter>>;
   readonly body?: { readonly schema: SchemaName; readonly required: boolean };
+  readonly onRepeat?: OnRepeat;
   /** By status; null for an empty body. Errors that every route may answer are not named. */
   readonly answers: Readonly<Record<number, AnswerSchema | null>>;
   readonly handle: (request: ApiRequest) => Promise<ApiAnswer> | ApiAnswer;

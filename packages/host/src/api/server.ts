@@ -18,6 +18,7 @@ import {
 } from "../request-context.ts";
 import type { ApiHost } from "./api-host.ts";
 import { identify } from "./credentials.ts";
+import { keyedRequestOf } from "./idempotency-key.ts";
 import {
   type ListenerLimits,
   defaultLimits,
@@ -57,6 +58,8 @@ declare module "fastify" {
   interface FastifyRequest {
     torpor: RequestContext;
     startedMonoMs: number;
+    /** Of who was let in by credentials; else empty. */
+    callerId: string;
   }
 }
 
@@ -105,13 +108,14 @@ function addRoute(app: FastifyInstance, route: Route): void {
     config: { route },
     handler: (request, reply) =>
       runInRequest(request.torpor, async () => {
-        const answer = await route.handle({
+        const asked = {
           params: request.params as Record<string, string>,
           query: request.query as Record<string, string | string[]>,
           body: request.body,
           headers: request.headers,
-        });
-        return send(reply, answer);
+        };
+        const keyed = keyedRequestOf(route, request.callerId, asked);
+        return send(reply, await route.handle({ ...asked, keyed }));
       }),
   });
 }
@@ -145,6 +149,7 @@ function nameRequests(app: FastifyInstance, { host }: ApiOptions): void {
 
 function admitRequests(app: FastifyInstance, { host, requireKey }: ApiOptions): void {
   const rates = new RateLimits(host.policy.requestsMax);
+  app.decorateRequest("callerId", "");
   app.addHook("onRequest", (request, reply, done) => {
     if (isPreflight(request)) {
       answerPreflight(request, reply);
@@ -152,13 +157,10 @@ function admitRequests(app: FastifyInstance, { host, requireKey }: ApiOptions): 
     }
     const access = request.routeOptions.config.route?.access ?? "team";
     if (requireKey && access !== "open") {
-      const caller = identify(host, access, request.headers);
-      const verdict = rates.take(caller.id ?? "");
+      request.callerId = identify(host, access, request.headers).id ?? "";
+      const verdict = rates.take(request.callerId);
       void reply.headers(verdict.headers);
       if (verdict.refusal !== undefined) throw verdict.refusal;
-    }
-    if (request.headers["idempotency-key"] !== undefined) {
-      throw new TorporError("operation.unimplemented", "Idempotency-Key is not supported");
     }
     done();
   });

@@ -1,5 +1,6 @@
 /** Snapshots that others are made from. They are deleted as the templates that they are to a client. */
 import { TorporError, optional, parseString } from "@torpor/std";
+import { idOf } from "../idempotency.ts";
 import type { SnapshotRecord } from "../records/snapshot-records.ts";
 import type { ApiHost } from "./api-host.ts";
 import { bodyOrNone, queryText, sandboxIdOf } from "./fields.ts";
@@ -20,6 +21,7 @@ export function snapshotRoutes(host: ApiHost): readonly Route[] {
       tag,
       summary: "Take a snapshot that others are made from; the sandbox goes on",
       body: { schema: "SnapshotRequest", required: false },
+      onRepeat: "asKeyed",
       answers: { 201: "Snapshot" },
       handle: (request) => take(host, request),
     },
@@ -42,8 +44,27 @@ export function snapshotRoutes(host: ApiHost): readonly Route[] {
 
 async function take(host: ApiHost, request: ApiRequest): Promise<ApiAnswer> {
   const name = optional(bodyOrNone(request)["name"], parseName, "name") ?? null;
-  const id = await host.sandboxes.takeSnapshot(sandboxIdOf(request), name, commandOf(request));
-  return { status: 201, body: shapeOf(host, host.sandboxes.snapshots.get(id)) };
+  const sandboxId = sandboxIdOf(request);
+  const command = commandOf(request);
+  const { made } = await host.idempotency.once(request.keyed, async (decided) => {
+    const id = await host.sandboxes.takeSnapshot(sandboxId, name, command, decided);
+    return { made: [id], timings: [] };
+  });
+  return { status: 201, body: toMade(host, idOf(made)) };
+}
+
+/** As it is now. @throws template.missing for one that is gone since, as a repeat may find */
+function toMade(host: ApiHost, id: string): ReturnType<typeof toSnapshot> {
+  const record = host.sandboxes.snapshots.find(id);
+  if (record !== undefined) return shapeOf(host, record);
+  throw new TorporError(
+    "template.missing",
+    `snapshot ${id} was taken by this request, and is gone`,
+    {
+      effect: "done",
+      advice: "Take another, with a new Idempotency-Key.",
+    },
+  );
 }
 
 function list(host: ApiHost, request: ApiRequest): ApiAnswer {

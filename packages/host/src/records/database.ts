@@ -75,11 +75,26 @@ export interface ApiKeyTable {
   created_at_ms: number;
 }
 
+/** What requests with an `Idempotency-Key` made, or are about to make. */
+export interface IdempotencyKeyTable {
+  /** Id of the caller's credentials; empty for the owner of the Unix socket. */
+  caller: string;
+  idempotency_key: string;
+  /** SHA-256, hex, of what the request asks for. */
+  request_sha256: string;
+  /** Of what is to be made, JSON array, in the order of the answer. */
+  ids: string;
+  /** JSON array of `Made`, as long as `ids`; null until it is known. */
+  made: string | null;
+  created_at_ms: number;
+}
+
 export interface Tables {
   sandboxes: SandboxTable;
   snapshots: SnapshotTable;
   template_tags: TemplateTagTable;
   api_keys: ApiKeyTable;
+  idempotency_keys: IdempotencyKeyTable;
 }
 
 export type Database = Kysely<Tables>;

@@ -64,4 +64,23 @@ export const migrations: Readonly<Record<string, Migration>> = {
         .execute();
     },
   },
+  "0003-idempotency-keys": {
+    up: async (database: Kysely<unknown>) => {
+      await database.schema
+        .createTable("idempotency_keys")
+        .addColumn("caller", "text", (column) => column.notNull())
+        .addColumn("idempotency_key", "text", (column) => column.notNull())
+        .addColumn("request_sha256", "text", (column) => column.notNull())
+        .addColumn("ids", "text", (column) => column.notNull())
+        .addColumn("made", "text")
+        .addColumn("created_at_ms", "bigint", (column) => column.notNull())
+        .addPrimaryKeyConstraint("idempotency_keys_caller_key", ["caller", "idempotency_key"])
+        .execute();
+      await database.schema
+        .createIndex("idempotency_keys_created_at_ms")
+        .on("idempotency_keys")
+        .column("created_at_ms")
+        .execute();
+    },
+  },
 };

@@ -40,18 +40,23 @@ export class SnapshotRecords {
           .where("name", "=", record.name)
           .execute();
       }
-      await transaction
-        .insertInto("snapshots")
-        .values({
-          id: record.id,
-          name: record.name,
-          sandbox_id: record.sandboxId,
-          template_id: record.templateId,
-          created_at_ms: record.createdAtMs,
-          pool: record.pool,
-        })
-        .execute();
+      await this.insert(record, transaction);
     });
+  }
+
+  /** One whose name, if it has any, is nobody's; in a transaction of the caller's. */
+  async insert(record: SnapshotRecord, transaction: Database): Promise<void> {
+    await transaction
+      .insertInto("snapshots")
+      .values({
+        id: record.id,
+        name: record.name,
+        sandbox_id: record.sandboxId,
+        template_id: record.templateId,
+        created_at_ms: record.createdAtMs,
+        pool: record.pool,
+      })
+      .execute();
   }
 
   async setPool(id: string, pool: number): Promise<void> {

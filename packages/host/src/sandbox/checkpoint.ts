@@ -4,7 +4,7 @@
  * the sandbox runs on.
  */
 import { type StepTiming, assert, runSteps } from "@torpor/std";
-import { newDiskLayerId, newSnapshotId } from "../entropy.ts";
+import { newDiskLayerId } from "../entropy.ts";
 import { type RunningVm, enter } from "../lifecycle/state.ts";
 import { checkpointSteps } from "../steps/checkpoint.ts";
 import { newSaveContext, runToSave } from "./save.ts";
@@ -18,10 +18,9 @@ export interface Checkpoint extends Disposable {
   readonly timings: readonly StepTiming[];
 }
 
-export async function checkpoint(turn: Turn): Promise<readonly StepTiming[]> {
+export async function checkpoint(turn: Turn, snapshotId: string): Promise<readonly StepTiming[]> {
   const { host } = turn;
   const { run, running } = await runToSave(turn);
-  const snapshotId = newSnapshotId();
   const newDiskLayer = newDiskLayerId();
   using holds = new DisposableStack();
   holds.use(host.store.keep(snapshotId, newDiskLayer));

@@ -12,6 +12,7 @@
 import { TorporError } from "@torpor/std";
 import type { SandboxFolder, SnapshotManifest } from "@torpor/storage";
 import type { Activity } from "../activity.ts";
+import { newSnapshotId } from "../entropy.ts";
 import type { HostContext } from "../host-context.ts";
 import { type Admission, type Verb, decide } from "../lifecycle/decide.ts";
 import type { NetworkRequest } from "../network-request.ts";
@@ -82,11 +83,14 @@ export class Sandbox {
     );
   }
 
-  /** An instant of this sandbox, which goes on: a new snapshot of a running one, the last of a paused. */
-  checkpoint(command: Command = {}): Promise<Checkpoint> {
+  /**
+   * An instant of this sandbox, which goes on: a new snapshot of a running one, the last of a paused.
+   * @param snapshotId What a new one is called.
+   */
+  checkpoint(command: Command = {}, snapshotId = newSnapshotId()): Promise<Checkpoint> {
     return this.#writer.take(async (turn) => {
       const isNew = admit(turn, "checkpoint", command);
-      const timings = isNew ? await checkpoint(turn) : [];
+      const timings = isNew ? await checkpoint(turn, snapshotId) : [];
       return keepCheckpoint(turn, isNew, timings);
     });
   }

@@ -1,5 +1,6 @@
 /** The OpenAPI document, made from the routes that the server serves. */
 import type { JsonObject } from "@torpor/std";
+import { keyCharsMax } from "../idempotency-key.ts";
 import type { AnswerSchema, Route } from "../route.ts";
 import { ref, schemas } from "./schemas.ts";
 
@@ -7,6 +8,9 @@ const version = "0.1.0";
 const description =
   "The control plane of Torpor in the shapes of E2B's, and routes of our own below /torpor. " +
   "On the Unix socket no credentials are asked for.";
+
+const keySays =
+  "Chosen by the client: the same request with the same key takes effect once, for 24 hours";
 
 const securityOf = {
   open: [],
@@ -45,7 +49,7 @@ function toOperation(route: Route): JsonObject {
     summary: route.summary,
     tags: [route.tag],
     security: securityOf[route.access],
-    parameters: [...pathParameters(route), ...queryParameters(route)],
+    parameters: [...pathParameters(route), ...queryParameters(route), ...headerParameters(route)],
     ...toRequestBody(route),
     responses: {
       ...Object.fromEntries(answers),
@@ -71,6 +75,12 @@ function queryParameters({ query = {} }: Route): readonly JsonObject[] {
     description: says,
     schema: { type },
   }));
+}
+
+function headerParameters({ onRepeat }: Route): readonly JsonObject[] {
+  if (onRepeat !== "asKeyed") return [];
+  const schema = { type: "string", minLength: 1, maxLength: keyCharsMax };
+  return [{ name: "Idempotency-Key", in: "header", required: false, description: keySays, schema }];
 }
 
 function toRequestBody({ body }: Route): JsonObject {
