@@ -148,7 +148,7 @@ suite("Firecracker's failures", { skip: fakeFirecrackerSkip }, () => {
   });
 
   test("a VM whose pager is killed is ended, and its end told", async (t) => {
-    await withPagedVm(t, async ({ rig, vm, pager }) => {
+    await withPagedVm(t, async (rig, { vm, pager }) => {
       await vm.loadDeviceState(rig.deviceStatePath, deadline());
       await vm.releaseVcpus(deadline());
       process.kill(pager.pid, "SIGKILL");
@@ -159,7 +159,7 @@ suite("Firecracker's failures", { skip: fakeFirecrackerSkip }, () => {
   });
 
   test("a pager that cannot go on ends its VM, which tells why", async (t) => {
-    await withPagedVm(t, async ({ vm, rig }) => {
+    await withPagedVm(t, async (rig, { vm }) => {
       await vm.loadDeviceState(rig.deviceStatePath, deadline());
       await truncate(rig.imagePath, 0);
       await vm.releaseVcpus(deadline());
@@ -169,8 +169,9 @@ suite("Firecracker's failures", { skip: fakeFirecrackerSkip }, () => {
   });
 
   test("a pager ends with its VM, whatever ended that, and leaves no socket", async (t) => {
-    for (const end of ["asked for", "killed", "never loaded", "refused to load"] as const) {
-      await withPagedVm(t, async ({ vm, pager, runFolder, rig }) => {
+    await withNewRig(t, makePagedFirecrackerRig, async (rig, undo) => {
+      for (const end of ["asked for", "killed", "never loaded", "refused to load"] as const) {
+        const { vm, pager, runFolder } = await startPaged(rig, undo, join(rig.folder, end));
         if (end === "refused to load") {
           await writeFile(rig.deviceStatePath, "no state");
           await assert.rejects(vm.loadDeviceState(rig.deviceStatePath, deadline()));
@@ -190,12 +191,12 @@ suite("Firecracker's failures", { skip: fakeFirecrackerSkip }, () => {
           end,
         );
         assert.deepEqual(await rig.driver.processesBelow(rig.folder), [], end);
-      });
-    }
+      }
+    });
   });
 
   test("a VM with a pager is adopted with it, and not without", async (t) => {
-    await withPagedVm(t, async ({ vm, pager, runFolder, rig }) => {
+    await withPagedVm(t, async (rig, { vm, pager, runFolder }) => {
       await vm.loadDeviceState(rig.deviceStatePath, deadline());
       await vm.releaseVcpus(deadline());
       vm.release();
@@ -242,21 +243,30 @@ async function hasEnded(pid: number): Promise<true | undefined> {
 }
 
 interface PagedVm {
-  readonly rig: PagedRig;
   readonly vm: Vm;
   readonly pager: PagerProcess;
   readonly runFolder: string;
 }
 
 /** Not loaded yet. */
-async function withPagedVm(t: TestContext, work: (paged: PagedVm) => Promise<void>): Promise<void> {
+async function startPaged(
+  rig: PagedRig,
+  undo: AsyncDisposableStack,
+  runFolder = join(rig.folder, "run"),
+): Promise<PagedVm> {
+  const spec = await makeSpec(rig, undo, runFolder);
+  const startPager = rig.pagerOf([], runFolder) ?? assert.fail();
+  const vm = await rig.driver.restore({ ...spec, startPager }, deadline());
+  undo.defer(() => vm.end(deadline()));
+  const pager = rig.pagers.find(runFolder) ?? assert.fail();
+  return { vm, pager, runFolder };
+}
+
+async function withPagedVm(
+  t: TestContext,
+  work: (rig: PagedRig, paged: PagedVm) => Promise<void>,
+): Promise<void> {
   await withNewRig(t, makePagedFirecrackerRig, async (rig, undo) => {
-    const spec = await makeSpec(rig, undo);
-    const { runFolder } = spec;
-    const startPager = rig.pagerOf([], runFolder) ?? assert.fail();
-    const vm = await rig.driver.restore({ ...spec, startPager }, deadline());
-    undo.defer(() => vm.end(deadline()));
-    const pager = rig.pagers.find(runFolder) ?? assert.fail();
-    await work({ rig, vm, pager, runFolder });
+    await work(rig, await startPaged(rig, undo));
   });
 }

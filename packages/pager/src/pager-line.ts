@@ -84,9 +84,14 @@ export class PagerLine {
     return await deadline.race(Promise.race([promise, gone]));
   }
 
+  /** One that says what nobody understands, as another version may, is as good as gone. */
   #take(line: string): void {
-    const status = parseStatus(line);
-    this.#latest = status;
-    for (const tell of this.#waiting.splice(0)) tell(status);
+    try {
+      const status = parseStatus(line);
+      this.#latest = status;
+      for (const tell of this.#waiting.splice(0)) tell(status);
+    } catch {
+      this.#socket.destroy();
+    }
   }
 }

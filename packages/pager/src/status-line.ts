@@ -46,10 +46,11 @@ export class StatusLine implements Disposable {
     for (const fd of this.#clients.keys()) if (trySend(fd, bytes) === "gone") this.#drop(fd);
   }
 
+  /** ORDER: who hears the line close may take it that nothing is left, and end the process. */
   [Symbol.dispose](): void {
-    for (const fd of this.#clients.keys()) this.#drop(fd);
-    closeSync(this.#listener);
     rmSync(this.#path, { force: true });
+    closeSync(this.#listener);
+    for (const fd of this.#clients.keys()) this.#drop(fd);
   }
 
   #accept(): void {

@@ -26,7 +26,7 @@ import { appendState, readState } from "./whole-state.ts";
 const logTailBytes = 4096;
 const endBudgetMs = 5_000;
 /** LIMIT: how long a pager that ended its VM has to say why. */
-const reasonBudgetMs = 1_000;
+const reasonBudgetMs = 3_000;
 /** When the logs of a process that has ended cannot be read. */
 const unknownExit: VmExit = { consoleTail: "", vmmTail: "" };
 
