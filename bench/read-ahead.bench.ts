@@ -92,15 +92,17 @@ const aheadWords: Readonly<Record<Ahead, string>> = {
 /** With what a daemon needs of the folder it is in. */
 async function copyTemplate(cacheFolder: string, undo: AsyncDisposableStack): Promise<string> {
   const { manifest } = await new TemplateStore(templatesFolder(cacheFolder)).open("base");
+  const { templateId } = manifest;
   const folder = await temporaryFolder(undo);
   await mkdir(join(folder, "templates"), { mode: 0o700 });
-  const parts = [`templates/${manifest.templateId}`, "templates/names"];
+  const parts = [`templates/${templateId}`];
   if (manifest.vmmCopy !== undefined) parts.push(`vmm-${manifest.vmmCopy}`);
   for (const part of parts) {
     const deadline = Deadline.after(copyBudgetMs, "copying a template");
     const target = dirname(join(folder, part));
     await runCommand(["cp", "--archive", join(cacheFolder, part), target], deadline);
   }
+  await new TemplateStore(templatesFolder(folder)).assignName("base", templateId);
   // What is not written yet cannot be taken out of the page cache.
   await runCommand(["sync", "--file-system", folder], Deadline.after(copyBudgetMs, "flushing it"));
   return folder;
