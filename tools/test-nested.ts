@@ -12,9 +12,9 @@
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import { TerminalProgress, baseImage, ensureDebianPackages, ensureVmmCopy } from "@torpor/setup";
+import { TerminalProgress, baseImage, ensureDebianPackages } from "@torpor/setup";
 import { Deadline, TorporError } from "@torpor/std";
-import { createOverlay, defaultCacheFolder, vmmCopyFolder } from "@torpor/storage";
+import { createOverlay, defaultCacheFolder } from "@torpor/storage";
 import { installedFirecracker } from "@torpor/vmm";
 import { ConsoleReader } from "../test/nested/console.ts";
 import { runEmulatedMachine } from "../test/nested/emulated-machine.ts";
@@ -51,7 +51,6 @@ async function runAll(): Promise<void> {
   const progress = new TerminalProgress(process.stdout);
   await ensureDebianPackages({ progress });
   const base = await baseImage(cacheFolder, progress);
-  const copy = await ensureVmmCopy({ cacheFolder, progress });
   const machine = await prepareMachine(cacheFolder, progress);
   await using undo = new AsyncDisposableStack();
   const folder = undo.adopt(await mkdtemp(join(tmpdir(), "torpor-nested-")), (path) =>
@@ -63,10 +62,7 @@ async function runAll(): Promise<void> {
     buildWorkDisk(
       {
         ...{ outPath: workPath, checkout },
-        layers: [
-          ...[base.kernelPath, base.diskPath].map((path) => dirname(path)),
-          vmmCopyFolder(cacheFolder, copy.key),
-        ],
+        layers: [base.kernelPath, base.diskPath].map((path) => dirname(path)),
         programs: hasFirecracker ? Object.values(installedFirecracker()) : [],
         script: workScriptOf({ checkout, vmms: chosen, files }),
       },

@@ -1,3 +1,4 @@
+export { type AcceleratorVerdict, knownAccelerator } from "./accelerator.ts";
 export { guestSourceLines, loadDebianArchives } from "./apt.ts";
 export {
   type BootOptions,
@@ -10,7 +11,7 @@ export {
 export { type HostPackage, ensureDebianPackages, hostPackages } from "./debian-packages.ts";
 export { buildDiskImage } from "./disk-image.ts";
 export { type Check, type DoctorOptions, runDoctor } from "./doctor.ts";
-export { buildInitramfs, guestInitPath } from "./initramfs.ts";
+export { type CpioEntry, buildInitramfs, guestInitPath, writeNewc } from "./initramfs.ts";
 export { type GuestKernel, buildKernelLayer, kernelModules, loadKernelLayer } from "./kernel.ts";
 export { ensureLayer, layerKey, withCacheLock } from "./layers.ts";
 export {
@@ -28,5 +29,6 @@ export {
   prepareTemplate,
   settleGuest,
 } from "./template.ts";
+export { extractVmlinux } from "./vmlinux.ts";
 export { type VmmKind, defaultVmm } from "./vmm-choice.ts";
 export { type VmmCopy, ensureVmmCopy } from "./vmm-copy.ts";
