@@ -20,6 +20,7 @@ import { ConsoleReader } from "../test/nested/console.ts";
 import { runEmulatedMachine } from "../test/nested/emulated-machine.ts";
 import { machineDiskBytes, prepareMachine } from "../test/nested/machine.ts";
 import { vmms, workScriptOf } from "../test/nested/plan.ts";
+import { keepResults } from "../test/nested/results.ts";
 import { buildWorkDisk } from "../test/nested/work-disk.ts";
 
 const checkout = join(import.meta.dirname, "..");
@@ -44,6 +45,7 @@ try {
 } catch (cause) {
   problem = TorporError.from(stop.signal.aborted ? stop.signal.reason : cause, "internal");
 }
+for (const [vmm, { version, tests }] of reader.results) await keepResults(vmm, version, tests);
 process.exit(report() ? 0 : 1);
 
 async function runAll(): Promise<void> {

@@ -20,18 +20,12 @@ import { spec } from "node:test/reporters";
 import { TerminalProgress, setUp } from "@torpor/setup";
 import { TorporError, budgetFactor } from "@torpor/std";
 import { defaultCacheFolder } from "@torpor/storage";
+import { safetyMatrix } from "../test/vm/safety-matrix.ts";
 
 const root = join(import.meta.dirname, "..");
 /** A hung test file is ended, and fails, after this. */
 const fileBudgetMs = 15 * 60_000 * budgetFactor;
-/**
- * What a snapshot must not lose, double or get wrong: random numbers, identity and clock, sockets and
- * connections, memory with its pages of zeros, disk, hooks. They know nothing of a VMM: TORPOR_VMM has
- * set-up choose one.
- */
-const safetyFiles = ["siblings", "connections", "memory", "hooks", "sleep-and-wake"].map((name) =>
-  join(root, `test/vm/${name}.test.ts`),
-);
+const safetyFiles = safetyMatrix.map(({ file }) => join(root, "test/vm", file));
 
 interface Counts {
   passed: number;
@@ -44,6 +38,7 @@ const unitFiles = await find([
   "packages/*/src/**/*.test.ts",
   "test/repository/*.test.ts",
   "test/model/*.test.ts",
+  "test/nested/*.test.ts",
 ]);
 const vmFiles = await find(["test/vm/*.test.ts"]);
 const e2bFiles = await find(["test/e2b/*.test.ts"]);

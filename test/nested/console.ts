@@ -1,55 +1,71 @@
 /**
  * What the console of the machine with KVM tells: how each VMM's run ended, with which counts, and how
- * each test did. The lines are those of the test command and its reporter.
+ * each test did. The lines are those of the test command and of its reporter, which shows a test inside
+ * another below the other's name.
  */
 import { type VmmName, mark, vmms } from "./plan.ts";
 
 export type Outcome = "passed" | "failed" | "not run";
 
 export interface VmmResult {
+  /** As the VMM says it: "Firecracker v1.16.1". */
+  readonly version: string;
   passed: number;
   failed: number;
   skipped: number;
-  /** By title, as far as titles are not told twice. */
+  /** By `parent › title`, or the title of a test without a parent. */
   readonly tests: Map<string, Outcome>;
   /** Undefined until its run has ended. */
   exitCode: number | undefined;
 }
 
 const signs: Readonly<Record<string, Outcome>> = { "✔": "passed", "✖": "failed", "﹣": "not run" };
+const markLine = new RegExp(`^${mark} (begin|end) (\\S+) (.*)`);
+const parentLine = /^▶ (.*)$/;
+const testLine = /^( *)([✔✖﹣]) (.*) \([\d.]+ms\)/;
+/** Begins the reporter's summary, which tells failures once more. */
+const summaryLine = /^ℹ tests /;
+const skippedLine = /^(\d+) skipped$/;
+const countsLine = /^(\d+) passed, (\d+) failed$/;
 
 export class ConsoleReader {
   readonly results = new Map<VmmName, VmmResult>();
   #current: VmmResult | undefined;
+  #parent = "";
+  #inSummary = false;
 
   read(line: string): void {
-    const [, moment, name, code] =
-      new RegExp(`^${mark} (begin|end) (\\S+)(?: (\\d+))?`).exec(line) ?? [];
+    const [, moment, name, rest = ""] = markLine.exec(line) ?? [];
     const vmm = vmms.find((one) => one === name);
-    if (moment === "begin" && vmm !== undefined) {
-      const result = { passed: 0, failed: 0, skipped: 0, tests: new Map(), exitCode: undefined };
-      this.#current = result;
-      this.results.set(vmm, result);
-    } else if (moment === "end" && this.#current !== undefined) {
-      this.#current.exitCode = Number(code);
+    if (moment === "begin" && vmm !== undefined) this.#begin(vmm, rest);
+    else if (moment === "end" && this.#current !== undefined) {
+      this.#current.exitCode = Number(rest);
       this.#current = undefined;
-    } else if (this.#current !== undefined) readTestLine(line, this.#current);
+    } else if (this.#current !== undefined) this.#readTestLine(line, this.#current);
   }
-}
 
-function readTestLine(line: string, result: VmmResult): void {
-  const [, passed, failed] = /^(\d+) passed, (\d+) failed$/.exec(line) ?? [];
-  if (passed !== undefined) {
-    result.passed = Number(passed);
-    result.failed = Number(failed);
-    return;
+  #begin(vmm: VmmName, version: string): void {
+    const counts = { passed: 0, failed: 0, skipped: 0, exitCode: undefined };
+    const result: VmmResult = { version, ...counts, tests: new Map() };
+    this.#current = result;
+    this.#inSummary = false;
+    this.results.set(vmm, result);
   }
-  const skipped = /^(\d+) skipped$/.exec(line)?.[1];
-  if (skipped !== undefined) result.skipped = Number(skipped);
-  const [, sign = "", title = ""] = /^ *([✔✖﹣]) (.*?) \([\d.]+ms\)/.exec(line) ?? [];
-  const outcome = signs[sign];
-  // Failures are told once more at the end.
-  if (outcome !== undefined && result.tests.get(title) !== "failed") {
-    result.tests.set(title, outcome);
+
+  #readTestLine(line: string, result: VmmResult): void {
+    const [, passed, failed] = countsLine.exec(line) ?? [];
+    if (passed !== undefined) {
+      result.passed = Number(passed);
+      result.failed = Number(failed);
+      return;
+    }
+    result.skipped = Number(skippedLine.exec(line)?.[1] ?? result.skipped);
+    this.#inSummary ||= summaryLine.test(line);
+    if (this.#inSummary) return;
+    this.#parent = parentLine.exec(line)?.[1] ?? this.#parent;
+    const [, indent = "", sign = "", title = ""] = testLine.exec(line) ?? [];
+    const outcome = signs[sign];
+    if (outcome === undefined) return;
+    result.tests.set(indent === "" ? title : `${this.#parent} › ${title}`, outcome);
   }
 }

@@ -22,6 +22,11 @@ const usualFiles: Readonly<Record<VmmName, readonly string[]>> = {
   firecracker: ["test/vm/firecracker-conformance", "test/vm/firecracker-jail", "safety"],
 };
 
+const programs: Readonly<Record<VmmName, string>> = {
+  qemu: "qemu-system-x86_64",
+  firecracker: '"$FIRECRACKER_BIN"',
+};
+
 export interface Plan {
   readonly checkout: string;
   readonly vmms: readonly VmmName[];
@@ -35,7 +40,7 @@ export function workScriptOf({ checkout, vmms: chosen, files }: Plan): string {
   const lines = chosen.map((vmm) => {
     const selection = (files.length > 0 ? files : usualFiles[vmm]).map(quoted).join(" ");
     return [
-      `echo "${mark} begin ${vmm}"`,
+      `echo "${mark} begin ${vmm} $(${programs[vmm]} --version 2>&1 | head -n 1)"`,
       `TORPOR_VMM=${vmm} ${quoted(node)} tools/test.ts ${selection} 2>&1`,
       `echo "${mark} end ${vmm} $?"`,
     ].join("\n");
