@@ -21,7 +21,7 @@ import { runEmulatedMachine } from "../test/nested/emulated-machine.ts";
 import { machineDiskBytes, prepareMachine } from "../test/nested/machine.ts";
 import { vmms, workScriptOf } from "../test/nested/plan.ts";
 import { keepResults } from "../test/nested/results.ts";
-import { buildWorkDisk } from "../test/nested/work-disk.ts";
+import { buildWorkDisk, ensureCacheDisk } from "../test/nested/work-disk.ts";
 
 const checkout = join(import.meta.dirname, "..");
 const diskBudgetMs = 10 * 60_000;
@@ -71,6 +71,8 @@ async function runAll(): Promise<void> {
       Deadline.after(diskBudgetMs, "making the disk with the work"),
     ),
   );
+  const cachePath = join(cacheFolder, "nested-cache.raw");
+  await ensureCacheDisk(cachePath, Deadline.after(diskBudgetMs, "making the disk of the cache"));
   stop.signal.throwIfAborted();
   const onLine = (line: string): void => {
     process.stdout.write(`${line}\n`);
@@ -78,7 +80,7 @@ async function runAll(): Promise<void> {
   };
   const { signal } = stop;
   await runEmulatedMachine(
-    { machine, topPath, workPath, onLine, signal },
+    { machine, topPath, workPath, cachePath, onLine, signal },
     Deadline.after(runBudgetMs, "the machine with KVM"),
   );
 }

@@ -23,8 +23,9 @@ export interface EmulatedMachine {
   readonly machine: Machine;
   /** qcow2, above the machine's disk. */
   readonly topPath: string;
-  /** Raw. */
+  /** Raw, both. */
   readonly workPath: string;
+  readonly cachePath: string;
   readonly onLine: (line: string) => void;
   /** Ends it before its time. */
   readonly signal: AbortSignal;
@@ -32,7 +33,7 @@ export interface EmulatedMachine {
 
 /** @throws vmm.failed when QEMU refuses, deadline.exceeded after ending it */
 export async function runEmulatedMachine(
-  { machine, topPath, workPath, onLine, signal }: EmulatedMachine,
+  { machine, topPath, workPath, cachePath, onLine, signal }: EmulatedMachine,
   deadline: Deadline,
 ): Promise<void> {
   const tscKhz = await measureTscKhz();
@@ -47,7 +48,11 @@ export async function runEmulatedMachine(
     ...["-blockdev", node("layer", machine.diskPath, "raw", { "read-only": true })],
     ...["-blockdev", node("system", topPath, "qcow2", { backing: "layer" })],
     ...["-blockdev", node("work", workPath, "raw")],
-    ...["-device", "virtio-blk-device,drive=system", "-device", "virtio-blk-device,drive=work"],
+    ...["-blockdev", node("cache", cachePath, "raw")],
+    ...["system", "work", "cache"].flatMap((name) => [
+      "-device",
+      `virtio-blk-device,drive=${name}`,
+    ]),
     ...["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"],
   ] as const;
   const qemu = spawn(program, args, { signal, stdio: ["pipe", "pipe", "pipe"] });
@@ -73,7 +78,7 @@ function asMissing(program: string): (cause: unknown) => never {
   };
 }
 
-/** Nothing of a run outlives it, so nothing waits for the host's disk. */
+/** What is in the host's page cache when a run ends is written some time: nothing waits for it. */
 function node(name: string, filename: string, driver: string, more: object = {}): string {
   const cache = { "no-flush": true };
   const file = { driver: "file", filename, ...("read-only" in more ? more : {}) };

@@ -50,6 +50,8 @@ export const machineDiskBytes = 8 * 1024 ** 3;
 /** Where the disk with the work is mounted, and what is run from it. */
 export const workFolder = "/work";
 export const workScript = "run";
+/** On that disk, what belongs into the cache. */
+export const layersFolder = "layers";
 
 const inittab = `# Read by busybox init, which is PID 1 and reaps what is orphaned.
 ::sysinit:/sbin/machine-boot

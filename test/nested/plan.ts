@@ -6,13 +6,14 @@
  * is what the test command prints.
  */
 import { join } from "node:path";
-import { workFolder } from "./machine.ts";
+import { layersFolder, workFolder } from "./machine.ts";
 
 export const vmms = ["qemu", "firecracker"] as const;
 export type VmmName = (typeof vmms)[number];
 
 export const mark = "torpor-nested:";
 
+const cacheFolder = "/cache";
 /** Budgets are made for guests that are emulated once; these are emulated twice. */
 const budgetFactor = 6;
 
@@ -48,10 +49,16 @@ export function workScriptOf({ checkout, vmms: chosen, files }: Plan): string {
   return `#!/bin/sh
 # A terminal only in name: lines that are drawn again and again cost more than the tests.
 export TERM=dumb NO_COLOR=1
-export TORPOR_CACHE=${workFolder}/cache TORPOR_BUDGET_FACTOR=${budgetFactor}
+export TORPOR_CACHE=${cacheFolder} TORPOR_BUDGET_FACTOR=${budgetFactor}
 export FIRECRACKER_BIN=${workFolder}/bin/firecracker JAILER_BIN=${workFolder}/bin/jailer
 [ -e "$FIRECRACKER_BIN" ] || unset FIRECRACKER_BIN JAILER_BIN
-export NODE_COMPILE_CACHE=${quoted(join(checkout, "node_modules/.cache/torpor/compile"))}
+export NODE_COMPILE_CACHE=${cacheFolder}/compile
+mkdir -p ${cacheFolder}
+mount -o noatime /dev/vdc ${cacheFolder}
+for layer in ${workFolder}/${layersFolder}/*; do
+  mkdir -p ${cacheFolder}/"$(basename "$layer")"
+  mount --bind "$layer" ${cacheFolder}/"$(basename "$layer")"
+done
 # Where it is on the host, because what is built from it is named by a hash that has seen its paths.
 mkdir -p ${quoted(checkout)}
 mount --bind ${workFolder}/checkout ${quoted(checkout)}

@@ -1,25 +1,39 @@
 /**
- * The disk with what is tested: this checkout as it is, with its node_modules, the files that every
- * template is made of, and what the machine is to run.
+ * The disks of the machine besides its own. One has what is tested: this checkout as it is, with its
+ * node_modules, the files that every template is made of, and what the machine is to run. It is made
+ * anew for each run. The other is Torpor's cache in there: it stays, because what is in it takes the
+ * machine half an hour to make, and is named by a hash of all that went in.
  *
- * It is an ext4 image made of a folder in which all of these are mounted, in a mount namespace that
+ * The first is an ext4 image made of a folder in which all of these are mounted, in a mount namespace that
  * ends with the program which makes it. So nothing is copied twice, and nothing is left mounted.
  */
-import { copyFile, mkdir, mkdtemp, readdir, rm, stat, truncate, writeFile } from "node:fs/promises";
+import {
+  copyFile,
+  mkdir,
+  mkdtemp,
+  readdir,
+  rename,
+  rm,
+  stat,
+  truncate,
+  writeFile,
+} from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { basename, dirname, join } from "node:path";
 import { type Deadline, runCommand } from "@torpor/std";
-import { workScript } from "./machine.ts";
+import { layersFolder, workScript } from "./machine.ts";
 
-/** LIMIT: templates of two VMMs, and what the sandboxes of one test file leave until it ends. */
-const workDiskBytes = 24 * 1024 ** 3;
+/** LIMITS: what the sandboxes of a test file leave until it ends; templates of two VMMs, again and again. */
+const workDiskBytes = 16 * 1024 ** 3;
+const cacheDiskBytes = 32 * 1024 ** 3;
+const mke2fsOptions = ["-q", "-F", "-t", "ext4", "-m", "0", "-E", "lazy_itable_init=0,nodiscard"];
 /** Of a checkout, what no test reads. */
 const leftOut: readonly string[] = [".git"];
 
 export interface WorkDisk {
   readonly outPath: string;
   readonly checkout: string;
-  /** Folders of the cache that set-up shall find, below `cache`. */
+  /** Folders of the host's cache that set-up shall find in its own. */
   readonly layers: readonly string[];
   /** Programs that are none of Debian's, for `bin`. */
   readonly programs: readonly string[];
@@ -46,12 +60,12 @@ export async function buildWorkDisk(
     mounts.push(source, target);
   };
   for (const name of parts) await place(join(checkout, name), join(root, "checkout", name));
-  for (const path of layers) await place(path, join(root, "cache", basename(path)));
-  await writeFile(outPath, "");
-  await truncate(outPath, workDiskBytes);
+  for (const path of layers) await place(path, join(root, layersFolder, basename(path)));
+  await makeSparse(outPath, workDiskBytes);
+  const options = mke2fsOptions.join(" ");
   const bindAndMake = [
     'while [ $# -gt 2 ]; do mount --bind "$1" "$2"; shift 2; done',
-    'exec mke2fs -q -F -t ext4 -m 0 -E lazy_itable_init=0,nodiscard -d "$1" "$2"',
+    `exec mke2fs ${options} -d "$1" "$2"`,
   ].join("\n");
   await runCommand(
     [
@@ -61,4 +75,18 @@ export async function buildWorkDisk(
     ],
     deadline,
   );
+}
+
+/** Safe to repeat: one that is there stays as it is. */
+export async function ensureCacheDisk(path: string, deadline: Deadline): Promise<void> {
+  if ((await stat(path).catch(() => undefined)) !== undefined) return;
+  const staged = `${path}.staged`;
+  await makeSparse(staged, cacheDiskBytes);
+  await runCommand(["mke2fs", ...mke2fsOptions, staged], deadline);
+  await rename(staged, path);
+}
+
+async function makeSparse(path: string, bytes: number): Promise<void> {
+  await writeFile(path, "");
+  await truncate(path, bytes);
 }
