@@ -16,6 +16,9 @@ import { format } from "prettier";
 import { Sandbox } from "e2b";
 import { endpointRows } from "./compatibility-endpoints.ts";
 import { sdks } from "../test/e2b/published-clients.ts";
+import type { VmmName } from "../test/nested/plan.ts";
+import { type AllResults, readResults } from "../test/nested/results.ts";
+import { safetyMatrix } from "../test/vm/safety-matrix.ts";
 
 const root = join(import.meta.dirname, "..");
 const target = join(root, "COMPATIBILITY.md");
@@ -146,6 +149,44 @@ export async function listVmmBehaviours(): Promise<readonly string[]> {
   return [...text.matchAll(/\bt\.test\(\s*"([^"]+)"/g)].map(([, title = ""]) => title);
 }
 
+/** The tests of one VMM's driver that have those of the list inside. */
+const driverTests = {
+  qemu: "QEMU is driven as every VMM",
+  firecracker: "the real Firecracker is driven as every VMM",
+} as const;
+
+/** What is tested of VMMs: by `npm test`, and by `npm run test:nested` where results were kept. */
+function vmmText(behaviours: readonly string[], results: AllResults): readonly string[] {
+  const nested = (vmm: VmmName, title: string): string => results[vmm]?.tests[title] ?? "not run";
+  const heads = [
+    `QEMU with KVM (${results.qemu?.version ?? "none yet"})`,
+    `Firecracker (${results.firecracker?.version ?? "none yet"})`,
+  ];
+  return [
+    `What [every driver](${conformance}) of a VMM must do. QEMU is run on real VMs, with emulation where ` +
+      "there is no KVM. Firecracker is run as a fake, whose every request is compared with Firecracker's " +
+      "published API. The last two columns are what `npm run test:nested` last said: there guests run under " +
+      "KVM, on a processor that QEMU emulates, and Firecracker is the real one, if `FIRECRACKER_BIN` names " +
+      "one. What did not run there is not claimed.",
+    table(
+      ["A driver", "QEMU", "Firecracker, a fake", ...heads],
+      behaviours.map((title) => [
+        ...[title, "passed", "passed"],
+        nested("qemu", `${driverTests.qemu} › ${title}`),
+        nested("firecracker", `${driverTests.firecracker} › ${title}`),
+      ]),
+    ),
+    "The matrix of snapshot safety: the same tests, unchanged, under each VMM (`npm test -- safety`).",
+    table(
+      ["What a snapshot must keep right", "Test", "QEMU", ...heads],
+      safetyMatrix.map(({ concern, file, title }) => [
+        ...[concern, `[${file}](test/vm/${file})`, "passed"],
+        ...[nested("qemu", title), nested("firecracker", title)],
+      ]),
+    ),
+  ];
+}
+
 /** The text that COMPATIBILITY.md must have. */
 export async function compatibilityText(): Promise<string> {
   const behaviours = await readBehaviours();
@@ -187,14 +228,7 @@ export async function compatibilityText(): Promise<string> {
       await endpointRows(Object.fromEntries(working)),
     ),
     "## VMMs",
-    `What [every driver](${conformance}) of a VMM must do. QEMU is run on real VMs, with emulation where ` +
-      "there is no KVM. Firecracker is run as a fake, with its memory from a file and from a pager; every " +
-      "request is compared with Firecracker's published API; the real one is run by the same tests where " +
-      "`FIRECRACKER_BIN` names it and KVM works, which was nowhere so far.",
-    table(
-      ["A driver", "QEMU", "Firecracker, a fake", "Firecracker, the real one"],
-      (await listVmmBehaviours()).map((title) => [title, "passed", "passed", "not run"]),
-    ),
+    ...vmmText(await listVmmBehaviours(), await readResults()),
     "## What the tests show",
     ...shown,
   ].join("\n\n");

@@ -4,6 +4,7 @@
  *     npm test                     everything
  *     npm test -- unit             tests beside the code, of the repository, and the lifecycle model
  *     npm test -- vm               tests on real VMs
+ *     npm test -- safety           those of them that are the matrix of snapshot safety
  *     npm test -- long             tests on real VMs that take long, which no other selection runs
  *     npm test -- e2b              the published E2B clients against a daemon with real VMs
  *     npm test -- packages/std     files whose path starts so
@@ -17,12 +18,14 @@ import { join, relative } from "node:path";
 import { run } from "node:test";
 import { spec } from "node:test/reporters";
 import { TerminalProgress, setUp } from "@torpor/setup";
-import { TorporError } from "@torpor/std";
+import { TorporError, budgetFactor } from "@torpor/std";
 import { defaultCacheFolder } from "@torpor/storage";
+import { safetyMatrix } from "../test/vm/safety-matrix.ts";
 
 const root = join(import.meta.dirname, "..");
 /** A hung test file is ended, and fails, after this. */
-const fileBudgetMs = 15 * 60_000;
+const fileBudgetMs = 15 * 60_000 * budgetFactor;
+const safetyFiles = safetyMatrix.map(({ file }) => join(root, "test/vm", file));
 
 interface Counts {
   passed: number;
@@ -35,6 +38,7 @@ const unitFiles = await find([
   "packages/*/src/**/*.test.ts",
   "test/repository/*.test.ts",
   "test/model/*.test.ts",
+  "test/nested/*.test.ts",
 ]);
 const vmFiles = await find(["test/vm/*.test.ts"]);
 const e2bFiles = await find(["test/e2b/*.test.ts"]);
@@ -60,7 +64,11 @@ async function find(patterns: readonly string[]): Promise<readonly string[]> {
 
 function selected(files: readonly string[], group: string): readonly string[] {
   if (selection.length === 0 || selection.includes(group)) return files;
-  return files.filter((file) => selection.some((part) => relative(root, file).startsWith(part)));
+  const isSafety = (file: string): boolean =>
+    selection.includes("safety") && safetyFiles.includes(file);
+  const isNamed = (file: string): boolean =>
+    selection.some((part) => relative(root, file).startsWith(part));
+  return files.filter((file) => isSafety(file) || isNamed(file));
 }
 
 /** A machine that cannot be set up is a failed test: nothing on a VM can be said to work. */

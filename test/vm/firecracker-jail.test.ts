@@ -4,6 +4,7 @@
  */
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
+import { createHash } from "node:crypto";
 import { mkdir, mkdtempDisposable, readFile, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
@@ -17,6 +18,7 @@ import {
   makePagedFirecrackerRig,
 } from "@torpor/testing";
 import type { Vm } from "@torpor/vmm";
+import { makeRealFirecrackerRig, realFirecrackerSkip } from "./small-guest.ts";
 
 function deadline(): Deadline {
   return Deadline.after(30_000, "the test");
@@ -47,8 +49,12 @@ interface Jailed {
   readonly run: (script: string) => string;
 }
 
+/** Where to enter it, as its user: arguments of nsenter. */
+type Place = (vm: Vm, root: string) => readonly string[];
+
 async function jail(
   rig: ConformanceRig,
+  place: Place,
   folder: string,
   undo: AsyncDisposableStack,
 ): Promise<Jailed> {
@@ -76,13 +82,11 @@ async function jail(
   const { disk } = vm.handle.firecracker ?? assert.fail();
   const root = dirname(disk.target);
   await writeFile(join(root, "busybox"), await readBusybox(), { mode: 0o755 });
-  const user = `${vm.handle.userId}:${vm.handle.userId}`;
   const run = (script: string): string =>
     execFileSync(
       "nsenter",
       [
-        ...["--target", String(disk.pid), "--mount"],
-        ...["chroot", `--userspec=${user}`, root],
+        ...place(vm, root),
         ...["/busybox", "sh", "-c", `busybox() { /busybox "$@"; }; { ${script}; } 2>&1`],
       ],
       { encoding: "utf8" },
@@ -90,49 +94,85 @@ async function jail(
   return { vm, runFolder, topPath, run };
 }
 
-const skip = fakeFirecrackerSkip;
+/** A fake jailer changes neither root nor user: whoever looks must. */
+const fakePlace: Place = ({ handle }, root) => [
+  ...["--target", String(handle.firecracker?.disk.pid), "--mount"],
+  ...["chroot", `--userspec=${handle.userId}:${handle.userId}`, root],
+];
 
-test("a jail has what its VM needs, and nothing to change", { skip }, async () => {
-  await using folder = await mkdtempDisposable(join(tmpdir(), "torpor-jail-"));
-  const rig = await makeFakeFirecrackerRig(folder.path);
-  const secret = join(folder.path, "secret");
-  await writeFile(secret, "of another", { mode: 0o644 });
-  await using undo = new AsyncDisposableStack();
-  const { vm, runFolder, topPath, run } = await jail(rig, folder.path, undo);
-  const mine = join(runFolder, "vm");
-  assert.match(run("busybox id"), new RegExp(`uid=${vm.handle.userId} gid=${vm.handle.userId}\\n`));
-  assert.equal(run(`busybox head -c 4096 ${rig.imagePath} | busybox wc -c`).trim(), "4096");
-  assert.match(run(`busybox head -c 9 ${rig.deviceStatePath}`), /^\{"format"/);
-  const block = "bs=512 seek=9 conv=notrunc,fsync";
-  run(`echo written | busybox dd of=/disk ${block}`);
-  assert.match(run("busybox dd if=/disk bs=512 skip=9 count=1"), /written/);
-  assert.equal(run(`echo x >${mine}/file && busybox cat ${mine}/file`).trim(), "x");
-  for (const path of [rig.imagePath, rig.deviceStatePath]) {
-    assert.match(run(`echo x >${path} || true`), /Read-only file system/);
-  }
-  assert.match(run(`echo x >${runFolder}/file || true`), /Permission denied/);
-  for (const path of [secret, topPath, rig.disk.path, "/etc/passwd", "/proc/1/root"]) {
-    assert.match(run(`busybox cat ${path} || true`), /No such file or directory/);
-  }
-});
+const realPlace: Place = ({ handle }) => [
+  ...["--target", String(handle.pid), "--mount", "--root", "--wd=/"],
+  ...["--setuid", String(handle.userId), "--setgid", String(handle.userId)],
+];
 
-test("of its pager a jail has the socket, and of its memory nothing", { skip }, async () => {
-  await using folder = await mkdtempDisposable(join(tmpdir(), "torpor-jail-"));
-  const rig = await makePagedFirecrackerRig(folder.path);
-  await using undo = new AsyncDisposableStack();
-  const { vm, runFolder, run } = await jail(rig, folder.path, undo);
-  const socket = run(`busybox stat -c '%F %a %u' ${runFolder}/vm/pager.sock`).trim();
-  assert.equal(socket, `socket 600 ${vm.handle.userId}`);
-  assert.equal(run(`busybox ls ${runFolder}`).trim(), "vm");
-  for (const path of [
-    rig.imagePath,
-    join(runFolder, "pager.json"),
-    join(runFolder, "memory.img"),
-  ]) {
-    assert.match(run(`busybox cat ${path} || true`), /No such file or directory/);
-  }
-  // Once the VM has connected there is nothing left to connect to.
-  await vm.loadDeviceState(rig.deviceStatePath, deadline());
-  await vm.releaseVcpus(deadline());
-  assert.doesNotMatch(run(`busybox ls ${runFolder}/vm`), /pager/);
-});
+const jailers = [
+  {
+    name: "a fake jailer",
+    skip: fakeFirecrackerSkip,
+    makeRig: makeFakeFirecrackerRig,
+    place: fakePlace,
+  },
+  {
+    name: "the real jailer",
+    skip: realFirecrackerSkip,
+    makeRig: makeRealFirecrackerRig,
+    place: realPlace,
+  },
+];
+
+for (const { name, skip, makeRig, place } of jailers) {
+  test(`a jail of ${name} has what its VM needs, and nothing to change`, { skip }, async () => {
+    await using folder = await mkdtempDisposable(join(tmpdir(), "torpor-jail-"));
+    const rig = await makeRig(folder.path);
+    const secret = join(folder.path, "secret");
+    await writeFile(secret, "of another", { mode: 0o644 });
+    await using undo = new AsyncDisposableStack();
+    const { vm, runFolder, topPath, run } = await jail(rig, place, folder.path, undo);
+    const mine = join(runFolder, "vm");
+    assert.match(
+      run("busybox id"),
+      new RegExp(`uid=${vm.handle.userId} gid=${vm.handle.userId}\\n`),
+    );
+    assert.equal(run(`busybox head -c 4096 ${rig.imagePath} | busybox wc -c`).trim(), "4096");
+    const checksum = createHash("sha256")
+      .update(await readFile(rig.deviceStatePath))
+      .digest("hex");
+    assert.equal(run(`busybox sha256sum ${rig.deviceStatePath}`).split(" ")[0], checksum);
+    const block = "bs=512 seek=9 conv=notrunc,fsync";
+    run(`echo written | busybox dd of=/disk ${block}`);
+    assert.match(run("busybox dd if=/disk bs=512 skip=9 count=1"), /written/);
+    assert.equal(run(`echo x >${mine}/file && busybox cat ${mine}/file`).trim(), "x");
+    for (const path of [rig.imagePath, rig.deviceStatePath]) {
+      assert.match(run(`echo x >${path} || true`), /Read-only file system/);
+    }
+    assert.match(run(`echo x >${runFolder}/file || true`), /Permission denied/);
+    for (const path of [secret, topPath, rig.disk.path, "/etc/passwd", "/proc/1/root"]) {
+      assert.match(run(`busybox cat ${path} || true`), /No such file or directory/);
+    }
+  });
+}
+
+test(
+  "of its pager a jail has the socket, and of its memory nothing",
+  { skip: fakeFirecrackerSkip },
+  async () => {
+    await using folder = await mkdtempDisposable(join(tmpdir(), "torpor-jail-"));
+    const rig = await makePagedFirecrackerRig(folder.path);
+    await using undo = new AsyncDisposableStack();
+    const { vm, runFolder, run } = await jail(rig, fakePlace, folder.path, undo);
+    const socket = run(`busybox stat -c '%F %a %u' ${runFolder}/vm/pager.sock`).trim();
+    assert.equal(socket, `socket 600 ${vm.handle.userId}`);
+    assert.equal(run(`busybox ls ${runFolder}`).trim(), "vm");
+    for (const path of [
+      rig.imagePath,
+      join(runFolder, "pager.json"),
+      join(runFolder, "memory.img"),
+    ]) {
+      assert.match(run(`busybox cat ${path} || true`), /No such file or directory/);
+    }
+    // Once the VM has connected there is nothing left to connect to.
+    await vm.loadDeviceState(rig.deviceStatePath, deadline());
+    await vm.releaseVcpus(deadline());
+    assert.doesNotMatch(run(`busybox ls ${runFolder}/vm`), /pager/);
+  },
+);

@@ -5,6 +5,7 @@
  * a guest has really come up under it, within a deadline. The verdict is kept until the QEMU version,
  * the host's kernel or the device itself changes.
  */
+import { statSync } from "node:fs";
 import { mkdtemp, readFile, rm, stat } from "node:fs/promises";
 import { release, tmpdir } from "node:os";
 import { join } from "node:path";
@@ -16,7 +17,10 @@ import { bootGuest } from "./boot-guest.ts";
 import type { Progress } from "./progress.ts";
 
 /** Ten times what a boot under working KVM takes. */
-const probeBudgetMs = 20_000;
+const standstillBudgetMs = 20_000;
+/** For a guest that is slow and goes on, on a machine that is itself emulated. */
+const probeBudgetMs = 5 * 60_000;
+const lookMs = 200;
 
 export interface AcceleratorVerdict {
   readonly accelerator: Accelerator;
@@ -76,7 +80,7 @@ async function probe({ base, program, progress }: AcceleratorOptions): Promise<A
     return { accelerator: "tcg", reason: "this machine has no /dev/kvm" };
   }
   return await progress.step("KVM probe", async (report) => {
-    report(0, `booting a guest under KVM, up to ${probeBudgetMs / 1000} s`);
+    report(0, `booting a guest under KVM, up to ${standstillBudgetMs / 1000} s without progress`);
     try {
       await bootUnderKvm(base, program);
       return { accelerator: "kvm", reason: "a guest booted under KVM" };
@@ -96,20 +100,42 @@ async function bootUnderKvm(base: BaseImage, program: QemuProgram): Promise<void
   );
   const diskPath = join(folder, "disk.qcow2");
   await createOverlay(diskPath, base.diskBytes);
-  await bootGuest(
+  const deadline = Deadline.after(probeBudgetMs, "booting under KVM");
+  const memoryPath = join(folder, "memory.img");
+  using watch = watchProgress(memoryPath);
+  const booted = bootGuest(
     {
       name: "kvm-probe",
       driver: new QemuDriver({ accelerator: "kvm", program }),
       kernelPath: base.kernelPath,
       initramfsPath: base.initramfsPath,
-      memoryPath: join(folder, "memory.img"),
+      memoryPath,
       disk: [
         { path: base.diskPath, format: "raw" },
         { path: diskPath, format: "qcow2" },
       ],
       runFolder: folder,
     },
-    Deadline.after(probeBudgetMs, "booting under KVM"),
+    deadline,
     undo,
   );
+  await Promise.race([booted, watch.stoodStill]);
+}
+
+/**
+ * `stoodStill` rejects when a guest has taken no more of its memory for too long. One that boots touches
+ * new pages all the time; one that hangs does not, and says nothing on the console as one that boots.
+ */
+function watchProgress(memoryPath: string): Disposable & { readonly stoodStill: Promise<never> } {
+  const { promise: stoodStill, reject } = Promise.withResolvers<never>();
+  const expect = (): Deadline => Deadline.after(standstillBudgetMs, "waiting for progress");
+  let seenBlocks = 0;
+  let next = expect();
+  const timer = setInterval(() => {
+    const { blocks = 0 } = statSync(memoryPath, { throwIfNoEntry: false }) ?? {};
+    if (blocks > seenBlocks) next = expect();
+    else if (next.expired) reject(new TorporError("guest.unreachable", "it stood still"));
+    seenBlocks = blocks;
+  }, lookMs);
+  return { stoodStill, [Symbol.dispose]: () => clearInterval(timer) };
 }

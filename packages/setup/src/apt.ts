@@ -116,10 +116,11 @@ async function resolveMirrorList(uri: string): Promise<string> {
   return first ?? uri;
 }
 
-/** The `deb` lines for a release: the release, its updates and its security updates. */
+/** The `deb` lines for a release: the release, its updates and its security updates, and other suites of its. */
 export async function guestSourceLines(
   archives: DebianArchives,
   release: string,
+  otherSuites: readonly string[] = [],
 ): Promise<readonly string[]> {
   const keyed = await access(keyringPath).then(
     () => `deb [signed-by=${keyringPath}]`,
@@ -129,6 +130,7 @@ export async function guestSourceLines(
   return [
     `${keyed} ${mainUri} ${release} main`,
     `${keyed} ${mainUri} ${release}-updates main`,
+    ...otherSuites.map((suite) => `${keyed} ${mainUri} ${suite} main`),
     ...(securityUri === undefined ? [] : [`${keyed} ${securityUri} ${release}-security main`]),
   ];
 }

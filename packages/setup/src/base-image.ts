@@ -118,7 +118,7 @@ async function ensureKernel(cacheDir: string, progress: Progress): Promise<void>
   await progress.step("Guest kernel", async (report) => {
     const deadline = Deadline.after(kernelBudgetMs, "fetching the guest kernel");
     await ensureLayer(cacheDir, "kernel", key, async (dir) =>
-      buildKernelLayer(dir, guestRelease, report, deadline),
+      buildKernelLayer(dir, guestRelease, kernelModules, report, deadline),
     );
   });
 }

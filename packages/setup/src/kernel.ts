@@ -51,10 +51,14 @@ export interface GuestKernel {
   readonly modulePaths: readonly string[];
 }
 
-/** Fetches and unpacks the kernel of `release` into an empty folder. Needs root and the network. */
+/**
+ * Fetches the kernel of `release` and unpacks it, with these of its modules, into an empty folder. Needs
+ * root and the network.
+ */
 export async function buildKernelLayer(
   dir: string,
   release: string,
+  modules: readonly string[],
   report: Report,
   deadline: Deadline,
 ): Promise<void> {
@@ -91,7 +95,7 @@ export async function buildKernelLayer(
   report(0.8, "unpacking");
   const unpacked = join(world, "unpacked");
   await runCommand(["dpkg-deb", "--extract", join(world, archive), unpacked], deadline);
-  await keepKernel(unpacked, dir, kernel.version, deadline);
+  await keepKernel(unpacked, dir, kernel.version, modules, deadline);
   await removeTree(world);
   report(1);
 }
@@ -153,6 +157,7 @@ async function keepKernel(
   unpacked: string,
   dir: string,
   packageVersion: string,
+  modules: readonly string[],
   deadline: Deadline,
 ): Promise<void> {
   const image = (await readdir(join(unpacked, "boot"))).find((name) => /^vmlinuz-/.test(name));
@@ -163,7 +168,7 @@ async function keepKernel(
   await copyFile(join(unpacked, "boot", image), join(dir, "vmlinuz"));
   const files = await readdir(tree, { recursive: true });
   const builtIn = await readFile(join(tree, "modules.builtin"), "utf8");
-  const chosen = chooseModules(files, builtIn.split("\n"), kernelModules);
+  const chosen = chooseModules(files, builtIn.split("\n"), modules);
   await mkdir(join(dir, "modules"));
   for (const [index, file] of chosen.entries()) {
     const number = String(index).padStart(2, "0");

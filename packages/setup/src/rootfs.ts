@@ -6,7 +6,7 @@
  * that a change of the agent does not build Debian again.
  */
 import { chmod, writeFile } from "node:fs/promises";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { type Deadline, runCommand } from "@torpor/std";
 import { aptEnv, guestSourceLines, inheritedAptOptions, loadDebianArchives } from "./apt.ts";
 import type { Report } from "./progress.ts";
@@ -124,17 +124,40 @@ export async function buildRootfsLayer(
   await writeFile(hook, customizeScript);
   await chmod(hook, 0o755);
   const sources = await guestSourceLines(await loadDebianArchives(deadline), guestRelease);
+  const target = join(dir, "rootfs.tar");
+  await makeDebianTree({ packages: guestPackages, sources, hook, target }, report, deadline);
+}
+
+export interface DebianTree {
+  readonly packages: readonly string[];
+  /** Lines of a sources.list. */
+  readonly sources: readonly string[];
+  /** Which of the sources comes first, if not the release itself: its backports, say. */
+  readonly suite?: string;
+  /** Run with the tree as its argument when all packages are in. */
+  readonly hook?: string;
+  /** A folder to be made, or an archive whose name ends in ".tar"; scratch files lie beside it. */
+  readonly target: string;
+}
+
+/** Makes a Debian of the guest's release with mmdebstrap. Needs root and the network. */
+export async function makeDebianTree(
+  { packages, sources, suite, hook, target }: DebianTree,
+  report: Report,
+  deadline: Deadline,
+): Promise<void> {
   const inherited = await inheritedAptOptions(deadline);
   const argv = [
     "mmdebstrap",
     ...["--verbose", "--mode=root", "--variant=minbase", "--architectures=amd64"],
-    `--include=${guestPackages.join(",")}`,
+    `--include=${packages.join(",")}`,
     ...excludedPaths.map((path) => `--dpkgopt=path-exclude=${path}`),
     ...includedPaths.map((path) => `--dpkgopt=path-include=${path}`),
     ...inherited.map((option) => `--aptopt=${aptConfLine(option)}`),
     ...['--aptopt=APT::Sandbox::User "root"', '--aptopt=Acquire::Retries "3"'],
-    `--customize-hook=${hook}`,
-    ...[guestRelease, join(dir, "rootfs.tar")],
+    ...(suite === undefined ? [] : [`--aptopt=APT::Default-Release "${suite}"`]),
+    ...(hook === undefined ? [] : [`--customize-hook=${hook}`]),
+    ...[guestRelease, target],
     ...sources,
   ];
   // SAFETY: mmdebstrap mounts the host's /dev into the tree. In mount and process namespaces of its
@@ -148,7 +171,7 @@ export async function buildRootfsLayer(
     ],
     deadline,
     {
-      env: { ...aptEnv, SOURCE_DATE_EPOCH: String(sourceDateEpoch), TMPDIR: dir },
+      env: { ...aptEnv, SOURCE_DATE_EPOCH: String(sourceDateEpoch), TMPDIR: dirname(target) },
       onLine: mmdebstrapProgress(report),
     },
   );

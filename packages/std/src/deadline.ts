@@ -8,6 +8,19 @@ import { performance } from "node:perf_hooks";
 import { setTimeout as sleepFor } from "node:timers/promises";
 import { TorporError } from "./errors.ts";
 
+/**
+ * What every budget is multiplied with, on a machine that is slower than any that users have: one that
+ * is emulated, say. TORPOR_BUDGET_FACTOR, from 1 to 100.
+ */
+export const budgetFactor = readBudgetFactor(process.env["TORPOR_BUDGET_FACTOR"]);
+
+/** @throws argument.invalid */
+export function readBudgetFactor(text: string | undefined): number {
+  const factor = Number(text ?? "1");
+  if (factor >= 1 && factor <= 100) return factor;
+  throw new TorporError("argument.invalid", `TORPOR_BUDGET_FACTOR is from 1 to 100, not "${text}"`);
+}
+
 export class Deadline {
   #atMonoMs: number;
   readonly #what: string;
@@ -20,12 +33,13 @@ export class Deadline {
 
   /** `what` names the work in the error text: "pause", "guest health check", … */
   static after(budgetMs: number, what: string): Deadline {
-    return new Deadline(performance.now() + budgetMs, what);
+    return new Deadline(performance.now() + budgetMs * budgetFactor, what);
   }
 
   /** A part of this work with a budget of its own; never later than the whole. */
   sub(budgetMs: number, what: string): Deadline {
-    return new Deadline(Math.min(this.#atMonoMs, performance.now() + budgetMs), what);
+    const ownMonoMs = performance.now() + budgetMs * budgetFactor;
+    return new Deadline(Math.min(this.#atMonoMs, ownMonoMs), what);
   }
 
   remainingMs(): number {

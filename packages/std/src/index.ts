@@ -1,6 +1,6 @@
 export { BugError, assert, assertNever } from "./assert.ts";
 export { type CommandOptions, type CommandResult, runCommand } from "./command.ts";
-export { Deadline } from "./deadline.ts";
+export { Deadline, budgetFactor } from "./deadline.ts";
 export { flush, flushFolder, renameDurably, writeFileDurably } from "./durable.ts";
 export {
   type Effect,
