@@ -66,7 +66,7 @@ test("openTcpSocket() connects inside the namespace it was opened in", asRoot, a
   assert.equal(error.code, "ENETUNREACH", "the server outside is out of reach from inside");
 });
 
-test("ownPages() names exactly the pages a process wrote, on either path", async () => {
+test("ownPages() names exactly the pages a process wrote, on either path", async (t) => {
   const script = `
 import mmap, sys
 file = open(sys.argv[1], "rb")
@@ -78,6 +78,7 @@ sys.stdin.read()
 `;
   const path = process.execPath;
   const child = spawn("python3", ["-c", script, path], { stdio: ["pipe", "pipe", "inherit"] });
+  t.after(() => child.kill("SIGKILL"));
   await once(child.stdout, "data");
   const maps = readFileSync(`/proc/${child.pid}/maps`, "utf8");
   const line = maps.split("\n").find((entry) => entry.endsWith(path) && entry.includes("rw-p"));
