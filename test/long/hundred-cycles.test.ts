@@ -4,6 +4,7 @@
  */
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { jsonLogger } from "@torpor/std";
 import { Ledger, type TestSandbox, Witness, startTestDaemon, waitUntil } from "@torpor/testing";
 
 const cycleCount = 100;
@@ -12,6 +13,15 @@ const layersMax = 16;
 
 type Trigger = "call" | "timeout" | "idle";
 const triggers: readonly Trigger[] = ["call", "timeout", "idle"];
+
+/** What the log says of a sandbox whose time is over: no state remembers why it sleeps. */
+interface Over {
+  readonly message: string;
+  readonly rule?: string;
+}
+
+/** The rule that puts it to sleep; none for a call. */
+const ruleOf = { call: [], timeout: ["timeout"], idle: ["idle timeout"] } as const;
 
 async function sleepBy(trigger: Trigger, sandbox: TestSandbox): Promise<void> {
   if (trigger === "call") await sandbox.pause();
@@ -24,7 +34,12 @@ async function sleepBy(trigger: Trigger, sandbox: TestSandbox): Promise<void> {
 }
 
 test(`${cycleCount} cycles`, async (t) => {
-  await using daemon = await startTestDaemon();
+  const rules: (string | undefined)[] = [];
+  const log = jsonLogger((line) => {
+    const { message, rule } = JSON.parse(line) as Over;
+    if (message === "the time of a sandbox is over") rules.push(rule);
+  });
+  await using daemon = await startTestDaemon({ log });
   const sandbox = await daemon.create("base", { autoPause: true, idleTimeoutMs: 4_000 });
   const witness = await Witness.start(sandbox);
   const ledger = await Ledger.start(sandbox);
@@ -32,7 +47,9 @@ test(`${cycleCount} cycles`, async (t) => {
     const trigger = triggers[cycle % triggers.length] ?? "call";
     await t.test(`cycle ${cycle + 1}, by ${trigger}`, async () => {
       await ledger.change(sandbox);
+      rules.length = 0;
       await sleepBy(trigger, sandbox);
+      assert.deepEqual(rules, ruleOf[trigger], "what put it to sleep");
       const { snapshot } = await sandbox.info();
       assert.ok(snapshot !== null && snapshot.memoryLayers <= layersMax);
       assert.ok(snapshot.diskLayers <= layersMax);

@@ -20,6 +20,7 @@ import type { Accounts } from "./accounts.ts";
 import { startAgent } from "./agent.ts";
 import { type AgentLimits, defaultLimits } from "./config.ts";
 import type { Machine } from "./machine.ts";
+import { monotonicMs } from "./monotonic-clock.ts";
 
 export interface TestAgent extends AsyncDisposable {
   readonly url: string;
@@ -102,6 +103,7 @@ export async function startTestAgent(options: TestAgentOptions = {}): Promise<Te
         generation: 1,
         entropy: Buffer.alloc(entropyBytes, 1).toString("base64"),
         timestampMs: Date.now(),
+        timestampMonoMs: Math.round(monotonicMs()),
         hostKey: testKey,
         sandboxId: "sandbox",
         templateId: "template",

@@ -8,6 +8,7 @@ import {
   Signal,
   cancelRoute,
   entropyBytes,
+  monotonicHeader,
   parseCancelResponse,
   parseInitResponse,
   parsePrepareResponse,
@@ -162,6 +163,23 @@ test("init steps a clock that is off, and leaves one that is nearly right", asyn
   const far = parseInitResponse(await (await agent.init({ generation: 1 })).json());
   assert.ok(Math.abs(far.clockStepMs - 3_600_000) < 5_000);
   assert.ok(agent.machine.calls.includes("setWallClock"));
+});
+
+test("the time that a request is on its way does not put the clock back", async () => {
+  await using agent = await startTestAgent();
+  const { headers } = await fetch(`${agent.url}/health`);
+  const timestampMonoMs = Math.round(Number(headers.get(monotonicHeader)));
+  assert.ok(timestampMonoMs > 0);
+  const sentMs = Date.now();
+  // As if it had been sent a minute ago, by both clocks.
+  const sent = { timestampMs: sentMs - 60_000, timestampMonoMs: timestampMonoMs - 60_000 };
+  agent.machine.offMs = -3_600_000;
+  const { clockStepMs } = parseInitResponse(
+    await (await agent.init({ generation: 1, ...sent })).json(),
+  );
+  assert.ok(Math.abs(clockStepMs - 3_600_000) < 5_000, `stepped by ${clockStepMs}`);
+  const unset = await agent.init({ ...sent, generation: 2, timestampMonoMs: undefined });
+  assert.ok(parseInitResponse(await unset.json()).clockStepMs < -50_000, "it is what counts");
 });
 
 test("bad init bodies are refused", async () => {

@@ -7,7 +7,6 @@
  * Failures are Torpor's error bodies: code, message, effect, advice.
  */
 import type { IncomingMessage, ServerResponse } from "node:http";
-import { performance } from "node:perf_hooks";
 import { setImmediate } from "node:timers/promises";
 import {
   type CancelResponse,
@@ -22,6 +21,7 @@ import {
 import { type Logger, TorporError, parseJson } from "@torpor/std";
 import { readBody, sendJson } from "./http-answer.ts";
 import type { Identity } from "./identity.ts";
+import { monotonicMs } from "./monotonic-clock.ts";
 import type { Quiescer } from "./quiesce.ts";
 import type { Waker } from "./wake.ts";
 
@@ -60,7 +60,7 @@ async function init(
   response: ServerResponse,
   { identity, waker }: PrivateRoutesContext,
 ): Promise<void> {
-  const arrivedMonoMs = performance.now();
+  const arrivedMonoMs = monotonicMs();
   const key = givenKey(request);
   // Before anything is read: a body may be large.
   if (!identity.acceptsRepeatedInit(key)) throw wrongKey();

@@ -15,6 +15,7 @@ import {
   Process,
   accessTokenHeader,
   healthRoute,
+  monotonicHeader,
   privateRoutes,
 } from "@torpor/protocol";
 import { serveCompose } from "./compose-route.ts";
@@ -23,6 +24,7 @@ import type { FilesystemService } from "./filesystem-service.ts";
 import type { Gate } from "./gate.ts";
 import { sendError, sendJson } from "./http-answer.ts";
 import type { MetricsReader } from "./metrics.ts";
+import { monotonicMs } from "./monotonic-clock.ts";
 import { type PrivateRoutesContext, servePrivateRoute } from "./private-routes.ts";
 import type { ProcessService } from "./process-service.ts";
 import { type RpcHandler, createRpcHandler } from "./rpc-handler.ts";
@@ -74,7 +76,11 @@ async function route(
   const [path, search] = splitOnce(request.url ?? "", "?");
   if (path === healthRoute) {
     allowOrigins(response);
-    response.writeHead(204, { "Cache-Control": "no-store" }).end();
+    response.writeHead(204, {
+      "Cache-Control": "no-store",
+      [monotonicHeader]: monotonicMs().toFixed(3),
+    });
+    response.end();
     return;
   }
   if (privateRoutes.includes(path)) {

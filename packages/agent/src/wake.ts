@@ -23,7 +23,6 @@
  * and the host repeats it: each step may run twice.
  */
 import type { Socket } from "node:net";
-import { performance } from "node:perf_hooks";
 import type { ServerConnTracker } from "@torpor/conntracker";
 import type { TcpConnectionName } from "@torpor/native";
 import type { InitRequest, InitResponse } from "@torpor/protocol";
@@ -35,12 +34,13 @@ import { writeGeneration } from "./generation-file.ts";
 import type { Hooks } from "./hooks.ts";
 import { type Identity, writeMarkers } from "./identity.ts";
 import type { Machine } from "./machine.ts";
+import { monotonicMs } from "./monotonic-clock.ts";
 import type { Quiescer } from "./quiesce.ts";
 import type { QuietTimers } from "./quiet-timers.ts";
 import type { UserCgroup } from "./user-cgroup.ts";
 
-/** A clock that is off by less is left alone: a step costs programs more than it gives them. */
-const clockToleranceMs = 50;
+/** A clock that is off by less is left alone: the host knows it no better. */
+const clockToleranceMs = 10;
 
 export interface WakeContext {
   readonly gate: Gate;
@@ -58,7 +58,7 @@ export interface WakeContext {
 
 export interface InitCall {
   readonly request: InitRequest;
-  /** `performance.now()` when the request arrived, for the delay the timestamp has not seen. */
+  /** `monotonicMs()` when the request arrived, for a timestamp that says nothing of its own. */
   readonly arrivedMonoMs: number;
   /** The connection of the call: newer than the snapshot, so it is spared. */
   readonly carrier: Socket;
@@ -86,7 +86,8 @@ const steps: readonly Step<Wake>[] = [
     budgetMs: 1_000,
     async run(wake) {
       const { machine, request } = wake;
-      const dueMs = request.timestampMs + (performance.now() - wake.arrivedMonoMs);
+      const { timestampMs, timestampMonoMs = wake.arrivedMonoMs } = request;
+      const dueMs = timestampMs + (monotonicMs() - timestampMonoMs);
       const offMs = Math.round(dueMs - machine.wallClockMs());
       if (Math.abs(offMs) <= clockToleranceMs) return;
       machine.setWallClock(dueMs);

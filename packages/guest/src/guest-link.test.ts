@@ -4,7 +4,7 @@ import { type Server, createServer } from "node:http";
 import { type AddressInfo, Socket, connect, createServer as createTcpServer } from "node:net";
 import { test } from "node:test";
 import { setImmediate } from "node:timers/promises";
-import { agentPort, hostKeyHeader } from "@torpor/protocol";
+import { agentPort, hostKeyHeader, monotonicHeader } from "@torpor/protocol";
 import { Deadline, TorporError } from "@torpor/std";
 import { GuestLink } from "./guest-link.ts";
 
@@ -99,4 +99,52 @@ test("dial() lets no part of a request wait for an acknowledgement of the one be
   using link = new GuestLink({ hostKey: "key", dial: () => socket });
   link.dial(agentPort);
   assert.ok(noDelay);
+});
+
+/** An agent that answers each question so much later, with a clock that counts the questions. */
+async function startClock(
+  lateMs: readonly number[],
+  header = monotonicHeader,
+): Promise<{
+  readonly link: GuestLink;
+  asked(): number;
+  [Symbol.asyncDispose](): Promise<void>;
+}> {
+  let asked = 0;
+  const agent = createServer((_, response) => {
+    response.writeHead(204, { [header]: `${1_000 + asked}.4` });
+    setTimeout(() => response.end(), lateMs[asked]);
+    asked += 1;
+  });
+  agent.listen(0, "127.0.0.1");
+  await once(agent, "listening");
+  const { port } = agent.address() as AddressInfo;
+  const link = new GuestLink({ hostKey: "key", dial: () => connect(port, "127.0.0.1") });
+  return {
+    link,
+    asked: () => asked,
+    [Symbol.asyncDispose]: async () => {
+      link[Symbol.dispose]();
+      agent.closeAllConnections();
+      agent.close();
+    },
+  };
+}
+
+test("readClock() takes the answer that came soonest", async () => {
+  await using clock = await startClock([600, 30, 600, 600]);
+  const fromMs = Date.now();
+  const { timestampMs, timestampMonoMs } = await clock.link.readClock(deadline());
+  assert.equal(clock.asked(), 4);
+  assert.equal(timestampMonoMs, 1_001);
+  assert.ok(timestampMs >= fromMs + 600 && timestampMs <= Date.now() - 1_200);
+});
+
+test("readClock() says what the time is where an agent tells no clock", async () => {
+  await using clock = await startClock([300, 300, 300, 300], "unknown");
+  const fromMs = Date.now();
+  const { timestampMs, timestampMonoMs } = await clock.link.readClock(deadline());
+  assert.equal(clock.asked(), 1);
+  assert.equal(timestampMonoMs, undefined);
+  assert.ok(timestampMs >= fromMs + 300);
 });

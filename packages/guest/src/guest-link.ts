@@ -25,6 +25,7 @@ import {
   accessTokenHeader,
   hostKeyHeader,
   initRoute,
+  monotonicHeader,
   parseCancelResponse,
   parseInitResponse,
   parsePrepareResponse,
@@ -40,12 +41,24 @@ const readyRetryMs = 10;
 const metricsRoute = "/metrics";
 /** A connection attempt that the guest's kernel has not answered by now is started anew. */
 const readyAttemptMs = 1_000;
+/** LIMIT: of questions for a clock; the first that is answered soon enough is the last. */
+const clockQuestionsMax = 4;
+/** Half of it is what the clock may be off by. */
+const promptAnswerMs = 10;
 
 export interface GuestLinkOptions {
   /** Opens a connection to a port of the guest. */
   readonly dial: (port: number) => Socket;
   /** Authorises private calls; replaced after an init that installed another. */
   readonly hostKey: string;
+}
+
+/** The same instant on two clocks. */
+export interface ClockReading {
+  /** Wall clock of the host, milliseconds since 1970. */
+  readonly timestampMs: number;
+  /** Monotonic clock of the guest; undefined when its agent does not tell it. */
+  readonly timestampMonoMs: number | undefined;
 }
 
 export class GuestLink implements Disposable {
@@ -124,6 +137,27 @@ export class GuestLink implements Disposable {
     }
   }
 
+  /**
+   * Reads the guest's monotonic clock: in the middle of the question that took the shortest, so the
+   * reading is wrong by half of that at most. @throws guest.unreachable, deadline.exceeded
+   */
+  async readClock(deadline: Deadline): Promise<ClockReading> {
+    let best: ClockReading = { timestampMs: Date.now(), timestampMonoMs: undefined };
+    let bestTripMs = Infinity;
+    for (let asked = 0; asked < clockQuestionsMax && bestTripMs > promptAnswerMs; asked += 1) {
+      const sentMs = performance.now();
+      const response = await this.#exchange("GET", healthRoute, undefined, deadline);
+      const tripMs = performance.now() - sentMs;
+      const timestampMs = Math.round(Date.now() - tripMs / 2);
+      await named(readAnswer(response, healthRoute), healthRoute, deadline);
+      const timestampMonoMs = parseMonotonic(response.headers[monotonicHeader]);
+      if (timestampMonoMs === undefined) return { timestampMs: Date.now(), timestampMonoMs };
+      if (tripMs < bestTripMs) best = { timestampMs, timestampMonoMs };
+      bestTripMs = Math.min(tripMs, bestTripMs);
+    }
+    return best;
+  }
+
   /** Makes the guest right again after a start or a restore; user processes run from here on. */
   async init(body: InitRequest, deadline: Deadline): Promise<InitResponse> {
     const answer = parseInitResponse(await this.#call("POST", initRoute, body, deadline));
@@ -170,6 +204,17 @@ export class GuestLink implements Disposable {
     deadline: Deadline,
     more: Readonly<Record<string, string>> = {},
   ): Promise<unknown> {
+    const response = await this.#exchange(method, path, body, deadline, more);
+    return await named(readAnswer(response, path), path, deadline);
+  }
+
+  async #exchange(
+    method: "GET" | "POST",
+    path: string,
+    body: unknown,
+    deadline: Deadline,
+    more: Readonly<Record<string, string>> = {},
+  ): Promise<IncomingMessage> {
     const payload = body === undefined ? undefined : JSON.stringify(body);
     const { promise, resolve, reject } = Promise.withResolvers<IncomingMessage>();
     const outgoing = request({
@@ -192,13 +237,24 @@ export class GuestLink implements Disposable {
     // The only news of an answer that changes protocols, which no honest agent gives.
     outgoing.once("close", () => reject(closedWithoutAnswer()));
     outgoing.end(payload);
-    try {
-      return await readAnswer(await promise, path);
-    } catch (cause) {
-      if (deadline.expired) throw deadline.error(cause);
-      throw TorporError.from(cause, "guest.unreachable", `calling ${path}`);
-    }
+    return await named(promise, path, deadline);
   }
+}
+
+/** Says which call it was that failed. */
+async function named<T>(work: Promise<T>, path: string, deadline: Deadline): Promise<T> {
+  try {
+    return await work;
+  } catch (cause) {
+    if (deadline.expired) throw deadline.error(cause);
+    throw TorporError.from(cause, "guest.unreachable", `calling ${path}`);
+  }
+}
+
+/** Whole milliseconds; undefined for what no agent says. */
+function parseMonotonic(value: string | readonly string[] | undefined): number | undefined {
+  const ms = typeof value === "string" ? Math.round(Number(value)) : NaN;
+  return Number.isSafeInteger(ms) && ms >= 0 ? ms : undefined;
 }
 
 /** Destroys it when it does not come to be. */

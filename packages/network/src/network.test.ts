@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { type ChildProcess, spawn } from "node:child_process";
+import { spawn } from "node:child_process";
 import { once } from "node:events";
 import type { Socket } from "node:net";
 import { test } from "node:test";
@@ -25,8 +25,7 @@ async function get(network: { dial(port: number): Socket }): Promise<string> {
   return text;
 }
 
-test("dial() reaches the network's own guest and no other's", asRoot, async () => {
-  const guests: ChildProcess[] = [];
+test("dial() reaches the network's own guest and no other's", asRoot, async (t) => {
   const networks = await Promise.all(
     ["first", "second"].map(async (name) => {
       const network = await createNetwork("namespace", addressing);
@@ -36,7 +35,7 @@ test("dial() reaches the network's own guest and no other's", asRoot, async () =
       const guest = network.attachment.inNamespace(() =>
         spawn(process.execPath, ["-e", script], { stdio: ["ignore", "pipe", "inherit"] }),
       );
-      guests.push(guest);
+      t.after(() => guest.kill());
       await once(guest.stdout, "data");
       return network;
     }),
@@ -44,7 +43,6 @@ test("dial() reaches the network's own guest and no other's", asRoot, async () =
   const answers = await Promise.all(networks.map(get));
   assert.match(answers[0] ?? "", /first$/);
   assert.match(answers[1] ?? "", /second$/);
-  for (const guest of guests) guest.kill();
   for (const network of networks) {
     network.attachment[Symbol.dispose]();
     network.attachment[Symbol.dispose](); // safe to repeat

@@ -42,6 +42,8 @@ export const guestAddressing = {
 
 export const hostKeyHeader = "x-torpor-host-key";
 export const accessTokenHeader = "x-access-token";
+/** Of the answer to `GET /health`: the guest's CLOCK_MONOTONIC in milliseconds, with decimals. */
+export const monotonicHeader = "torpor-monotonic-ms";
 
 export const healthRoute = "/health";
 export const initRoute = "/init";
@@ -93,8 +95,13 @@ export interface InitRequest {
   readonly generation: number;
   /** Fresh random bytes from the host, base64, `entropyBytes` long. */
   readonly entropy: string;
-  /** Wall clock of the host when the request is sent, milliseconds since 1970. */
+  /** Wall clock of the host, milliseconds since 1970: at the instant of the field below. */
   readonly timestampMs: number;
+  /**
+   * The guest's monotonic clock when the host's read `timestampMs`, so that it does not matter how long
+   * the request is on its way. Without it: the moment the request arrives.
+   */
+  readonly timestampMonoMs?: number | undefined;
   /** Replaces the key that authorises private routes. */
   readonly hostKey: string;
   readonly sandboxId: string;
@@ -172,10 +179,11 @@ export function parseInitRequest(value: unknown): InitRequest {
   return {
     reason: parseOneOf(body["reason"], "reason", wakeReasons),
     machine: optional(body["machine"], parseMachineIdentity, "machine") ?? null,
-    suspendedMs: parseInteger(body["suspendedMs"], "suspendedMs", 0, Number.MAX_SAFE_INTEGER),
+    suspendedMs: parseMs(body["suspendedMs"], "suspendedMs"),
     generation: parseInteger(body["generation"], "generation", 1, generationMax),
     entropy,
-    timestampMs: parseInteger(body["timestampMs"], "timestampMs", 0, Number.MAX_SAFE_INTEGER),
+    timestampMs: parseMs(body["timestampMs"], "timestampMs"),
+    timestampMonoMs: optional(body["timestampMonoMs"], parseMs, "timestampMonoMs"),
     hostKey: parseString(body["hostKey"], "hostKey", 256),
     sandboxId: parseString(body["sandboxId"], "sandboxId", 64),
     templateId: parseString(body["templateId"], "templateId", 64),
@@ -226,6 +234,10 @@ export function parsePrepareResponse(value: unknown): PrepareResponse {
 export function parseCancelResponse(value: unknown): CancelResponse {
   const body = parseObject(value, "cancel response");
   return { canceled: parseBoolean(body["canceled"], "canceled") };
+}
+
+function parseMs(value: unknown, what: string): number {
+  return parseInteger(value, what, 0, Number.MAX_SAFE_INTEGER);
 }
 
 function parseCount(value: unknown, what: string): number {

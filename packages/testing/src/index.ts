@@ -38,6 +38,7 @@ export {
 export type { GuestTask, TaskResult } from "./paged-guest/task.ts";
 export { StateFolder } from "./state-folder.ts";
 export { type RunOptions, TestSandbox } from "./test-sandbox.ts";
+export { assertRightClock, stillMs } from "./wall-clock.ts";
 export { failsWith, waitUntil } from "./expectations.ts";
 export {
   type ConformanceRig,

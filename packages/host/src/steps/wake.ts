@@ -29,7 +29,7 @@
  * of its own, one below the sandbox's first, so that the real one renews everything again.
  */
 import { mkdir, rm } from "node:fs/promises";
-import { GuestLink, processClient } from "@torpor/guest";
+import { type ClockReading, GuestLink, processClient } from "@torpor/guest";
 import {
   type NetworkKind,
   type EgressRequest,
@@ -94,7 +94,7 @@ export interface WakeContext {
   readonly networkRequest: EgressRequest | null;
   readonly outside: Outside;
   /** All of init but what is only known when it is sent. */
-  readonly init: Omit<InitRequest, "entropy" | "timestampMs" | "suspendedMs">;
+  readonly init: Omit<InitRequest, "entropy" | keyof ClockReading | "suspendedMs">;
   readonly entropy: () => string;
   /** Told the hash of fresh random bytes of the guest. @throws guest.refused when it was seen before */
   readonly checkFresh: (randomHash: string) => void;
@@ -400,12 +400,10 @@ async function sendInit(
 ): Promise<void> {
   const { entropy, link, snapshot, checkFresh } = context;
   assert(link !== undefined, "the guest is ready before it is initialised");
-  const timestampMs = Date.now();
+  const clock = await link.readClock(deadline);
+  const { timestampMs } = clock;
   const suspendedMs = Math.max(0, timestampMs - (snapshot?.createdAtMs ?? timestampMs));
-  const answer = await link.init(
-    { ...init, entropy: entropy(), timestampMs, suspendedMs },
-    deadline,
-  );
+  const answer = await link.init({ ...init, entropy: entropy(), ...clock, suspendedMs }, deadline);
   checkFresh(answer.randomHash);
   context.randomHash = answer.randomHash;
 }

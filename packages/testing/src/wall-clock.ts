@@ -1,0 +1,30 @@
+/**
+ * How far a guest's wall clock is off. Each question bounds it by its own round trip, the shortest the
+ * closest; what all of them leave is a range that a clock which was never set cannot be in.
+ */
+import assert from "node:assert/strict";
+import type { TestSandbox } from "./test-sandbox.ts";
+import { Witness } from "./witness.ts";
+
+const questionsMax = 30;
+/** What is promised. */
+const toleranceMs = 50;
+
+/** Of a sandbox with a witness, which lay still for `stillMs` before it woke. */
+export async function assertRightClock(sandbox: TestSandbox): Promise<void> {
+  let leastMs = -Infinity;
+  let mostMs = Infinity;
+  for (let asked = 0; asked < questionsMax; asked += 1) {
+    const { timeMs, hostBeforeMs, hostAfterMs } = await Witness.ask(sandbox);
+    leastMs = Math.max(leastMs, timeMs - hostAfterMs);
+    mostMs = Math.min(mostMs, timeMs - hostBeforeMs);
+    if (mostMs - leastMs <= toleranceMs) break;
+  }
+  const range = `it is off by ${leastMs.toFixed(1)} to ${mostMs.toFixed(1)} ms`;
+  assert.ok(mostMs - leastMs < stillMs - toleranceMs, `${range}: too vague to tell`);
+  assert.ok(mostMs >= -toleranceMs, `the clock is behind: ${range}`);
+  assert.ok(leastMs <= toleranceMs, `the clock is ahead: ${range}`);
+}
+
+/** How long a guest lies still before its clock is looked at. */
+export const stillMs = 2_000;
