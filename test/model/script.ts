@@ -68,6 +68,9 @@ export const diskCells: readonly number[] = [0, 1, 2, 3, 4, 5];
 const turnsMin = 8;
 const turnsMore = 18;
 const operationsMax = 3;
+/** More than a chain has before it is folded. */
+const busySavesMin = 5;
+const busySavesMore = 8;
 /** More than there usually are, and divisible by many numbers. */
 const targets = 12;
 /** A pause passes some sixty points, a wake some seventy. */
@@ -78,7 +81,26 @@ export function makeScript(seed: number): Script {
   const saveWhole = random.chance(10);
   const count = turnsMin + random.below(turnsMore);
   const turns = Array.from({ length: count }, () => makeTurn(random));
-  return { seed, saveWhole, turns: [{ operations: [create(0, "pause")] }, ...turns] };
+  const ending = random.chance(2) ? makeBusyLife(random) : [];
+  return { seed, saveWhole, turns: [{ operations: [create(0, "pause")] }, ...turns, ...ending] };
+}
+
+/** One sandbox is saved again and again while it runs, so that what its VM has open is folded. */
+function makeBusyLife(random: Random): readonly Turn[] {
+  const target = random.below(targets);
+  const begin: Turn = { operations: [{ verb: "resume", target, epoch: "none" }] };
+  const count = busySavesMin + random.below(busySavesMore);
+  const saves = Array.from({ length: count }, (): readonly Turn[] => {
+    const write: Operation = { verb: "write", target, write: makeWrite(random) };
+    const save: Operation = { verb: "snapshot", target, name: null, epoch: "none" };
+    return [
+      { operations: [write] },
+      // Two at once: the second is made while what the first has left is folded.
+      { operations: random.chance(2) ? [save] : [save, save], mishap: maybeMishap(random) },
+      ...(random.chance(2) ? [makeDaemonTurn(random)] : []),
+    ];
+  });
+  return [begin, ...saves.flat()];
 }
 
 function makeTurn(random: Random): Turn {

@@ -2,6 +2,7 @@
  * The world that a script is played in: a state folder, a machine of fake VMs, and one daemon after the
  * other over both. The daemons are the real host code, from `Sandboxes` down to the files.
  */
+import { webcrypto } from "node:crypto";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -37,8 +38,20 @@ export const templateName = "fake";
 const fastFolder = "/dev/shm";
 /** Few, so that some wait; a mishap's wake may never end. */
 const wakeLimits = { atOnce: 2, turnMsMax: 1_000, waitMsMax: 45_000 };
-/** How long nothing must have been under way: a checksum is computed in less, and is not listed. */
-const quietMs = 8;
+/** How often in a row nothing must have been under way; not how long: a busy machine may look once only. */
+const quietLooks = 8;
+/** Checksums that are being computed, which Node does not list among what is under way. */
+let digesting = 0;
+const { subtle } = webcrypto;
+const digest = subtle.digest.bind(subtle);
+subtle.digest = async (...parts) => {
+  digesting += 1;
+  try {
+    return await digest(...parts);
+  } finally {
+    digesting -= 1;
+  }
+};
 
 export interface World extends AsyncDisposable {
   readonly path: string;
@@ -191,11 +204,10 @@ async function makeFolder(): Promise<string> {
 
 /** Until all that is under way has come to a gate, as far as the process can be asked. */
 async function untilQuiet(): Promise<void> {
-  let busyAtMs = performance.now();
-  while (performance.now() - busyAtMs < quietMs) {
-    if (process.getActiveResourcesInfo().some((name) => /^FSReq|^TCPConnect/.test(name))) {
-      busyAtMs = performance.now();
-    }
+  for (let looks = 0; looks < quietLooks; looks += 1) {
+    const listed = process.getActiveResourcesInfo();
+    if (digesting > 0 || listed.some((name) => /^FSReq|^CloseReq|^TCPConnect/.test(name)))
+      looks = 0;
     // Not by turns of the event loop: what is waited for may need this very processor.
     await sleep(1);
   }

@@ -21,12 +21,16 @@ import {
   startTestDaemon,
 } from "@torpor/testing";
 
+/** A chain that became so long is folded. */
+const savesUntilFold = 5;
+
 interface Points {
   readonly create: readonly DeathPoint[];
   readonly pause: readonly DeathPoint[];
   readonly resume: readonly DeathPoint[];
   readonly remove: readonly DeathPoint[];
   readonly snapshot: readonly DeathPoint[];
+  readonly fold: readonly DeathPoint[];
 }
 
 /** Before each step and after the last: what lies between two steps is nothing at all. */
@@ -43,11 +47,17 @@ async function learnPoints(): Promise<Points> {
   const create = await record(async () => made.push(await daemon.create()));
   const [sandbox] = made;
   assert.ok(sandbox !== undefined);
+  const pause = await record(() => sandbox.pause());
+  const resume = await record(() => sandbox.resume());
+  const snapshot = await record(() => sandbox.snapshot());
+  const isOfSnapshot = new Set(snapshot.map(({ step }) => step));
+  const saved = await failpoints.record(async () => {
+    for (let count = 0; count < savesUntilFold; count += 1) await sandbox.snapshot();
+    await daemon.idle();
+  });
   return {
-    create,
-    pause: await record(() => sandbox.pause()),
-    resume: await record(() => sandbox.resume()),
-    snapshot: await record(() => sandbox.snapshot()),
+    ...{ create, pause, resume, snapshot },
+    fold: saved.filter(({ step }) => !isOfSnapshot.has(step)),
     remove: await record(() => sandbox.remove()),
   };
 }
@@ -71,7 +81,7 @@ test("the daemon may be killed at any moment", async (t) => {
   ): Promise<void> => {
     await using daemon = await spawnTestDaemon(state, point);
     const asked = ask(await TestSandbox.find(daemon.api, sandboxId));
-    await assert.rejects(asked, /ECONNRESET|socket hang up/);
+    await assert.rejects(asked, /ECONNRESET|ECONNREFUSED|socket hang up/);
     await daemon.ended();
   };
 
@@ -168,6 +178,28 @@ test("the daemon may be killed at any moment", async (t) => {
           assert.equal((await sandbox.api.call("GET", "/snapshots")).text, "[]");
           await witness?.confirm(sandbox);
         });
+      });
+    }
+  });
+
+  await t.test("fold beneath a running VM", async (on) => {
+    assert.ok(points.fold.length > 0);
+    for (const point of points.fold) {
+      await on.test(`killed ${point.moment} "${point.step}"`, async () => {
+        await dieDuring(point, async (sandbox) => {
+          for (;;) await sandbox.snapshot();
+        });
+        await using daemon = await startTestDaemon({ state });
+        const sandbox = await TestSandbox.find(daemon.api, sandboxId);
+        assert.equal((await sandbox.info()).state, "running");
+        assert.equal((await state.vms()).length, 1);
+        await witness?.confirm(sandbox);
+        // The next save brings it to its end.
+        await sandbox.snapshot();
+        await daemon.idle();
+        const { state: now, diskLayers } = daemon.live(sandbox).record;
+        assert.deepEqual(now.kind === "running" && now.openDisks, diskLayers);
+        await witness?.confirm(sandbox);
       });
     }
   });

@@ -16,6 +16,9 @@ import {
   startTestDaemon,
 } from "@torpor/testing";
 
+/** LIMIT: a chain is folded before it is as long. */
+const savesMax = 8;
+
 interface Story {
   readonly daemon: TestDaemon;
   readonly failpoints: Failpoints;
@@ -146,6 +149,62 @@ async function failSnapshot(
   await witness.confirm(sandbox);
 }
 
+/** Saves until the chain is long enough to be folded, and has been. */
+async function saveUntil(
+  { daemon, sandbox }: Pick<Story, "daemon" | "sandbox">,
+  isDone: () => boolean,
+): Promise<void> {
+  for (let count = 0; count < savesMax; count += 1) {
+    const id = await sandbox.snapshot();
+    await daemon.api.call("DELETE", `/templates/${id}`);
+    await daemon.idle();
+    if (isDone()) return;
+  }
+  assert.fail(`nothing was folded in ${savesMax} saves`);
+}
+
+/** Whether the VM has just those layers open that the sandbox's disk is made of. */
+function standsAsRecorded({ daemon, sandbox }: Story): boolean {
+  const { state, diskLayers } = daemon.live(sandbox).record;
+  return state.kind === "running" && String(state.openDisks) === String(diskLayers);
+}
+
+async function failFold(
+  t: TestContext,
+  story: Story,
+  points: readonly FailingStep[],
+): Promise<void> {
+  const { daemon, failpoints, sandbox, witness } = story;
+  const check = async (): Promise<void> => {
+    const { pid } = daemon.run(sandbox).vm.handle;
+    await saveUntil(story, () => !failpoints.isArmed);
+    assert.equal(daemon.run(sandbox).vm.handle.pid, pid);
+    await witness.confirm(sandbox);
+  };
+  await failEach(t, story, points, async () => {
+    await check();
+    assert.ok(!standsAsRecorded(story), "nobody knows how far it came");
+    // With the next save it is tried again.
+    let saves = 0;
+    await saveUntil(story, () => {
+      saves += 1;
+      return standsAsRecorded(story);
+    });
+    assert.equal(saves, 1);
+    await witness.confirm(sandbox);
+  });
+  for (const step of new Set(points.map((point) => point.step))) {
+    await t.test(`"${step}" twice`, async () => {
+      failpoints.repeatOnce(step);
+      await check();
+      assert.ok(standsAsRecorded(story));
+    });
+  }
+  await sandbox.pause();
+  await sandbox.resume();
+  await witness.confirm(sandbox);
+}
+
 async function failFork(
   t: TestContext,
   story: Story,
@@ -223,6 +282,11 @@ test("any step may fail", async (t) => {
   const wakePoints = await failpoints.record(() => sandbox.resume());
   const snapshotPoints = await failpoints.record(() => sandbox.snapshot("sample"));
   await daemon.api.call("DELETE", "/templates/sample");
+  const layersBefore = daemon.live(sandbox).record.diskLayers.length;
+  const isFolded = (): boolean => daemon.live(sandbox).record.diskLayers.length < layersBefore;
+  const isOfSnapshot = new Set(snapshotPoints.map(({ step }) => step));
+  const savePoints = await failpoints.record(() => saveUntil(story, isFolded));
+  const foldPoints = savePoints.filter(({ step }) => !isOfSnapshot.has(step));
 
   await t.test("create leaves nothing", async (on) => await failCreate(on, story, createPoints));
   await t.test("pause leaves the sandbox running, or asleep once that is safe", async (on) => {
@@ -231,6 +295,9 @@ test("any step may fail", async (t) => {
   await t.test("resume leaves it asleep", async (on) => await failResume(on, story, wakePoints));
   await t.test("a snapshot that fails leaves the sandbox running", async (on) => {
     await failSnapshot(on, story, snapshotPoints);
+  });
+  await t.test("a fold that fails leaves the VM as it was, and is tried again", async (on) => {
+    await failFold(on, story, foldPoints);
   });
   await t.test("a fork that fails leaves the parent as it was and no child", async (on) => {
     await failFork(on, story, createPoints);

@@ -3,13 +3,21 @@
  * the day the newest is damaged, and nothing that nobody needs.
  */
 import assert from "node:assert/strict";
-import { open, readdir } from "node:fs/promises";
-import { join } from "node:path";
+import { open, readFile, readdir, readlink } from "node:fs/promises";
+import { basename, join } from "node:path";
 import { test } from "node:test";
 import { TorporError } from "@torpor/std";
-import { type TestDaemon, Witness, failsWith, startTestDaemon } from "@torpor/testing";
+import {
+  type TestDaemon,
+  type TestSandbox,
+  Witness,
+  failsWith,
+  startTestDaemon,
+} from "@torpor/testing";
 
 const cycleCount = 10;
+/** Of one run, which is put upon what was folded several times meanwhile. */
+const snapshotCount = 24;
 /** LIMIT: of a chain, after folds have had their turn. */
 const layersMax = 5;
 
@@ -25,6 +33,112 @@ async function diskPaths({ state }: TestDaemon): Promise<readonly string[]> {
   const folder = join(state.path, "disks");
   return (await readdir(folder)).map((name) => join(folder, name));
 }
+
+/** The disk layers that the process of a VM has open, by id. */
+async function openLayers(pid: number): Promise<readonly string[]> {
+  const folder = `/proc/${pid}/fd`;
+  const paths = await Promise.all(
+    (await readdir(folder)).map((fd) => readlink(join(folder, fd)).catch(() => "")),
+  );
+  return paths.filter((path) => path.includes(".qcow2")).map((path) => basename(path, ".qcow2"));
+}
+
+/** Those that it is shown, by id: what was removed on the host takes room as long as it is among them. */
+async function shownLayers(pid: number, runFolder: string): Promise<readonly string[]> {
+  const mounts = (await readFile(`/proc/${pid}/mountinfo`, "utf8")).split("\n");
+  const mounted = mounts.map((line) => line.split(" ")[4] ?? "");
+  const paths = [...mounted, ...(await readdir(runFolder))];
+  return paths.filter((path) => path.includes(".qcow2")).map((path) => basename(path, ".qcow2"));
+}
+
+/** Fails unless the VM has those layers open that its record names, and no others; returns how many. */
+async function countOpenLayers(daemon: TestDaemon, sandbox: TestSandbox): Promise<number> {
+  const { state, diskLayers } = daemon.live(sandbox).record;
+  assert.equal(state.kind, "running");
+  assert.deepEqual(state.kind === "running" && state.openDisks, diskLayers);
+  const { pid, runFolder, userId } = daemon.run(sandbox).vm.handle;
+  assert.deepEqual((await openLayers(pid)).toSorted(), diskLayers.toSorted());
+  const shown = await shownLayers(pid, runFolder);
+  if (userId !== undefined) assert.deepEqual(shown.toSorted(), diskLayers.toSorted());
+  return diskLayers.length;
+}
+
+test("a VM that runs on", async (t) => {
+  await using daemon = await startTestDaemon();
+  const sandbox = await daemon.create();
+  const witness = await Witness.start(sandbox);
+  const sums: string[] = [];
+  const snapshots: string[] = [];
+
+  const write = async (): Promise<void> => {
+    const name = `file-${sums.length}`;
+    await sandbox.shell(`head -c 300000 /dev/urandom > ${name} && sync`);
+    sums.push(await sandbox.shell(`sha256sum < ${name}`));
+  };
+  const confirm = async (one: TestSandbox): Promise<void> => {
+    await one.shell("echo 3 | sudo tee /proc/sys/vm/drop_caches");
+    const files = sums.map((_, index) => `sha256sum < file-${index}`).join("; ");
+    assert.deepEqual((await one.shell(files)).split("\n"), sums);
+    await witness.confirm(one);
+  };
+
+  await t.test("stands upon few layers however often it is saved", async () => {
+    // Layers that it is started with are shown to it in another way than those that come later.
+    for (let cycle = 0; cycle < 2; cycle += 1) {
+      await write();
+      await sandbox.pause();
+      await sandbox.resume();
+    }
+    const { pid } = await sandbox.info();
+    let replacedCount = 0;
+    let countBefore = await countOpenLayers(daemon, sandbox);
+    for (let count = 0; count < snapshotCount; count += 1) {
+      await write();
+      snapshots.push(await sandbox.snapshot());
+      await daemon.idle();
+      const openCount = await countOpenLayers(daemon, sandbox);
+      assert.ok(openCount <= layersMax + 1, `${openCount} disk layers are open`);
+      if (openCount <= countBefore) replacedCount += 1;
+      countBefore = openCount;
+      if (count === snapshotCount / 2) {
+        await daemon.stop();
+        await daemon.start();
+      }
+    }
+    assert.ok(replacedCount >= 3, `it was put upon what was folded ${replacedCount} times`);
+    assert.equal((await sandbox.info()).pid, pid, "it is the same run");
+    await confirm(sandbox);
+  });
+
+  await t.test("keeps no layer on disk that nobody needs", async () => {
+    for (const id of snapshots.slice(0, -1)) await daemon.sandboxes.removeSnapshot(id);
+    await daemon.idle();
+    // Those of the snapshot it would go back to are others, if that was not folded.
+    const paths = await diskPaths(daemon);
+    assert.ok(paths.length <= 4 * layersMax, paths.join(" "));
+    await confirm(sandbox);
+  });
+
+  await t.test("shares what was folded with children and sandboxes made from it", async () => {
+    const [id = ""] = snapshots.slice(-1);
+    const { children, errors } = await sandbox.fork();
+    assert.deepEqual(errors, []);
+    const made = await daemon.create(id);
+    for (const one of [...children, made]) {
+      await confirm(one);
+      await one.shell("echo own > file-0 && sync");
+    }
+    await confirm(sandbox);
+    for (const one of [...children, made]) await one.remove();
+  });
+
+  await t.test("sleeps and wakes with everything", async () => {
+    await write();
+    await sandbox.pause();
+    await sandbox.resume();
+    await confirm(sandbox);
+  });
+});
 
 test("layers", async (t) => {
   await using daemon = await startTestDaemon();

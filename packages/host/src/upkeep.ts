@@ -1,6 +1,7 @@
 /**
- * What is done in the background after a sandbox was saved: long chains of layers are folded, and what
- * nobody needs any more is removed. Never on the way of a pause or a resume; one thing at a time.
+ * What is done in the background after a sandbox was saved: long chains of layers are folded, a VM that
+ * runs is put upon what came of it, and what nobody needs any more is removed. Never on the way of a
+ * pause or a resume; one thing at a time.
  */
 import { copyFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -23,9 +24,13 @@ import {
 } from "@torpor/storage";
 import { newDiskLayerId, newSnapshotId } from "./entropy.ts";
 import type { Sandbox } from "./sandbox/sandbox.ts";
+import { planShortening } from "./sandbox/shorten.ts";
 import type { WorkingSets } from "./working-sets.ts";
 
 const bytesPerMiB = 1024 * 1024;
+
+/** What is seen of a sandbox here. */
+export type FoldedSandbox = Pick<Sandbox, "record" | "takeFold" | "shortenDisk">;
 
 export interface UpkeepOptions {
   readonly store: SnapshotStore;
@@ -47,10 +52,15 @@ export class Upkeep {
     this.#options = options;
   }
 
-  /** Later: folds the layers of this sandbox's snapshot, if they are many, and collects. */
-  after(sandbox: Sandbox): void {
+  /** Later: folds the layers of this sandbox, if they are many, and collects. */
+  after(sandbox: FoldedSandbox): void {
     this.#later(async () => {
       await this.#fold(sandbox);
+    });
+    this.#later(async () => {
+      await this.#shorten(sandbox);
+    });
+    this.#later(async () => {
       await this.collect();
     });
   }
@@ -92,7 +102,7 @@ export class Upkeep {
     }
   }
 
-  async #fold(sandbox: Sandbox): Promise<void> {
+  async #fold(sandbox: FoldedSandbox): Promise<void> {
     const { snapshotId } = sandbox.record;
     const { store } = this.#options;
     if (snapshotId === null) return;
@@ -125,7 +135,52 @@ export class Upkeep {
     };
     await staged.publish(after);
     unlessPublished.move();
-    await sandbox.takeFold(before, after);
+    await this.#handOver(sandbox, before, after);
+  }
+
+  /**
+   * A sandbox that was saved anew meanwhile stands upon the same disk, and what it was saved as is given an
+   * equal too: one that is saved more often than can be folded would else have ever more layers.
+   */
+  async #handOver(
+    sandbox: FoldedSandbox,
+    before: SnapshotManifest,
+    after: SnapshotManifest,
+  ): Promise<void> {
+    const { store } = this.#options;
+    if (await sandbox.takeFold(before, after)) return;
+    const { snapshotId } = sandbox.record;
+    // Gone, or with nothing that it could take.
+    if (snapshotId === null || snapshotId === before.snapshotId) return;
+    if (after.disk.length === before.disk.length) return;
+    using holds = new DisposableStack();
+    holds.use(store.keep(snapshotId));
+    const newest = await store.read(snapshotId);
+    if (before.disk.some(({ layerId }, index) => newest.disk[index]?.layerId !== layerId)) return;
+    const equalId = newSnapshotId();
+    holds.use(store.keep(equalId));
+    const disk = [...after.disk, ...newest.disk.slice(before.disk.length)];
+    await this.#handOver(sandbox, newest, await store.copy(snapshotId, equalId, disk));
+  }
+
+  /** A running VM stands upon what was folded from here on, now or at an earlier time that failed. */
+  async #shorten(sandbox: FoldedSandbox): Promise<void> {
+    const { snapshotId, state, diskLayers } = sandbox.record;
+    if (snapshotId === null || state.kind !== "running") return;
+    const plan = planShortening(state.openDisks, diskLayers);
+    if (plan === undefined) return;
+    const { store } = this.#options;
+    using holds = new DisposableStack();
+    holds.use(store.keep(snapshotId));
+    const { disk } = await store.read(snapshotId);
+    // No guest reads what nobody has looked at: a fold that could not be used at once may be old.
+    for (const { layerId, digest } of disk) {
+      const isNew = plan.below.includes(layerId) && !state.openDisks.includes(layerId);
+      if (isNew) await verifyChunks(store.diskPath(layerId), digest);
+    }
+    // The VMM flushes it while the guest's requests wait; what there is to write is written before.
+    await flush(store.diskPath(plan.above));
+    await sandbox.shortenDisk();
   }
 
   async #foldMemory(

@@ -11,7 +11,7 @@
 import { closeSync, fchmodSync, mkdirSync, openSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { check, libc } from "./libc.ts";
-import { inOwnMounts } from "./mount-namespace.ts";
+import { inMountsOf, inOwnMounts } from "./mount-namespace.ts";
 import { bind, mount, mountFlag, umount } from "./mount.ts";
 
 const SYS_PIVOT_ROOT = 155;
@@ -44,6 +44,14 @@ export function withView<T>(root: string, entries: readonly ViewEntry[], work: (
     build(root, entries);
     return work();
   });
+}
+
+/**
+ * Takes a file out of the view that a process has, open or not. One that is not there is taken for gone.
+ * @throws system error ENOENT for a process that has ended, EPERM without CAP_SYS_ADMIN
+ */
+export function hideFrom(pid: number, path: string): void {
+  inMountsOf(pid, () => umount(path, MNT_DETACH));
 }
 
 function build(root: string, entries: readonly ViewEntry[]): void {

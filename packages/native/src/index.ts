@@ -9,7 +9,7 @@ export {
   setHardwareAddress,
 } from "./network-device.ts";
 export { dataRanges, keepsHoles, tryShareBlocks } from "./file-extents.ts";
-export { type ViewEntry, withView } from "./filesystem-view.ts";
+export { type ViewEntry, hideFrom, withView } from "./filesystem-view.ts";
 export { NetworkNamespace } from "./network-namespace.ts";
 export { type AddressRange, mappedPages, ownPages, pageBytes } from "./pagemap.ts";
 export { routeEverythingHere } from "./route.ts";

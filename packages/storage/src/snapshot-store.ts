@@ -14,7 +14,12 @@ import { access, link, mkdir, readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { flushFolder, renameDurably } from "@torpor/std";
 import { stateFiles } from "./folders.ts";
-import { type SnapshotManifest, readSnapshotManifest, writeManifest } from "./manifest.ts";
+import {
+  type SavedDiskLayer,
+  type SnapshotManifest,
+  readSnapshotManifest,
+  writeManifest,
+} from "./manifest.ts";
 
 const stagedSuffix = ".staged";
 const diskSuffix = ".qcow2";
@@ -103,14 +108,23 @@ export class SnapshotStore {
     };
   }
 
-  /** Another snapshot of the same instant, to be kept and removed by itself; it shares what it can. */
-  async copy(snapshotId: string, copyId: string): Promise<void> {
+  /**
+   * Another snapshot of the same instant, to be kept and removed by itself; it shares what it can.
+   * @param disk Layers that say the same as its own, in place of those.
+   */
+  async copy(
+    snapshotId: string,
+    copyId: string,
+    disk?: readonly SavedDiskLayer[],
+  ): Promise<SnapshotManifest> {
     const manifest = await this.read(snapshotId);
+    const copied = { ...manifest, snapshotId: copyId, disk: disk ?? manifest.disk };
     await using undo = new AsyncDisposableStack();
     const staged = undo.use(await this.stage(copyId));
     await link(this.deviceStatePath(snapshotId), join(staged.path, snapshotFiles.deviceState));
-    await staged.publish({ ...manifest, snapshotId: copyId });
+    await staged.publish(copied);
     undo.move();
+    return copied;
   }
 
   /** Keeps these, and what they stand upon, from being collected until disposed; they may not exist yet. */

@@ -105,6 +105,9 @@ test("copy() makes a snapshot of the same instant that outlives the first", asyn
     await store.copy("a", "b");
     const copy = await store.read("b");
     assert.deepEqual(copy, { ...(await store.read("a")), snapshotId: "b" });
+    const { disk } = manifestOf("", [], ["d2", "d3"]);
+    assert.deepEqual(await store.copy("a", "c", disk), { ...copy, snapshotId: "c", disk });
+    assert.deepEqual((await store.read("c")).disk, disk);
     // Its memory is the first one's layer.
     await store.collect(() => ({ snapshots: ["b"], disks: [] }));
     assert.deepEqual(await names(path), ["a", "b", "d1.qcow2"]);

@@ -7,7 +7,7 @@
  */
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
-import { copyFile, mkdir, stat, writeFile } from "node:fs/promises";
+import { copyFile, mkdir, readdir, stat, unlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { TestContext } from "node:test";
 import type { NewGuestNetwork } from "@torpor/network";
@@ -17,6 +17,7 @@ import {
   MemoryStack,
   type StackedLayer,
   createOverlay,
+  foldDiskLayers,
 } from "@torpor/storage";
 import type { DiskLayer, MachineShape, StartPager, Vm, VmmDriver } from "@torpor/vmm";
 
@@ -73,6 +74,12 @@ export async function testConformance(t: TestContext, rig: ConformanceRig): Prom
   );
   await t.test("a VM that is saved goes on, on a new disk layer, and can be saved again", () =>
     suite.goesOn(),
+  );
+  await t.test("a disk is put upon fewer layers while the guest runs, and stays the same", () =>
+    suite.replacesLayers(),
+  );
+  await t.test("layers that cannot be read leave a running disk as it is", () =>
+    suite.keepsItsLayers(),
   );
   await t.test("a VM that is saved whole wakes from one file", () => suite.savesWhole());
   await t.test("a VM is reached again by another driver, and not after its end", () =>
@@ -185,6 +192,107 @@ class Suite {
       await run.vm.releaseVcpus(deadline());
       assert.deepEqual(await this.#rig.recall(run), { memory: text, disk: text });
     }
+  }
+
+  async replacesLayers(): Promise<void> {
+    await using undo = new AsyncDisposableStack();
+    const asleep = await this.#sleeping("one");
+    const run = await this.#wake(undo, asleep);
+    const { vm } = run;
+    await vm.releaseVcpus(deadline());
+    await this.#goOnUpon(vm);
+    await this.#goOnUpon(vm);
+    // Below a layer that is sealed, as those of later checkpoints are.
+    await removeAll(await this.#foldOldest(vm, 2));
+    assert.deepEqual(await this.#rig.recall(run), { memory: "one", disk: "one" });
+    await this.#rig.remember(run, "two");
+    // Below the one that the guest writes to.
+    await removeAll(await this.#foldOldest(vm, 2));
+    assert.deepEqual(await this.#rig.recall(run), { memory: "two", disk: "two" });
+    await vm.holdVcpus(deadline());
+    const first = await this.#save(vm, undefined);
+    await this.#goOnUpon(vm);
+    await vm.releaseVcpus(deadline());
+    await this.#rig.remember(run, "three");
+    await this.#foldOldest(vm, 2);
+    await vm.holdVcpus(deadline());
+    const second = await this.#save(vm, undefined);
+    await vm.end(deadline());
+    for (const [text, saved] of [
+      ["two", first],
+      ["three", second],
+    ] as const) {
+      await using over = new AsyncDisposableStack();
+      const next = await this.#wake(over, saved);
+      await this.#assertWoken(next.vm, saved);
+      await next.vm.releaseVcpus(deadline());
+      assert.deepEqual(await this.#rig.recall(next), { memory: text, disk: text });
+    }
+  }
+
+  async keepsItsLayers(): Promise<void> {
+    await using undo = new AsyncDisposableStack();
+    const run = await this.#wake(undo, await this.#sleeping("kept"));
+    const { vm } = run;
+    await vm.releaseVcpus(deadline());
+    const layers = this.#layersOf(vm);
+    const [oldest, above] = layers;
+    assert.ok(oldest !== undefined && above !== undefined);
+    const damaged: DiskLayer = { path: `${this.#newPath("disk")}.qcow2`, format: "qcow2" };
+    await writeFile(damaged.path, Buffer.alloc(1 << 20, "no layer"));
+    const elsewhere = await this.#newLayer();
+    for (const replacement of [
+      { above, below: [damaged], replaced: [oldest] },
+      { above, below: [elsewhere, damaged], replaced: [oldest] },
+      { above: elsewhere, below: [], replaced: [] },
+    ]) {
+      await assert.rejects(vm.replaceDiskLayers(replacement, deadline()), { code: "vmm.failed" });
+      assert.deepEqual(await this.#rig.recall(run), { memory: "kept", disk: "kept" });
+      assert.ok(await isOpen(oldest.path));
+      for (const { path } of [damaged, elsewhere]) assert.ok(!(await isOpen(path)), path);
+    }
+    await removeAll(await this.#foldOldest(vm, 1));
+    assert.deepEqual(await this.#rig.recall(run), { memory: "kept", disk: "kept" });
+  }
+
+  /** A guest that was told something and put to sleep. */
+  async #sleeping(text: string): Promise<Saved> {
+    await using undo = new AsyncDisposableStack();
+    const run = await this.#wake(undo, undefined);
+    await run.vm.releaseVcpus(deadline());
+    await this.#rig.remember(run, text);
+    await run.vm.holdVcpus(deadline());
+    return await this.#save(run.vm, undefined);
+  }
+
+  /** Seals the top layer of a VM, which may run, and puts a new one above it. */
+  async #goOnUpon(vm: Vm): Promise<void> {
+    const layer = await this.#newLayer();
+    await vm.openDiskLayer(layer, deadline());
+    await vm.flushDisk(deadline());
+    await vm.addDiskLayer(layer, deadline());
+    this.#disks.set(vm, [...this.#layersOf(vm), layer]);
+  }
+
+  /** As the daemon does, and as often as it may have to. @returns files that the VM has no need of */
+  async #foldOldest(vm: Vm, count: number): Promise<readonly string[]> {
+    const layers = this.#layersOf(vm);
+    const [replaced, rest] = [layers.slice(0, count), layers.slice(count)];
+    const [above] = rest;
+    assert.ok(above !== undefined);
+    const folded: DiskLayer = { path: `${this.#newPath("disk")}.qcow2`, format: "qcow2" };
+    const paths = replaced.map(({ path }) => path);
+    await foldDiskLayers(paths, folded.path, this.#rig.diskBytes);
+    const before = await likeness(folded.path);
+    for (let times = 0; times < 2; times += 1) {
+      await vm.replaceDiskLayers({ above, below: [folded], replaced }, deadline());
+      for (const path of paths) assert.ok(!(await isOpen(path)), `${path} is closed`);
+      assert.ok(await isOpen(folded.path));
+    }
+    this.#disks.set(vm, [folded, ...rest]);
+    for (const path of paths) assert.equal((await stat(path)).nlink, 1, "nobody keeps it");
+    assert.equal(await likeness(folded.path), before, "nobody wrote to it");
+    return paths;
   }
 
   async savesWhole(): Promise<void> {
@@ -385,6 +493,23 @@ function readPages(vm: Vm): readonly string[] {
 async function likeness(path: string): Promise<string> {
   const { size, mtimeNs, ino } = await stat(path, { bigint: true });
   return `${ino} ${size} ${mtimeNs}`;
+}
+
+async function removeAll(paths: readonly string[]): Promise<void> {
+  for (const path of paths) await unlink(path);
+}
+
+/** By any process. */
+async function isOpen(path: string): Promise<boolean> {
+  const { ino, dev } = await stat(path);
+  for (const pid of (await readdir("/proc")).filter((name) => /^\d+$/.test(name))) {
+    const folder = `/proc/${pid}/fd`;
+    for (const fd of await readdir(folder).catch(() => [])) {
+      const file = await stat(join(folder, fd)).catch(() => undefined);
+      if (file?.ino === ino && file.dev === dev) return true;
+    }
+  }
+  return false;
 }
 
 function deadline(): Deadline {

@@ -71,6 +71,16 @@ export type NetworkAttachment =
       readonly guestPort: number;
     };
 
+/** Other sealed layers for the disk of a VM that runs, which say the same as those they replace. */
+export interface LayerReplacement {
+  /** One that the VM added or began with, and stays: all below it but the template's disk is replaced. */
+  readonly above: DiskLayer;
+  /** What it stands upon from now on, above the template's disk, oldest first. Some may be there already. */
+  readonly below: readonly DiskLayer[];
+  /** What the VM has no need of afterwards. */
+  readonly replaced: readonly DiskLayer[];
+}
+
 export interface VmSpec {
   /** For the process list and messages; a sandbox or template id. */
   readonly name: string;
@@ -187,6 +197,13 @@ export interface Vm {
   addDiskLayer(layer: DiskLayer, deadline: Deadline): Promise<void>;
   /** Undoes `openDiskLayer` for a layer that was not added. Safe to repeat. */
   closeDiskLayer(layer: DiskLayer, deadline: Deadline): Promise<void>;
+  /**
+   * Puts the disk upon other layers while the guest goes on. Nothing is copied, and files that stay are
+   * not opened anew. A failure leaves the disk upon the layers it had, or upon the new ones; the next
+   * call closes what was left open. Safe to repeat.
+   * @throws vmm.failed when `above` is not open
+   */
+  replaceDiskLayers(replacement: LayerReplacement, deadline: Deadline): Promise<void>;
   /** Ends the process and waits for it. Safe to repeat. */
   end(deadline: Deadline): Promise<void>;
   /** Lets go of the process, which runs on; `adopt` reaches it again. `exited` never settles then. */

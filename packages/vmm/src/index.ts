@@ -2,6 +2,7 @@ export type {
   Accelerator,
   DiskLayer,
   GuestMemory,
+  LayerReplacement,
   MachineShape,
   MemoryContent,
   MemoryRange,

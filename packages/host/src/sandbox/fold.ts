@@ -2,13 +2,13 @@
 import type { SnapshotManifest } from "@torpor/storage";
 import type { Turn } from "./writer.ts";
 
-/** Does nothing to one that has been saved anew meanwhile. */
+/** @returns false when it does not stand upon `before` any more; then nothing has changed */
 export async function takeFold(
   turn: Turn,
   before: SnapshotManifest,
   after: SnapshotManifest,
-): Promise<void> {
-  if (turn.isRemoved || turn.record.snapshotId !== before.snapshotId) return;
+): Promise<boolean> {
+  if (turn.isRemoved || turn.record.snapshotId !== before.snapshotId) return false;
   const above = turn.record.diskLayers.slice(before.disk.length);
   await turn.save({
     snapshotId: after.snapshotId,
@@ -18,4 +18,5 @@ export async function takeFold(
     memoryLayers: after.memory.kind === "layers" ? after.memory.layers.length : 0,
     diskLayers: after.disk.length,
   });
+  return true;
 }

@@ -28,6 +28,7 @@ import { type ResumeCommand, resume, stayAwake } from "./resume.ts";
 import { letGo } from "./run.ts";
 import { changeNetwork, changeTimeoutMs, extendTimeoutMs } from "./settings.ts";
 import { settle } from "./settle.ts";
+import { shortenDisk } from "./shorten.ts";
 import { endStall } from "./stall.ts";
 import { type SandboxEvents, SandboxWriter, type Turn } from "./writer.ts";
 
@@ -130,9 +131,17 @@ export class Sandbox {
     });
   }
 
-  /** The equal of a snapshot of this sandbox, in fewer layers: stands in its place from now on. */
-  takeFold(before: SnapshotManifest, after: SnapshotManifest): Promise<void> {
+  /**
+   * The equal of a snapshot of this sandbox, in fewer layers: stands in its place from now on.
+   * @returns false when the sandbox has been saved anew, or is gone
+   */
+  takeFold(before: SnapshotManifest, after: SnapshotManifest): Promise<boolean> {
     return this.#writer.take((turn) => takeFold(turn, before, after));
+  }
+
+  /** Puts the disk of its VM upon the folded layers that its record names by now, if it runs. */
+  shortenDisk(): Promise<void> {
+    return this.#writer.take(shortenDisk);
   }
 
   /** Lets a VM go on that its VMM holds for want of disk space, once there may be room again. */

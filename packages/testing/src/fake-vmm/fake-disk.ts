@@ -6,8 +6,8 @@
  * opens the files each time: a layer that was removed too early is missed at once.
  */
 import { closeSync, fstatSync, openSync, readSync, writeSync } from "node:fs";
-import { assert } from "@torpor/std";
-import type { DiskLayer } from "@torpor/vmm";
+import { TorporError, assert } from "@torpor/std";
+import type { DiskLayer, LayerReplacement } from "@torpor/vmm";
 import { patternOf, textOf } from "./pattern.ts";
 
 export const clusterBytes = 1 << 16;
@@ -58,6 +58,13 @@ export class FakeDisk {
   addLayer(layer: DiskLayer): void {
     this.#unflushed.clear();
     this.#layers.push(layer);
+  }
+
+  /** @throws vmm.failed when `above` is not there */
+  replaceLayers({ above, below }: Pick<LayerReplacement, "above" | "below">): void {
+    const index = this.paths.indexOf(above.path);
+    if (index < 1) throw new TorporError("vmm.failed", `${above.path} is not open`);
+    this.#layers.splice(1, index - 1, ...below);
   }
 }
 

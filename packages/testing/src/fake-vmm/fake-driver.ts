@@ -6,6 +6,7 @@ import { TorporError } from "@torpor/std";
 import type {
   DiskLayer,
   GuestMemory,
+  LayerReplacement,
   MemoryContent,
   Vm,
   VmExit,
@@ -146,6 +147,12 @@ class FakeVm implements Vm {
       if (!this.#opened.has(path)) throw new TorporError("vmm.failed", "it was not opened");
       this.#machine.addDiskLayer(this.#process, path);
     });
+  }
+
+  async replaceDiskLayers(replacement: LayerReplacement): Promise<void> {
+    await this.#gate("replace disk layers", () =>
+      this.#machine.replaceDiskLayers(this.#process, replacement),
+    );
   }
 
   async end(): Promise<void> {

@@ -7,7 +7,7 @@
  */
 import { statSync } from "node:fs";
 import { TorporError } from "@torpor/std";
-import type { VmHandle, VmSpec } from "@torpor/vmm";
+import type { LayerReplacement, VmHandle, VmSpec } from "@torpor/vmm";
 import { FakeProcess } from "./fake-process.ts";
 
 const firstPid = 1_000_000; // above any real one, should something ever signal it
@@ -87,6 +87,12 @@ export class FakeMachine {
     process.addDiskLayer({ path, format: "qcow2" });
     this.#refuseSealed(path);
     this.#seal(below);
+  }
+
+  /** As `FakeProcess.replaceDiskLayers`; nobody writes to the new ones again. */
+  replaceDiskLayers(process: FakeProcess, replacement: LayerReplacement): void {
+    process.replaceDiskLayers(replacement);
+    for (const { path } of replacement.below) this.#seal(path);
   }
 
   /** As `FakeProcess.end`; nobody writes to its disk again. */

@@ -8,7 +8,7 @@
 import { createHash } from "node:crypto";
 import { readFileSync, writeFileSync } from "node:fs";
 import { TorporError, parseJson } from "@torpor/std";
-import type { DiskLayer, VmExit, VmHandle, VmSpec } from "@torpor/vmm";
+import type { DiskLayer, LayerReplacement, VmExit, VmHandle, VmSpec } from "@torpor/vmm";
 import { FakeDisk } from "./fake-disk.ts";
 import { FakeGuest } from "./fake-guest.ts";
 import { FakeMemory } from "./fake-memory.ts";
@@ -127,6 +127,15 @@ export class FakeProcess {
       throw new TorporError("vmm.failed", "a node of this name is there already");
     }
     this.disk.addLayer(layer);
+  }
+
+  replaceDiskLayers(replacement: LayerReplacement): void {
+    this.#check();
+    const before = this.readDisk();
+    this.disk.replaceLayers(replacement);
+    if (String(this.readDisk()) !== String(before)) this.#accuse("has another disk under it");
+    const needed = replacement.replaced.filter(({ path }) => this.disk.paths.includes(path));
+    if (needed.length > 0) this.#accuse("is to lose layers that it stands upon");
   }
 
   readDisk(): readonly string[] {

@@ -4,7 +4,14 @@ import { chown, readFile, rm, unlink, writeFile } from "node:fs/promises";
 import { keepsHoles } from "@torpor/native";
 import { Deadline, TorporError, assert, ignoreFailure } from "@torpor/std";
 import { removeCgroup } from "../cgroup.ts";
-import type { DiskLayer, MemoryContent, Vm, VmExit, VmHandle } from "../driver.ts";
+import type {
+  DiskLayer,
+  LayerReplacement,
+  MemoryContent,
+  Vm,
+  VmExit,
+  VmHandle,
+} from "../driver.ts";
 import { type ProcessName, endProcess, nameProcess, readExit } from "../process.ts";
 import { readTail } from "../run-files.ts";
 import type { FirecrackerApi } from "./api.ts";
@@ -128,6 +135,11 @@ export class FirecrackerVm implements Vm {
 
   async closeDiskLayer(layer: DiskLayer, deadline: Deadline): Promise<void> {
     await this.#parts.disk.layers.close(layer, deadline);
+  }
+
+  async replaceDiskLayers(replacement: LayerReplacement, deadline: Deadline): Promise<void> {
+    // The disk's process sees the host's files.
+    await this.#parts.disk.layers.replace(replacement, (path) => path, deadline);
   }
 
   /** A write that the host's disk fails is an error of the guest's disk, and nothing stands still. */

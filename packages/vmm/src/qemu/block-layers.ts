@@ -1,13 +1,20 @@
 /**
- * Layers put above the disk of a program of QEMU's, over QMP: of the emulator, and of the storage daemon
- * that serves a disk to another VMM.
+ * Layers of the disk of a program of QEMU's, over QMP: of the emulator, and of the storage daemon that
+ * serves a disk to another VMM. They are put above the disk, and put in the place of those below.
+ *
+ * INVARIANT: which layers there are is asked of the program each time. Another daemon may have changed
+ * them, and an answer may have been lost.
  */
-import { type Deadline, parseObject } from "@torpor/std";
-import type { DiskLayer } from "../driver.ts";
-import { overlayNode } from "./command-line.ts";
+import { Deadline, type JsonObject, TorporError } from "@torpor/std";
+import type { DiskLayer, LayerReplacement } from "../driver.ts";
+import { BlockGraph } from "./block-graph.ts";
+import { fileNodeName, movedNode, overlayNode, sealedNode } from "./command-line.ts";
 import type { QmpClient } from "./qmp.ts";
 
-/** The node that the disk's user reads and writes. Asked for each time: another daemon may have added layers. */
+/** For a layer that was opened for nothing. */
+const undoBudgetMs = 5_000;
+
+/** The node that the disk's user reads and writes. */
 type AskTopNode = (deadline: Deadline) => Promise<string>;
 
 export class BlockLayers {
@@ -36,13 +43,89 @@ export class BlockLayers {
   /** Undoes `open` for a layer that was not added. Safe to repeat. */
   async close({ path }: DiskLayer, deadline: Deadline): Promise<void> {
     const name = nodeName(path);
-    const known = await this.#qmp.execute("query-named-block-nodes", { flat: true }, deadline);
-    const nodes = (Array.isArray(known) ? (known as unknown[]) : []).map(
-      (node) => parseObject(node, "node")["node-name"],
-    );
-    if (!nodes.includes(name) || (await this.#askTopNode(deadline)) === name) return;
-    await this.#qmp.execute("blockdev-del", { "node-name": name }, deadline);
+    const graph = await this.#askGraph(deadline);
+    if (!graph.has(name) || (await this.#askTopNode(deadline)) === name) return;
+    await this.#delete(name, deadline);
   }
+
+  /**
+   * As `Vm.replaceDiskLayers`.
+   * @param show Lets the program read a layer; returns the path by which it finds it.
+   */
+  async replace(
+    { above, below }: LayerReplacement,
+    show: (path: string) => string,
+    deadline: Deadline,
+  ): Promise<void> {
+    // What an attempt before has left would stand in the way by its names.
+    await this.#closeUnused(deadline);
+    const graph = await this.#askGraph(deadline);
+    const top = graph.nodeOver(fileNodeName(above.path));
+    if (top === undefined) throw new TorporError("vmm.failed", `${above.path} is not open`);
+    const [template, ...present] = graph.backingsOf(top).toReversed();
+    if (template === undefined) throw new TorporError("vmm.failed", "the disk has one layer only");
+    const kept = countKept(graph, present, below);
+    if (kept === present.length && kept === below.length) return;
+    await using opened = new AsyncDisposableStack();
+    let backing = present[kept - 1] ?? template;
+    for (const { path } of below.slice(kept)) {
+      const node = sealedNode(show(path), backing);
+      await this.#qmp.execute("blockdev-add", node, deadline);
+      backing = node["node-name"];
+      opened.defer(() => this.#deleteUnused(node["node-name"]));
+    }
+    await this.#move(top, above, backing, deadline);
+    opened.move();
+    await this.#closeUnused(deadline);
+  }
+
+  /** QEMU lets requests of the guest's end first, and takes new ones when it is done. */
+  async #move(
+    node: string,
+    { path }: DiskLayer,
+    backing: string,
+    deadline: Deadline,
+  ): Promise<void> {
+    const isTop = (await this.#askTopNode(deadline)) === node;
+    const options = [movedNode(node, fileNodeName(path), backing, isTop)];
+    await this.#qmp.execute("blockdev-reopen", { options }, deadline);
+  }
+
+  /** Of layers that lie on each other the newest comes first, and then the next is not used any more. */
+  async #closeUnused(deadline: Deadline): Promise<void> {
+    for (;;) {
+      const { unused } = await this.#askGraph(deadline);
+      if (unused.length === 0) return;
+      for (const node of unused) await this.#delete(node, deadline);
+    }
+  }
+
+  async #deleteUnused(node: string): Promise<void> {
+    await this.#delete(node, Deadline.after(undoBudgetMs, "closing a disk layer"));
+  }
+
+  async #delete(node: string, deadline: Deadline): Promise<void> {
+    await this.#qmp.execute("blockdev-del", { "node-name": node }, deadline);
+  }
+
+  async #askGraph(deadline: Deadline): Promise<BlockGraph> {
+    const nothing: JsonObject = {};
+    return new BlockGraph(await this.#qmp.execute("x-debug-query-block-graph", nothing, deadline));
+  }
+}
+
+/** How many of the oldest layers are those that are wanted. @param present Nodes, oldest first. */
+function countKept(
+  graph: BlockGraph,
+  present: readonly string[],
+  wanted: readonly DiskLayer[],
+): number {
+  const differs = (node: string, index: number): boolean => {
+    const layer = wanted[index];
+    return layer === undefined || graph.below(node, "file") !== fileNodeName(layer.path);
+  };
+  const first = present.findIndex(differs);
+  return first === -1 ? present.length : first;
 }
 
 function nodeName(path: string): string {

@@ -126,7 +126,7 @@ export function blockNode(layer: DiskLayer, index: number, isTop: boolean): obje
     driver: layer.format,
     "node-name": isTop ? "disk" : `layer${index}`,
     "read-only": !isTop,
-    file: { driver: "file", filename: layer.path, "read-only": !isTop },
+    file: fileNode(layer, !isTop),
     ...(index > 0 ? { backing: `layer${index - 1}` } : {}),
     ...(isTop ? whatGuestsFree : {}),
   };
@@ -136,12 +136,56 @@ export function blockNode(layer: DiskLayer, index: number, isTop: boolean): obje
 export function overlayNode(path: string): { readonly "node-name": string } & JsonObject {
   return {
     driver: "qcow2",
-    // QEMU takes 31 characters, and a layer's name is made of fewer.
-    "node-name": basename(path, ".qcow2"),
-    file: { driver: "file", filename: path },
+    "node-name": layerName(path),
+    file: fileNode({ path, format: "qcow2" }, false),
     backing: null,
     ...whatGuestsFree,
   };
+}
+
+/** A sealed qcow2 layer for a VM that runs already, upon a node that it has. */
+export function sealedNode(
+  path: string,
+  backing: string,
+): { readonly "node-name": string } & JsonObject {
+  return {
+    driver: "qcow2",
+    "node-name": layerName(path),
+    "read-only": true,
+    file: fileNode({ path, format: "qcow2" }, true),
+    backing,
+  };
+}
+
+/** What is said of a layer that a guest has written to, when it is put upon another node. */
+export function movedNode(node: string, file: string, backing: string, isTop: boolean): JsonObject {
+  return {
+    driver: "qcow2",
+    "node-name": node,
+    "read-only": !isTop,
+    file,
+    backing,
+    ...whatGuestsFree,
+  };
+}
+
+/** By it a layer is found whatever the node above is called: QEMU calls the first top layer "disk". */
+export function fileNodeName(path: string): string {
+  return `${layerName(path)}.file`;
+}
+
+function fileNode({ path, format }: DiskLayer, readOnly: boolean): JsonObject {
+  return {
+    driver: "file",
+    filename: path,
+    ...(readOnly ? { "read-only": true } : {}),
+    ...(format === "qcow2" ? { "node-name": fileNodeName(path) } : {}),
+  };
+}
+
+/** QEMU takes 31 characters for the name of a node, and a layer's name is made of fewer. */
+function layerName(path: string): string {
+  return basename(path, ".qcow2");
 }
 
 /** What a guest discards or zeroes takes no room in its layer. */

@@ -8,7 +8,8 @@
  * so nobody comes that far but a process to which they are shown.
  *
  * Once it runs it writes into its run's folder only. What belongs elsewhere is moved there by the
- * daemon, and a disk layer that is added later is linked into it.
+ * daemon. A disk layer that comes later is linked into it: the process's own if it is to be written
+ * to, and the owner's if it is sealed, which nobody else can write to whatever he does to the link.
  */
 import {
   chmodSync,
@@ -24,7 +25,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { basename, join } from "node:path";
-import { type ViewEntry, withView } from "@torpor/native";
+import { type ViewEntry, hideFrom, withView } from "@torpor/native";
 import { TorporError } from "@torpor/std";
 import type { VmHandle, VmSpec } from "../driver.ts";
 import { type ClaimedUserId, type UserIdRange, claimUserId } from "../user-ids.ts";
@@ -134,6 +135,29 @@ export function handOver(handle: VmHandle, path: string): string {
   chownSync(path, handle.userId, handle.userId);
   linkSync(path, within);
   return within;
+}
+
+/** Lets a process that runs already read this sealed file; returns the path by which it finds it. */
+export function show(handle: VmHandle, path: string): string {
+  const within = pathWithin(handle, path);
+  if (within === path) return within;
+  letRead(path);
+  // Of an attempt before.
+  if (!isSameFile(within, path)) linkSync(path, within);
+  return within;
+}
+
+/** A process has no need of this file any more, and shall not keep what is removed on the host. */
+export function takeAway(handle: VmHandle, path: string): void {
+  const within = pathWithin(handle, path);
+  if (within === path) return;
+  if (isSameFile(within, path)) unlinkSync(within);
+  hideFrom(handle.pid, path);
+}
+
+function isSameFile(one: string, other: string): boolean {
+  const [a, b] = [one, other].map((path) => lstatSync(path, { throwIfNoEntry: false }));
+  return a !== undefined && a.ino === b?.ino && a.dev === b.dev;
 }
 
 function viewOf(spec: VmSpec, program: QemuProgram, needsKvm: boolean): readonly ViewEntry[] {

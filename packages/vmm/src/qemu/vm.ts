@@ -1,10 +1,17 @@
 /** A running QEMU guest: the `Vm` of this driver, over its control socket and its process. */
 import { readFileSync } from "node:fs";
 import { type Deadline, TorporError, parseObject, parseString } from "@torpor/std";
-import type { DiskLayer, MemoryContent, Vm, VmExit, VmHandle } from "../driver.ts";
+import type {
+  DiskLayer,
+  LayerReplacement,
+  MemoryContent,
+  Vm,
+  VmExit,
+  VmHandle,
+} from "../driver.ts";
 import { endProcess, readExit } from "../process.ts";
 import { BlockLayers } from "./block-layers.ts";
-import { bringHome, endConfinement, handOver, pathWithin } from "./confinement.ts";
+import { bringHome, endConfinement, handOver, pathWithin, show, takeAway } from "./confinement.ts";
 import { ProcessMemory } from "./memory.ts";
 import type { QmpClient } from "./qmp.ts";
 
@@ -118,6 +125,11 @@ export class QemuVm implements Vm {
 
   async closeDiskLayer(layer: DiskLayer, deadline: Deadline): Promise<void> {
     await this.#layers.close(layer, deadline);
+  }
+
+  async replaceDiskLayers(replacement: LayerReplacement, deadline: Deadline): Promise<void> {
+    await this.#layers.replace(replacement, (path) => show(this.handle, path), deadline);
+    for (const { path } of replacement.replaced) takeAway(this.handle, path);
   }
 
   async isStalled(deadline: Deadline): Promise<boolean> {
