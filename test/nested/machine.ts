@@ -52,6 +52,8 @@ export const workFolder = "/work";
 export const workScript = "run";
 /** On that disk, what belongs into the cache. */
 export const layersFolder = "layers";
+/** And the checkout's TypeScript as JavaScript. */
+export const strippedFolder = "stripped";
 
 const inittab = `# Read by busybox init, which is PID 1 and reaps what is orphaned.
 ::sysinit:/sbin/machine-boot

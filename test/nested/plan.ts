@@ -6,7 +6,7 @@
  * is what the test command prints.
  */
 import { join } from "node:path";
-import { layersFolder, workFolder } from "./machine.ts";
+import { layersFolder, strippedFolder, workFolder } from "./machine.ts";
 
 export const vmms = ["qemu", "firecracker"] as const;
 export type VmmName = (typeof vmms)[number];
@@ -52,7 +52,7 @@ export TERM=dumb NO_COLOR=1
 export TORPOR_CACHE=${cacheFolder} TORPOR_BUDGET_FACTOR=${budgetFactor}
 export FIRECRACKER_BIN=${workFolder}/bin/firecracker JAILER_BIN=${workFolder}/bin/jailer
 [ -e "$FIRECRACKER_BIN" ] || unset FIRECRACKER_BIN JAILER_BIN
-export NODE_COMPILE_CACHE=${cacheFolder}/compile
+export NODE_COMPILE_CACHE=${cacheFolder}/compile TORPOR_STRIPPED=${workFolder}/${strippedFolder}
 mkdir -p ${cacheFolder}
 mount -o noatime /dev/vdc ${cacheFolder}
 for layer in ${workFolder}/${layersFolder}/*; do
@@ -63,6 +63,7 @@ done
 mkdir -p ${quoted(checkout)}
 mount --bind ${workFolder}/checkout ${quoted(checkout)}
 cd ${quoted(checkout)}
+export NODE_OPTIONS="--disable-warning=ExperimentalWarning --import=$PWD/test/nested/load-stripped.mjs"
 echo "${mark} kernel $(uname -r), /dev/kvm $(ls /dev/kvm 2>&1)"
 ${lines.join("\n")}
 `;

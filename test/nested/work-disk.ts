@@ -21,7 +21,8 @@ import {
 import { tmpdir } from "node:os";
 import { basename, dirname, join } from "node:path";
 import { type Deadline, runCommand } from "@torpor/std";
-import { layersFolder, workScript } from "./machine.ts";
+import { layersFolder, strippedFolder, workScript } from "./machine.ts";
+import { stripCheckout } from "./strip.ts";
 
 /** LIMITS: what the sandboxes of a test file leave until it ends; templates of two VMMs, again and again. */
 const workDiskBytes = 16 * 1024 ** 3;
@@ -51,6 +52,7 @@ export async function buildWorkDisk(
   await writeFile(join(root, workScript), script, { mode: 0o755 });
   await mkdir(join(root, "bin"));
   for (const path of programs) await copyFile(path, join(root, "bin", basename(path)));
+  await stripCheckout(checkout, join(root, strippedFolder));
   const parts = (await readdir(checkout)).filter((name) => !leftOut.includes(name));
   const mounts: string[] = [];
   const place = async (source: string, target: string): Promise<void> => {

@@ -9,8 +9,9 @@ import { mkdir, mkdtempDisposable, readFile, writeFile } from "node:fs/promises"
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { test } from "node:test";
+import { baseImage } from "@torpor/setup";
 import { Deadline } from "@torpor/std";
-import { TemplateStore, createOverlay, defaultCacheFolder, templatesFolder } from "@torpor/storage";
+import { createOverlay, defaultCacheFolder } from "@torpor/storage";
 import {
   type ConformanceRig,
   fakeFirecrackerSkip,
@@ -26,8 +27,8 @@ function deadline(): Deadline {
 
 /** The guest's, which needs no library; out of an archive of the format "newc" (cpio(5)). */
 async function readBusybox(): Promise<Buffer> {
-  const template = await new TemplateStore(templatesFolder(defaultCacheFolder())).open("base");
-  const archive = await readFile(template.initramfsPath);
+  const { initramfsPath } = await baseImage(defaultCacheFolder());
+  const archive = await readFile(initramfsPath);
   const rounded = (bytes: number): number => Math.ceil(bytes / 4) * 4;
   for (let at = 0; at < archive.length;) {
     const field = (index: number): number =>

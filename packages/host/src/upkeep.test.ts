@@ -13,6 +13,7 @@ import {
 } from "@torpor/storage";
 import { newDiskLayerId } from "./entropy.ts";
 import { type FoldedSandbox, Upkeep } from "./upkeep.ts";
+import { WorkingSets } from "./working-sets.ts";
 
 const diskBytes = 1 << 20;
 const layerCount = 6;
@@ -31,10 +32,15 @@ class World {
   readonly sandbox: FoldedSandbox;
   #snapshotId = "";
 
-  constructor(store: SnapshotStore, take: (world: World, fold: Fold) => Promise<boolean>) {
+  constructor(
+    store: SnapshotStore,
+    workingSets: WorkingSets,
+    take: (world: World, fold: Fold) => Promise<boolean>,
+  ) {
     this.store = store;
     this.upkeep = new Upkeep({
-      store,
+      ...{ store, workingSets },
+      templateIds: async () => [],
       templateOf: async () => template,
       needs: () => ({ snapshots: [this.#snapshotId], disks: [] }),
       log: silentLogger,
@@ -83,7 +89,9 @@ class World {
 
 async function play(take: (world: World, fold: Fold) => Promise<boolean>): Promise<World> {
   await using folder = await mkdtempDisposable(join(tmpdir(), "torpor-upkeep-"));
-  const world = new World(await SnapshotStore.open(folder.path), take);
+  const store = await SnapshotStore.open(folder.path);
+  const workingSets = await WorkingSets.open(folder.path, silentLogger);
+  const world = new World(store, workingSets, take);
   let disk: SnapshotManifest["disk"] = [];
   for (let count = 0; count < layerCount; count += 1) {
     ({ disk } = await world.save(`s${count}`, disk));

@@ -1,4 +1,7 @@
-/** The fake Firecracker answers as the real one does, refusals and their words included. */
+/**
+ * The fake Firecracker answers as the real one does, refusals and their words included. What a VM is asked
+ * before it is started needs no KVM, so that is asked of the real one too where FIRECRACKER_BIN names one.
+ */
 import assert from "node:assert/strict";
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
@@ -14,6 +17,12 @@ import { installFakeFirecracker } from "./install.ts";
 
 const asRoot = { skip: process.getuid?.() === 0 ? false : "needs root" };
 const memoryMiB = 8;
+const realPath = process.env["FIRECRACKER_BIN"];
+const needsReal = { skip: realPath === undefined ? "not run: FIRECRACKER_BIN names none" : false };
+const both = [
+  { name: "the fake", path: undefined, options: asRoot },
+  { name: "the real one", path: realPath, options: needsReal },
+];
 
 let started = 0;
 
@@ -41,8 +50,8 @@ class Fake implements AsyncDisposable {
     this.#namespace = namespace;
   }
 
-  static async start(folder: string): Promise<Fake> {
-    const { firecracker } = await installFakeFirecracker(folder);
+  static async start(folder: string, path?: string): Promise<Fake> {
+    const firecracker = path ?? (await installFakeFirecracker(folder)).firecracker;
     const namespace = NetworkNamespace.create();
     const socket = join(folder, `api${started++}.sock`);
     const child = namespace.enter(() =>
@@ -119,53 +128,84 @@ class Fake implements AsyncDisposable {
   }
 }
 
-test("before it is started a VM is configured, and nothing else", asRoot, async () => {
-  await using folder = await mkdtempDisposable(join(tmpdir(), "torpor-fake-"));
-  await using fake = await Fake.start(folder.path);
-  const { body } = await fake.ask("GET", "/");
-  assert.deepEqual(body, {
-    app_name: "Firecracker",
-    id: "fake",
-    state: "Not started",
-    vmm_version: "1.16.1",
+for (const { name, path, options } of both) {
+  test(`before it is started a VM is configured, and nothing else: ${name}`, options, async () => {
+    await using folder = await mkdtempDisposable(join(tmpdir(), "torpor-fake-"));
+    await using fake = await Fake.start(folder.path, path);
+    const { body: version } = await fake.ask("GET", "/version");
+    const { firecracker_version: release } = version;
+    assert.match(String(release), path === undefined ? /^1\.16\.1$/ : /^1\.\d+\.\d+/);
+    assert.deepEqual((await fake.ask("GET", "/")).body, {
+      app_name: "Firecracker",
+      id: "fake",
+      state: "Not started",
+      vmm_version: release,
+    });
+    const notYet = /not supported before starting the microVM/;
+    await fake.refuses(notYet, "PATCH", "/vm", { state: "Paused" });
+    await fake.refuses(notYet, "PUT", "/snapshot/create", fake.files("state", "memory"));
+    await fake.refuses(notYet, "PATCH", "/drives/disk", { drive_id: "disk" });
+    await fake.refuses(/Cannot start microvm without kernel/, "PUT", "/actions", {
+      action_type: "InstanceStart",
+    });
   });
-  assert.deepEqual((await fake.ask("GET", "/version")).body, { firecracker_version: "1.16.1" });
-  const notYet = /not supported before starting the microVM/;
-  await fake.refuses(notYet, "PATCH", "/vm", { state: "Paused" });
-  await fake.refuses(notYet, "PUT", "/snapshot/create", fake.files("state", "memory"));
-  await fake.refuses(notYet, "PATCH", "/drives/disk", { drive_id: "disk" });
-  await fake.refuses(/Cannot start microvm without kernel/, "PUT", "/actions", {
-    action_type: "InstanceStart",
-  });
-});
 
-test("a request that is not as it should be is refused as a whole", asRoot, async () => {
-  await using folder = await mkdtempDisposable(join(tmpdir(), "torpor-fake-"));
-  await using fake = await Fake.start(folder.path);
-  const json = "An error occurred when deserializing the json body of a request: ";
-  const machine = { vcpu_count: 1, mem_size_mib: 128 };
-  const put = async (words: string, path: string, body?: object | string): Promise<void> =>
-    await fake.refuses(new RegExp(words), "PUT", path, body);
-  await put(`${json}unknown field \`more\``, "/machine-config", { ...machine, more: 1 });
-  await put(`${json}missing field \`vcpu_count\``, "/machine-config", { mem_size_mib: 128 });
-  await put(`${json}invalid value`, "/machine-config", { ...machine, vcpu_count: 33 });
-  await put(`${json}invalid type: string`, "/machine-config", { ...machine, smt: "yes" });
-  await put(`${json}unknown variant \`Off\``, "/actions", { action_type: "Off" });
-  await put(`${json}expected value`, "/machine-config", "{");
-  await put("Empty PUT request", "/machine-config");
-  await put("Invalid request method and/or path: PUT nowhere", "/nowhere", {});
-  await put("id from the path does not match", "/drives/one", {
-    drive_id: "other",
-    is_root_device: false,
-  });
-  await put("either `mem_backend` or `mem_file_path`", "/snapshot/load", { snapshot_path: "/s" });
-  const load = { snapshot_path: "/s", mem_backend: { backend_type: "File", backend_path: "/m" } };
-  await put("unknown field `huge_pages`", "/snapshot/load", { ...load, huge_pages: "None" });
-  await put("unknown field `why`", "/snapshot/load", {
-    ...load,
-    mem_backend: { ...load.mem_backend, why: 1 },
-  });
-});
+  test(
+    `a request that is not as it should be is refused as a whole: ${name}`,
+    options,
+    async () => {
+      await using folder = await mkdtempDisposable(join(tmpdir(), "torpor-fake-"));
+      await using fake = await Fake.start(folder.path, path);
+      const json = "An error occurred when deserializing the json body of a request: ";
+      const machine = { vcpu_count: 1, mem_size_mib: 128 };
+      const put = async (words: string, path: string, body?: object | string): Promise<void> =>
+        await fake.refuses(new RegExp(words), "PUT", path, body);
+      await put(`${json}unknown field \`more\``, "/machine-config", { ...machine, more: 1 });
+      await put(`${json}missing field \`vcpu_count\``, "/machine-config", { mem_size_mib: 128 });
+      await put(`${json}invalid value`, "/machine-config", { ...machine, vcpu_count: 300 });
+      await put("config error: The number of vCPUs must be", "/machine-config", {
+        ...machine,
+        vcpu_count: 33,
+      });
+      await put(`${json}invalid type: string`, "/machine-config", { ...machine, smt: "yes" });
+      await put(`${json}unknown variant \`Off\``, "/actions", { action_type: "Off" });
+      await put(`${json}expected value`, "/machine-config", "xyz");
+      await put("Empty PUT request", "/machine-config");
+      await put("Invalid request method and/or path: PUT nowhere", "/nowhere", {});
+      await put("id from the path does not match", "/drives/one", {
+        drive_id: "other",
+        is_root_device: false,
+      });
+      const nowhere = fake.path("nowhere");
+      await put(
+        "Boot source error: The kernel file cannot be opened: No such file",
+        "/boot-source",
+        {
+          kernel_image_path: nowhere,
+        },
+      );
+      await put("Drive config error.*No such file", "/drives/one", {
+        drive_id: "one",
+        is_root_device: false,
+        path_on_host: nowhere,
+      });
+      await put("either `mem_backend` or `mem_file_path`", "/snapshot/load", {
+        snapshot_path: "/s",
+      });
+      const load = {
+        snapshot_path: "/s",
+        mem_backend: { backend_type: "File", backend_path: "/m" },
+      };
+      if (path === undefined) {
+        await put("unknown field `huge_pages`", "/snapshot/load", { ...load, huge_pages: "None" });
+      }
+      await put("unknown field `why`", "/snapshot/load", {
+        ...load,
+        mem_backend: { ...load.mem_backend, why: 1 },
+      });
+    },
+  );
+}
 
 test("a VM is saved while it stands still, and loaded into a fresh process", asRoot, async () => {
   await using folder = await mkdtempDisposable(join(tmpdir(), "torpor-fake-"));
