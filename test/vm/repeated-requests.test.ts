@@ -87,6 +87,20 @@ test("requests that are sent again while the daemon lives take effect once", asy
   });
 });
 
+test("a spare that is handed out for a key is handed out once, also to the next daemon", async () => {
+  await using daemon = await startTestDaemon({ spareCount: 1 });
+  await waitUntil("a spare is ready", async () => daemon.sandboxes.sparesReady === 1 || undefined);
+  const [spare] = await daemon.state.sandboxIds();
+  const [one, other] = await Promise.all([create(daemon.api, "a"), create(daemon.api, "a")]);
+  const sandbox = await madeOf(daemon.api, one);
+  assert.equal(sandbox.id, spare);
+  assert.equal(other.text, one.text);
+  await daemon.stop();
+  await daemon.start();
+  assert.equal((await create(daemon.api, "a")).text, one.text);
+  assert.deepEqual(await idsOf(daemon.api), [sandbox.id]);
+});
+
 test("requests that are sent again after the daemon was killed take effect once", async (t) => {
   await using state = await StateFolder.make();
 

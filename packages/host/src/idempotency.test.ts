@@ -161,6 +161,9 @@ test("keys are kept for a day and in bounded number", async (t) => {
   await daemon.once(request, world.make(1));
   assert.equal(world.there.size, 2);
   assert.equal(await world.rowCount(), 1);
+  t.mock.timers.tick(25 * hourMs);
+  await (await world.startDaemon()).once({ ...request, key: "other" }, world.make(1));
+  assert.equal(await world.rowCount(), 1);
   for (const key of ["b", "c", "d"]) {
     t.mock.timers.tick(1);
     await daemon.once({ ...request, key }, world.make(1));

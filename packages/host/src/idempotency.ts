@@ -24,6 +24,8 @@ import type { Decided } from "./sandboxes.ts";
 /** LIMITS of what is remembered. */
 const keptMs = 24 * 60 * 60 * 1000;
 const keptCountMax = 100_000;
+/** Looking for what is too much takes some 10 ms when there is, so it is done once in so many requests. */
+const pruneEvery = 1_000;
 
 /** What a request made; the times of its steps are gone when it is told from a record. */
 export interface Product {
@@ -47,6 +49,7 @@ interface UnderWay {
 export class Idempotency {
   readonly #options: IdempotencyOptions;
   readonly #underWay = new Map<string, UnderWay>();
+  #requestCount = 0;
 
   private constructor(options: IdempotencyOptions) {
     this.#options = options;
@@ -90,8 +93,10 @@ export class Idempotency {
     make: (decided: Decided) => Promise<Product>,
   ): Promise<Product> {
     const { records } = this.#options;
-    await records.prune(Date.now() - keptMs, keptCountMax);
-    const known = await records.find(request.caller, request.key);
+    if (this.#requestCount++ % pruneEvery === 0) {
+      await records.prune(Date.now() - keptMs, keptCountMax);
+    }
+    const known = await records.find(request, Date.now() - keptMs);
     if (known !== undefined) {
       refuseOther(known, request);
       const made = known.made ?? (await this.#settle(known));

@@ -40,12 +40,17 @@ export class IdempotencyRecords {
     return rows.map(fromRow);
   }
 
-  async find(caller: string, key: string): Promise<IdempotencyRecord | undefined> {
+  /** One of `sinceMs` or later. */
+  async find(
+    { caller, key }: KeyedRequest,
+    sinceMs: number,
+  ): Promise<IdempotencyRecord | undefined> {
     const row = await this.#database
       .selectFrom("idempotency_keys")
       .selectAll()
       .where("caller", "=", caller)
       .where("idempotency_key", "=", key)
+      .where("created_at_ms", ">=", sinceMs)
       .executeTakeFirst();
     return row === undefined ? undefined : fromRow(row);
   }
@@ -59,7 +64,7 @@ export class IdempotencyRecords {
       .execute();
   }
 
-  async remove({ caller, key }: Pick<KeyedRequest, "caller" | "key">): Promise<void> {
+  async remove({ caller, key }: KeyedRequest): Promise<void> {
     await this.#database
       .deleteFrom("idempotency_keys")
       .where("caller", "=", caller)
