@@ -32,6 +32,7 @@ import { measurePause } from "./pause.bench.ts";
 import { measurePool } from "./pool.bench.ts";
 import type { Row } from "./row.ts";
 import { measureTransfers } from "./transfers.bench.ts";
+import { measureVmEnd } from "./vm-end.bench.ts";
 
 const benches = {
   "control-plane": measureControlPlane,
@@ -49,6 +50,7 @@ const benches = {
   edge: measureEdge,
   commands: measureCommands,
   transfers: measureTransfers,
+  "vm-end": measureVmEnd,
 } as const;
 
 const resultsPath = join(import.meta.dirname, "results.ndjson");
