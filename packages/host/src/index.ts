@@ -10,3 +10,4 @@ export { Sandboxes } from "./sandboxes.ts";
 export { cutLongConsoles } from "./console-limit.ts";
 export { WakeQueue } from "./wake-queue.ts";
 export { TemplateTags } from "./template-tags.ts";
+export { claimStepNames, spareStepNames } from "./steps/wake.ts";
