@@ -240,6 +240,8 @@ async function repeatEach<T>(
   const asleep = (await sandbox.info()).state === "paused";
   for (const step of new Set(points.map((point) => point.step))) {
     await t.test(`"${step}" twice`, async () => {
+      const vmCount = (await daemon.state.vms()).length;
+      const sandboxIds = await daemon.state.sandboxIds();
       const prepared = await prepare();
       const before = await everything(story);
       failpoints.repeatOnce(step);
@@ -259,8 +261,8 @@ async function repeatEach<T>(
       if (state === "paused" && !asleep) await sandbox.resume();
       if (state === "running") await witness.confirm(sandbox);
       if (state === "running" && asleep) await sandbox.pause();
-      assert.equal((await daemon.state.vms()).length, before.vms.length);
-      assert.deepEqual(await daemon.state.sandboxIds(), before.sandboxIds);
+      assert.equal((await daemon.state.vms()).length, vmCount);
+      assert.deepEqual(await daemon.state.sandboxIds(), sandboxIds);
     });
   }
   if (asleep) await sandbox.resume();
