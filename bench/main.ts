@@ -33,6 +33,7 @@ import { measurePool } from "./pool.bench.ts";
 import { measureReadAhead } from "./read-ahead.bench.ts";
 import type { Row } from "./row.ts";
 import { measureTransfers } from "./transfers.bench.ts";
+import { measureVmEnd } from "./vm-end.bench.ts";
 
 const benches = {
   "control-plane": measureControlPlane,
@@ -51,6 +52,7 @@ const benches = {
   edge: measureEdge,
   commands: measureCommands,
   transfers: measureTransfers,
+  "vm-end": measureVmEnd,
 } as const;
 
 const resultsPath = join(import.meta.dirname, "results.ndjson");

@@ -5,7 +5,7 @@
  *     TORPOR_MODEL_SEEDS=1000 npm test -- test/model      so many fresh seeds
  *     TORPOR_MODEL_SEED=42 npm test -- test/model         this one, and nothing else
  *
- * Seeds that have failed once are in seeds.json and are always played.
+ * Seeds that have failed once, of code that was broken on purpose too, are in seeds.json and always played.
  */
 import { randomInt } from "node:crypto";
 import { readFile } from "node:fs/promises";

@@ -217,8 +217,14 @@ test("bad days end well", async (t) => {
     "a VM that is killed fails the sandbox, which has nowhere to go back to",
     async () => {
       const doomed = await daemon.create();
+      await doomed.shell("echo the last words > /dev/ttyS0", { user: "root" });
       process.kill(daemon.run(doomed).vm.handle.pid, "SIGKILL");
       assert.match(await whenFailed(doomed), /ended by itself/);
+      const { lastLines } = await doomed.info();
+      assert.ok(
+        lastLines.some((line) => line.includes("the last words")),
+        lastLines.join("\n"),
+      );
       await assert.rejects(doomed.pause(), failsWith("sandbox.wrongState", "none"));
       await assert.rejects(doomed.resume(), failsWith("sandbox.wrongState", "none"));
       assert.equal((await doomed.request(8000, "GET", "/")).status, 502);

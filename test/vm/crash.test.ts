@@ -9,16 +9,21 @@
 import assert from "node:assert/strict";
 import { existsSync } from "node:fs";
 import { test } from "node:test";
+import { claimStepNames, spareStepNames } from "@torpor/host";
 import { Deadline } from "@torpor/std";
 import {
   type DeathPoint,
   Failpoints,
+  type Leftovers,
   StateFolder,
   TestSandbox,
   Witness,
+  assertNothingLeft,
   failsWith,
+  lookAround,
   spawnTestDaemon,
   startTestDaemon,
+  waitUntil,
 } from "@torpor/testing";
 
 /** A chain that became so long is folded. */
@@ -73,6 +78,9 @@ test("the daemon may be killed at any moment", async (t) => {
   await using state = await StateFolder.make();
   let sandboxId = "";
   let witness: Witness | undefined;
+  /** Around the state folder while no daemon runs. */
+  const withoutVm = lookAround(state);
+  let withVm: Leftovers | undefined;
 
   /** Asks a daemon that will die in the middle of it, and waits for its death. */
   const dieDuring = async (
@@ -85,13 +93,26 @@ test("the daemon may be killed at any moment", async (t) => {
     await daemon.ended();
   };
 
+  const whatIsThere = async (): Promise<object> => ({
+    sandboxes: await state.sandboxIds(),
+    vms: (await state.vms()).map(({ pid }) => pid),
+    layers: await state.layers(),
+  });
+
   /** What the next daemon makes of it. */
   const settle = async (
     check: (sandbox: TestSandbox, stateName: string) => Promise<void>,
   ): Promise<void> => {
-    await using daemon = await startTestDaemon({ state });
-    const sandbox = await TestSandbox.find(daemon.api, sandboxId);
-    await check(sandbox, (await sandbox.info()).state);
+    {
+      await using daemon = await startTestDaemon({ state });
+      const sandbox = await TestSandbox.find(daemon.api, sandboxId);
+      await check(sandbox, (await sandbox.info()).state);
+      await daemon.idle();
+    }
+    const [vm, ...others] = await state.vms();
+    assert.deepEqual(others, []);
+    if (vm !== undefined) withVm ??= lookAround(state);
+    await assertNothingLeft(state, (vm === undefined ? undefined : withVm) ?? withoutVm);
   };
 
   await t.test("VMs outlive a daemon that is killed, and the next one adopts them", async () => {
@@ -205,29 +226,34 @@ test("the daemon may be killed at any moment", async (t) => {
   });
 
   await t.test("fork", async (on) => {
-    // The child's part: the parent's is the snapshot's.
+    // The child's part: the parent's is the snapshot's. Asleep it has none, also no step of the same name.
+    await settle((sandbox) => sandbox.pause());
+    const before = await whatIsThere();
     for (const point of points.create) {
       await on.test(`killed ${point.moment} "${point.step}"`, async () => {
         await dieDuring(point, (sandbox) => sandbox.fork());
-        await settle(async (sandbox) => {
+        await settle(async (sandbox, now) => {
+          assert.equal(now, "paused");
           assert.equal((await sandbox.api.list()).length, 1);
-          assert.deepEqual(await state.sandboxIds(), [sandboxId]);
-          assert.equal((await state.vms()).length, 1);
-          await witness?.confirm(sandbox);
         });
+        assert.deepEqual(await whatIsThere(), before);
       });
     }
+    await settle(async (sandbox) => {
+      await sandbox.resume();
+      await witness?.confirm(sandbox);
+    });
   });
 
   await t.test("create", async (on) => {
+    const before = await whatIsThere();
     for (const point of points.create) {
       await on.test(`killed ${point.moment} "${point.step}"`, async () => {
         await dieDuring(point, (sandbox) => TestSandbox.create(sandbox.api));
         await settle(async (sandbox) => {
           assert.equal((await sandbox.api.list()).length, 1);
-          assert.deepEqual(await state.sandboxIds(), [sandboxId]);
-          assert.equal((await state.vms()).length, 1);
         });
+        assert.deepEqual(await whatIsThere(), before);
       });
     }
     await settle(async (sandbox) => void (await witness?.confirm(sandbox)));
@@ -237,16 +263,57 @@ test("the daemon may be killed at any moment", async (t) => {
     for (const point of points.remove) {
       await on.test(`killed ${point.moment} "${point.step}"`, async () => {
         await dieDuring(point, (sandbox) => sandbox.remove());
+        {
+          await using daemon = await startTestDaemon({ state });
+          const gone = TestSandbox.find(daemon.api, sandboxId);
+          await assert.rejects(gone, failsWith("sandbox.notFound"));
+          await daemon.idle();
+        }
+        assert.deepEqual(await whatIsThere(), { sandboxes: [], vms: [], layers: [] });
+        await assertNothingLeft(state, withoutVm);
         await using daemon = await startTestDaemon({ state });
-        await assert.rejects(
-          TestSandbox.find(daemon.api, sandboxId),
-          failsWith("sandbox.notFound"),
-        );
-        assert.deepEqual(await state.sandboxIds(), []);
-        assert.deepEqual(await state.vms(), []);
         sandboxId = (await daemon.create()).id;
       });
     }
     await settle((sandbox) => sandbox.remove());
   });
+});
+
+/** A spare's own steps, and those of handing it out that no spare goes through before. */
+const whileMaking = ["warm up", "hold vCPUs"];
+const whileClaiming = ["network policy", "init"];
+
+test("the daemon may be killed while it makes a spare, and while it hands one out", async (t) => {
+  for (const step of whileMaking) assert.ok(spareStepNames.includes(step));
+  for (const step of whileClaiming) assert.ok(claimStepNames.includes(step));
+  await using state = await StateFolder.make();
+  const before = lookAround(state);
+  for (const step of [...whileMaking, ...whileClaiming]) {
+    for (const moment of ["before", "after"] as const) {
+      await t.test(`killed ${moment} "${step}"`, async () => {
+        {
+          const settings = { TORPOR_SPARES: "1" };
+          await using daemon = await spawnTestDaemon(state, { moment, step }, settings);
+          if (whileClaiming.includes(step)) {
+            await waitUntil("a spare is ready", async () => {
+              const { text } = await daemon.api.call("GET", "/torpor/daemon");
+              return text.includes('"sparesReady":1') || undefined;
+            });
+            await assert.rejects(TestSandbox.create(daemon.api), /ECONNRESET|socket hang up/);
+          }
+          await daemon.ended();
+        }
+        {
+          await using daemon = await startTestDaemon({ state });
+          await daemon.idle();
+          assert.deepEqual(await daemon.api.list(), []);
+        }
+        assert.deepEqual(
+          [await state.vms(), await state.sandboxIds(), await state.layers()],
+          [[], [], []],
+        );
+        await assertNothingLeft(state, before);
+      });
+    }
+  }
 });

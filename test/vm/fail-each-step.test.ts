@@ -5,15 +5,20 @@
  */
 import assert from "node:assert/strict";
 import { type TestContext, test } from "node:test";
+import { claimStepNames, spareStepNames } from "@torpor/host";
 import { TorporError } from "@torpor/std";
 import {
   type FailingStep,
   Failpoints,
+  type Leftovers,
   type TestDaemon,
   type TestSandbox,
   Witness,
+  assertNothingLeft,
   failsWith,
+  lookAround,
   startTestDaemon,
+  waitUntil,
 } from "@torpor/testing";
 
 /** LIMIT: a chain is folded before it is as long. */
@@ -63,18 +68,44 @@ async function allFiles({ state }: TestDaemon, { id }: TestSandbox): Promise<rea
   return [...(await state.filesOf(id)), ...(await state.layers())];
 }
 
+/** All that an operation which came to nothing must not have changed. */
+interface Everything {
+  readonly sandboxIds: readonly string[];
+  readonly listed: readonly string[];
+  readonly state: string;
+  readonly vms: readonly string[];
+  readonly files: readonly string[];
+  readonly leftovers: Leftovers;
+}
+
+async function everything({ daemon, sandbox }: Story): Promise<Everything> {
+  await daemon.idle();
+  return {
+    sandboxIds: await daemon.state.sandboxIds(),
+    listed: (await daemon.api.list()).map(({ id }) => id),
+    state: (await sandbox.info()).state,
+    vms: await vmFolders(daemon),
+    files: await allFiles(daemon, sandbox),
+    leftovers: lookAround(daemon.state),
+  };
+}
+
+async function assertUnchanged(story: Story, before: Everything): Promise<void> {
+  await assertNothingLeft(story.daemon.state, before.leftovers);
+  const { leftovers } = before;
+  assert.deepEqual({ ...(await everything(story)), leftovers }, before);
+}
+
 async function failCreate(
   t: TestContext,
   story: Story,
   points: readonly FailingStep[],
 ): Promise<void> {
-  const { daemon, sandbox } = story;
-  const vmsBefore = await vmFolders(daemon);
+  const { daemon } = story;
+  const before = await everything(story);
   await failEach(t, story, points, async () => {
     await assert.rejects(daemon.create(), failsWith("internal", "none"));
-    assert.deepEqual(await vmFolders(daemon), vmsBefore);
-    assert.deepEqual(await daemon.state.sandboxIds(), [sandbox.id]);
-    assert.equal((await daemon.api.list()).length, 1);
+    await assertUnchanged(story, before);
   });
 }
 
@@ -210,64 +241,92 @@ async function failFork(
   story: Story,
   points: readonly FailingStep[],
 ): Promise<void> {
-  const { daemon, sandbox, witness } = story;
+  const { sandbox, witness } = story;
   // Asleep it is its own checkpoint: what fails is the child's part, as the other is the snapshot's.
   await sandbox.pause();
+  const before = await everything(story);
   await failEach(t, story, points, async () => {
     const { children, errors } = await sandbox.fork();
     assert.deepEqual(children, []);
     assert.match(errors[0] ?? "", /failed on purpose/);
-    assert.deepEqual(await vmFolders(daemon), []);
-    assert.deepEqual(await daemon.state.sandboxIds(), [sandbox.id]);
-    assert.equal((await sandbox.info()).state, "paused");
+    await assertUnchanged(story, before);
   });
   await sandbox.resume();
   await witness.confirm(sandbox);
 }
 
 async function failRemove(t: TestContext, story: Story): Promise<void> {
-  const { daemon, sandbox, failpoints } = story;
+  const { daemon, failpoints } = story;
   const spare = await daemon.create();
   const points = await failpoints.record(() => spare.remove());
+  const before = await everything(story);
   await failEach(t, story, points, async () => {
     const doomed = await daemon.create();
     await failureOf(doomed.remove());
     await doomed.remove();
-    assert.deepEqual(await daemon.state.sandboxIds(), [sandbox.id]);
-    assert.equal((await vmFolders(daemon)).length, 1);
     await assert.rejects(doomed.info(), failsWith("sandbox.notFound"));
+    await assertUnchanged(story, before);
+  });
+  await repeatEach(t, story, points, {
+    prepare: async () => await daemon.create(),
+    ask: async (_, doomed) => {
+      await doomed.remove();
+      await assert.rejects(doomed.info(), failsWith("sandbox.notFound"));
+      await assertUnchanged(story, before);
+    },
   });
 }
 
-/** Runs each step of a verb twice: it works, or fails as if the step had failed. */
-async function repeatEach(
+interface Repeated<T> {
+  /** Before anything is looked at or armed. */
+  readonly prepare: () => Promise<T>;
+  readonly ask: (sandbox: TestSandbox, prepared: T) => Promise<unknown>;
+  /** A checkpoint that fails may leave an empty disk layer, which changes nothing. */
+  readonly mayAddLayer?: boolean;
+}
+
+/**
+ * Runs each step of a verb twice. It works; or it fails and says what of it: nothing, and then nothing
+ * is changed; or all, and then it is as was asked. Whatever became of it, the sandbox is brought back.
+ */
+async function repeatEach<T>(
   t: TestContext,
   story: Story,
   points: readonly FailingStep[],
-  ask: (sandbox: TestSandbox) => Promise<unknown>,
+  { prepare, ask, mayAddLayer = false }: Repeated<T>,
 ): Promise<void> {
   const { daemon, failpoints, sandbox, witness } = story;
+  const asleep = (await sandbox.info()).state === "paused";
   for (const step of new Set(points.map((point) => point.step))) {
     await t.test(`"${step}" twice`, async () => {
-      const before = (await sandbox.info()).state;
+      const vmCount = (await daemon.state.vms()).length;
+      const sandboxIds = await daemon.state.sandboxIds();
+      const prepared = await prepare();
+      const before = await everything(story);
       failpoints.repeatOnce(step);
-      const failure = await ask(sandbox).then(
+      const failure = await ask(sandbox, prepared).then(
         () => undefined,
         (cause: unknown) => cause,
       );
       assert.ok(!failpoints.isArmed, "the step was reached");
-      const { state } = await sandbox.info();
       if (failure !== undefined) {
-        assert.ok(TorporError.is(failure));
-        if (failure.effect === "none") assert.equal(state, before);
+        if (!TorporError.is(failure)) throw failure;
+        assert.match(failure.message, new RegExp(`failed at "${step}"`));
+        assert.notEqual(failure.effect, "maybe");
+        if (failure.effect === "none" && !mayAddLayer) await assertUnchanged(story, before);
       }
-      assert.equal((await daemon.state.vms()).length, state === "running" ? 1 : 0);
-      if (state === "paused" && before === "running") await sandbox.resume();
-      if (state === "running" && before === "paused") await sandbox.pause();
+      const { state } = await sandbox.info();
+      if (state === "paused") assert.deepEqual(await vmFolders(daemon), []);
+      if (state === "paused" && !asleep) await sandbox.resume();
+      if (state === "running") await witness.confirm(sandbox);
+      if (state === "running" && asleep) await sandbox.pause();
+      assert.equal((await daemon.state.vms()).length, vmCount);
+      assert.deepEqual(await daemon.state.sandboxIds(), sandboxIds);
     });
   }
-  if ((await sandbox.info()).state === "paused") await sandbox.resume();
+  if (asleep) await sandbox.resume();
   await witness.confirm(sandbox);
+  if (asleep) await sandbox.pause();
 }
 
 test("any step may fail", async (t) => {
@@ -302,18 +361,116 @@ test("any step may fail", async (t) => {
   await t.test("a fork that fails leaves the parent as it was and no child", async (on) => {
     await failFork(on, story, createPoints);
   });
-  await t.test("each step of a pause may run twice", async (on) => {
-    await repeatEach(on, story, pausePoints, (one) => one.pause());
-  });
-  await t.test("each step of a resume may run twice", async (on) => {
-    await sandbox.pause();
-    await repeatEach(on, story, wakePoints, (one) => one.resume());
-  });
-  await t.test("each step of a snapshot may run twice", async (on) => {
-    await repeatEach(on, story, snapshotPoints, async (one) => {
-      const id = await one.snapshot();
-      await daemon.api.call("DELETE", `/templates/${id}`);
+  const nothing = async (): Promise<void> => undefined;
+  const twice = async (
+    on: TestContext,
+    repeated: readonly FailingStep[],
+    ask: (one: TestSandbox) => Promise<unknown>,
+  ): Promise<void> => await repeatEach(on, story, repeated, { prepare: nothing, ask });
+  await t.test("each step of a create may run twice", async (on) => {
+    const before = await everything(story);
+    await twice(on, createPoints, async () => {
+      const made = await daemon.create();
+      assert.equal(await made.shell("echo works"), "works");
+      await made.remove();
+      await assertUnchanged(story, before);
     });
   });
+  await t.test("each step of a pause may run twice", async (on) => {
+    await twice(on, pausePoints, (one) => one.pause());
+  });
+  await t.test("each step of a snapshot may run twice", async (on) => {
+    const ask = async (one: TestSandbox): Promise<void> => {
+      const id = await one.snapshot();
+      await daemon.api.call("DELETE", `/templates/${id}`);
+    };
+    await repeatEach(on, story, snapshotPoints, { prepare: nothing, ask, mayAddLayer: true });
+  });
   await t.test("remove is finished by its repeat", async (on) => await failRemove(on, story));
+  await sandbox.pause();
+  await t.test("each step of a resume may run twice", async (on) => {
+    await twice(on, wakePoints, (one) => one.resume());
+  });
+  await t.test("each step of a fork may run twice", async (on) => {
+    const before = await everything(story);
+    await twice(on, createPoints, async (one) => {
+      const [child] = (await one.fork()).children;
+      if (child !== undefined) {
+        await story.witness.confirm(child);
+        await child.remove();
+      }
+      await assertUnchanged(story, before);
+    });
+  });
+  await sandbox.resume();
+  await story.witness.confirm(sandbox);
+});
+
+/** Those that a spare alone goes through; the rest are a create's. */
+const spareOnly = ["warm up", "hold vCPUs"];
+const bothMoments = ["before", "after"] as const;
+
+test("any step of a spare, and of handing it out, may fail", async (t) => {
+  for (const step of spareOnly) assert.ok(spareStepNames.includes(step));
+  const failpoints = new Failpoints();
+  await using daemon = await startTestDaemon({
+    failpoint: failpoints.failpoint,
+    spareCount: 1,
+  });
+  const { state } = daemon;
+  const untilReady = async (): Promise<void> => {
+    await waitUntil(
+      "a spare is ready",
+      async () => daemon.sandboxes.sparesReady === 1 || undefined,
+    );
+    await daemon.idle();
+  };
+  await untilReady();
+  const before = lookAround(state);
+  const layerCount = (await state.layers()).length;
+  const assertOneSpare = async (): Promise<void> => {
+    await untilReady();
+    await assertNothingLeft(state, before);
+    assert.equal((await state.vms()).length, 1);
+    assert.equal((await state.sandboxIds()).length, 1);
+    assert.deepEqual(await daemon.api.list(), []);
+    assert.equal((await state.layers()).length, layerCount);
+  };
+  const createAndUse = async (): Promise<TestSandbox> => {
+    const sandbox = await daemon.create();
+    assert.equal(await sandbox.shell("echo works"), "works");
+    return sandbox;
+  };
+  /** The spare is handed out, and the next one meets what is armed. */
+  const meetWhileMaking = async (): Promise<void> => {
+    const first = await createAndUse();
+    await waitUntil("the step was reached", async () => !failpoints.isArmed || undefined);
+    const second = await createAndUse();
+    for (const sandbox of [first, second]) await sandbox.remove();
+    await assertOneSpare();
+  };
+  const meetWhileClaiming = async (): Promise<void> => {
+    const sandbox = await createAndUse();
+    assert.ok(!failpoints.isArmed, "the step was reached");
+    await sandbox.remove();
+    await assertOneSpare();
+  };
+
+  for (const [steps, meet] of [
+    [spareOnly, meetWhileMaking],
+    [claimStepNames, meetWhileClaiming],
+  ] as const) {
+    for (const step of steps) {
+      for (const moment of bothMoments) {
+        await t.test(`${moment} "${step}"`, async () => {
+          failpoints.failOnce(moment, step);
+          await meet();
+        });
+      }
+      await t.test(`"${step}" twice`, async () => {
+        failpoints.repeatOnce(step);
+        await meet();
+      });
+    }
+  }
 });

@@ -4,6 +4,7 @@
  */
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { parseJson } from "@torpor/std";
 import { startTestDaemon } from "@torpor/testing";
 
 const hooks = "/etc/torpor/hooks";
@@ -45,7 +46,8 @@ test("hooks", async (t) => {
     const make = `cd ${hooks}/pre-snapshot.d
 printf '#!/bin/sh\\necho broken >&2; exit 3\\n' > 20-fails
 printf '#!/bin/sh\\nsleep 1000\\n' > 30-hangs
-chmod 755 20-fails 30-hangs`;
+chmod 755 20-fails 30-hangs
+cp -p 20-fails ../post-restore.d`;
     await sandbox.shell(make, { user: "root" });
     await sandbox.pause();
     await sandbox.resume();
@@ -56,6 +58,10 @@ chmod 755 20-fails 30-hangs`;
       "0",
       "the one that hung was killed",
     );
-    assert.ok(text.length >= 0);
+    const { console: shown } = parseJson(text, "logs") as { console: string };
+    const told = shown.split("\n").filter((line) => line.includes("a hook failed"));
+    // Of this run; what was said before the pause went with the console of the run before.
+    assert.equal(told.length, 1, shown);
+    assert.match(told[0] ?? "", /post-restore\.d\/20-fails.*exit status 3.*broken/);
   });
 });

@@ -12,3 +12,4 @@ export { cutLongConsoles } from "./console-limit.ts";
 export { WakeQueue } from "./wake-queue.ts";
 export { TemplateTags } from "./template-tags.ts";
 export { WorkingSets } from "./working-sets.ts";
+export { claimStepNames, spareStepNames } from "./steps/wake.ts";

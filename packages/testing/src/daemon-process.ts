@@ -32,16 +32,23 @@ export interface DaemonProcess extends AsyncDisposable {
 
 /**
  * Starts the real program over `state` and waits until it serves; with `diesAt`, one that differs in
- * nothing but that it kills itself there.
+ * nothing but that it kills itself there. Without spares, unless `settings`, its environment, asks for them.
  */
 export async function spawnTestDaemon(
   state: StateFolder,
   diesAt?: DeathPoint,
+  settings: Readonly<Record<string, string>> = {},
 ): Promise<DaemonProcess> {
   const argv = diesAt === undefined ? [productionMain] : [dyingMain, diesAt.moment, diesAt.step];
   const child = spawn(process.execPath, argv, {
     stdio: ["ignore", "ignore", "pipe"],
-    env: { ...process.env, TORPOR_HOME: state.path, TORPOR_PORT: "0", TORPOR_SPARES: "0" },
+    env: {
+      ...process.env,
+      TORPOR_HOME: state.path,
+      TORPOR_PORT: "0",
+      TORPOR_SPARES: "0",
+      ...settings,
+    },
   });
   const exited = once(child, "exit");
   const ended = async (): Promise<void> => {

@@ -16,6 +16,7 @@ const daemon = await startDaemon({
   stateFolder: defaultStateFolder(),
   cacheFolder: defaultCacheFolder(),
   port: 0,
+  spareCount: Number(process.env["TORPOR_SPARES"] ?? 0),
   log,
   failpoint: async (step, moment) => {
     if (step !== diesStep || moment !== diesMoment) return;

@@ -36,6 +36,7 @@ export {
   startPager,
 } from "./paged-guest/saved-fixture.ts";
 export type { GuestTask, TaskResult } from "./paged-guest/task.ts";
+export { type Leftovers, assertNothingLeft, lookAround } from "./leftovers.ts";
 export { StateFolder } from "./state-folder.ts";
 export { type RunOptions, TestSandbox } from "./test-sandbox.ts";
 export { assertRightClock, stillMs } from "./wall-clock.ts";

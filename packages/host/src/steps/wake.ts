@@ -149,6 +149,10 @@ export const claimSteps: readonly Step<WakeContext>[] = [
   ...initStep,
 ];
 
+/** Names in order, for tests that fail each of them. */
+export const spareStepNames: readonly string[] = spareSteps.map(({ name }) => name);
+export const claimStepNames: readonly string[] = claimSteps.map(({ name }) => name);
+
 /** What a finished list of steps has made. */
 export function wokenRun(context: WakeContext): SandboxRun {
   const { vm, network, link, generation, randomHash, pagers } = context;
