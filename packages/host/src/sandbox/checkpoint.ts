@@ -47,7 +47,7 @@ export async function checkpoint(turn: Turn): Promise<readonly StepTiming[]> {
     turn.events.saved();
     return timings;
   } catch (cause) {
-    await turn.move({ ...vm, kind: "running" });
+    await turn.rest({ ...vm, kind: "running" });
     throw cause;
   }
 }

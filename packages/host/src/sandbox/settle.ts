@@ -35,7 +35,7 @@ export async function settle(turn: Turn): Promise<void> {
       break;
     case "resuming":
       await clearRuns(turn);
-      await turn.move({ kind: "paused" });
+      await turn.rest({ kind: "paused" });
       break;
     case "creating":
     case "removing":
@@ -79,7 +79,7 @@ async function takeOver(turn: Turn, state: StateWithVm, run: SandboxRun): Promis
   }
   await goOnIfHeld(turn, run);
   const { vm, network, openDisks } = state;
-  if (state.kind !== "running") await turn.move({ kind: "running", vm, network, openDisks });
+  if (state.kind !== "running") await turn.rest({ kind: "running", vm, network, openDisks });
   attach(turn, run);
 }
 
