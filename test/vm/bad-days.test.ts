@@ -213,6 +213,40 @@ test("a daemon that cannot start says why and leaves the state alone", async (t)
   });
 });
 
+test("a snapshot of another machine is refused before a VM is started", async () => {
+  let started = 0;
+  class DriverElsewhere extends QemuDriver {
+    override async identity(): ReturnType<QemuDriver["identity"]> {
+      return { ...(await super.identity()), cpuFingerprint: "another" };
+    }
+    override restore(
+      ...given: Parameters<QemuDriver["restore"]>
+    ): ReturnType<QemuDriver["restore"]> {
+      started += 1;
+      return super.restore(...given);
+    }
+  }
+  await using state = await StateFolder.make();
+  let id: string;
+  {
+    await using daemon = await startTestDaemon({ state });
+    const sandbox = await daemon.create();
+    await sandbox.pause();
+    ({ id } = sandbox);
+  }
+  const driver = new DriverElsewhere({ accelerator: "tcg" });
+  await using daemon = await startTestDaemon({ state, driver });
+  const resumed = daemon.api.call("POST", `/v2/sandboxes/${id}/connect`, { timeout: 60 });
+  await assert.rejects(resumed, failsWith("snapshot.incompatible", "none"));
+  await assert.rejects(daemon.create(), failsWith("snapshot.incompatible", "none"));
+  assert.equal(started, 0);
+  assert.deepEqual(
+    (await daemon.api.list()).map((one) => one.state),
+    ["paused"],
+  );
+  await daemon.api.call("DELETE", `/sandboxes/${id}`);
+});
+
 test("bad days end well", async (t) => {
   let problems = "";
   const log = jsonLogger((line) => {
