@@ -447,6 +447,25 @@ test("a sandbox whose record is refused while it moves comes to rest all the sam
   await witness.confirm(sandbox);
 });
 
+test(
+  "a pause that saves all of memory is refused while the disk has no room for it",
+  { skip: isRoot ? false : "needs root to mount" },
+  async () => {
+    await using disk = await mountSmallDisk();
+    await using state = await StateFolder.make(disk.path);
+    await using daemon = await startTestDaemon({ state, saveWhole: true });
+    const sandbox = await daemon.create();
+    const witness = await Witness.start(sandbox);
+    await assert.rejects(sandbox.pause(), (error) => {
+      assert.ok(failsWith("storage.noSpace", "none")(error) && TorporError.is(error));
+      assert.match(error.message, /check space/, "before the guest is disturbed");
+      return true;
+    });
+    await witness.confirm(sandbox);
+    await sandbox.remove();
+  },
+);
+
 test("a full disk", { skip: isRoot ? false : "needs root to mount" }, async (t) => {
   await using disk = await mountSmallDisk();
   await using state = await StateFolder.make(disk.path);

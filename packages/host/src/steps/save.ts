@@ -52,13 +52,20 @@ export interface SaveContext {
   /** Filled in by the steps. */
   staged?: StagedSnapshot;
   below?: MemoryStack;
+  /** Settles when all layers below were read through. */
+  verified?: Promise<void>;
+  /** The layers below are of no use: all of memory is written. */
+  beginsAnew?: boolean;
   memory?: SavedMemory;
   savedWhole?: boolean;
+  published?: SnapshotManifest;
 }
 
-export async function checkSpace({ run, store }: SaveContext): Promise<void> {
-  const ownBytes = run.vm.memory.estimateOwnBytes();
-  await assertFreeSpace(store.path, ownBytes + snapshotOverheadBytes);
+/** A VMM that saves everything writes nearly all of memory, whatever the guest has changed of it. */
+export async function checkSpace({ run, store, saveWhole }: SaveContext): Promise<void> {
+  const { memory } = run.vm;
+  const memoryBytes = saveWhole ? memory.sizeBytes : memory.estimateOwnBytes();
+  await assertFreeSpace(store.path, memoryBytes + snapshotOverheadBytes);
 }
 
 export async function stage(
