@@ -41,8 +41,8 @@ export function layerBytes({ dataPages }: MemoryLayerDigest): number {
 }
 
 /**
- * Writes a layer page by page, in ascending order. Not flushed: it becomes durable with the snapshot
- * it is published in.
+ * Writes a layer page by page, in ascending order, over what was begun in the folder and given up. Not
+ * flushed: it becomes durable with the snapshot it is published in.
  *
  * Writing a chunk and its checksum happen in Node's thread pool while the next one is collected: a
  * guest may stand still for as long as all of it takes.
@@ -61,7 +61,7 @@ export class MemoryLayerWriter implements AsyncDisposable {
   }
 
   static async create(folder: string): Promise<MemoryLayerWriter> {
-    return new MemoryLayerWriter(folder, await open(join(folder, layerFiles.pages), "wx", 0o600));
+    return new MemoryLayerWriter(folder, await open(join(folder, layerFiles.pages), "w", 0o600));
   }
 
   addZero(page: number): void {
@@ -85,7 +85,7 @@ export class MemoryLayerWriter implements AsyncDisposable {
     if (this.#filledBytes > 0) this.#finishChunk();
     const chunkSha256 = await Promise.all(this.#finished);
     const map = encodePageMap(this.#runs);
-    await writeFile(join(this.#folder, layerFiles.map), map, { flag: "wx", mode: 0o600 });
+    await writeFile(join(this.#folder, layerFiles.map), map, { mode: 0o600 });
     return {
       dataPages: countPages(this.#runs, stateData),
       zeroPages: countPages(this.#runs, stateZero),
@@ -199,19 +199,36 @@ export class MemoryLayer implements AsyncDisposable {
     return layerBytes(this.#digest);
   }
 
+  /** The chunks that hold these data pages. */
+  chunksOf(position: number, pageCount: number): readonly number[] {
+    const first = Math.floor(position / pagesPerChunk);
+    const end = Math.floor((position + pageCount - 1) / pagesPerChunk) + 1;
+    return Array.from({ length: end - first }, (_, index) => first + index);
+  }
+
+  /**
+   * Looks at a chunk in Node's thread pool, so that `read` need not.
+   * @param buffer Of `layerChunkBytes`.
+   * @throws snapshot.corrupt
+   */
+  async verifyAhead(index: number, buffer: Buffer<ArrayBuffer>): Promise<void> {
+    const { offset, length } = this.#extentOf(index);
+    const { bytesRead } = await this.#file.read(buffer, 0, length, offset);
+    const found = await webcrypto.subtle.digest("SHA-256", buffer.subarray(0, length));
+    this.#compare(index, bytesRead, Buffer.from(found).toString("hex"));
+  }
+
   /**
    * Looks once at every chunk that holds one of these data pages, for whoever takes them from the file
    * by himself. Blocks, because a guest's page fault waits for it.
    * @throws snapshot.corrupt
    */
   verify(position: number, pageCount: number): void {
-    const last = Math.floor((position + pageCount - 1) / pagesPerChunk);
-    for (let index = Math.floor(position / pagesPerChunk); index <= last; index += 1) {
+    for (const index of this.chunksOf(position, pageCount)) {
       if (this.#verified[index] === 1) continue;
       this.#chunkIndex = -1;
       const { offset, length } = this.#extentOf(index);
       this.#check(index, readSync(this.#file.fd, this.#chunk, 0, length, offset));
-      this.#verified[index] = 1;
     }
   }
 
@@ -232,13 +249,23 @@ export class MemoryLayer implements AsyncDisposable {
     return { offset, length: Math.min(layerChunkBytes, this.sizeBytes - offset) };
   }
 
+  /** Of `#chunk`, once. */
   #check(index: number, bytesRead: number): void {
+    const { length } = this.#extentOf(index);
+    const isVerified = this.#verified[index] === 1;
+    const expected = this.#digest.chunkSha256[index];
+    const found = isVerified ? expected : sha256(this.#chunk.subarray(0, length));
+    this.#compare(index, bytesRead, found);
+  }
+
+  #compare(index: number, bytesRead: number, found: string | undefined): void {
     const { offset, length } = this.#extentOf(index);
     if (bytesRead !== length)
       throw corrupt(`${this.#path} ends early, at byte ${offset + bytesRead}`);
-    if (sha256(this.#chunk.subarray(0, length)) !== this.#digest.chunkSha256[index]) {
+    if (found !== this.#digest.chunkSha256[index]) {
       throw corrupt(`${this.#path} does not match its checksum at byte ${offset}`);
     }
+    this.#verified[index] = 1;
   }
 }
 

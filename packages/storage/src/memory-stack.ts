@@ -23,6 +23,8 @@ const zeroChunk = Buffer.alloc(layerChunkBytes);
 const fromImage = 0;
 const fromZeros = 1;
 const firstLayer = 2;
+/** LIMIT: of chunks that are looked at together; more are no faster and crowd out the event loop. */
+const lanesMax = 2;
 /** LIMIT: of a chain; sources are kept in a byte each. */
 const layersMax = 250;
 
@@ -123,6 +125,22 @@ export class MemoryStack implements AsyncDisposable {
     return { from: "layer", pageCount, layer: source - firstLayer, position };
   }
 
+  /**
+   * Looks at all that `applyTo` will read, in the background of whoever has something to wait for. The
+   * stack stays open until this settles.
+   * @throws snapshot.corrupt
+   */
+  async verifyAhead(): Promise<void> {
+    const chunks = [...this.#chunksToRead()];
+    const runLane = async (): Promise<void> => {
+      const buffer = Buffer.allocUnsafeSlow(layerChunkBytes);
+      for (let next = chunks.shift(); next !== undefined; next = chunks.shift()) {
+        await next.layer.verifyAhead(next.index, buffer);
+      }
+    };
+    await Promise.all(Array.from({ length: Math.min(lanesMax, chunks.length) }, runLane));
+  }
+
   /** Writes the stack's pages over memory that holds the image. @throws snapshot.corrupt */
   async applyTo(memory: WritableMemory): Promise<void> {
     for (const stretch of this.#stretches()) {
@@ -205,6 +223,19 @@ export class MemoryStack implements AsyncDisposable {
         this.#positions[firstPage + page] = position + page;
       }
       position += pageCount;
+    }
+  }
+
+  *#chunksToRead(): Generator<{ readonly layer: MemoryLayer; readonly index: number }> {
+    const seen = this.#layers.map(() => new Set<number>());
+    for (const { source, position, pageCount } of this.#stretches()) {
+      const layer = this.#layers[source - firstLayer];
+      for (const index of layer?.chunksOf(position, pageCount) ?? []) {
+        const known = seen[source - firstLayer];
+        if (layer === undefined || known === undefined || known.has(index)) continue;
+        known.add(index);
+        yield { layer, index };
+      }
     }
   }
 

@@ -45,6 +45,7 @@ export async function pause(turn: Turn): Promise<Outcome> {
 /** The snapshot is durable: the sandbox is paused. */
 export async function enterPaused(turn: Turn, snapshotId: string): Promise<void> {
   turn.run = undefined;
+  turn.base = undefined;
   const { lifetime, startedAtMs } = turn.record;
   await turn.rest(
     { kind: "paused" },

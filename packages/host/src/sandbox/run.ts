@@ -65,6 +65,7 @@ export async function enterFailed(
   reason: string,
   lastLines: readonly string[],
 ): Promise<void> {
+  turn.base = undefined;
   const { lifetime, startedAtMs } = turn.record;
   await turn.rest(
     { kind: "failed", reason, lastLines },

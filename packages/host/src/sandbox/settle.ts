@@ -72,6 +72,7 @@ async function settleRun(turn: Turn, state: StateWithVm): Promise<void> {
 }
 
 async function takeOver(turn: Turn, state: StateWithVm, run: SandboxRun): Promise<void> {
+  const { host } = turn;
   try {
     applyNetwork(run.network, turn.record.network);
   } catch (cause) {
@@ -80,6 +81,13 @@ async function takeOver(turn: Turn, state: StateWithVm, run: SandboxRun): Promis
   await goOnIfHeld(turn, run);
   const { vm, network, openDisks } = state;
   if (state.kind !== "running") await turn.rest({ kind: "running", vm, network, openDisks });
+  const { snapshotId } = turn.record;
+  if (snapshotId !== null) {
+    turn.base = await host.store.read(snapshotId).catch((cause: unknown) => {
+      turn.log.error("a running sandbox cannot be saved", { cause });
+      return undefined;
+    });
+  }
   attach(turn, run);
 }
 

@@ -126,6 +126,7 @@ export async function enterRunning(
     ...change(nowMs),
   });
   undo.move();
+  turn.base = context.snapshot;
   attach(turn, run);
   return { changed: true, timings };
 }

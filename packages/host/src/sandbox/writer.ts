@@ -12,7 +12,7 @@
  * database holds what was begun, and the next daemon settles that to the same end (settle.ts).
  */
 import { type Logger, type RunStepsOptions, ignoreFailure } from "@torpor/std";
-import { SandboxFolder } from "@torpor/storage";
+import { SandboxFolder, type SnapshotManifest } from "@torpor/storage";
 import { Activity } from "../activity.ts";
 import type { HostContext } from "../host-context.ts";
 import { type SandboxState, enter } from "../lifecycle/state.ts";
@@ -85,6 +85,8 @@ export class Turn {
   run: SandboxRun | undefined;
   /** What a spare has been prepared to, until somebody asks for it. */
   spare: WakeContext | undefined;
+  /** What the run stands upon, as it was read or written: damage of the file costs a running guest nothing. */
+  base: SnapshotManifest | undefined;
   isRemoved = false;
   #record: SandboxRecord;
   #isStored = true;

@@ -106,12 +106,16 @@ async function addDiskLayer(context: CheckpointContext, deadline: Deadline): Pro
   await context.run.vm.addDiskLayer(layerOf(context), deadline);
 }
 
-async function captureMemory(context: CheckpointContext): Promise<void> {
+async function captureMemory(
+  context: CheckpointContext,
+  deadline: Deadline,
+  undo: AsyncDisposableStack,
+): Promise<void> {
   if (context.savedWhole === true) return;
   const { below, run } = context;
   assert(below !== undefined, "the layers below are opened first");
   const ranges = below.rangesToCompare(run.vm.memory);
-  if (totalBytes(ranges) > capturedBytesMax) await saveMemory(context);
+  if (totalBytes(ranges) > capturedBytesMax) await saveMemory(context, deadline, undo);
   else context.captured = new CapturedMemory(run.vm.memory, ranges, context.room);
 }
 

@@ -76,14 +76,63 @@ export async function stage(
   context.staged = undo.use(await context.store.stage(context.snapshotId));
 }
 
-/** Before the guest is disturbed: a damaged map or a missing file is found here. */
+/**
+ * Before the guest is disturbed: a damaged map or a missing file is found here, and costs no more than
+ * a longer save, because the guest has the pages.
+ */
 export async function openLayersBelow(
   context: SaveContext,
   _deadline: Deadline,
   undo: AsyncDisposableStack,
 ): Promise<void> {
+  await closeBelow(context); // of a run of this step whose answer was lost
+  try {
+    await openStack(context, undo);
+  } catch (cause) {
+    await beginAnew(context, undo, cause);
+  }
+}
+
+/**
+ * The same for a save that ends its VM, and with it the only good copy of what is damaged below: while the
+ * guest is prepared all pages of the layers are looked at, and `saveMemory` waits for the end of it.
+ */
+export async function openAndVerifyLayersBelow(
+  context: SaveContext,
+  deadline: Deadline,
+  undo: AsyncDisposableStack,
+): Promise<void> {
+  await openLayersBelow(context, deadline, undo);
+  const { below } = context;
+  assert(below !== undefined, "the layers below are open");
+  const verified = below.verifyAhead();
+  verified.catch(() => undefined); // seen by `saveMemory`, if it comes so far
+  undo.defer(async () => await verified.catch(() => undefined)); // before they are closed
+  context.verified = verified;
+}
+
+/** @throws `cause`, unless it is damage of the layers below */
+async function beginAnew(
+  context: SaveContext,
+  undo: AsyncDisposableStack,
+  cause: unknown,
+): Promise<void> {
+  if (!TorporError.is(cause) || cause.code !== "snapshot.corrupt") throw cause;
+  context.log.error("what a running guest was saved to before is damaged; all is saved anew", {
+    cause,
+  });
+  context.beginsAnew = true;
+  await closeBelow(context);
+  await openStack(context, undo);
+}
+
+async function closeBelow({ below, verified }: SaveContext): Promise<void> {
+  await verified?.catch(() => undefined);
+  await below?.[Symbol.asyncDispose]();
+}
+
+async function openStack(context: SaveContext, undo: AsyncDisposableStack): Promise<void> {
   const layers = layersBelow(context);
-  await context.below?.[Symbol.asyncDispose](); // of a run of this step whose answer was lost
   context.below = undo.use(
     await MemoryStack.open(
       layers.map(({ snapshotId, digest }) => ({
@@ -153,8 +202,18 @@ export async function saveDeviceState(context: SaveContext, deadline: Deadline):
   context.savedWhole = true;
 }
 
-export async function saveMemory(context: SaveContext): Promise<void> {
+export async function saveMemory(
+  context: SaveContext,
+  _deadline: Deadline,
+  undo: AsyncDisposableStack,
+): Promise<void> {
   await writeMemory(context, context.run.vm.memory);
+  try {
+    await context.verified;
+  } catch (cause) {
+    await beginAnew(context, undo, cause);
+    await writeMemory(context, context.run.vm.memory);
+  }
 }
 
 /** Writes what differs from the layers below; nothing when the VMM has saved everything. */
@@ -176,11 +235,11 @@ export async function writeMemory(context: SaveContext, memory: ReadableMemory):
 
 /** The point of no return: from here on the snapshot is there whatever happens. */
 export async function publish(context: SaveContext): Promise<void> {
-  const { staged, memory, below, run } = context;
+  const { staged, memory, run } = context;
   assert(staged !== undefined && memory !== undefined, "the snapshot is written");
-  await below?.[Symbol.asyncDispose]();
+  await closeBelow(context);
   const { snapshotId, sandboxId, templateId, identity, hostKey } = context;
-  await staged.publish({
+  const manifest: SnapshotManifest = {
     format: "torpor-snapshot-2",
     snapshotId,
     sandboxId,
@@ -193,7 +252,9 @@ export async function publish(context: SaveContext): Promise<void> {
     memory,
     deviceState: await digestChunks(join(staged.path, snapshotFiles.deviceState)),
     disk: await digestDisk(context),
-  });
+  };
+  await staged.publish(manifest);
+  context.published = manifest;
 }
 
 /** Layers that the snapshot before had are sealed; what this run wrote is flushed and summed. */
@@ -213,8 +274,11 @@ async function digestDisk(context: SaveContext): Promise<readonly SavedDiskLayer
   return layers;
 }
 
-function layersBelow({ base }: SaveContext): Extract<SavedMemory, { kind: "layers" }>["layers"] {
-  if (base?.memory.kind !== "layers") return [];
+function layersBelow({
+  base,
+  beginsAnew,
+}: SaveContext): Extract<SavedMemory, { kind: "layers" }>["layers"] {
+  if (base?.memory.kind !== "layers" || beginsAnew === true) return [];
   return base.memory.layers.length < memoryLayersMax ? base.memory.layers : [];
 }
 
