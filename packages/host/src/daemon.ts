@@ -48,6 +48,7 @@ import { SnapshotRecords } from "./records/snapshot-records.ts";
 import { withRequestId } from "./request-context.ts";
 import { Sandboxes } from "./sandboxes.ts";
 import { watchStalls } from "./stall-watch.ts";
+import { checkTemplates } from "./template-check.ts";
 import { TemplateTags } from "./template-tags.ts";
 import { type WakeQueueLimits, WakeQueue } from "./wake-queue.ts";
 
@@ -147,6 +148,7 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
   undo.defer(() => sandboxes.release());
   undo.use(limitConsoles(sandboxes, log));
   undo.use(watchStalls(sandboxes));
+  undo.use(checkTemplates(templates, log));
   const startedAtMs = Date.now();
   const domain = options.domain ?? defaultDomain;
   const edge = new Edge({ domain, find: (id) => sandboxes.find(id) });

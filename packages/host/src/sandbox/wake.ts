@@ -34,6 +34,7 @@ export async function newWakeContext(
 ): Promise<WakeContext> {
   const { host } = turn;
   const { id, templateId, hostKey, accessToken, envVars } = turn.record;
+  await host.templates.assertWhole(templateId);
   const template = await host.templates.open(templateId);
   const snapshot = snapshotId === null ? undefined : await host.store.read(snapshotId);
   const savedGeneration = (snapshot ?? template.manifest).generation;
