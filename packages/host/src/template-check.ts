@@ -28,7 +28,9 @@ export function checkTemplates(
       }
     }
   };
-  const timer = setTimeout(() => (work = checkAll()), afterMs).unref();
+  const timer = setTimeout(() => {
+    work = checkAll();
+  }, afterMs).unref();
   return {
     [Symbol.asyncDispose]: async () => {
       isOver = true;
