@@ -18,6 +18,8 @@ export interface Victims {
   killVm(): boolean;
 }
 
+/** What a full disk refuses: to write a record. */
+const isRefusable = /^records\.save$/;
 /** Calls whose answer cannot be lost alone: they are local, or tidy up after themselves. */
 const unbreakableAfter = /^(records|snapshot records|templates)\.|^(restore|adopt|identity)$/;
 
@@ -28,6 +30,7 @@ export class DaemonLife {
   readonly #points: string[] = [];
   #mishap: Mishap | undefined;
   #hasMishapped = false;
+  #isRefusing = false;
   #isDead = false;
 
   constructor(victims: Victims) {
@@ -58,12 +61,14 @@ export class DaemonLife {
   arm(mishap: Mishap | undefined): void {
     this.#points.length = 0;
     this.#hasMishapped = false;
+    this.#isRefusing = false;
     this.#mishap = mishap;
   }
 
   /** What has not happened by now shall not happen to somebody else. */
   disarm(): void {
     this.#mishap = undefined;
+    this.#isRefusing = false;
   }
 
   die(): void {
@@ -93,6 +98,7 @@ export class DaemonLife {
   ): Promise<"repeat" | undefined> {
     if (this.#isDead) return await this.#grave.promise;
     const passed = this.#points.push(`${moment} ${kind} ${name}`);
+    if (this.#isRefusing && moment === "before" && isRefusable.test(name)) throw refusal(name);
     const mishap = this.#mishap;
     if (mishap === undefined || passed <= mishap.at || !this.#fits(mishap, kind, moment, name)) {
       return undefined;
@@ -111,6 +117,9 @@ export class DaemonLife {
         throw new TorporError("internal", `failed on purpose ${moment} "${name}"`);
       case "break":
         throw new TorporError("storage.failed", `broken on purpose ${moment} ${name}`);
+      case "refuse":
+        this.#isRefusing = true;
+        throw refusal(name);
       case "death":
       case "scribble":
         return undefined; // it has happened by now
@@ -130,6 +139,8 @@ export class DaemonLife {
         return kind === "step" && moment === "after";
       case "break":
         return kind === "call" && (moment === "before" || !unbreakableAfter.test(name));
+      case "refuse":
+        return moment === "before" && isRefusable.test(name);
       case "death":
         return this.#victims.killVm();
       case "scribble":
@@ -138,6 +149,10 @@ export class DaemonLife {
         return assertNever(mishap.kind);
     }
   }
+}
+
+function refusal(name: string): TorporError {
+  return new TorporError("storage.failed", `${name} is refused on purpose`);
 }
 
 /** `target`, whose asynchronous methods of these names pass the gate. */

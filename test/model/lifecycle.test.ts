@@ -19,7 +19,7 @@ import { shrink } from "./shrink.ts";
 const freshCount = Number(process.env["TORPOR_MODEL_SEEDS"] ?? 40);
 const shrinkMs = 30_000;
 /** A script that fails is played often: it is not waited for as long as one that may go well. */
-const shrinkRestMs = 500;
+const shrinkRestMs = 1_500;
 
 async function regressionSeeds(): Promise<readonly number[]> {
   const text = await readFile(join(import.meta.dirname, "seeds.json"), "utf8");

@@ -54,10 +54,11 @@ export type Operation = (Targeted & { readonly target: number }) | Sourced;
 export interface Mishap {
   /**
    * crash: the daemon is gone. fail: a step fails. break: a call to the driver, the store or the database
-   * fails, or its answer is lost. repeat: a step runs twice. death: the VM dies. scribble: the guest
+   * fails, or its answer is lost. refuse: no record can be written until the turn is over. repeat: a step runs twice. death: the VM dies. scribble: the guest
    * writes. crash twice: the next daemon, too, while it settles what it found.
    */
-  readonly kind: "crash" | "crash twice" | "fail" | "break" | "repeat" | "death" | "scribble";
+  readonly kind:
+    "crash" | "crash twice" | "fail" | "break" | "refuse" | "repeat" | "death" | "scribble";
   /** After so many points that the daemon passes. */
   readonly at: number;
   readonly write: Write;
@@ -184,6 +185,7 @@ function maybeMishap(random: Random): Mishap | undefined {
     "crash twice": 1,
     fail: 5,
     break: 5,
+    refuse: 3,
     repeat: 4,
     death: 3,
     scribble: 3,

@@ -63,6 +63,25 @@ async function whenFailed(sandbox: TestSandbox): Promise<string> {
   });
 }
 
+/** The database takes no record of a sandbox, as on a full disk, until this is disposed. */
+function refuseRecords(daemon: TestDaemon): Disposable {
+  using undo = new DisposableStack();
+  const database = undo.use(new DatabaseSync(join(daemon.state.path, stateFiles.database)));
+  database.exec(`CREATE TRIGGER full BEFORE UPDATE ON sandboxes
+    BEGIN SELECT RAISE(ABORT, 'the disk is full'); END`);
+  undo.defer(() => database.exec("DROP TRIGGER full"));
+  return undo.move();
+}
+
+/** What the next daemon would find. */
+function readStoredState({ state }: TestDaemon, { id }: TestSandbox): string {
+  using database = new DatabaseSync(join(state.path, stateFiles.database));
+  const row = database.prepare("SELECT state FROM sandboxes WHERE id = ?").get(id);
+  const text = row?.["state"];
+  assert.ok(typeof text === "string");
+  return String((parseJson(text, "state") as Record<string, unknown>)["kind"]);
+}
+
 async function inspectStatus(
   daemon: TestDaemon,
   method: string,
@@ -194,6 +213,40 @@ test("a daemon that cannot start says why and leaves the state alone", async (t)
   });
 });
 
+test("a snapshot of another machine is refused before a VM is started", async () => {
+  let started = 0;
+  class DriverElsewhere extends QemuDriver {
+    override async identity(): ReturnType<QemuDriver["identity"]> {
+      return { ...(await super.identity()), cpuFingerprint: "another" };
+    }
+    override restore(
+      ...given: Parameters<QemuDriver["restore"]>
+    ): ReturnType<QemuDriver["restore"]> {
+      started += 1;
+      return super.restore(...given);
+    }
+  }
+  await using state = await StateFolder.make();
+  let id: string;
+  {
+    await using daemon = await startTestDaemon({ state });
+    const sandbox = await daemon.create();
+    await sandbox.pause();
+    ({ id } = sandbox);
+  }
+  const driver = new DriverElsewhere({ accelerator: "tcg" });
+  await using daemon = await startTestDaemon({ state, driver: () => driver });
+  const resumed = daemon.api.call("POST", `/v2/sandboxes/${id}/connect`, { timeout: 60 });
+  await assert.rejects(resumed, failsWith("snapshot.incompatible", "none"));
+  await assert.rejects(daemon.create(), failsWith("snapshot.incompatible", "none"));
+  assert.equal(started, 0);
+  assert.deepEqual(
+    (await daemon.api.list()).map((one) => one.state),
+    ["paused"],
+  );
+  await daemon.api.call("DELETE", `/sandboxes/${id}`);
+});
+
 test("bad days end well", async (t) => {
   let problems = "";
   const log = jsonLogger((line) => {
@@ -232,6 +285,21 @@ test("bad days end well", async (t) => {
     },
   );
 
+  await t.test(
+    "a VM that died and cannot be cleared up after has failed all the same",
+    async () => {
+      const doomed = await daemon.create();
+      const { vm } = daemon.run(doomed);
+      const { pid } = vm.handle;
+      const end = (): Promise<void> => Promise.reject(new TorporError("vmm.failed", "on purpose"));
+      Object.defineProperty(vm, "end", { value: end });
+      process.kill(pid, "SIGKILL");
+      await whenFailed(doomed);
+      assert.equal(readStoredState(daemon, doomed), "failed");
+      await doomed.remove();
+    },
+  );
+
   const witness = await Witness.start(sandbox);
   await sandbox.shell("echo kept > note && sync");
   await sandbox.pause();
@@ -248,19 +316,21 @@ test("bad days end well", async (t) => {
 
   await t.test("a VM's end that cannot be recorded is recorded once it can be", async () => {
     const { pid } = daemon.run(sandbox).vm.handle;
+    const storedState = (): string => readStoredState(daemon, sandbox);
     {
-      using database = new DatabaseSync(join(daemon.state.path, stateFiles.database));
       using undo = new DisposableStack();
-      database.exec(`CREATE TRIGGER full BEFORE UPDATE ON sandboxes
-        BEGIN SELECT RAISE(ABORT, 'the disk is full'); END`);
-      undo.defer(() => database.exec("DROP TRIGGER full"));
+      undo.use(refuseRecords(daemon));
       process.kill(pid, "SIGKILL");
       await waitUntil("the record was refused", () =>
         Promise.resolve(problems.includes("the disk is full") || undefined),
       );
-      assert.equal((await sandbox.info()).state, "running");
+      assert.equal((await sandbox.info()).state, "failed", "nobody takes it for running");
+      assert.equal(storedState(), "running");
+      await assert.rejects(sandbox.resume(), failsWith("storage.failed", "none"));
     }
-    await whenFailed(sandbox);
+    await waitUntil("the record is written", () =>
+      Promise.resolve(storedState() === "failed" || undefined),
+    );
     await sandbox.resume();
     await witness.confirm(sandbox);
   });
@@ -315,6 +385,92 @@ test("bad days end well", async (t) => {
     await deafWitness.confirm(deaf);
   });
 });
+
+test("a sandbox whose record is refused while it moves comes to rest all the same", async (t) => {
+  let plan: { readonly step: string; readonly fails: boolean } | undefined;
+  let refusal: Disposable | undefined;
+  const failpoint: Failpoint = (step, moment) => {
+    if (moment !== "before" || step !== plan?.step) return;
+    const { fails } = plan;
+    plan = undefined;
+    refusal = refuseRecords(daemon);
+    if (fails) throw new TorporError("vmm.failed", "failed on purpose");
+  };
+  await using daemon: TestDaemon = await startTestDaemon({ failpoint });
+  const sandbox = await daemon.create();
+  const witness = await Witness.start(sandbox);
+
+  /** From `step` on records are refused; later they are not. */
+  const assertRests = async (
+    step: string,
+    fails: boolean,
+    work: () => Promise<unknown>,
+    [moving, resting]: readonly [string, string],
+  ): Promise<void> => {
+    plan = { step, fails };
+    try {
+      await work();
+      assert.equal((await sandbox.info()).state, resting);
+      assert.equal(readStoredState(daemon, sandbox), moving);
+      const next = resting === "running" ? sandbox.pause() : sandbox.resume();
+      await assert.rejects(next, failsWith("storage.failed", "none"), "nothing is begun meanwhile");
+      assert.equal((await sandbox.info()).state, resting);
+    } finally {
+      refusal?.[Symbol.dispose]();
+    }
+    await waitUntil("the record is written", () =>
+      Promise.resolve(readStoredState(daemon, sandbox) === resting || undefined),
+    );
+  };
+  const rejects = (code: "vmm.failed" | "storage.failed", work: () => Promise<unknown>) => {
+    return async (): Promise<void> => await assert.rejects(work(), failsWith(code));
+  };
+
+  await t.test("a pause that fails", async () => {
+    const work = rejects("vmm.failed", () => sandbox.pause());
+    await assertRests("save memory", true, work, ["pausing", "running"]);
+    await witness.confirm(sandbox);
+  });
+  await t.test("a snapshot that fails", async () => {
+    const work = rejects("vmm.failed", () => sandbox.snapshot());
+    await assertRests("capture memory", true, work, ["checkpointing", "running"]);
+    await witness.confirm(sandbox);
+  });
+  await t.test("a pause that works", async () => {
+    await assertRests("publish", false, () => sandbox.pause(), ["pausing", "paused"]);
+    assert.equal((await daemon.state.vms()).length, 0);
+  });
+  await t.test("a resume that fails", async () => {
+    const work = rejects("vmm.failed", () => sandbox.resume());
+    await assertRests("init", true, work, ["resuming", "paused"]);
+  });
+  await t.test("a resume whose guest is ready", async () => {
+    const work = rejects("storage.failed", () => sandbox.resume());
+    await assertRests("init", false, work, ["resuming", "paused"]);
+    assert.equal((await daemon.state.vms()).length, 0, "it does not run without a record");
+  });
+  await sandbox.resume();
+  await witness.confirm(sandbox);
+});
+
+test(
+  "a pause that saves all of memory is refused while the disk has no room for it",
+  { skip: isRoot ? false : "needs root to mount" },
+  async () => {
+    await using disk = await mountSmallDisk();
+    await using state = await StateFolder.make(disk.path);
+    await using daemon = await startTestDaemon({ state, saveWhole: true });
+    const sandbox = await daemon.create();
+    const witness = await Witness.start(sandbox);
+    await assert.rejects(sandbox.pause(), (error) => {
+      assert.ok(failsWith("storage.noSpace", "none")(error) && TorporError.is(error));
+      assert.match(error.message, /check space/, "before the guest is disturbed");
+      return true;
+    });
+    await witness.confirm(sandbox);
+    await sandbox.remove();
+  },
+);
 
 test("a full disk", { skip: isRoot ? false : "needs root to mount" }, async (t) => {
   await using disk = await mountSmallDisk();

@@ -222,3 +222,39 @@ test("layers", async (t) => {
     assert.equal((await fresh.info()).state, "paused");
   });
 });
+
+test("what a running guest stands upon is damaged", async (t) => {
+  await using daemon = await startTestDaemon();
+  const sandbox = await daemon.create();
+  const witness = await Witness.start(sandbox);
+
+  await t.test("damage below a guest that runs costs it nothing", async () => {
+    for (const name of ["memory.map", "manifest.json"]) {
+      await sandbox.pause();
+      await daemon.idle();
+      const { snapshot } = await sandbox.info();
+      assert.ok(snapshot !== null);
+      await sandbox.resume();
+      await sandbox.shell(`echo ${name} > /tmp/last`);
+      await flipByte(join(daemon.state.snapshotFolder(snapshot.id), name));
+      await sandbox.pause();
+      await daemon.idle();
+      const after = (await sandbox.info()).snapshot;
+      if (name !== "manifest.json") assert.equal(after?.memoryLayers, 1, "it began anew");
+      await sandbox.resume();
+      await witness.confirm(sandbox);
+      assert.equal(await sandbox.shell("cat /tmp/last"), name);
+    }
+  });
+
+  await t.test("a fork of a guest stands upon no damaged map", async () => {
+    const { snapshot } = await sandbox.info();
+    assert.ok(snapshot !== null);
+    await flipByte(join(daemon.state.snapshotFolder(snapshot.id), "memory.map"));
+    const { children } = await sandbox.fork();
+    const [child] = children;
+    assert.ok(child !== undefined);
+    assert.equal(await child.shell("cat /tmp/last"), "manifest.json");
+    await child.remove();
+  });
+});

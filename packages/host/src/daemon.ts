@@ -51,6 +51,7 @@ import { SnapshotRecords } from "./records/snapshot-records.ts";
 import { withRequestId } from "./request-context.ts";
 import { Sandboxes } from "./sandboxes.ts";
 import { watchStalls } from "./stall-watch.ts";
+import { checkTemplates } from "./template-check.ts";
 import { TemplateTags } from "./template-tags.ts";
 import { type WakeQueueLimits, WakeQueue } from "./wake-queue.ts";
 import { WorkingSets } from "./working-sets.ts";
@@ -156,6 +157,7 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
   undo.defer(() => sandboxes.release());
   undo.use(limitConsoles(sandboxes, log));
   undo.use(watchStalls(sandboxes));
+  undo.use(checkTemplates(templates, log));
   const startedAtMs = Date.now();
   const domain = options.domain ?? defaultDomain;
   const edge = new Edge({ domain, find: (id) => sandboxes.find(id) });

@@ -6,19 +6,29 @@ import { mkdir, readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { Deadline } from "@torpor/std";
 import { SandboxFolder, stateFiles } from "@torpor/storage";
+import { isSameProcess } from "@torpor/vmm";
 import type { HostContext } from "./host-context.ts";
 import type { SandboxRecord } from "./records/sandbox-records.ts";
 
 const endBudgetMs = 10_000;
 
-/** Ends VM processes that none of these records claims, such as one started just before a crash. */
+/**
+ * Ends VM processes that none of these records claims, such as one started just before a crash. A record
+ * claims the very process that it names, and not another that was given its pid since.
+ */
 export async function endStrayVms(
-  { stateFolder, driver, log }: HostContext,
-  records: readonly SandboxRecord[],
+  {
+    stateFolder,
+    driver,
+    log,
+  }: Pick<HostContext, "stateFolder" | "log"> & {
+    readonly driver: Pick<HostContext["driver"], "processesBelow">;
+  },
+  records: readonly Pick<SandboxRecord, "state">[],
 ): Promise<void> {
-  const claimed = new Set(records.flatMap(({ state }) => ("vm" in state ? [state.vm.pid] : [])));
+  const claimed = records.flatMap(({ state }) => ("vm" in state ? [state.vm] : []));
   for (const stray of await driver.processesBelow(join(stateFolder, stateFiles.sandboxes))) {
-    if (claimed.has(stray.pid)) continue;
+    if (claimed.some((vm) => isSameProcess(vm, stray))) continue;
     log.warn("ending a VM that belongs to no sandbox", { pid: stray.pid });
     await stray.end(Deadline.after(endBudgetMs, "ending a stray VM"));
   }

@@ -41,8 +41,8 @@ export function layerBytes({ dataPages }: MemoryLayerDigest): number {
 }
 
 /**
- * Writes a layer page by page, in ascending order. Not flushed: it becomes durable with the snapshot
- * it is published in.
+ * Writes a layer page by page, in ascending order, over what was begun in the folder and given up. Not
+ * flushed: it becomes durable with the snapshot it is published in.
  *
  * Writing a chunk and its checksum happen in Node's thread pool while the next one is collected: a
  * guest may stand still for as long as all of it takes.
@@ -61,7 +61,7 @@ export class MemoryLayerWriter implements AsyncDisposable {
   }
 
   static async create(folder: string): Promise<MemoryLayerWriter> {
-    return new MemoryLayerWriter(folder, await open(join(folder, layerFiles.pages), "wx", 0o600));
+    return new MemoryLayerWriter(folder, await open(join(folder, layerFiles.pages), "w", 0o600));
   }
 
   addZero(page: number): void {
@@ -85,7 +85,7 @@ export class MemoryLayerWriter implements AsyncDisposable {
     if (this.#filledBytes > 0) this.#finishChunk();
     const chunkSha256 = await Promise.all(this.#finished);
     const map = encodePageMap(this.#runs);
-    await writeFile(join(this.#folder, layerFiles.map), map, { flag: "wx", mode: 0o600 });
+    await writeFile(join(this.#folder, layerFiles.map), map, { mode: 0o600 });
     return {
       dataPages: countPages(this.#runs, stateData),
       zeroPages: countPages(this.#runs, stateZero),

@@ -126,7 +126,8 @@ export class MemoryStack implements AsyncDisposable {
   }
 
   /**
-   * Looks at all that `applyTo` will read, in the background of whoever has something to wait for.
+   * Looks at all that `applyTo` will read, in the background of whoever has something to wait for. The
+   * stack stays open until this settles.
    * @throws snapshot.corrupt
    */
   async verifyAhead(): Promise<void> {

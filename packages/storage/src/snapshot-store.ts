@@ -12,7 +12,7 @@
  */
 import { access, link, mkdir, readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
-import { flushFolder, renameDurably } from "@torpor/std";
+import { flush, flushFolder, renameDurably } from "@torpor/std";
 import { stateFiles } from "./folders.ts";
 import {
   type SavedDiskLayer,
@@ -99,6 +99,8 @@ export class SnapshotStore {
       publish: async (manifest) => {
         await writeManifest(path, manifest);
         await flushFolder(path);
+        // ORDER: whoever made a disk layer has flushed its content; its name is flushed before it is named.
+        await flush(this.#disks);
         await renameDurably(path, this.folder(snapshotId));
       },
       [Symbol.asyncDispose]: async () => {

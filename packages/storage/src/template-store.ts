@@ -31,6 +31,8 @@ export interface StagedTemplate extends AsyncDisposable {
 
 export class TemplateStore {
   readonly #folder: string;
+  /** Ids of those that were damaged when they were last read through. */
+  readonly #damaged = new Set<string>();
 
   constructor(templatesFolder: string) {
     this.#folder = templatesFolder;
@@ -50,7 +52,21 @@ export class TemplateStore {
    * @throws snapshot.corrupt naming the file that is not as it was made.
    */
   async verify(templateId: string): Promise<void> {
-    await verifyChecksums(join(this.#folder, templateId));
+    try {
+      await verifyChecksums(join(this.#folder, templateId));
+      this.#damaged.delete(templateId);
+    } catch (cause) {
+      if (TorporError.is(cause) && cause.code === "snapshot.corrupt") this.#damaged.add(templateId);
+      throw cause;
+    }
+  }
+
+  /**
+   * Refuses one that is known to be damaged, after another look at it: it may have been mended.
+   * @throws snapshot.corrupt
+   */
+  async assertWhole(templateId: string): Promise<void> {
+    if (this.#damaged.has(templateId)) await this.verify(templateId);
   }
 
   /** Ids of all templates, in order, those without a name among them. */

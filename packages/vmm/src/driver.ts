@@ -124,9 +124,11 @@ export interface VmHandle {
   };
 }
 
+/** The part of a handle that names the process. */
+export type ProcessName = Pick<VmHandle, "pid" | "startTicks" | "bootId">;
+
 /** A VM's process, found by looking rather than remembered. */
-export interface VmProcess {
-  readonly pid: number;
+export interface VmProcess extends ProcessName {
   readonly runFolder: string;
   end(deadline: Deadline): Promise<void>;
 }

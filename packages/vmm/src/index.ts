@@ -55,4 +55,5 @@ export { QemuDriver, qemuVersion } from "./qemu/driver.ts";
 export { type UserIdRange, defaultUserIds } from "./user-ids.ts";
 export { type QemuProgram, copiedQemu, installedQemu, loaderCommand } from "./qemu/program.ts";
 export { QmpClient } from "./qemu/qmp.ts";
+export { isSameProcess } from "./process.ts";
 export { openRunFile, readTail, runFiles } from "./run-files.ts";

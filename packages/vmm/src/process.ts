@@ -9,17 +9,16 @@ import { readFileSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { setImmediate as yieldToOthers } from "node:timers/promises";
 import { type Deadline, systemCode } from "@torpor/std";
-import type { VmExit, VmHandle, VmProcess } from "./driver.ts";
+import type { ProcessName, VmExit, VmHandle, VmProcess } from "./driver.ts";
 import { readTail, runFiles } from "./run-files.ts";
+
+export type { ProcessName } from "./driver.ts";
 
 const endPollMs = 1;
 /** LIMIT: some milliseconds' work. */
 const lookedAtInTurn = 256;
 /** LIMIT: how much of a log goes into the report of an exit. */
 const exitTailBytes = 4096;
-
-/** The part of a handle that names the process. */
-export type ProcessName = Pick<VmHandle, "pid" | "startTicks" | "bootId">;
 
 /** What a command line tells: whose run it belongs to, and whether it is the VMM itself. */
 export interface RecognisedProcess {
@@ -34,6 +33,13 @@ export type Recognise = (argv: readonly string[]) => RecognisedProcess | undefin
 export function nameProcess(pid: number): ProcessName | undefined {
   const startTicks = readStartTicks(pid);
   return startTicks === undefined ? undefined : { pid, startTicks, bootId: readBootId() };
+}
+
+/** Whether both name one process: a pid alone may be another's by now. */
+export function isSameProcess(one: ProcessName, other: ProcessName): boolean {
+  return (
+    one.pid === other.pid && one.startTicks === other.startTicks && one.bootId === other.bootId
+  );
 }
 
 /** True while the very process of the handle exists and is not a zombie. */
@@ -75,14 +81,15 @@ export async function findProcesses(
     if (name === undefined) continue;
     byRun.set(runFolder, [...(byRun.get(runFolder) ?? []), { name, isVmm }]);
   }
-  return [...byRun].map(([runFolder, processes]) => ({
+  return [...byRun].flatMap(([runFolder, processes]) => {
     // What a record knows a run by is its VMM.
-    pid: (processes.find(({ isVmm }) => isVmm) ?? processes[0])?.name.pid ?? 0,
-    runFolder,
-    end: async (deadline) => {
-      for (const { name } of processes) await endProcess(name, deadline);
-    },
-  }));
+    const { name } = processes.find(({ isVmm }) => isVmm) ?? processes[0] ?? {};
+    if (name === undefined) return [];
+    const end = async (deadline: Deadline): Promise<void> => {
+      for (const one of processes) await endProcess(one.name, deadline);
+    };
+    return [{ ...name, runFolder, end }];
+  });
 }
 
 /** None of a process that has ended meanwhile. */

@@ -1,9 +1,10 @@
 /**
  * Admission: what a sandbox in a given state does with a request. A pure function of what it is told.
  *
- * `ignore` answers a repeat: the sandbox already is as asked. The moving states never reach this
- * function from outside, because the single writer finishes one operation before it looks at the
- * next; after a crash they are settled before requests are taken.
+ * `ignore` answers a repeat: the sandbox already is as asked. Of the moving states none but "removing"
+ * reaches this function from outside: the single writer finishes one operation before it looks at the
+ * next, and an operation ends at rest even if that cannot be stored (writer.ts); after a crash they are
+ * settled before requests are taken.
  */
 import { assertNever } from "@torpor/std";
 import type { SandboxState } from "./state.ts";

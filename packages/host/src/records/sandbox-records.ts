@@ -5,6 +5,7 @@
  * disagree after a crash.
  */
 import type { Selectable } from "kysely";
+import { TorporError } from "@torpor/std";
 import type { Lifetime } from "../lifecycle/lifetime.ts";
 import type { SandboxState } from "../lifecycle/state.ts";
 import type { NetworkRequest } from "../network-request.ts";
@@ -56,13 +57,22 @@ export class SandboxRecords {
     return rows.map(fromRow);
   }
 
+  /** @throws storage.failed; then it is as it was */
   async save(record: SandboxRecord): Promise<void> {
     const { id, ...rest } = toRow(record);
-    await this.#database
-      .insertInto("sandboxes")
-      .values({ id, ...rest })
-      .onConflict((conflict) => conflict.column("id").doUpdateSet(rest))
-      .execute();
+    try {
+      await this.#database
+        .insertInto("sandboxes")
+        .values({ id, ...rest })
+        .onConflict((conflict) => conflict.column("id").doUpdateSet(rest))
+        .execute();
+    } catch (cause) {
+      const why = cause instanceof Error ? cause.message : String(cause);
+      throw new TorporError("storage.failed", `the record of ${id} cannot be written: ${why}`, {
+        cause,
+        effect: "none",
+      });
+    }
   }
 
   async remove(id: string): Promise<void> {

@@ -6,7 +6,7 @@
 import { type StepTiming, assert, runSteps } from "@torpor/std";
 import { newDiskLayerId } from "../entropy.ts";
 import { type RunningVm, enter } from "../lifecycle/state.ts";
-import { checkpointSteps } from "../steps/checkpoint.ts";
+import { type CheckpointContext, checkpointSteps } from "../steps/checkpoint.ts";
 import { newSaveContext, runToSave } from "./save.ts";
 import type { Turn } from "./writer.ts";
 
@@ -36,17 +36,18 @@ export async function checkpoint(turn: Turn, snapshotId: string): Promise<readon
   };
   await turn.move({ ...running, kind: "checkpointing", snapshotId });
   try {
-    const context = { ...saving, newDiskLayer, diskBytes, recordDiskLayer };
+    const context: CheckpointContext = { ...saving, newDiskLayer, diskBytes, recordDiskLayer };
     const timings = await runSteps(checkpointSteps, context, turn.stepOptions("checkpoint"));
     await turn.save({
       state: enter(turn.record.state, { ...vm, kind: "running" }),
       snapshotId,
       previousSnapshotId: turn.record.snapshotId,
     });
+    turn.base = context.published;
     turn.events.saved();
     return timings;
   } catch (cause) {
-    await turn.move({ ...vm, kind: "running" });
+    await turn.rest({ ...vm, kind: "running" });
     throw cause;
   }
 }

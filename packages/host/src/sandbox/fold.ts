@@ -14,6 +14,7 @@ export async function takeFold(
     snapshotId: after.snapshotId,
     diskLayers: [...after.disk.map(({ layerId }) => layerId), ...above],
   });
+  if (turn.run !== undefined) turn.base = after;
   turn.log.info("layers were folded", {
     memoryLayers: after.memory.kind === "layers" ? after.memory.layers.length : 0,
     diskLayers: after.disk.length,

@@ -9,7 +9,10 @@ import { endStrays } from "./run.ts";
 import type { Turn } from "./writer.ts";
 
 export async function remove(turn: Turn): Promise<readonly StepTiming[]> {
-  if (turn.record.state.kind !== "removing") await turn.move({ kind: "removing" });
+  const { kind } = turn.record.state;
+  // One that was being made is removed by the next daemon, too, whichever of the two it finds.
+  if (kind === "creating") await turn.rest({ kind: "removing" });
+  else if (kind !== "removing") await turn.move({ kind: "removing" });
   const context = {
     sandboxId: turn.record.id,
     endStrays: () => endStrays(turn),

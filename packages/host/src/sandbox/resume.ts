@@ -37,7 +37,7 @@ export async function resume(turn: Turn, command: ResumeCommand): Promise<Outcom
     await endStrays(turn);
     return await wake(turn, "resume", context, changeOf(before.lifetime, command));
   } catch (cause) {
-    await turn.move(before.state.kind === "failed" ? before.state : { kind: "paused" });
+    await turn.rest(before.state.kind === "failed" ? before.state : { kind: "paused" });
     turn.log.warn("resume failed and was undone", { cause, before: before.state.kind });
     throw withWayBack(turn, cause, previous);
   }

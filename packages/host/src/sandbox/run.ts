@@ -6,12 +6,10 @@ import { rm } from "node:fs/promises";
 import { Deadline, ignoreFailure } from "@torpor/std";
 import type { VmExit } from "@torpor/vmm";
 import { rest } from "../lifecycle/lifetime.ts";
-import { enter } from "../lifecycle/state.ts";
 import { type SandboxRun, endRun } from "../steps/run.ts";
 import type { Turn } from "./writer.ts";
 
 const endBudgetMs = 15_000;
-const recordRetryMs = 2_000;
 /** LIMIT: of what a VM that ended by itself said last, as far as its record keeps it. */
 const lastLinesMax = 20;
 
@@ -36,6 +34,7 @@ export async function letGo(turn: Turn): Promise<void> {
   run?.link[Symbol.dispose]();
   run?.vm.release();
   run?.network[Symbol.dispose]();
+  turn.letGoOfRecord();
   turn.events.timed();
 }
 
@@ -45,32 +44,19 @@ async function onExit(turn: Turn, run: SandboxRun, exit: VmExit): Promise<void> 
   const reason = exit.reason === undefined ? undefined : `the VM was ended: ${exit.reason}`;
   turn.log.error(reason ?? "the VM ended by itself", { ...exit });
   turn.run = undefined;
-  await endRun(run, Deadline.after(endBudgetMs, "clearing up after a VM that ended"));
-  await recordEnd(turn, reason, lastLines);
+  await endRunAnyway(turn, run);
+  const lastWords = lastLines.at(-1) ?? "no last words";
+  await enterFailed(turn, reason ?? `the VM ended by itself: ${lastWords}`, lastLines);
 }
 
-/**
- * Whoever asks would take the sandbox for running as long as its record says so: when it cannot be
- * written, on a full disk perhaps, that is tried until it can.
- */
-async function recordEnd(
-  turn: Turn,
-  reason: string | undefined,
-  lastLines: readonly string[],
-): Promise<void> {
+/** What is over is over, whatever is left of it. */
+export async function endRunAnyway({ log }: Turn, run: SandboxRun): Promise<void> {
   try {
-    const lastWords = lastLines.at(-1) ?? "no last words";
-    await enterFailed(turn, reason ?? `the VM ended by itself: ${lastWords}`, lastLines);
+    await endRun(run, Deadline.after(endBudgetMs, "ending a VM whose run is over"));
   } catch (cause) {
-    turn.log.error("the end of a VM cannot be recorded; trying again", { cause });
-    setTimeout(() => {
-      const again = turn.later(async (later) => {
-        if (later.run === undefined && later.record.state.kind === "running") {
-          await recordEnd(later, reason, lastLines);
-        }
-      });
-      void ignoreFailure("the failure is in the log of the queue", again);
-    }, recordRetryMs).unref();
+    log.error("a VM cannot be ended; the next resume or start of the daemon tries again", {
+      cause,
+    });
   }
 }
 
@@ -80,11 +66,12 @@ export async function enterFailed(
   reason: string,
   lastLines: readonly string[],
 ): Promise<void> {
-  const { state, lifetime, startedAtMs } = turn.record;
-  await turn.save({
-    state: enter(state, { kind: "failed", reason, lastLines }),
-    lifetime: rest(lifetime, startedAtMs, Date.now()),
-  });
+  turn.base = undefined;
+  const { lifetime, startedAtMs } = turn.record;
+  await turn.rest(
+    { kind: "failed", reason, lastLines },
+    { lifetime: rest(lifetime, startedAtMs, Date.now()) },
+  );
   turn.events.timed();
 }
 

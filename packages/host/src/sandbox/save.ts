@@ -1,5 +1,6 @@
 /** What a pause and a checkpoint have in common before their steps begin. */
 import { Deadline, assert } from "@torpor/std";
+import type { SnapshotManifest } from "@torpor/storage";
 import { type RunningVm, runningVmOf } from "../lifecycle/state.ts";
 import type { SandboxRun } from "../steps/run.ts";
 import type { SaveContext } from "../steps/save.ts";
@@ -20,14 +21,14 @@ export async function runToSave({ record: { state }, run }: Turn): Promise<RunTo
 }
 
 export async function newSaveContext(
-  { host, log, record }: Turn,
+  turn: Turn,
   snapshotId: string,
   run: SandboxRun,
 ): Promise<SaveContext> {
+  const { host, log, record } = turn;
   const { id, templateId, hostKey, diskLayers } = record;
   const template = await host.templates.open(templateId);
   const driver = host.driverOf(template.manifest);
-  const base = record.snapshotId;
   return {
     snapshotId,
     sandboxId: id,
@@ -37,10 +38,16 @@ export async function newSaveContext(
     store: host.store,
     run,
     identity: { ...(await driver.identity()), version: run.vm.version },
-    base: base === null ? undefined : await host.store.read(base),
+    base: await baseOf(turn),
     diskLayers,
     saveWhole: host.saveWhole,
     drainMs: host.drainMs,
     log,
   };
+}
+
+/** Read only when it is not known. @throws snapshot.corrupt */
+async function baseOf({ host, record, base }: Turn): Promise<SnapshotManifest | undefined> {
+  if (record.snapshotId === null) return undefined;
+  return base?.snapshotId === record.snapshotId ? base : await host.store.read(record.snapshotId);
 }

@@ -35,7 +35,7 @@ export async function settle(turn: Turn): Promise<void> {
       break;
     case "resuming":
       await clearRuns(turn);
-      await turn.move({ kind: "paused" });
+      await turn.rest({ kind: "paused" });
       break;
     case "creating":
     case "removing":
@@ -72,13 +72,21 @@ async function settleRun(turn: Turn, state: StateWithVm): Promise<void> {
 }
 
 async function takeOver(turn: Turn, state: StateWithVm, run: SandboxRun): Promise<void> {
+  const { host } = turn;
   try {
     applyNetwork(run.network, turn.record.network);
   } catch (cause) {
     turn.log.warn("a sandbox that was taken over reaches nothing", { cause });
   }
   await goOnIfHeld(turn, run);
-  if (state.kind !== "running") await turn.move({ kind: "running", ...runningVmOf(state) });
+  if (state.kind !== "running") await turn.rest({ kind: "running", ...runningVmOf(state) });
+  const { snapshotId } = turn.record;
+  if (snapshotId !== null) {
+    turn.base = await host.store.read(snapshotId).catch((cause: unknown) => {
+      turn.log.error("a running sandbox cannot be saved", { cause });
+      return undefined;
+    });
+  }
   attach(turn, run);
 }
 

@@ -36,6 +36,7 @@ export async function newWakeContext(
 ): Promise<WakeContext> {
   const { host } = turn;
   const { id, templateId, hostKey, accessToken, envVars } = turn.record;
+  await host.templates.assertWhole(templateId);
   const template = await host.templates.open(templateId);
   const snapshot = snapshotId === null ? undefined : await host.store.read(snapshotId);
   const savedGeneration = (snapshot ?? template.manifest).generation;
@@ -145,6 +146,7 @@ export async function enterRunning(
     ...change(nowMs),
   });
   undo.move();
+  turn.base = context.snapshot;
   attach(turn, run);
   recordWorkingSet(turn, run, context.records);
   return { changed: true, timings };

@@ -6,17 +6,21 @@
  * `SandboxWriter.take` is the only way to a `Turn`: a function that is given one has the sandbox to
  * itself until it settles, and one that is given none can but look.
  *
- * The record in memory is the one in the database: it changes once the new one is stored, and what is
- * about to be done is stored before it is done.
+ * What is about to be done is stored before it is done, and the record in memory is the one in the
+ * database. What has come of it is so whatever the database says, on a full disk perhaps: it is believed at
+ * once, and stored as soon as it can be, before anything else is begun with the sandbox. Until then the
+ * database holds what was begun, and the next daemon settles that to the same end (settle.ts).
  */
-import type { Logger, RunStepsOptions } from "@torpor/std";
-import { SandboxFolder } from "@torpor/storage";
+import { type Logger, type RunStepsOptions, ignoreFailure } from "@torpor/std";
+import { SandboxFolder, type SnapshotManifest } from "@torpor/storage";
 import { Activity } from "../activity.ts";
 import type { HostContext } from "../host-context.ts";
 import { type SandboxState, enter } from "../lifecycle/state.ts";
 import type { SandboxRecord } from "../records/sandbox-records.ts";
 import type { SandboxRun } from "../steps/run.ts";
 import type { WakeContext } from "../steps/wake.ts";
+
+const storeRetryMs = 1_000;
 
 /** Who is told, and when. */
 export interface SandboxEvents {
@@ -81,8 +85,12 @@ export class Turn {
   run: SandboxRun | undefined;
   /** What a spare has been prepared to, until somebody asks for it. */
   spare: WakeContext | undefined;
+  /** What the run stands upon, as it was read or written: damage of the file costs a running guest nothing. */
+  base: SnapshotManifest | undefined;
   isRemoved = false;
   #record: SandboxRecord;
+  #isStored = true;
+  #retry: NodeJS.Timeout | undefined;
 
   constructor(host: HostContext, record: SandboxRecord, events: SandboxEvents, later: Later) {
     this.host = host;
@@ -97,15 +105,46 @@ export class Turn {
     return this.#record;
   }
 
-  /** The only way to another record: stored first, then believed. */
+  /** To another record: stored first, with whatever could not be stored before, then believed. */
   async save(change: Partial<SandboxRecord>): Promise<void> {
     const record = { ...this.#record, ...change };
     await this.host.records.save(record);
     this.#record = record;
+    this.#isStored = true;
   }
 
   async move(to: SandboxState): Promise<void> {
     await this.save({ state: enter(this.#record.state, to) });
+  }
+
+  /** To what the sandbox has come to already: believed first, then stored, now or later. Never fails. */
+  async rest(to: SandboxState, change: Partial<SandboxRecord> = {}): Promise<void> {
+    this.#record = { ...this.#record, ...change, state: enter(this.#record.state, to) };
+    this.#isStored = false;
+    await this.storeRest();
+  }
+
+  /** Stores what the sandbox has come to, if that is still to be done. */
+  async storeRest(): Promise<void> {
+    if (this.#isStored || this.isRemoved) return;
+    try {
+      await this.save({});
+    } catch (cause) {
+      if (this.#retry === undefined) {
+        this.log.error("what became of a sandbox cannot be recorded; trying again", { cause });
+      }
+      clearTimeout(this.#retry);
+      this.#retry = setTimeout(() => {
+        const again = this.later((turn) => turn.storeRest());
+        void ignoreFailure("the failure is in the log of the queue", again);
+      }, storeRetryMs).unref();
+    }
+  }
+
+  /** From now on the record is another daemon's. */
+  letGoOfRecord(): void {
+    clearTimeout(this.#retry);
+    this.#isStored = true;
   }
 
   stepOptions(verb: string): RunStepsOptions {

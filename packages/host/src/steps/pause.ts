@@ -5,7 +5,8 @@
  *
  *   1. check space      enough room for the worst case, before anything is disturbed
  *   2. stage            a folder to write the snapshot into                  undo: remove it
- *   3. open layers      the snapshot before, which this one stands upon      undo: close them
+ *   3. open layers      the snapshot before, which this one stands upon, is
+ *                       looked at until 11 is done                           undo: close them
  *   4. hold requests    new ones of clients wait for what becomes of it     undo: let them in
  *   5. drain            those in flight have a moment to end
  *   6. close idle       idle connections to the guest
@@ -15,7 +16,7 @@
  *   8. hold vCPUs       the instant of the snapshot                          undo: release
  *   9. flush disk       what the guest wrote is in its layer
  *  10. save device state
- *  11. save memory      pages that differ from the layers below
+ *  11. save memory      pages that differ from the layers below, or all if those are damaged
  *  12. publish          everything flushed, then renamed into place: the point of no return
  *  13. end VM           connections cut, clients told, process gone
  *

@@ -52,14 +52,19 @@ export interface SaveContext {
   /** Filled in by the steps. */
   staged?: StagedSnapshot;
   below?: MemoryStack;
+  /** The layers below are of no use: all of memory is written. */
+  beginsAnew?: boolean;
   memory?: SavedMemory;
   disk?: Promise<readonly SavedDiskLayer[]>;
   savedWhole?: boolean;
+  published?: SnapshotManifest;
 }
 
-export async function checkSpace({ run, store }: SaveContext): Promise<void> {
-  const ownBytes = run.vm.memory.estimateOwnBytes();
-  await assertFreeSpace(store.path, ownBytes + snapshotOverheadBytes);
+/** A VMM that saves everything writes nearly all of memory, whatever the guest has changed of it. */
+export async function checkSpace({ run, store, saveWhole }: SaveContext): Promise<void> {
+  const { memory } = run.vm;
+  const memoryBytes = saveWhole ? memory.sizeBytes : memory.estimateOwnBytes();
+  await assertFreeSpace(store.path, memoryBytes + snapshotOverheadBytes);
 }
 
 export async function stage(
@@ -70,14 +75,44 @@ export async function stage(
   context.staged = undo.use(await context.store.stage(context.snapshotId));
 }
 
-/** Before the guest is disturbed: a damaged map or a missing file is found here. */
+/**
+ * Before the guest is disturbed: a damaged map or a missing file is found here, and costs no more than
+ * a longer save, because the guest has the pages.
+ */
 export async function openLayersBelow(
   context: SaveContext,
   _deadline: Deadline,
   undo: AsyncDisposableStack,
 ): Promise<void> {
+  await closeBelow(context); // of a run of this step whose answer was lost
+  try {
+    await openStack(context, undo);
+  } catch (cause) {
+    await beginAnew(context, undo, cause);
+  }
+}
+
+/** @throws `cause`, unless it is damage of the layers below */
+async function beginAnew(
+  context: SaveContext,
+  undo: AsyncDisposableStack,
+  cause: unknown,
+): Promise<void> {
+  if (!TorporError.is(cause) || cause.code !== "snapshot.corrupt") throw cause;
+  context.log.error("what a running guest was saved to before is damaged; all is saved anew", {
+    cause,
+  });
+  context.beginsAnew = true;
+  await closeBelow(context);
+  await openStack(context, undo);
+}
+
+async function closeBelow({ below }: SaveContext): Promise<void> {
+  await below?.[Symbol.asyncDispose]();
+}
+
+async function openStack(context: SaveContext, undo: AsyncDisposableStack): Promise<void> {
   const layers = layersBelow(context);
-  await context.below?.[Symbol.asyncDispose](); // of a run of this step whose answer was lost
   context.below = undo.use(
     await MemoryStack.open(
       layers.map(({ snapshotId, digest }) => ({
@@ -173,11 +208,11 @@ export async function writeMemory(context: SaveContext, memory: ReadableMemory):
 
 /** The point of no return: from here on the snapshot is there whatever happens. */
 export async function publish(context: SaveContext): Promise<void> {
-  const { staged, memory, below, run } = context;
+  const { staged, memory, run } = context;
   assert(staged !== undefined && memory !== undefined, "the snapshot is written");
-  await below?.[Symbol.asyncDispose]();
+  await closeBelow(context);
   const { snapshotId, sandboxId, templateId, identity, hostKey } = context;
-  await staged.publish({
+  const manifest: SnapshotManifest = {
     format: "torpor-snapshot-2",
     snapshotId,
     sandboxId,
@@ -190,7 +225,9 @@ export async function publish(context: SaveContext): Promise<void> {
     memory,
     deviceState: await digestChunks(join(staged.path, snapshotFiles.deviceState)),
     disk: await (context.disk ?? digestDisk(context)),
-  });
+  };
+  await staged.publish(manifest);
+  context.published = manifest;
 }
 
 /** Layers that the snapshot before had are sealed; what this run wrote is flushed and summed. */
@@ -210,8 +247,11 @@ async function digestDisk(context: SaveContext): Promise<readonly SavedDiskLayer
   return layers;
 }
 
-function layersBelow({ base }: SaveContext): Extract<SavedMemory, { kind: "layers" }>["layers"] {
-  if (base?.memory.kind !== "layers") return [];
+function layersBelow({
+  base,
+  beginsAnew,
+}: SaveContext): Extract<SavedMemory, { kind: "layers" }>["layers"] {
+  if (base?.memory.kind !== "layers" || beginsAnew === true) return [];
   return base.memory.layers.length < memoryLayersMax ? base.memory.layers : [];
 }
 

@@ -68,8 +68,7 @@ export class FakeDriver implements VmmDriver {
   async processesBelow(folder: string): Promise<readonly VmProcess[]> {
     const found = await this.#gate("processesBelow", () => this.#machine.processesBelow(folder));
     return found.map((process) => ({
-      pid: process.handle.pid,
-      runFolder: process.spec.runFolder,
+      ...process.handle,
       end: () => this.#gate("end stray", () => this.#machine.end(process)),
     }));
   }
