@@ -4,6 +4,7 @@
  *
  *     TORPOR_STRIPPED=FOLDER NODE_OPTIONS="--import=…/load-stripped.mjs" node …
  */
+/* oxlint-disable typescript/no-unsafe-argument, typescript/no-unsafe-assignment, typescript/no-unsafe-call, typescript/no-unsafe-member-access, typescript/no-unsafe-return -- plain JavaScript has no types here */
 import { readFileSync } from "node:fs";
 import { registerHooks } from "node:module";
 import { join, relative } from "node:path";

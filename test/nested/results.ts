@@ -22,7 +22,7 @@ export type AllResults = Readonly<Partial<Record<VmmName, KeptResults>>>;
 
 export async function readResults(): Promise<AllResults> {
   const text = await readFile(path, "utf8").catch(() => "{}");
-  return parseObject(parseJson(text, path), path) as AllResults;
+  return parseObject(parseJson(text, path), path);
 }
 
 /** Over what is known of the same version. */

@@ -15,8 +15,10 @@ echo "$TORPOR_HOOK $TORPOR_REASON $TORPOR_SANDBOX_ID" >> /home/user/moments
 test("hooks", async (t) => {
   await using daemon = await startTestDaemon();
   const sandbox = await daemon.create();
+  // Those after a wake run beside the first commands.
+  const untilBoth = "for i in $(seq 600); do [ $(wc -l <moments) -lt 2 ] || break; sleep 0.1; done";
   const moments = async (of = sandbox): Promise<readonly string[]> =>
-    (await of.shell("cat moments; rm -f moments")).split("\n");
+    (await of.shell(`${untilBoth}; cat moments; rm -f moments`)).split("\n");
   for (const moment of ["pre-snapshot.d", "post-restore.d"]) {
     const path = `${hooks}/${moment}/10-note`;
     await sandbox.shell(`cat > ${path} <<'END'\n${noteMoment}END\nchmod 755 ${path}`, {

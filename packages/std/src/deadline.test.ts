@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Deadline } from "./deadline.ts";
+import { Deadline, readBudgetFactor } from "./deadline.ts";
 
 const never = new Promise<never>(() => undefined);
 
@@ -31,4 +31,12 @@ test("work that is done in time, or fails by itself, is not the deadline's matte
   assert.equal(await deadline.race(Promise.resolve(1)), 1);
   await assert.rejects(deadline.race(Promise.reject(new Error("its own"))), /its own/);
   assert.equal(deadline.expired, false);
+});
+
+test("budgets are multiplied by a number from 1 to 100, and by nothing else", () => {
+  assert.equal(readBudgetFactor(undefined), 1);
+  assert.equal(readBudgetFactor("2.5"), 2.5);
+  for (const text of ["", "0.5", "101", "six", "Infinity"]) {
+    assert.throws(() => readBudgetFactor(text), { code: "argument.invalid" });
+  }
 });
