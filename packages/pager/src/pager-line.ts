@@ -46,12 +46,8 @@ export class PagerLine {
     return this.#latest?.pid ?? 0;
   }
 
-  get isOpen(): boolean {
-    return !this.#socket.destroyed;
-  }
-
   order(order: Order): void {
-    if (this.isOpen) this.#socket.write(`${order}\n`);
+    if (!this.#socket.destroyed) this.#socket.write(`${order}\n`);
   }
 
   /**

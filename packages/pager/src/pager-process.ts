@@ -16,7 +16,7 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { closeSync, openSync } from "node:fs";
 import { join } from "node:path";
 import { Deadline, TorporError, ignoreFailure } from "@torpor/std";
-import { pagerProcessName } from "@torpor/vmm";
+import { type ProcessName, endProcess, nameProcess, pagerProcessName } from "@torpor/vmm";
 import { type PagerEnd, readLastWords } from "./last-words.ts";
 import { PagerLine } from "./pager-line.ts";
 import {
@@ -40,11 +40,13 @@ export class PagerProcess implements AsyncDisposable {
   /** What it serves. */
   readonly memory: SavedMemoryFiles;
   readonly #runFolder: string;
+  readonly #process: ProcessName | undefined;
   #line: PagerLine;
   #isReleased = false;
 
   private constructor(line: PagerLine, { runFolder, memory }: PagerOptions) {
     this.#line = line;
+    this.#process = nameProcess(line.pid); // an open line is its own: the number belongs to nobody else
     this.#runFolder = runFolder;
     this.memory = memory;
     this.ended = this.#untilGone();
@@ -97,8 +99,8 @@ export class PagerProcess implements AsyncDisposable {
     this.#line.order("end");
     const own = deadline.sub(deadline.remainingMs() / 2, "the pager's own end");
     await ignoreFailure("it is ended otherwise", own.race(this.ended));
-    // An open line is its own: the number belongs to nobody else.
-    if (this.#line.isOpen) process.kill(this.pid, "SIGKILL");
+    // Its line closes a moment before it is gone, if it closes at all.
+    if (this.#process !== undefined) await endProcess(this.#process, deadline);
     await deadline.race(this.ended);
   }
 

@@ -40,6 +40,7 @@ export {
   versionRequest,
 } from "./firecracker/requests.ts";
 export { formatRelease, isBefore, parseRelease } from "./firecracker/version.ts";
+export { type ProcessName, endProcess, isSameProcess, nameProcess } from "./process.ts";
 export { commandLine } from "./qemu/command-line.ts";
 export {
   type CopiedFile,
@@ -55,5 +56,4 @@ export { QemuDriver, qemuVersion } from "./qemu/driver.ts";
 export { type UserIdRange, defaultUserIds } from "./user-ids.ts";
 export { type QemuProgram, copiedQemu, installedQemu, loaderCommand } from "./qemu/program.ts";
 export { QmpClient } from "./qemu/qmp.ts";
-export { isSameProcess } from "./process.ts";
 export { openRunFile, readTail, runFiles } from "./run-files.ts";
