@@ -20,8 +20,8 @@ const memoryMiB = 8;
 const realPath = process.env["FIRECRACKER_BIN"];
 const needsReal = { skip: realPath === undefined ? "not run: FIRECRACKER_BIN names none" : false };
 const both = [
-  { name: "the fake", path: undefined, options: asRoot },
-  { name: "the real one", path: realPath, options: needsReal },
+  { name: "the fake", program: undefined, options: asRoot },
+  { name: "the real one", program: realPath, options: needsReal },
 ];
 
 let started = 0;
@@ -50,8 +50,8 @@ class Fake implements AsyncDisposable {
     this.#namespace = namespace;
   }
 
-  static async start(folder: string, path?: string): Promise<Fake> {
-    const firecracker = path ?? (await installFakeFirecracker(folder)).firecracker;
+  static async start(folder: string, program?: string): Promise<Fake> {
+    const firecracker = program ?? (await installFakeFirecracker(folder)).firecracker;
     const namespace = NetworkNamespace.create();
     const socket = join(folder, `api${started++}.sock`);
     const child = namespace.enter(() =>
@@ -128,13 +128,13 @@ class Fake implements AsyncDisposable {
   }
 }
 
-for (const { name, path, options } of both) {
+for (const { name, program, options } of both) {
   test(`before it is started a VM is configured, and nothing else: ${name}`, options, async () => {
     await using folder = await mkdtempDisposable(join(tmpdir(), "torpor-fake-"));
-    await using fake = await Fake.start(folder.path, path);
+    await using fake = await Fake.start(folder.path, program);
     const { body: version } = await fake.ask("GET", "/version");
     const { firecracker_version: release } = version;
-    assert.match(String(release), path === undefined ? /^1\.16\.1$/ : /^1\.\d+\.\d+/);
+    assert.match(String(release), program === undefined ? /^1\.16\.1$/ : /^1\.\d+\.\d+/);
     assert.deepEqual((await fake.ask("GET", "/")).body, {
       app_name: "Firecracker",
       id: "fake",
@@ -155,7 +155,7 @@ for (const { name, path, options } of both) {
     options,
     async () => {
       await using folder = await mkdtempDisposable(join(tmpdir(), "torpor-fake-"));
-      await using fake = await Fake.start(folder.path, path);
+      await using fake = await Fake.start(folder.path, program);
       const json = "An error occurred when deserializing the json body of a request: ";
       const machine = { vcpu_count: 1, mem_size_mib: 128 };
       const put = async (words: string, path: string, body?: object | string): Promise<void> =>
@@ -196,7 +196,7 @@ for (const { name, path, options } of both) {
         snapshot_path: "/s",
         mem_backend: { backend_type: "File", backend_path: "/m" },
       };
-      if (path === undefined) {
+      if (program === undefined) {
         await put("unknown field `huge_pages`", "/snapshot/load", { ...load, huge_pages: "None" });
       }
       await put("unknown field `why`", "/snapshot/load", {
