@@ -160,7 +160,7 @@ function vmmText(behaviours: readonly string[], results: AllResults): readonly s
   const nested = (vmm: VmmName, title: string): string => results[vmm]?.tests[title] ?? "not run";
   const heads = [
     `QEMU with KVM (${results.qemu?.version ?? "none yet"})`,
-    `Firecracker (${results.firecracker?.version ?? "none yet"})`,
+    `Firecracker, the real one (${results.firecracker?.version ?? "none yet"})`,
   ];
   return [
     `What [every driver](${conformance}) of a VMM must do. QEMU is run on real VMs, with emulation where ` +

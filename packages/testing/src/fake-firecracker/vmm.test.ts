@@ -50,8 +50,8 @@ class Fake implements AsyncDisposable {
     this.#namespace = namespace;
   }
 
-  static async start(folder: string, path?: string): Promise<Fake> {
-    const firecracker = path ?? (await installFakeFirecracker(folder)).firecracker;
+  static async start(folder: string, program?: string): Promise<Fake> {
+    const firecracker = program ?? (await installFakeFirecracker(folder)).firecracker;
     const namespace = NetworkNamespace.create();
     const socket = join(folder, `api${started++}.sock`);
     const child = namespace.enter(() =>
