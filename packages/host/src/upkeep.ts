@@ -140,7 +140,8 @@ export class Upkeep {
 
   /**
    * A sandbox that was saved anew meanwhile stands upon the same disk, and what it was saved as is given an
-   * equal too: one that is saved more often than can be folded would else have ever more layers.
+   * equal too: one that is saved more often than can be folded would else have ever more layers. One that is
+   * saved without any pause is told when there is one.
    */
   async #handOver(
     sandbox: FoldedSandbox,

@@ -26,7 +26,7 @@ export interface Leftovers {
   /** Of namespaces too. */
   readonly mounts: readonly string[];
   readonly emptyCgroups: readonly string[];
-  /** Paths; which sandbox's and which run's is left out. */
+  /** Kinds: which sandbox's and which run's is left out, as the run before a VM that died may be there too. */
   readonly sockets: readonly string[];
   /** Kinds, not numbers. */
   readonly descriptors: readonly string[];
@@ -83,9 +83,10 @@ function unpopulatedCgroups(): readonly string[] {
 function socketsBelow(path: string): readonly string[] {
   const entries: Dirent[] = readdirSync(path, { withFileTypes: true, recursive: true });
   const sockets = entries.filter((entry) => entry.isSocket());
-  return sockets
-    .map((entry) => join(entry.parentPath, entry.name).replace(/\/[^/]+\/run\/\d+\//, "/ID/run/N/"))
-    .sort();
+  const kinds = sockets.map((entry) =>
+    join(entry.parentPath, entry.name).replace(/\/[^/]+\/run\/\d+\//, "/ID/run/N/"),
+  );
+  return [...new Set(kinds)].sort();
 }
 
 function descriptors(): readonly string[] {
