@@ -147,6 +147,10 @@ export class Sandboxes {
     const source = await findSource(this.#host, this.snapshots, request.template);
     using holds = new DisposableStack();
     holds.use(this.#host.store.keep(source.id));
+    // Kept from here on; it may have been removed while its template was opened.
+    if (source.snapshotId !== null && this.snapshots.find(source.snapshotId) === undefined) {
+      throw new TorporError("template.missing", `${request.template} has just been removed`);
+    }
     const spare = this.#spares.take(source);
     if (spare !== undefined) {
       try {
