@@ -226,6 +226,9 @@ test("the daemon may be killed at any moment", async (t) => {
         const { state: now, diskLayers } = daemon.live(sandbox).record;
         assert.deepEqual(now.kind === "running" && now.openDisks, diskLayers);
         await witness?.confirm(sandbox);
+        const { sandboxes } = daemon;
+        for (const { id } of sandboxes.snapshots.all()) await sandboxes.removeSnapshot(id);
+        await daemon.idle();
       });
     }
   });
