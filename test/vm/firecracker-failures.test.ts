@@ -171,7 +171,11 @@ suite("Firecracker's failures", { skip: fakeFirecrackerSkip }, () => {
   test("a pager ends with its VM, whatever ended that, and leaves no socket", async (t) => {
     await withNewRig(t, makePagedFirecrackerRig, async (rig, undo) => {
       for (const end of ["asked for", "killed", "never loaded", "refused to load"] as const) {
-        const { vm, pager, runFolder } = await startPaged(rig, undo, join(rig.folder, end));
+        const { vm, pager, runFolder } = await startPaged(
+          rig,
+          undo,
+          join(rig.folder, end.replaceAll(" ", "-")),
+        );
         if (end === "refused to load") {
           await writeFile(rig.deviceStatePath, "no state");
           await assert.rejects(vm.loadDeviceState(rig.deviceStatePath, deadline()));
