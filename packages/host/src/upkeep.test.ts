@@ -19,7 +19,12 @@ const diskBytes = 1 << 20;
 const layerCount = 6;
 
 type Record = FoldedSandbox["record"];
-type Fold = readonly [before: SnapshotManifest, after: SnapshotManifest];
+type Fold = readonly [before: SnapshotManifest, after: SnapshotManifest | undefined];
+/** What the sandbox stands upon when a fold comes; undefined when it is gone. @param disk Before that. */
+type Meanwhile = (
+  world: World,
+  disk: SnapshotManifest["disk"],
+) => Promise<SnapshotManifest | undefined>;
 
 /** What a fold reads of a template. */
 const template = { diskBytes, machine: { memoryMiB: 1 } } as TemplateManifest;
@@ -27,16 +32,16 @@ const template = { diskBytes, machine: { memoryMiB: 1 } } as TemplateManifest;
 class World {
   readonly store: SnapshotStore;
   readonly upkeep: Upkeep;
-  /** What the sandbox was told, in order. */
+  /** What the sandbox was given, in order. */
   readonly folds: Fold[] = [];
   readonly sandbox: FoldedSandbox;
+  /** What it stood upon when it was told. */
+  saved: SnapshotManifest | undefined;
+  told = 0;
   #snapshotId = "";
+  #disk: SnapshotManifest["disk"] = [];
 
-  constructor(
-    store: SnapshotStore,
-    workingSets: WorkingSets,
-    take: (world: World, fold: Fold) => Promise<boolean>,
-  ) {
+  constructor(store: SnapshotStore, workingSets: WorkingSets, meanwhile: Meanwhile) {
     this.store = store;
     this.upkeep = new Upkeep({
       ...{ store, workingSets },
@@ -51,9 +56,10 @@ class World {
       get record() {
         return record();
       },
-      takeFold: async (...fold) => {
-        this.folds.push(fold);
-        return await take(this, fold);
+      takeFold: async (equalOf) => {
+        this.told += 1;
+        this.saved = await meanwhile(this, this.#disk);
+        if (this.saved !== undefined) this.folds.push([this.saved, await equalOf(this.saved)]);
       },
       shortenDisk: async () => undefined,
     };
@@ -83,15 +89,16 @@ class World {
     };
     await staged.publish(manifest);
     this.#snapshotId = snapshotId;
+    this.#disk = manifest.disk;
     return manifest;
   }
 }
 
-async function play(take: (world: World, fold: Fold) => Promise<boolean>): Promise<World> {
+async function play(meanwhile: Meanwhile): Promise<World> {
   await using folder = await mkdtempDisposable(join(tmpdir(), "torpor-upkeep-"));
   const store = await SnapshotStore.open(folder.path);
   const workingSets = await WorkingSets.open(folder.path, silentLogger);
-  const world = new World(store, workingSets, take);
+  const world = new World(store, workingSets, meanwhile);
   let disk: SnapshotManifest["disk"] = [];
   for (let count = 0; count < layerCount; count += 1) {
     ({ disk } = await world.save(`s${count}`, disk));
@@ -106,34 +113,32 @@ function layersOf({ disk }: SnapshotManifest): readonly string[] {
 }
 
 test("a sandbox that is saved while its layers are folded takes the fold all the same", async () => {
-  const saved: SnapshotManifest[] = [];
-  const { folds } = await play(async (world, [before, after]) => {
-    if (saved.length === 2) return true;
-    const newest = await world.save(`later${saved.length}`, before.disk);
-    saved.push(newest);
-    assert.ok(await world.store.has(after.snapshotId));
-    return false;
+  const { folds, saved } = await play(async (world, disk) => {
+    ({ disk } = await world.save("later0", disk));
+    return await world.save("later1", disk);
   });
-  assert.equal(folds.length, 3);
-  const [first, , last] = folds;
-  assert.ok(first !== undefined && last !== undefined);
-  const [before, after] = last;
-  assert.deepEqual(before, saved[1]);
+  assert.equal(folds.length, 1);
+  const [fold] = folds;
+  assert.ok(fold !== undefined);
+  const [before, after] = fold;
+  assert.ok(after !== undefined);
+  assert.deepEqual(before, saved);
   const since = layersOf(before).slice(layerCount);
   assert.equal(since.length, 2);
-  assert.deepEqual(layersOf(after), [...layersOf(first[1]), ...since]);
+  assert.ok(layersOf(after).length < layersOf(before).length);
+  assert.deepEqual(layersOf(after).slice(-2), since);
   assert.deepEqual({ ...after, snapshotId: "", disk: [] }, { ...before, snapshotId: "", disk: [] });
 });
 
 test("a sandbox that does not stand upon those layers any more is left alone", async () => {
-  const { folds } = await play(async (world) => {
-    await world.save("other", []);
-    return false;
-  });
-  assert.equal(folds.length, 1);
+  const { folds } = await play((world) => world.save("other", []));
+  assert.deepEqual(
+    folds.map(([, after]) => after),
+    [undefined],
+  );
 });
 
 test("a sandbox that is gone is told once", async () => {
-  const { folds } = await play(async () => false);
-  assert.equal(folds.length, 1);
+  const { folds, told } = await play(async () => undefined);
+  assert.deepEqual([told, folds.length], [1, 0]);
 });

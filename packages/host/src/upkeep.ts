@@ -116,7 +116,8 @@ export class Upkeep {
     await assertFreeSpace(store.path, totalOf(before));
     const foldedId = newSnapshotId();
     const foldedDisk = newDiskLayerId();
-    undo.use(store.keep(foldedId, foldedDisk));
+    const equalId = newSnapshotId();
+    undo.use(store.keep(foldedId, foldedDisk, equalId));
     await using unlessPublished = new AsyncDisposableStack();
     const staged = unlessPublished.use(await store.stage(foldedId));
     await copyFile(store.deviceStatePath(snapshotId), join(staged.path, snapshotFiles.deviceState));
@@ -135,33 +136,26 @@ export class Upkeep {
     };
     await staged.publish(after);
     unlessPublished.move();
-    await this.#handOver(sandbox, before, after);
+    await sandbox.takeFold((snapshot) => this.#equalOf(snapshot, before, after, equalId));
   }
 
   /**
-   * A sandbox that was saved anew meanwhile stands upon the same disk, and what it was saved as is given an
-   * equal too: one that is saved more often than can be folded would else have ever more layers. One that is
-   * saved without any pause is told when there is one.
+   * A snapshot that was taken since the fold began stands upon the same disk, and is given an equal too: a
+   * sandbox that is saved more often than can be folded would else have ever more layers.
    */
-  async #handOver(
-    sandbox: FoldedSandbox,
+  async #equalOf(
+    snapshot: SnapshotManifest,
     before: SnapshotManifest,
     after: SnapshotManifest,
-  ): Promise<void> {
-    const { store } = this.#options;
-    if (await sandbox.takeFold(before, after)) return;
-    const { snapshotId } = sandbox.record;
-    // Gone, or with nothing that it could take.
-    if (snapshotId === null || snapshotId === before.snapshotId) return;
-    if (after.disk.length === before.disk.length) return;
-    using holds = new DisposableStack();
-    holds.use(store.keep(snapshotId));
-    const newest = await store.read(snapshotId);
-    if (before.disk.some(({ layerId }, index) => newest.disk[index]?.layerId !== layerId)) return;
-    const equalId = newSnapshotId();
-    holds.use(store.keep(equalId));
-    const disk = [...after.disk, ...newest.disk.slice(before.disk.length)];
-    await this.#handOver(sandbox, newest, await store.copy(snapshotId, equalId, disk));
+    equalId: string,
+  ): Promise<SnapshotManifest | undefined> {
+    if (snapshot.snapshotId === before.snapshotId) return after;
+    if (after.disk.length === before.disk.length) return undefined;
+    if (before.disk.some(({ layerId }, index) => snapshot.disk[index]?.layerId !== layerId)) {
+      return undefined;
+    }
+    const disk = [...after.disk, ...snapshot.disk.slice(before.disk.length)];
+    return await this.#options.store.copy(snapshot.snapshotId, equalId, disk);
   }
 
   /** A running VM stands upon what was folded from here on, now or at an earlier time that failed. */

@@ -10,7 +10,7 @@
  * epoch it was made for, which is the generation of the run; one that comes too late is refused.
  */
 import { TorporError } from "@torpor/std";
-import type { SandboxFolder, SnapshotManifest } from "@torpor/storage";
+import type { SandboxFolder } from "@torpor/storage";
 import type { Activity } from "../activity.ts";
 import { newSnapshotId } from "../entropy.ts";
 import type { HostContext } from "../host-context.ts";
@@ -21,7 +21,7 @@ import type { SandboxRun } from "../steps/run.ts";
 import { type Checkpoint, checkpoint, keepCheckpoint } from "./checkpoint.ts";
 import { type Command, type Outcome, unchanged } from "./command.ts";
 import { type SandboxOwner, create, prepareSpare } from "./create.ts";
-import { takeFold } from "./fold.ts";
+import { type EqualOf, takeFold } from "./fold.ts";
 import { pause } from "./pause.ts";
 import { remove } from "./remove.ts";
 import { type ResumeCommand, resume, stayAwake } from "./resume.ts";
@@ -131,12 +131,9 @@ export class Sandbox {
     });
   }
 
-  /**
-   * The equal of a snapshot of this sandbox, in fewer layers: stands in its place from now on.
-   * @returns false when the sandbox has been saved anew, or is gone
-   */
-  takeFold(before: SnapshotManifest, after: SnapshotManifest): Promise<boolean> {
-    return this.#writer.take((turn) => takeFold(turn, before, after));
+  /** Moves it over to the equal, in fewer layers, of what it stands upon, if it is given one. */
+  takeFold(equalOf: EqualOf): Promise<void> {
+    return this.#writer.take((turn) => takeFold(turn, equalOf));
   }
 
   /** Puts the disk of its VM upon the folded layers that its record names by now, if it runs. */

@@ -46,8 +46,8 @@ export async function newSaveContext(
   };
 }
 
-/** Read only when it is not known. @throws snapshot.corrupt */
-async function baseOf({ host, record, base }: Turn): Promise<SnapshotManifest | undefined> {
+/** The snapshot that the sandbox stands upon; read only when it is not known. @throws snapshot.corrupt */
+export async function baseOf({ host, record, base }: Turn): Promise<SnapshotManifest | undefined> {
   if (record.snapshotId === null) return undefined;
   return base?.snapshotId === record.snapshotId ? base : await host.store.read(record.snapshotId);
 }
