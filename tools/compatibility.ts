@@ -165,10 +165,9 @@ function vmmText(behaviours: readonly string[], results: AllResults): readonly s
   return [
     `What [every driver](${conformance}) of a VMM must do. QEMU is run on real VMs, with emulation where ` +
       "there is no KVM. Firecracker is run as a fake, with its memory from a file and from a pager, whose " +
-      "every request is compared with Firecracker's " +
-      "published API. The last two columns are what `npm run test:nested` last said: there guests run under " +
-      "KVM, on a processor that QEMU emulates, and Firecracker is the real one, if `FIRECRACKER_BIN` names " +
-      "one. What did not run there is not claimed.",
+      "every request is compared with Firecracker's published API. The last two columns are what " +
+      "`npm run test:nested` last said: there guests run under KVM, on a processor that QEMU emulates, and " +
+      "Firecracker is the real one, if `FIRECRACKER_BIN` names one. What did not run there is not claimed.",
     table(
       ["A driver", "QEMU", "Firecracker, a fake", ...heads],
       behaviours.map((title) => [
