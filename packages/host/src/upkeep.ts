@@ -185,10 +185,7 @@ export class Upkeep {
     folder: string,
     snapshotId: string,
   ): Promise<SavedMemory> {
-    const folded = layers.slice(first).map((layer) => ({
-      folder: this.#options.store.folder(layer.snapshotId),
-      digest: layer.digest,
-    }));
+    const folded = this.#options.store.stacked(layers.slice(first));
     await using stack = await MemoryStack.open(folded, machine.memoryMiB * bytesPerMiB);
     const digest = await stack.fold(folder);
     return { kind: "layers", layers: [...layers.slice(0, first), { snapshotId, digest }] };

@@ -16,10 +16,12 @@ import { flush, flushFolder, renameDurably } from "@torpor/std";
 import { stateFiles } from "./folders.ts";
 import {
   type SavedDiskLayer,
+  type SavedMemoryLayer,
   type SnapshotManifest,
   readSnapshotManifest,
   writeManifest,
 } from "./manifest.ts";
+import type { StackedLayer } from "./memory-stack.ts";
 
 const stagedSuffix = ".staged";
 const diskSuffix = ".qcow2";
@@ -65,6 +67,11 @@ export class SnapshotStore {
 
   folder(snapshotId: string): string {
     return join(this.#snapshots, snapshotId);
+  }
+
+  /** Memory layers with the folders that hold them. */
+  stacked(layers: readonly SavedMemoryLayer[]): readonly StackedLayer[] {
+    return layers.map(({ snapshotId, digest }) => ({ folder: this.folder(snapshotId), digest }));
   }
 
   deviceStatePath(snapshotId: string): string {

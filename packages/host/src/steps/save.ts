@@ -112,16 +112,8 @@ async function closeBelow({ below }: SaveContext): Promise<void> {
 }
 
 async function openStack(context: SaveContext, undo: AsyncDisposableStack): Promise<void> {
-  const layers = layersBelow(context);
-  context.below = undo.use(
-    await MemoryStack.open(
-      layers.map(({ snapshotId, digest }) => ({
-        folder: context.store.folder(snapshotId),
-        digest,
-      })),
-      context.run.vm.memory.sizeBytes,
-    ),
-  );
+  const layers = context.store.stacked(layersBelow(context));
+  context.below = undo.use(await MemoryStack.open(layers, context.run.vm.memory.sizeBytes));
 }
 
 /** From here on new requests of clients wait for what becomes of the sandbox. */

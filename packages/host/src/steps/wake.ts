@@ -326,11 +326,7 @@ function memoryBytes({ manifest }: Template): number {
 }
 
 function memoryLayers({ snapshot, store }: WakeContext): readonly StackedLayer[] {
-  if (snapshot?.memory.kind !== "layers") return [];
-  return snapshot.memory.layers.map(({ snapshotId, digest }) => ({
-    folder: store.folder(snapshotId),
-    digest,
-  }));
+  return snapshot?.memory.kind === "layers" ? store.stacked(snapshot.memory.layers) : [];
 }
 
 /** Undefined where memory comes from a file, or lies with the devices. */
