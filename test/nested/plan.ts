@@ -15,7 +15,7 @@ export const mark = "torpor-nested:";
 
 const cacheFolder = "/cache";
 /** Budgets are made for guests that are emulated once; these are emulated twice. */
-const budgetFactor = 6;
+const budgetFactor = 12;
 
 /** Selections of the test command. */
 const usualFiles: Readonly<Record<VmmName, readonly string[]>> = {

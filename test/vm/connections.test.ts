@@ -14,6 +14,7 @@ import { agentPort, gatewayAddress } from "@torpor/protocol";
 import { Deadline } from "@torpor/std";
 import {
   Failpoints,
+  type GuestProcess,
   type TestDaemon,
   type TestSandbox,
   Witness,
@@ -51,10 +52,18 @@ async function whenClosed(socket: Socket): Promise<void> {
   await deadline("the connection to close").race(once(socket, "close"));
 }
 
-/** Host ports of the connections to the agent that the guest's kernel knows. */
-async function peersInGuest(sandbox: TestSandbox): Promise<readonly number[]> {
-  const line = `ss -Htn sport = :${agentPort}; echo end; read _`;
-  using process = await sandbox.start(["sh", "-c", line], { user: "root", stdin: true });
+/**
+ * A look at the connections that the guest's kernel knows, for `peersInGuest`. Started ahead: connections
+ * that say nothing are closed after a while, and a slow guest may need longer than that to start a program.
+ */
+async function startLook(sandbox: TestSandbox): Promise<GuestProcess> {
+  const line = `read _; ss -Htn sport = :${agentPort}; echo end; read _`;
+  return await sandbox.start(["sh", "-c", line], { user: "root", stdin: true });
+}
+
+/** Host ports of the connections to the agent. */
+async function peersInGuest(process: GuestProcess): Promise<readonly number[]> {
+  await process.write("\n");
   const peers: number[] = [];
   for (;;) {
     const row = await process.readLine();
@@ -90,9 +99,12 @@ test("no connection outlives a pause", asRoot, async (t) => {
 
   for (const cycle of [1, 2]) {
     await t.test(`cycle ${cycle}: none is left, and a new one is answered at once`, async () => {
-      const silent = await dial(daemon, sandbox);
-      const half = await dial(daemon, sandbox);
-      half.write("POST /process.Process/Start HTTP/1.1\r\nHost: gu");
+      using stream = await sandbox.start(["sh", "-c", "while read line; do echo got $line; done"], {
+        stdin: true,
+      });
+      await stream.write("one\n");
+      assert.equal(await stream.readLine(), "got one");
+      using lookBefore = await startLook(sandbox);
       const idle = await dial(daemon, sandbox);
       idle.write(health);
       assert.match(await readHead(idle), /^HTTP\/1\.1 204/);
@@ -100,13 +112,11 @@ test("no connection outlives a pause", asRoot, async (t) => {
       second.write(health);
       await readHead(second);
       second.write("GET /hea");
-      using stream = await sandbox.start(["sh", "-c", "while read line; do echo got $line; done"], {
-        stdin: true,
-      });
-      await stream.write("one\n");
-      assert.equal(await stream.readLine(), "got one");
+      const silent = await dial(daemon, sandbox);
+      const half = await dial(daemon, sandbox);
+      half.write("POST /process.Process/Start HTTP/1.1\r\nHost: gu");
 
-      const before = await peersInGuest(sandbox);
+      const before = await peersInGuest(lookBefore);
       const old = [silent, half, idle, second].map(({ localPort }) => localPort ?? 0);
       for (const port of old) assert.ok(before.includes(port), "the guest has accepted them all");
 
@@ -121,8 +131,9 @@ test("no connection outlives a pause", asRoot, async (t) => {
       assert.match(await readHead(first), /^HTTP\/1\.1 204/);
 
       const { vm, link, generation } = daemon.run(sandbox);
+      using lookAfter = await startLook(sandbox);
       const hostBefore = await portsOnHost(vm.handle.pid);
-      const inGuest = await peersInGuest(sandbox);
+      const inGuest = await peersInGuest(lookAfter);
       const hostAfter = await portsOnHost(vm.handle.pid);
       assert.ok(inGuest.includes(first.localPort ?? 0), "ss shows the new connection");
       const live = hostBefore.union(hostAfter);
