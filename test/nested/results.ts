@@ -25,16 +25,17 @@ export async function readResults(): Promise<AllResults> {
   return parseObject(parseJson(text, path), path);
 }
 
-/** Over what is known of the same version. */
+/** Over what is known of the same version. A run that came to no test leaves all as it is. */
 export async function keepResults(
   vmm: VmmName,
   version: string,
   tests: ReadonlyMap<string, Outcome>,
 ): Promise<void> {
+  const ran = [...tests].filter(([, outcome]) => outcome !== "not run");
+  if (ran.length === 0) return;
   const all = await readResults();
   const before = all[vmm];
   const known = before !== undefined && parseString(before.version, "version") === version;
-  const ran = [...tests].filter(([, outcome]) => outcome !== "not run");
   const merged = { ...(known ? before.tests : {}), ...Object.fromEntries(ran) };
   const sorted = Object.fromEntries(Object.entries(merged).sort(([a], [b]) => (a < b ? -1 : 1)));
   const kept = { ...all, [vmm]: { version, tests: sorted } };
