@@ -168,7 +168,7 @@ export class Observer {
     if (memory.kind === "whole") {
       const text = await readFile(store.deviceStatePath(snapshotId), "utf8");
       const state = parseJson(text, "state") as { readonly memory: string };
-      into.write(0, Buffer.from(state.memory, "base64"));
+      into.writeAt(0, Buffer.from(state.memory, "base64"));
       return;
     }
     const layers = memory.layers.map(({ snapshotId: id, digest }) => ({

@@ -26,6 +26,8 @@ export {
   parseInotify,
   removeInotifyWatch,
 } from "./inotify.ts";
+export { sha256InBackground } from "./sha256.ts";
+export { type ProcessMemoryPiece, writeProcessMemory } from "./process-memory.ts";
 export { bindReadOnly } from "./mount.ts";
 export { type PrivateMount, inMountsOf, withMounts } from "./mount-namespace.ts";
 export { type Pipe, openPipe } from "./pipe.ts";

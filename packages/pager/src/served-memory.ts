@@ -3,12 +3,13 @@
  * `MemoryStack.readBelow`). Takes 5 bytes for each page of the guest, and a descriptor for each layer.
  */
 import { type FileHandle, open } from "node:fs/promises";
-import { type ByteRange, MemoryStack } from "@torpor/storage";
+import type { MemoryRange } from "@torpor/std";
+import { MemoryStack } from "@torpor/storage";
 import type { SavedMemoryFiles } from "./page-source.ts";
 
 export class ServedMemory implements AsyncDisposable {
   /** What may differ from the image, ascending. */
-  readonly ranges: readonly ByteRange[];
+  readonly ranges: readonly MemoryRange[];
   readonly #stack: MemoryStack;
   readonly #image: FileHandle;
   readonly #undo: AsyncDisposableStack;

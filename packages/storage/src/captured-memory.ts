@@ -2,10 +2,10 @@
  * A copy of what a guest may have changed, taken while its vCPUs are held, so that they may go on
  * before the pages are compared and written.
  */
-import { assert } from "@torpor/std";
-import type { ByteRange, ReadableMemory } from "./memory-stack.ts";
+import { type MemoryRange, assert, totalBytes } from "@torpor/std";
+import type { ReadableMemory } from "./memory-stack.ts";
 
-interface CapturedRange extends ByteRange {
+interface CapturedRange extends MemoryRange {
   readonly content: Buffer;
 }
 
@@ -17,7 +17,7 @@ export class CapturedMemory implements ReadableMemory {
    * Copies `ranges`, ascending, of `memory`.
    * @param room Where to, if it is enough: memory that has been touched is filled twice as fast.
    */
-  constructor(memory: ReadableMemory, ranges: readonly ByteRange[], room?: Buffer) {
+  constructor(memory: ReadableMemory, ranges: readonly MemoryRange[], room?: Buffer) {
     this.sizeBytes = memory.sizeBytes;
     const bytes = totalBytes(ranges);
     const into = room !== undefined && room.length >= bytes ? room : Buffer.allocUnsafe(bytes);
@@ -31,7 +31,7 @@ export class CapturedMemory implements ReadableMemory {
     });
   }
 
-  ownRanges(): readonly ByteRange[] {
+  ownRanges(): readonly MemoryRange[] {
     return this.#captured;
   }
 
@@ -55,8 +55,4 @@ export class CapturedMemory implements ReadableMemory {
     assert(found !== undefined && offsetBytes >= found.startBytes, "what is read was captured");
     return found;
   }
-}
-
-export function totalBytes(ranges: readonly ByteRange[]): number {
-  return ranges.reduce((sum, { startBytes, endBytes }) => sum + endBytes - startBytes, 0);
 }

@@ -5,9 +5,11 @@
  * takes a few buffers and leaves the event loop free. Files with holes are usual, so a chunk of
  * zeros has a known checksum and is not hashed.
  */
-import { createHash, webcrypto } from "node:crypto";
+import { createHash } from "node:crypto";
 import { type FileHandle, open } from "node:fs/promises";
+import { sha256InBackground } from "@torpor/native";
 import { TorporError, systemCode } from "@torpor/std";
+import { chunkBytes as usualChunkBytes } from "./chunk-buffers.ts";
 import { readWhole } from "./whole-io.ts";
 
 /** Part of a manifest. */
@@ -18,7 +20,6 @@ export interface ChunkDigest {
   readonly chunkSha256: readonly string[];
 }
 
-const usualChunkBytes = 1 << 20;
 /** LIMIT: a digest made elsewhere must not make the reader ask for all memory. */
 const chunkBytesMax = 16 << 20;
 /** LIMIT: one for each thread of the pool; more are no faster and crowd out the event loop. */
@@ -71,7 +72,7 @@ async function hashChunks(
       const offsetBytes = index * chunkBytes;
       const chunk = buffer.subarray(0, bytes - offsetBytes);
       await readChunk(path, file, chunk, offsetBytes);
-      chunkSha256[index] = zeros.sha256If(chunk) ?? (await sha256(chunk));
+      chunkSha256[index] = zeros.sha256If(chunk) ?? (await sha256InBackground(chunk));
     }
   };
   const lanes = Math.min(chunksInFlightMax, chunkCount);
@@ -105,10 +106,6 @@ class ZeroChunk {
     this.#sha256 ??= createHash("sha256").update(this.#zeros).digest("hex");
     return this.#sha256;
   }
-}
-
-async function sha256(chunk: Uint8Array<ArrayBuffer>): Promise<string> {
-  return Buffer.from(await webcrypto.subtle.digest("SHA-256", chunk)).toString("hex");
 }
 
 function corrupt(what: string, cause?: unknown): TorporError {

@@ -1,4 +1,4 @@
-export { CapturedMemory, totalBytes } from "./captured-memory.ts";
+export { CapturedMemory } from "./captured-memory.ts";
 export { type ChunkDigest, digestChunks, verifyChunks } from "./chunk-digest.ts";
 export { foldDiskLayers } from "./disk-fold.ts";
 export { planFold } from "./fold-plan.ts";
@@ -23,7 +23,7 @@ export type {
 } from "./manifest.ts";
 export { type MemoryLayer, type MemoryLayerDigest, layerBytes } from "./memory-layer.ts";
 export {
-  type ByteRange,
+  type MemoryPiece,
   MemoryStack,
   type PageOrigin,
   type ReadableMemory,

@@ -5,11 +5,13 @@
  * that the snapshot's manifest keeps, the pages in chunks, so that damage is found before a single
  * page reaches a guest.
  */
-import { createHash, webcrypto } from "node:crypto";
+import { createHash } from "node:crypto";
 import { readSync } from "node:fs";
 import { type FileHandle, open, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { sha256InBackground } from "@torpor/native";
 import { TorporError } from "@torpor/std";
+import { type ChunkBuffer, chunkBytes, takeChunkBuffer } from "./chunk-buffers.ts";
 import {
   type PageRun,
   appendPage,
@@ -21,8 +23,7 @@ import {
   stateZero,
 } from "./page-map.ts";
 
-export const layerChunkBytes = 1 << 20;
-const pagesPerChunk = layerChunkBytes / pageBytes;
+const pagesPerChunk = chunkBytes / pageBytes;
 const chunksInFlightMax = 16;
 const layerFiles = { map: "memory.map", pages: "memory.pages" } as const;
 
@@ -31,7 +32,7 @@ export interface MemoryLayerDigest {
   readonly dataPages: number;
   readonly zeroPages: number;
   readonly mapSha256: string;
-  /** SHA-256, hex, of each `layerChunkBytes` of `memory.pages`. */
+  /** SHA-256, hex, of each `chunkBytes` of `memory.pages`. */
   readonly chunkSha256: readonly string[];
 }
 
@@ -52,7 +53,7 @@ export class MemoryLayerWriter implements AsyncDisposable {
   readonly #file: FileHandle;
   readonly #runs: PageRun[] = [];
   readonly #finished: Promise<string>[] = [];
-  #chunk = Buffer.allocUnsafe(layerChunkBytes);
+  #chunk = takeChunkBuffer();
   #filledBytes = 0;
 
   private constructor(folder: string, file: FileHandle) {
@@ -70,9 +71,9 @@ export class MemoryLayerWriter implements AsyncDisposable {
 
   addData(page: number, content: Uint8Array): void {
     appendPage(this.#runs, page, stateData);
-    this.#chunk.set(content, this.#filledBytes);
+    this.#chunk.bytes.set(content, this.#filledBytes);
     this.#filledBytes += content.length;
-    if (this.#filledBytes === layerChunkBytes) this.#finishChunk();
+    if (this.#filledBytes === chunkBytes) this.#finishChunk();
   }
 
   /** Waits until few enough chunks are on their way: a large guest must not fill the host's memory. */
@@ -96,25 +97,28 @@ export class MemoryLayerWriter implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await Promise.allSettled(this.#finished);
+    this.#chunk[Symbol.dispose]();
     await this.#file.close();
   }
 
   #finishChunk(): void {
-    const chunk = this.#chunk.subarray(0, this.#filledBytes);
-    const written = this.#write(chunk, this.#finished.length * layerChunkBytes);
+    const written = this.#write(this.#chunk, this.#filledBytes, this.#finished.length * chunkBytes);
     // Seen by `finish`; until then a failure must not count as unhandled.
     written.catch(() => undefined);
     this.#finished.push(written);
-    this.#chunk = Buffer.allocUnsafe(layerChunkBytes);
+    this.#chunk = takeChunkBuffer();
     this.#filledBytes = 0;
   }
 
-  async #write(chunk: Uint8Array<ArrayBuffer>, offsetBytes: number): Promise<string> {
-    const [digest] = await Promise.all([
-      webcrypto.subtle.digest("SHA-256", chunk),
-      this.#writeWhole(chunk, offsetBytes),
-    ]);
-    return Buffer.from(digest).toString("hex");
+  async #write(buffer: ChunkBuffer, lengthBytes: number, offsetBytes: number): Promise<string> {
+    const chunk = buffer.bytes.subarray(0, lengthBytes);
+    const hashed = sha256InBackground(chunk);
+    const written = this.#writeWhole(chunk, offsetBytes);
+    // ORDER: both are done with the buffer before another has it, also when one of them fails.
+    await Promise.allSettled([hashed, written]);
+    buffer[Symbol.dispose]();
+    await written;
+    return await hashed;
   }
 
   /** A disk that fills takes a part without an error; asking for the rest brings it. */
@@ -127,18 +131,24 @@ export class MemoryLayerWriter implements AsyncDisposable {
   }
 }
 
-/**
- * A layer opened for reading: its map is checked at once, its pages chunk by chunk as they are asked
- * for in ascending order.
- */
+/** Consecutive data pages of a chunk. */
+export interface ChunkPart {
+  readonly index: number;
+  /** Of the first page within the chunk. */
+  readonly firstPage: number;
+  readonly pageCount: number;
+}
+
+/** A layer opened for reading: its map is checked at once, its pages chunk by chunk as they are asked for. */
 export class MemoryLayer implements AsyncDisposable {
   readonly runs: readonly PageRun[];
   readonly #file: FileHandle;
   readonly #path: string;
   readonly #digest: MemoryLayerDigest;
-  readonly #chunk = Buffer.alloc(layerChunkBytes);
+  /** The chunk that `read` has loaded. */
+  #chunk: ChunkBuffer | undefined;
   #chunkIndex = -1;
-  /** One for each chunk that `verify` found to be as it should. */
+  /** One for each chunk that was found to be as it should. */
   readonly #verified: Uint8Array;
 
   private constructor(
@@ -189,33 +199,41 @@ export class MemoryLayer implements AsyncDisposable {
    */
   async read(position: number, pageCount: number): Promise<Buffer> {
     const index = Math.floor(position / pagesPerChunk);
-    if (index !== this.#chunkIndex) await this.#load(index);
+    const chunk = (this.#chunk ??= takeChunkBuffer()).bytes;
+    if (index !== this.#chunkIndex) {
+      this.#chunkIndex = -1;
+      await this.load(index, chunk);
+      this.#chunkIndex = index;
+    }
     const first = position % pagesPerChunk;
     const end = Math.min(first + pageCount, pagesPerChunk);
-    return this.#chunk.subarray(first * pageBytes, end * pageBytes);
+    return chunk.subarray(first * pageBytes, end * pageBytes);
   }
 
   get sizeBytes(): number {
     return layerBytes(this.#digest);
   }
 
-  /** The chunks that hold these data pages. */
-  chunksOf(position: number, pageCount: number): readonly number[] {
-    const first = Math.floor(position / pagesPerChunk);
-    const end = Math.floor((position + pageCount - 1) / pagesPerChunk) + 1;
-    return Array.from({ length: end - first }, (_, index) => first + index);
+  /** Data pages, counted in the order of the map, by the chunks that hold them. */
+  *partsOf(position: number, pageCount: number): Generator<ChunkPart> {
+    for (let done = 0; done < pageCount;) {
+      const firstPage = (position + done) % pagesPerChunk;
+      const count = Math.min(pageCount - done, pagesPerChunk - firstPage);
+      yield { index: Math.floor((position + done) / pagesPerChunk), firstPage, pageCount: count };
+      done += count;
+    }
   }
 
   /**
-   * Looks at a chunk in Node's thread pool, so that `read` need not.
-   * @param buffer Of `layerChunkBytes`.
+   * Fills `into`, of a chunk's size, with a chunk, and checks it unless that has been done.
    * @throws snapshot.corrupt
    */
-  async verifyAhead(index: number, buffer: Buffer<ArrayBuffer>): Promise<void> {
+  async load(index: number, into: Buffer): Promise<void> {
     const { offset, length } = this.#extentOf(index);
-    const { bytesRead } = await this.#file.read(buffer, 0, length, offset);
-    const found = await webcrypto.subtle.digest("SHA-256", buffer.subarray(0, length));
-    this.#compare(index, bytesRead, Buffer.from(found).toString("hex"));
+    const { bytesRead } = await this.#file.read(into, 0, length, offset);
+    this.#assertWhole(offset + bytesRead, offset + length);
+    if (this.#verified[index] === 1) return;
+    this.#compare(index, await sha256InBackground(into.subarray(0, length)));
   }
 
   /**
@@ -224,45 +242,33 @@ export class MemoryLayer implements AsyncDisposable {
    * @throws snapshot.corrupt
    */
   verify(position: number, pageCount: number): void {
-    for (const index of this.chunksOf(position, pageCount)) {
+    for (const { index } of this.partsOf(position, pageCount)) {
       if (this.#verified[index] === 1) continue;
-      this.#chunkIndex = -1;
+      using buffer = takeChunkBuffer();
       const { offset, length } = this.#extentOf(index);
-      this.#check(index, readSync(this.#file.fd, this.#chunk, 0, length, offset));
+      const bytesRead = readSync(this.#file.fd, buffer.bytes, 0, length, offset);
+      this.#assertWhole(offset + bytesRead, offset + length);
+      this.#compare(index, sha256(buffer.bytes.subarray(0, length)));
     }
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    this.#chunk?.[Symbol.dispose]();
     await this.#file.close();
   }
 
-  async #load(index: number): Promise<void> {
-    this.#chunkIndex = -1;
-    const { offset, length } = this.#extentOf(index);
-    const { bytesRead } = await this.#file.read(this.#chunk, 0, length, offset);
-    this.#check(index, bytesRead);
-    this.#chunkIndex = index;
-  }
-
   #extentOf(index: number): { readonly offset: number; readonly length: number } {
-    const offset = index * layerChunkBytes;
-    return { offset, length: Math.min(layerChunkBytes, this.sizeBytes - offset) };
+    const offset = index * chunkBytes;
+    return { offset, length: Math.min(chunkBytes, this.sizeBytes - offset) };
   }
 
-  /** Of `#chunk`, once. */
-  #check(index: number, bytesRead: number): void {
-    const { length } = this.#extentOf(index);
-    const isVerified = this.#verified[index] === 1;
-    const expected = this.#digest.chunkSha256[index];
-    const found = isVerified ? expected : sha256(this.#chunk.subarray(0, length));
-    this.#compare(index, bytesRead, found);
+  #assertWhole(endBytes: number, wantedEndBytes: number): void {
+    if (endBytes !== wantedEndBytes) throw corrupt(`${this.#path} ends early, at byte ${endBytes}`);
   }
 
-  #compare(index: number, bytesRead: number, found: string | undefined): void {
-    const { offset, length } = this.#extentOf(index);
-    if (bytesRead !== length)
-      throw corrupt(`${this.#path} ends early, at byte ${offset + bytesRead}`);
+  #compare(index: number, found: string): void {
     if (found !== this.#digest.chunkSha256[index]) {
+      const { offset } = this.#extentOf(index);
       throw corrupt(`${this.#path} does not match its checksum at byte ${offset}`);
     }
     this.#verified[index] = 1;

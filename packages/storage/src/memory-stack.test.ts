@@ -14,7 +14,12 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { TorporError } from "@torpor/std";
 import { CapturedMemory } from "./captured-memory.ts";
-import { MemoryStack, type ReadableMemory, type StackedLayer } from "./memory-stack.ts";
+import {
+  type MemoryPiece,
+  MemoryStack,
+  type ReadableMemory,
+  type StackedLayer,
+} from "./memory-stack.ts";
 import { pageBytes } from "./page-map.ts";
 
 const pageCount = 600;
@@ -47,7 +52,12 @@ class BufferMemory implements ReadableMemory {
     this.content.copy(into, 0, offsetBytes, offsetBytes + into.length);
   }
 
-  write(offsetBytes: number, from: Uint8Array): void {
+  async write(pieces: readonly MemoryPiece[]): Promise<void> {
+    for (const { offsetBytes, bytes } of pieces) this.#writeAt(offsetBytes, bytes);
+    await Promise.resolve();
+  }
+
+  #writeAt(offsetBytes: number, from: Uint8Array): void {
     this.content.set(from, offsetBytes);
     const first = offsetBytes / pageBytes;
     for (let page = 0; page < from.length / pageBytes; page += 1) this.own.add(first + page);
@@ -58,7 +68,7 @@ class BufferMemory implements ReadableMemory {
   }
 
   setPage(page: number, content: Uint8Array): void {
-    this.write(page * pageBytes, content);
+    this.#writeAt(page * pageBytes, content);
   }
 }
 

@@ -7,42 +7,39 @@
  */
 import { readSync } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
-import { setImmediate as yieldToOthers } from "node:timers/promises";
-import { assert } from "@torpor/std";
-import {
-  MemoryLayer,
-  type MemoryLayerDigest,
-  MemoryLayerWriter,
-  layerChunkBytes,
-} from "./memory-layer.ts";
-import { pageBytes, stateZero } from "./page-map.ts";
+import { type MemoryRange, assert, joinRanges } from "@torpor/std";
+import { chunkBytes, takeChunkBuffer } from "./chunk-buffers.ts";
+import { MemoryComparison } from "./memory-comparison.ts";
+import { MemoryLayer, type MemoryLayerDigest, MemoryLayerWriter } from "./memory-layer.ts";
+import { type PageRun, pageBytes, stateZero } from "./page-map.ts";
 
-const zeroPage = Buffer.alloc(pageBytes);
-const zeroChunk = Buffer.alloc(layerChunkBytes);
+const pagesPerChunk = chunkBytes / pageBytes;
+const zeroChunk = Buffer.alloc(chunkBytes);
 /** Where a page comes from: the image, zeros, or layer `source - firstLayer`. */
 const fromImage = 0;
 const fromZeros = 1;
 const firstLayer = 2;
-/** LIMIT: of chunks that are looked at together; more are no faster and crowd out the event loop. */
+/** LIMIT: of chunks that are written together; more are no faster and crowd out the event loop. */
 const lanesMax = 2;
 /** LIMIT: of a chain; sources are kept in a byte each. */
 const layersMax = 250;
-
-export interface ByteRange {
-  readonly startBytes: number;
-  readonly endBytes: number;
-}
 
 /** The guest's memory while its vCPUs are held. */
 export interface ReadableMemory {
   readonly sizeBytes: number;
   /** Ranges that may differ from the image, ascending. */
-  ownRanges(): readonly ByteRange[];
+  ownRanges(): readonly MemoryRange[];
   read(offsetBytes: number, into: Uint8Array): void;
 }
 
+export interface MemoryPiece {
+  readonly offsetBytes: number;
+  readonly bytes: Uint8Array;
+}
+
 export interface WritableMemory {
-  write(offsetBytes: number, from: Uint8Array): void;
+  /** The pieces stay as they are until it settles. */
+  write(pieces: readonly MemoryPiece[]): Promise<void>;
 }
 
 export interface StackedLayer {
@@ -57,6 +54,20 @@ interface Stretch {
   readonly source: number;
   /** Of the first page among the layer's data pages. */
   readonly position: number;
+}
+
+/** What a chunk of a layer holds of the stack. */
+interface ChunkUse {
+  readonly layer: MemoryLayer;
+  readonly index: number;
+  readonly pieces: readonly ChunkPiece[];
+}
+
+/** Pages from `chunkPage` of a chunk on, for `page` of memory and those after it. */
+interface ChunkPiece {
+  readonly page: number;
+  readonly chunkPage: number;
+  readonly pageCount: number;
 }
 
 /** The same for others; a layer is counted from the oldest. */
@@ -74,12 +85,17 @@ export class MemoryStack implements AsyncDisposable {
   /** For each page where it comes from, and where in there. */
   readonly #sources: Uint8Array;
   readonly #positions: Uint32Array;
+  /** The pages that the layers decide, ascending and apart from each other. */
+  readonly #decided: readonly MemoryRange[];
+  #verifying: Promise<void> | undefined;
+  #stopsVerifying = false;
 
   private constructor(layers: readonly MemoryLayer[], sizeBytes: number) {
     this.#layers = layers;
     this.#sources = new Uint8Array(sizeBytes / pageBytes);
     this.#positions = new Uint32Array(sizeBytes / pageBytes);
     for (const [index, layer] of layers.entries()) this.#cover(layer, firstLayer + index);
+    this.#decided = joinRanges(layers.flatMap(({ runs }) => runs.map(bytesOfRun)));
   }
 
   /**
@@ -103,8 +119,8 @@ export class MemoryStack implements AsyncDisposable {
   }
 
   /** The pages that the layers decide, ascending. */
-  ranges(): readonly ByteRange[] {
-    return joinPages(this.#sources);
+  ranges(): readonly MemoryRange[] {
+    return this.#decided;
   }
 
   /** Oldest first. */
@@ -126,32 +142,42 @@ export class MemoryStack implements AsyncDisposable {
   }
 
   /**
-   * Looks at all that `applyTo` will read, in the background of whoever has something to wait for. The
-   * stack stays open until this settles.
-   * @throws snapshot.corrupt
+   * Begins to check what `applyTo` will read, while there is something else to wait for. What is not
+   * checked by then, and damage, are left to that.
    */
-  async verifyAhead(): Promise<void> {
-    const chunks = [...this.#chunksToRead()];
-    const runLane = async (): Promise<void> => {
-      const buffer = Buffer.allocUnsafeSlow(layerChunkBytes);
-      for (let next = chunks.shift(); next !== undefined; next = chunks.shift()) {
-        await next.layer.verifyAhead(next.index, buffer);
-      }
-    };
-    await Promise.all(Array.from({ length: Math.min(lanesMax, chunks.length) }, runLane));
+  verifyAhead(): void {
+    this.#verifying = this.#verifyUntilStopped();
+    this.#verifying.catch(() => undefined);
   }
 
   /** Writes the stack's pages over memory that holds the image. @throws snapshot.corrupt */
   async applyTo(memory: WritableMemory): Promise<void> {
-    for (const stretch of this.#stretches()) {
-      await this.#copy(stretch, (page, bytes) => memory.write(page * pageBytes, bytes));
-    }
+    await this.#stopVerifying();
+    await memory.write(this.#zeroPieces());
+    const uses = this.#chunkUses().values();
+    let hasFailed = false;
+    const runLane = async (): Promise<void> => {
+      using buffer = takeChunkBuffer();
+      // Lanes share the iterator: each takes the next chunk when it is done with one.
+      for (const { layer, index, pieces } of uses) {
+        if (hasFailed) return;
+        await layer.load(index, buffer.bytes);
+        await memory.write(pieces.map((piece) => memoryPiece(piece, buffer.bytes)));
+      }
+    };
+    const stopOthers = (cause: unknown): never => {
+      hasFailed = true;
+      throw cause;
+    };
+    const lanes = Array.from({ length: lanesMax }, () => runLane().catch(stopOthers));
+    await Promise.allSettled(lanes);
+    await Promise.all(lanes);
   }
 
   /** Makes one layer in `folder` with the meaning of all of these. @throws snapshot.corrupt */
   async fold(folder: string): Promise<MemoryLayerDigest> {
     await using writer = await MemoryLayerWriter.create(folder);
-    for (const stretch of this.#stretches()) {
+    for (const stretch of this.#decidedStretches()) {
       await this.#copy(stretch, (firstPage, bytes) => {
         for (let offset = 0; offset < bytes.length; offset += pageBytes) {
           const page = firstPage + offset / pageBytes;
@@ -168,12 +194,8 @@ export class MemoryStack implements AsyncDisposable {
    * Where `memory` may differ from this stack: its own pages, and whatever the layers name, because
    * one of those may have gone back to the image's.
    */
-  rangesToCompare(memory: ReadableMemory): readonly ByteRange[] {
-    const wanted = Uint8Array.from(this.#sources);
-    for (const { startBytes, endBytes } of memory.ownRanges()) {
-      wanted.fill(1, startBytes / pageBytes, endBytes / pageBytes);
-    }
-    return joinPages(wanted);
+  rangesToCompare(memory: ReadableMemory): readonly MemoryRange[] {
+    return joinRanges([...this.#decided, ...memory.ownRanges()]);
   }
 
   /** Writes into `folder` a layer of what in `memory` differs from this stack above the image. */
@@ -184,7 +206,7 @@ export class MemoryStack implements AsyncDisposable {
   ): Promise<MemoryLayerDigest> {
     await using image = await open(imagePath, "r");
     await using writer = await MemoryLayerWriter.create(folder);
-    const compare = new Comparison(this, image, memory, writer);
+    using compare = new MemoryComparison(this, image, memory, writer);
     for (const range of this.rangesToCompare(memory)) await compare.run(range);
     return await writer.finish();
   }
@@ -207,6 +229,7 @@ export class MemoryStack implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    await this.#stopVerifying().catch(() => undefined);
     for (const layer of this.#layers) await layer[Symbol.asyncDispose]();
   }
 
@@ -226,21 +249,63 @@ export class MemoryStack implements AsyncDisposable {
     }
   }
 
-  *#chunksToRead(): Generator<{ readonly layer: MemoryLayer; readonly index: number }> {
-    const seen = this.#layers.map(() => new Set<number>());
-    for (const { source, position, pageCount } of this.#stretches()) {
-      const layer = this.#layers[source - firstLayer];
-      for (const index of layer?.chunksOf(position, pageCount) ?? []) {
-        const known = seen[source - firstLayer];
-        if (layer === undefined || known === undefined || known.has(index)) continue;
-        known.add(index);
-        yield { layer, index };
-      }
+  async #verifyUntilStopped(): Promise<void> {
+    using buffer = takeChunkBuffer();
+    for (const { layer, index } of this.#chunkUses()) {
+      if (this.#stopsVerifying) return;
+      await layer.load(index, buffer.bytes);
     }
   }
 
-  /** Pages that the layers decide, joined while they follow each other where they come from. */
-  *#stretches(startPage = 0, endPage = this.#sources.length): Generator<Stretch> {
+  async #stopVerifying(): Promise<void> {
+    this.#stopsVerifying = true;
+    await this.#verifying;
+  }
+
+  #zeroPieces(): readonly MemoryPiece[] {
+    const pieces: MemoryPiece[] = [];
+    for (const { source, firstPage, pageCount } of this.#decidedStretches()) {
+      if (source !== fromZeros) continue;
+      for (let done = 0; done < pageCount; done += pagesPerChunk) {
+        const lengthBytes = Math.min(pagesPerChunk, pageCount - done) * pageBytes;
+        const offsetBytes = (firstPage + done) * pageBytes;
+        pieces.push({ offsetBytes, bytes: zeroChunk.subarray(0, lengthBytes) });
+      }
+    }
+    return pieces;
+  }
+
+  /** Each chunk once, so that it need not be read again for what lies elsewhere in memory. */
+  #chunkUses(): readonly ChunkUse[] {
+    const uses = this.#layers.map((layer) => ({
+      layer,
+      piecesOf: new Map<number, ChunkPiece[]>(),
+    }));
+    for (const { source, position, firstPage, pageCount } of this.#decidedStretches()) {
+      const use = uses[source - firstLayer];
+      if (use === undefined) continue;
+      let page = firstPage;
+      for (const part of use.layer.partsOf(position, pageCount)) {
+        const piece = { page, chunkPage: part.firstPage, pageCount: part.pageCount };
+        const pieces = use.piecesOf.get(part.index);
+        if (pieces === undefined) use.piecesOf.set(part.index, [piece]);
+        else pieces.push(piece);
+        page += part.pageCount;
+      }
+    }
+    return uses.flatMap(({ layer, piecesOf }) =>
+      [...piecesOf].map(([index, pieces]) => ({ layer, index, pieces })),
+    );
+  }
+
+  *#decidedStretches(): Generator<Stretch> {
+    for (const { startBytes, endBytes } of this.#decided) {
+      yield* this.#stretches(startBytes / pageBytes, endBytes / pageBytes);
+    }
+  }
+
+  /** Of some pages those that the layers decide, joined while they follow each other where they come from. */
+  *#stretches(startPage: number, endPage: number): Generator<Stretch> {
     let page = startPage;
     while (page < endPage) {
       const source = this.#sources[page] ?? fromImage;
@@ -276,69 +341,11 @@ export class MemoryStack implements AsyncDisposable {
   }
 }
 
-/** The pages that are not 0, as ranges. */
-function joinPages(pages: Uint8Array): readonly ByteRange[] {
-  const ranges: ByteRange[] = [];
-  for (let page = 0; page < pages.length; page += 1) {
-    if (pages[page] === 0) continue;
-    let end = page + 1;
-    while (end < pages.length && pages[end] !== 0) end += 1;
-    ranges.push({ startBytes: page * pageBytes, endBytes: end * pageBytes });
-    page = end;
-  }
-  return ranges;
+function memoryPiece({ page, chunkPage, pageCount }: ChunkPiece, chunk: Buffer): MemoryPiece {
+  const bytes = chunk.subarray(chunkPage * pageBytes, (chunkPage + pageCount) * pageBytes);
+  return { offsetBytes: page * pageBytes, bytes };
 }
 
-/**
- * Compares ranges of memory with a stack, page by page.
- *
- * Reads are synchronous: the guest may stand still meanwhile, there are hundreds of short ranges, and
- * a trip through the thread pool for each costs more than the read. Others get their turn regularly.
- */
-class Comparison {
-  readonly #below: MemoryStack;
-  readonly #image: FileHandle;
-  readonly #memory: ReadableMemory;
-  readonly #writer: MemoryLayerWriter;
-  readonly #now = Buffer.alloc(layerChunkBytes);
-  readonly #before = Buffer.alloc(layerChunkBytes);
-  #bytesSinceTurn = 0;
-
-  constructor(
-    below: MemoryStack,
-    image: FileHandle,
-    memory: ReadableMemory,
-    writer: MemoryLayerWriter,
-  ) {
-    this.#below = below;
-    this.#image = image;
-    this.#memory = memory;
-    this.#writer = writer;
-  }
-
-  async run(range: ByteRange): Promise<void> {
-    for (let start = range.startBytes; start < range.endBytes; start += layerChunkBytes) {
-      const lengthBytes = Math.min(layerChunkBytes, range.endBytes - start);
-      const now = this.#now.subarray(0, lengthBytes);
-      const before = this.#before.subarray(0, lengthBytes);
-      this.#memory.read(start, now);
-      this.#below.readBelow(this.#image, start, before);
-      this.#comparePages(start / pageBytes, now, before);
-      this.#bytesSinceTurn += lengthBytes;
-      if (this.#bytesSinceTurn < layerChunkBytes) continue;
-      this.#bytesSinceTurn = 0;
-      await yieldToOthers();
-      await this.#writer.catchUp();
-    }
-  }
-
-  #comparePages(firstPage: number, now: Buffer, before: Buffer): void {
-    for (let offset = 0; offset < now.length; offset += pageBytes) {
-      const end = offset + pageBytes;
-      if (now.compare(before, offset, end, offset, end) === 0) continue;
-      const page = firstPage + offset / pageBytes;
-      if (now.compare(zeroPage, 0, pageBytes, offset, end) === 0) this.#writer.addZero(page);
-      else this.#writer.addData(page, now.subarray(offset, end));
-    }
-  }
+function bytesOfRun({ firstPage, pageCount }: PageRun): MemoryRange {
+  return { startBytes: firstPage * pageBytes, endBytes: (firstPage + pageCount) * pageBytes };
 }

@@ -21,7 +21,7 @@
  * again from another process. A handle names one process for certain (pid, start time, boot id), so
  * a stale one is refused rather than a stranger signalled.
  */
-import type { Deadline } from "@torpor/std";
+import type { Deadline, MemoryRange } from "@torpor/std";
 import type { StartPager } from "./firecracker/pager.ts";
 
 export type Accelerator = "kvm" | "tcg";
@@ -142,12 +142,6 @@ export interface VmExit {
   readonly vmmTail: string;
 }
 
-/** Half-open range of guest-physical bytes within the memory image, page-aligned. */
-export interface MemoryRange {
-  readonly startBytes: number;
-  readonly endBytes: number;
-}
-
 /** The guest's memory as offsets into its memory image. */
 export interface GuestMemory {
   readonly sizeBytes: number;
@@ -166,11 +160,17 @@ export interface GuestMemory {
   read(offsetBytes: number, into: Uint8Array): void;
 }
 
+/** Bytes and where in the image they belong. */
+export interface MemoryPiece {
+  readonly offsetBytes: number;
+  readonly bytes: Uint8Array;
+}
+
 /** What the memory of a VM to be restored is besides the image. */
 export interface MemoryContent {
   /** The pages that `applyTo` writes, ascending. */
   ranges(): readonly MemoryRange[];
-  applyTo(memory: { write(offsetBytes: number, from: Uint8Array): void }): Promise<void>;
+  applyTo(memory: { write(pieces: readonly MemoryPiece[]): Promise<void> }): Promise<void>;
 }
 
 export interface Vm {

@@ -5,7 +5,7 @@ export type {
   LayerReplacement,
   MachineShape,
   MemoryContent,
-  MemoryRange,
+  MemoryPiece,
   NetworkAttachment,
   Vm,
   VmExit,

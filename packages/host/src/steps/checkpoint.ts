@@ -24,8 +24,8 @@
  * outside. A failure leaves the sandbox running. An extra disk layer that stays behind changes nothing:
  * empty, it reads as the one below it.
  */
-import { Deadline, type Step, assert } from "@torpor/std";
-import { CapturedMemory, createOverlay, totalBytes } from "@torpor/storage";
+import { Deadline, type Step, assert, totalBytes } from "@torpor/std";
+import { CapturedMemory, createOverlay } from "@torpor/storage";
 import type { DiskLayer } from "@torpor/vmm";
 import {
   type SaveContext,

@@ -100,7 +100,7 @@ export interface WakeContext {
   readonly checkFresh: (randomHash: string) => void;
   /** Filled in by the steps. */
   startPager?: StartPager | undefined;
-  memory?: OpenedMemory | undefined;
+  memory?: Promise<MemoryStack> | undefined;
   diskVerified?: Promise<void>;
   network?: NewGuestNetwork;
   vm?: Vm;
@@ -253,9 +253,9 @@ async function startVmm(
   await mkdir(runFolder, { recursive: true, mode: 0o700 });
   undo.defer(() => rm(runFolder, { recursive: true, force: true }));
   context.startPager = pagerOf(context, runFolder);
-  await context.memory?.stack[Symbol.asyncDispose](); // of a run of this step whose answer was lost
-  context.memory = await openMemory(context);
-  undo.defer(async () => await context.memory?.stack[Symbol.asyncDispose]());
+  await closeMemory(context); // of a run of this step whose answer was lost
+  context.memory = openMemory(context);
+  undo.defer(() => closeMemory(context));
   using attachment = network.attachment;
   const vm = await context.driver.restore(
     {
@@ -294,30 +294,33 @@ function diskLayers({
   ];
 }
 
-/** What is looked at while the VMM starts. */
-interface OpenedMemory {
-  readonly stack: MemoryStack;
-  readonly verified: Promise<void>;
-}
-
-/** @returns undefined where there is nothing to load. */
-async function openMemory(context: WakeContext): Promise<OpenedMemory | undefined> {
+/**
+ * Opens and checks it while the VMM starts.
+ * @returns undefined where there is nothing to load
+ */
+function openMemory(context: WakeContext): Promise<MemoryStack> | undefined {
   const layers = memoryLayers(context);
   if (context.startPager !== undefined || layers.length === 0) return undefined;
-  const stack = await MemoryStack.open(layers, memoryBytes(context.template));
-  const verified = stack.verifyAhead();
-  verified.catch(() => undefined); // seen by the step that waits for it, if the wake comes so far
-  return { stack, verified };
+  const opened = MemoryStack.open(layers, memoryBytes(context.template)).then((stack) => {
+    stack.verifyAhead();
+    return stack;
+  });
+  opened.catch(() => undefined); // seen by the step that waits for it, if the wake comes so far
+  return opened;
+}
+
+async function closeMemory({ memory }: WakeContext): Promise<void> {
+  const stack = await memory?.catch(() => undefined);
+  await stack?.[Symbol.asyncDispose]();
 }
 
 async function loadMemory(context: WakeContext, deadline: Deadline): Promise<void> {
   const { vm } = context;
   assert(vm !== undefined, "the VMM runs before memory is loaded");
-  const memory = context.memory ?? (await openMemory(context));
-  if (memory === undefined) return;
-  context.memory = undefined; // a repeat of this step opens its own
-  await using stack = memory.stack;
-  await deadline.race(memory.verified);
+  context.memory ??= openMemory(context);
+  if (context.memory === undefined) return;
+  await using stack = await deadline.race(context.memory);
+  context.memory = undefined; // closed here; a repeat of this step opens its own
   await vm.loadMemory(stack, deadline);
 }
 

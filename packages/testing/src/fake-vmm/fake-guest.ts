@@ -76,7 +76,7 @@ export class FakeGuest {
   }
 
   #change(change: Partial<GuestMind>): void {
-    this.#options.memory.write(0, encodeMind({ ...this.mind, ...change }));
+    this.#options.memory.writeAt(0, encodeMind({ ...this.mind, ...change }));
   }
 
   async #serve(request: IncomingMessage, response: ServerResponse): Promise<void> {

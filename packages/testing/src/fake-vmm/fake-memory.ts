@@ -1,6 +1,7 @@
 /** A fake VM's memory: a private copy of the image, and which pages the VM or the host has written. */
 import { readFileSync } from "node:fs";
-import type { GuestMemory, MemoryRange } from "@torpor/vmm";
+import type { MemoryRange } from "@torpor/std";
+import type { GuestMemory, MemoryPiece } from "@torpor/vmm";
 import { patternOf, textOf } from "./pattern.ts";
 
 export const pageBytes = 4096;
@@ -48,7 +49,12 @@ export class FakeMemory implements GuestMemory {
     into.set(this.#bytes.subarray(offsetBytes, offsetBytes + into.length));
   }
 
-  write(offsetBytes: number, from: Uint8Array): void {
+  async write(pieces: readonly MemoryPiece[]): Promise<void> {
+    for (const { offsetBytes, bytes } of pieces) this.writeAt(offsetBytes, bytes);
+    await Promise.resolve();
+  }
+
+  writeAt(offsetBytes: number, from: Uint8Array): void {
     this.#bytes.set(from, offsetBytes);
     const lastPage = Math.ceil((offsetBytes + from.length) / pageBytes);
     this.#own.fill(1, Math.floor(offsetBytes / pageBytes), lastPage);
@@ -59,7 +65,7 @@ export class FakeMemory implements GuestMemory {
   }
 
   writePage(page: number, text: string): void {
-    this.write(page * pageBytes, patternOf(text, pageBytes));
+    this.writeAt(page * pageBytes, patternOf(text, pageBytes));
   }
 
   pageBytesOf(page: number): Buffer {

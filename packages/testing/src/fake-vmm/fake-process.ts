@@ -110,7 +110,7 @@ export class FakeProcess {
     this.#check();
     if (this.#isLoaded) throw new TorporError("vmm.failed", "this VM has its device state");
     const state = parseJson(readFileSync(path, "utf8"), path) as DeviceState;
-    if (state.memory !== undefined) this.memory.write(0, Buffer.from(state.memory, "base64"));
+    if (state.memory !== undefined) this.memory.writeAt(0, Buffer.from(state.memory, "base64"));
     if (state.memorySha1 !== this.#memorySha1()) this.#accuse("loads over another memory");
     if (String(state.disk) !== String(this.readDisk())) this.#accuse("loads over another disk");
     this.#isLoaded = true;

@@ -42,7 +42,7 @@ export class PagedMachine implements AsyncDisposable {
         for (const { startBytes, endBytes } of pager.memory.ranges) {
           const content = Buffer.alloc(endBytes - startBytes);
           pager.memory.read(startBytes, content);
-          machine.find(vm.handle).memory.write(startBytes, content);
+          machine.find(vm.handle).memory.writeAt(startBytes, content);
         }
         return this.#join(vm, pager);
       },

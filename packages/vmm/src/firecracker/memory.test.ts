@@ -60,7 +60,8 @@ test("what changed lies above what was loaded, above the image, beyond 3 GiB too
   await memory.writeFile({
     ranges: () => loaded,
     applyTo: async (to) => {
-      for (const { startBytes } of loaded) to.write(startBytes, Buffer.alloc(page, "layer"));
+      const bytes = Buffer.alloc(page, "layer");
+      await to.write(loaded.map(({ startBytes }) => ({ offsetBytes: startBytes, bytes })));
     },
   });
   assert.equal(memory.basePath, file);

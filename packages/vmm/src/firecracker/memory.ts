@@ -26,8 +26,17 @@ import {
 import { open } from "node:fs/promises";
 import { setImmediate as yieldToOthers } from "node:timers/promises";
 import { dataRanges, tryShareBlocks } from "@torpor/native";
-import { TorporError, assert, parseJson, parseObject, parseString } from "@torpor/std";
-import type { GuestMemory, MemoryContent, MemoryRange, VmHandle } from "../driver.ts";
+import {
+  type MemoryRange,
+  TorporError,
+  assert,
+  joinRanges,
+  parseJson,
+  parseObject,
+  parseString,
+  totalBytes,
+} from "@torpor/std";
+import type { GuestMemory, MemoryContent, VmHandle } from "../driver.ts";
 import type { PagedMemory } from "./pager.ts";
 import { runPaths } from "./run-files.ts";
 
@@ -103,7 +112,10 @@ export class FirecrackerMemory implements GuestMemory, Disposable {
     await using file = await open(memory, "r+");
     await copyFile(image.fd, file.fd, this.sizeBytes);
     await content.applyTo({
-      write: (offsetBytes, from) => writeWhole(file.fd, from, offsetBytes),
+      write: async (pieces) => {
+        for (const { offsetBytes, bytes } of pieces) writeWhole(file.fd, bytes, offsetBytes);
+        await yieldToOthers();
+      },
     });
     this.#remember(memory, content.ranges());
   }
@@ -228,22 +240,6 @@ function writeWhole(fd: number, from: Uint8Array, offsetBytes: number): void {
 function readAnonymousBytes(pid: number): number {
   const text = readIfThere(`/proc/${pid}/status`) ?? "";
   return Number(/^RssAnon:\s+(\d+) kB/m.exec(text)?.[1] ?? 0) * 1024;
-}
-
-function totalBytes(ranges: readonly MemoryRange[]): number {
-  return ranges.reduce((sum, { startBytes, endBytes }) => sum + endBytes - startBytes, 0);
-}
-
-/** Ascending and apart from each other. */
-function joinRanges(ranges: readonly MemoryRange[]): readonly MemoryRange[] {
-  const joined: { startBytes: number; endBytes: number }[] = [];
-  for (const range of ranges.toSorted((one, other) => one.startBytes - other.startBytes)) {
-    const last = joined.at(-1);
-    if (last !== undefined && range.startBytes <= last.endBytes) {
-      last.endBytes = Math.max(last.endBytes, range.endBytes);
-    } else joined.push({ ...range });
-  }
-  return joined;
 }
 
 function firstEndingAfter(ranges: readonly MemoryRange[], offsetBytes: number): number {

@@ -2,27 +2,29 @@
  * The guest's memory, seen through the QEMU process that maps it.
  *
  * A restored VM maps the memory image privately, so the pages it wrote are exactly the ones that are
- * the process's own. Reading and writing go through /proc/PID/mem at the address of that mapping.
+ * the process's own. They are read through /proc/PID/mem at the address of that mapping, and written
+ * there many at a time.
  */
-import { closeSync, openSync, readFileSync, realpathSync, readSync, writeSync } from "node:fs";
-import { type AddressRange, mappedPages, ownPages } from "@torpor/native";
-import { TorporError, systemCode } from "@torpor/std";
-import type { GuestMemory, MemoryRange, VmHandle } from "../driver.ts";
+import { closeSync, openSync, readFileSync, realpathSync, readSync } from "node:fs";
+import { type AddressRange, mappedPages, ownPages, writeProcessMemory } from "@torpor/native";
+import { type MemoryRange, TorporError, systemCode, totalBytes } from "@torpor/std";
+import type { GuestMemory, MemoryPiece, VmHandle } from "../driver.ts";
+import { isAlive } from "../process.ts";
 
 export class ProcessMemory implements GuestMemory, Disposable {
   readonly sizeBytes: number;
-  readonly #pid: number;
+  readonly #process: VmHandle;
   readonly #memoryPath: string;
   #mapped: { readonly fd: number; readonly start: number } | undefined;
 
   constructor(handle: VmHandle) {
     this.sizeBytes = handle.memoryMiB * 1024 * 1024;
-    this.#pid = handle.pid;
+    this.#process = handle;
     this.#memoryPath = handle.memoryPath;
   }
 
   estimateOwnBytes(): number {
-    return this.ownRanges().reduce((sum, range) => sum + range.endBytes - range.startBytes, 0);
+    return totalBytes(this.ownRanges());
   }
 
   /** All of memory where the kernel does not say: it is compared then, page by page, as the rest is. */
@@ -42,7 +44,7 @@ export class ProcessMemory implements GuestMemory, Disposable {
 
   #ranges(find: (pid: number, range: AddressRange) => readonly AddressRange[]): MemoryRange[] {
     const { start } = this.#open();
-    return find(this.#pid, { start, end: start + this.sizeBytes }).map((range) => ({
+    return find(this.#process.pid, { start, end: start + this.sizeBytes }).map((range) => ({
       startBytes: range.start - start,
       endBytes: range.end - start,
     }));
@@ -53,9 +55,14 @@ export class ProcessMemory implements GuestMemory, Disposable {
     assertWhole(readSync(fd, into, 0, into.length, start + offsetBytes), into.length);
   }
 
-  write(offsetBytes: number, from: Uint8Array): void {
-    const { fd, start } = this.#open();
-    assertWhole(writeSync(fd, from, 0, from.length, start + offsetBytes), from.length);
+  async write(pieces: readonly MemoryPiece[]): Promise<void> {
+    const { start } = this.#open();
+    if (!isAlive(this.#process)) throw new TorporError("vmm.exited", "QEMU has ended");
+    const placed = pieces.map(({ offsetBytes, bytes }) => ({
+      address: start + offsetBytes,
+      bytes,
+    }));
+    await writeProcessMemory(this.#process.pid, placed);
   }
 
   [Symbol.dispose](): void {
@@ -66,8 +73,8 @@ export class ProcessMemory implements GuestMemory, Disposable {
 
   #open(): { readonly fd: number; readonly start: number } {
     this.#mapped ??= {
-      start: findMapping(this.#pid, this.#memoryPath, this.sizeBytes),
-      fd: openSync(`/proc/${this.#pid}/mem`, "r+"),
+      start: findMapping(this.#process.pid, this.#memoryPath, this.sizeBytes),
+      fd: openSync(`/proc/${this.#process.pid}/mem`, "r"),
     };
     return this.#mapped;
   }

@@ -1,0 +1,23 @@
+/** Ranges of a guest's memory. */
+
+/** Half-open, page-aligned; bytes from the beginning of the memory image. */
+export interface MemoryRange {
+  readonly startBytes: number;
+  readonly endBytes: number;
+}
+
+/** @returns ascending and apart from each other */
+export function joinRanges(ranges: readonly MemoryRange[]): readonly MemoryRange[] {
+  const joined: { startBytes: number; endBytes: number }[] = [];
+  for (const range of ranges.toSorted((one, other) => one.startBytes - other.startBytes)) {
+    const last = joined.at(-1);
+    if (last !== undefined && range.startBytes <= last.endBytes) {
+      last.endBytes = Math.max(last.endBytes, range.endBytes);
+    } else joined.push({ ...range });
+  }
+  return joined;
+}
+
+export function totalBytes(ranges: readonly MemoryRange[]): number {
+  return ranges.reduce((sum, { startBytes, endBytes }) => sum + endBytes - startBytes, 0);
+}

@@ -1,0 +1,25 @@
+/**
+ * Buffers of one chunk, used again and again: a fresh one costs a page fault for each 4 KiB, which takes
+ * longer than filling it, and one more thing for the garbage collector to count.
+ */
+export const chunkBytes = 1 << 20;
+
+/** LIMIT: of memory that is held while nobody uses it. */
+const idleMax = 16;
+const idle: Buffer<ArrayBuffer>[] = [];
+
+export interface ChunkBuffer extends Disposable {
+  /** Holds whatever it was used for last. */
+  readonly bytes: Buffer<ArrayBuffer>;
+}
+
+/** Disposed once, when nobody reads or writes it any more. */
+export function takeChunkBuffer(): ChunkBuffer {
+  const bytes = idle.pop() ?? Buffer.allocUnsafeSlow(chunkBytes);
+  return {
+    bytes,
+    [Symbol.dispose]: () => {
+      if (idle.length < idleMax) idle.push(bytes);
+    },
+  };
+}
