@@ -22,6 +22,7 @@ import { systemCode } from "@torpor/std";
 const groupName = "torpor";
 const neededControllers = ["memory", "pids"];
 const cgroup2Magic = "cgroup2";
+const attemptsMax = 3;
 
 export interface CgroupLimits {
   readonly memoryBytes: number;
@@ -74,16 +75,20 @@ function unusable(root: string, cause: unknown): CgroupSupport {
 
 /** Puts a process into a group of its own. @throws a system error, with no group left */
 export function confineInCgroup(path: string, pid: number, limits: CgroupLimits): void {
-  mkdirSync(path, { recursive: true });
-  try {
-    writeFileSync(join(path, "memory.max"), String(limits.memoryBytes));
-    // All threads or none: half a VM is of no use.
-    writeFileSync(join(path, "memory.oom.group"), "1");
-    writeFileSync(join(path, "pids.max"), String(limits.taskCount));
-    writeFileSync(join(path, "cgroup.procs"), String(pid));
-  } catch (cause) {
-    removeCgroup(path);
-    throw cause;
+  for (let attempt = 1; ; attempt += 1) {
+    try {
+      mkdirSync(path, { recursive: true });
+      writeFileSync(join(path, "memory.max"), String(limits.memoryBytes));
+      // All threads or none: half a VM is of no use.
+      writeFileSync(join(path, "memory.oom.group"), "1");
+      writeFileSync(join(path, "pids.max"), String(limits.taskCount));
+      writeFileSync(join(path, "cgroup.procs"), String(pid));
+      return;
+    } catch (cause) {
+      removeCgroup(path);
+      // Another daemon that starts sweeps away what is empty, such as a group that is just being filled.
+      if (systemCode(cause) !== "ENOENT" || attempt === attemptsMax) throw cause;
+    }
   }
 }
 
