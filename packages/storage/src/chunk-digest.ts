@@ -5,7 +5,8 @@
  * takes a few buffers and leaves the event loop free. Files with holes are usual, so a chunk of
  * zeros has a known checksum and is not hashed.
  */
-import { createHash } from "node:crypto";
+import { createHash, hash } from "node:crypto";
+import { readFileSync } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
 import { sha256InBackground } from "@torpor/native";
 import { TorporError, systemCode } from "@torpor/std";
@@ -22,6 +23,8 @@ export interface ChunkDigest {
 
 /** LIMIT: a digest made elsewhere must not make the reader ask for all memory. */
 const chunkBytesMax = 16 << 20;
+/** LIMIT: read and hashed in one go, within a millisecond. */
+const smallBytesMax = 256 * 1024;
 /** LIMIT: one for each thread of the pool; more are no faster and crowd out the event loop. */
 const chunksInFlightMax = 4;
 
@@ -38,20 +41,53 @@ export async function verifyChunks(path: string, expected: ChunkDigest): Promise
   if (!isSound || chunkSha256.length !== Math.ceil(bytes / chunkBytes)) {
     throw corrupt(`the checksums of ${path} contradict each other`);
   }
-  await using file = await openFile(path);
-  const { size } = await file.stat();
-  if (size !== bytes) throw corrupt(`${path} has ${size} bytes instead of ${bytes}`);
-  const actual = await hashChunks(path, file, bytes, chunkBytes);
-  const damaged = chunkSha256.findIndex((wanted, index) => wanted !== actual.chunkSha256[index]);
+  const actual = await (bytes <= smallBytesMax
+    ? hashSmall(path, expected)
+    : hashLarge(path, expected));
+  const damaged = chunkSha256.findIndex((wanted, index) => wanted !== actual[index]);
   if (damaged < 0) return;
   throw corrupt(`${path} does not match its checksum at byte ${damaged * chunkBytes}`);
 }
 
+async function hashLarge(
+  path: string,
+  { bytes, chunkBytes }: ChunkDigest,
+): Promise<readonly string[]> {
+  await using file = await openFile(path);
+  assertSize(path, (await file.stat()).size, bytes);
+  return (await hashChunks(path, file, bytes, chunkBytes)).chunkSha256;
+}
+
+/** Synchronous: a wake waits for it, and trips through the thread pool take far longer. */
+function hashSmall(path: string, { bytes, chunkBytes }: ChunkDigest): readonly string[] {
+  const content = readSmall(path);
+  assertSize(path, content.length, bytes);
+  return Array.from({ length: Math.ceil(bytes / chunkBytes) }, (_, index) =>
+    hash("sha256", content.subarray(index * chunkBytes, (index + 1) * chunkBytes)),
+  );
+}
+
+function readSmall(path: string): Buffer {
+  try {
+    return readFileSync(path);
+  } catch (cause) {
+    throw asMissing(path, cause);
+  }
+}
+
+function assertSize(path: string, foundBytes: number, bytes: number): void {
+  if (foundBytes !== bytes) throw corrupt(`${path} has ${foundBytes} bytes instead of ${bytes}`);
+}
+
 async function openFile(path: string): Promise<FileHandle> {
   return await open(path, "r").catch((cause: unknown) => {
-    if (systemCode(cause) === "ENOENT") throw corrupt(`${path} is missing`, cause);
-    throw TorporError.from(cause, "storage.failed", path);
+    throw asMissing(path, cause);
   });
+}
+
+function asMissing(path: string, cause: unknown): TorporError {
+  if (systemCode(cause) === "ENOENT") return corrupt(`${path} is missing`, cause);
+  return TorporError.from(cause, "storage.failed", path);
 }
 
 /** Each lane takes the next chunk when it is done with one, in a buffer of its own. */

@@ -6,7 +6,8 @@
  * any other file.
  */
 import { createHash } from "node:crypto";
-import { readFile, writeFile } from "node:fs/promises";
+import { readFileSync } from "node:fs";
+import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { TorporError, parseJson, parseObject, systemCode } from "@torpor/std";
 import type { ChunkDigest } from "./chunk-digest.ts";
@@ -113,7 +114,7 @@ async function readManifest<M extends TemplateManifest | SnapshotManifest>(
   format: M["format"],
 ): Promise<M> {
   const path = join(folder, manifestName);
-  const file = parseManifestFile(path, await readText(path, format));
+  const file = parseManifestFile(path, readText(path, format));
   const manifest = parseObject(file["manifest"], `${path}: manifest`);
   if (manifest["format"] !== format) {
     throw new TorporError(
@@ -128,9 +129,10 @@ async function readManifest<M extends TemplateManifest | SnapshotManifest>(
   return manifest as unknown as M;
 }
 
-async function readText(path: string, format: string): Promise<string> {
+/** Synchronous: a few KiB that every wake waits for, where trips through the thread pool take far longer. */
+function readText(path: string, format: string): string {
   try {
-    return await readFile(path, "utf8");
+    return readFileSync(path, "utf8");
   } catch (cause) {
     // A template may well not be there; a snapshot is only looked for where one was published.
     const missing = format === "torpor-template-3" ? "template.missing" : "snapshot.corrupt";

@@ -6,9 +6,10 @@
  * page reaches a guest.
  */
 import { createHash } from "node:crypto";
-import { readSync } from "node:fs";
-import { type FileHandle, open, readFile, writeFile } from "node:fs/promises";
+import { closeSync, fstatSync, openSync, read, readFileSync, readSync } from "node:fs";
+import { type FileHandle, open, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { promisify } from "node:util";
 import { sha256InBackground } from "@torpor/native";
 import { TorporError } from "@torpor/std";
 import { type ChunkBuffer, chunkBytes, takeChunkBuffer } from "./chunk-buffers.ts";
@@ -25,6 +26,7 @@ import {
 
 const pagesPerChunk = chunkBytes / pageBytes;
 const chunksInFlightMax = 16;
+const readInBackground = promisify(read);
 const layerFiles = { map: "memory.map", pages: "memory.pages" } as const;
 
 /** Sizes and checksums of the two files; part of a snapshot's manifest. */
@@ -140,9 +142,9 @@ export interface ChunkPart {
 }
 
 /** A layer opened for reading: its map is checked at once, its pages chunk by chunk as they are asked for. */
-export class MemoryLayer implements AsyncDisposable {
+export class MemoryLayer implements Disposable {
   readonly runs: readonly PageRun[];
-  readonly #file: FileHandle;
+  readonly #fd: number;
   readonly #path: string;
   readonly #digest: MemoryLayerDigest;
   /** The chunk that `read` has loaded. */
@@ -152,44 +154,42 @@ export class MemoryLayer implements AsyncDisposable {
   readonly #verified: Uint8Array;
 
   private constructor(
-    file: FileHandle,
+    fd: number,
     path: string,
     digest: MemoryLayerDigest,
     runs: readonly PageRun[],
   ) {
-    this.#file = file;
+    this.#fd = fd;
     this.#path = path;
     this.#digest = digest;
     this.#verified = new Uint8Array(digest.chunkSha256.length);
     this.runs = runs;
   }
 
-  /** @throws snapshot.corrupt naming the file, when it is missing, damaged or too short. */
-  static async open(
-    folder: string,
-    digest: MemoryLayerDigest,
-    sizeBytes: number,
-  ): Promise<MemoryLayer> {
+  /**
+   * Synchronous: a wake waits for it, and trips through the thread pool take far longer.
+   * @throws snapshot.corrupt naming the file, when it is missing, damaged or too short.
+   */
+  static open(folder: string, digest: MemoryLayerDigest, sizeBytes: number): MemoryLayer {
     const mapPath = join(folder, layerFiles.map);
-    const map = await readFile(mapPath).catch((cause: unknown) => {
-      throw corrupt(`${mapPath} cannot be read`, cause);
-    });
+    const map = orCorrupt(`${mapPath} cannot be read`, () => readFileSync(mapPath));
     if (sha256(map) !== digest.mapSha256) throw corrupt(`${mapPath} does not match its checksum`);
     const runs = decodePageMap(map, sizeBytes, mapPath);
     const path = join(folder, layerFiles.pages);
-    const file = await open(path, "r").catch((cause: unknown) => {
-      throw corrupt(`${path} cannot be opened`, cause);
-    });
-    const layer = new MemoryLayer(file, path, digest, runs);
-    const { size } = await file.stat();
-    if (size === layerBytes(digest)) return layer;
-    await file.close();
-    throw corrupt(`${path} has ${size} bytes instead of ${layerBytes(digest)}`);
+    using undo = new DisposableStack();
+    const openPages = (): number => openSync(path, "r");
+    const fd = undo.adopt(orCorrupt(`${path} cannot be opened`, openPages), closeSync);
+    const { size } = fstatSync(fd);
+    if (size !== layerBytes(digest)) {
+      throw corrupt(`${path} has ${size} bytes instead of ${layerBytes(digest)}`);
+    }
+    undo.move();
+    return new MemoryLayer(fd, path, digest, runs);
   }
 
   /** For reads that bring their own proof, or need none; see `MemoryStack.readBelow`. */
   get fd(): number {
-    return this.#file.fd;
+    return this.#fd;
   }
 
   /**
@@ -230,7 +230,7 @@ export class MemoryLayer implements AsyncDisposable {
    */
   async load(index: number, into: Buffer): Promise<void> {
     const { offset, length } = this.#extentOf(index);
-    const { bytesRead } = await this.#file.read(into, 0, length, offset);
+    const { bytesRead } = await readInBackground(this.#fd, into, 0, length, offset);
     this.#assertWhole(offset + bytesRead, offset + length);
     if (this.#verified[index] === 1) return;
     this.#compare(index, await sha256InBackground(into.subarray(0, length)));
@@ -246,15 +246,16 @@ export class MemoryLayer implements AsyncDisposable {
       if (this.#verified[index] === 1) continue;
       using buffer = takeChunkBuffer();
       const { offset, length } = this.#extentOf(index);
-      const bytesRead = readSync(this.#file.fd, buffer.bytes, 0, length, offset);
+      const bytesRead = readSync(this.#fd, buffer.bytes, 0, length, offset);
       this.#assertWhole(offset + bytesRead, offset + length);
       this.#compare(index, sha256(buffer.bytes.subarray(0, length)));
     }
   }
 
-  async [Symbol.asyncDispose](): Promise<void> {
+  /** ORDER: not before what was begun has settled. */
+  [Symbol.dispose](): void {
     this.#chunk?.[Symbol.dispose]();
-    await this.#file.close();
+    closeSync(this.#fd);
   }
 
   #extentOf(index: number): { readonly offset: number; readonly length: number } {
@@ -277,6 +278,14 @@ export class MemoryLayer implements AsyncDisposable {
 
 function sha256(bytes: Uint8Array): string {
   return createHash("sha256").update(bytes).digest("hex");
+}
+
+function orCorrupt<T>(what: string, work: () => T): T {
+  try {
+    return work();
+  } catch (cause) {
+    throw corrupt(what, cause);
+  }
 }
 
 function corrupt(what: string, cause?: unknown): TorporError {

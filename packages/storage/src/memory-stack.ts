@@ -104,10 +104,10 @@ export class MemoryStack implements AsyncDisposable {
    */
   static async open(layers: readonly StackedLayer[], sizeBytes: number): Promise<MemoryStack> {
     assert(layers.length <= layersMax, `a stack has at most ${layersMax} layers`);
-    await using undo = new AsyncDisposableStack();
+    using undo = new DisposableStack();
     const opened: MemoryLayer[] = [];
     for (const { folder, digest } of layers) {
-      opened.push(undo.use(await MemoryLayer.open(folder, digest, sizeBytes)));
+      opened.push(undo.use(MemoryLayer.open(folder, digest, sizeBytes)));
     }
     const stack = new MemoryStack(opened, sizeBytes);
     undo.move();
@@ -230,7 +230,7 @@ export class MemoryStack implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#stopVerifying().catch(() => undefined);
-    for (const layer of this.#layers) await layer[Symbol.asyncDispose]();
+    for (const layer of this.#layers) layer[Symbol.dispose]();
   }
 
   #cover(layer: MemoryLayer, source: number): void {

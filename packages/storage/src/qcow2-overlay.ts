@@ -3,9 +3,10 @@
  *
  * The file is written here rather than by qemu-img because a process start would cost more than
  * all else in creating a sandbox. No backing file is named inside: the VMM is told the layers
- * explicitly, and nothing a guest can influence names a host path.
+ * explicitly, and nothing a guest can influence names a host path. It is written synchronously, and so
+ * that only what is not zero is written: a wake waits for it.
  */
-import { open } from "node:fs/promises";
+import { closeSync, ftruncateSync, openSync, writeSync } from "node:fs";
 import { clusterBytes, encodeHeader } from "./qcow2-format.ts";
 
 /** Clusters in order: header, refcount table, refcount block, L1 table. */
@@ -13,17 +14,22 @@ const usedClusters = 4;
 
 /** @throws EEXIST when the file is already there. */
 export async function createOverlay(path: string, virtualBytes: number): Promise<void> {
-  const image = Buffer.alloc(usedClusters * clusterBytes);
-  encodeHeader({
+  const header = encodeHeader({
     virtualBytes,
     l1OffsetBytes: 3 * clusterBytes,
     refcountTableOffsetBytes: clusterBytes,
     refcountTableClusters: 1,
-  }).copy(image);
-  image.writeBigUInt64BE(BigInt(2 * clusterBytes), clusterBytes);
+  });
+  const refcountTable = Buffer.alloc(8);
+  refcountTable.writeBigUInt64BE(BigInt(2 * clusterBytes));
+  const refcounts = Buffer.alloc(usedClusters * 2);
   for (let cluster = 0; cluster < usedClusters; cluster += 1) {
-    image.writeUInt16BE(1, 2 * clusterBytes + cluster * 2);
+    refcounts.writeUInt16BE(1, cluster * 2);
   }
-  await using file = await open(path, "wx", 0o600);
-  await file.writeFile(image);
+  using files = new DisposableStack();
+  const fd = files.adopt(openSync(path, "wx", 0o600), closeSync);
+  ftruncateSync(fd, usedClusters * clusterBytes);
+  for (const [cluster, bytes] of [header, refcountTable, refcounts].entries()) {
+    writeSync(fd, bytes, 0, bytes.length, cluster * clusterBytes);
+  }
 }

@@ -28,7 +28,9 @@
  * vCPUs; whoever gets it has 9, 10 and 12 left (see spares.ts). The warm-up's own init has a generation
  * of its own, one below the sandbox's first, so that the real one renews everything again.
  */
-import { mkdir, rm } from "node:fs/promises";
+import { mkdirSync } from "node:fs";
+import { rm } from "node:fs/promises";
+import { setImmediate as yieldToOthers } from "node:timers/promises";
 import { type ClockReading, GuestLink, processClient } from "@torpor/guest";
 import {
   type NetworkKind,
@@ -250,7 +252,7 @@ async function startVmm(
   const { template, folder, generation, network, sandboxId } = context;
   assert(network !== undefined, "the network is made before the VMM starts");
   const runFolder = folder.run(generation);
-  await mkdir(runFolder, { recursive: true, mode: 0o700 });
+  mkdirSync(runFolder, { recursive: true, mode: 0o700 });
   undo.defer(() => rm(runFolder, { recursive: true, force: true }));
   context.startPager = pagerOf(context, runFolder);
   await closeMemory(context); // of a run of this step whose answer was lost
@@ -301,12 +303,16 @@ function diskLayers({
 function openMemory(context: WakeContext): Promise<MemoryStack> | undefined {
   const layers = memoryLayers(context);
   if (context.startPager !== undefined || layers.length === 0) return undefined;
-  const opened = MemoryStack.open(layers, memoryBytes(context.template)).then((stack) => {
-    stack.verifyAhead();
-    return stack;
-  });
+  const opened = openStack(layers, memoryBytes(context.template));
   opened.catch(() => undefined); // seen by the step that waits for it, if the wake comes so far
   return opened;
+}
+
+async function openStack(layers: readonly StackedLayer[], sizeBytes: number): Promise<MemoryStack> {
+  await yieldToOthers(); // the VMM's process is made first
+  const stack = await MemoryStack.open(layers, sizeBytes);
+  stack.verifyAhead();
+  return stack;
 }
 
 async function closeMemory({ memory }: WakeContext): Promise<void> {
