@@ -43,6 +43,15 @@ export async function newWakeContext(
   const generation = Math.max(turn.record.generation, savedGeneration) + generations;
   const newDiskLayer = newDiskLayerId();
   const diskLayers = [...(snapshot?.disk.map(({ layerId }) => layerId) ?? []), newDiskLayer];
+  const driver = host.driverOf(template.manifest);
+  const records = await host.workingSets.plan({
+    folder: turn.folder,
+    templateId,
+    snapshotId,
+    isNew: reason === "create",
+    sizeBytes: template.manifest.machine.memoryMiB * bytesPerMiB,
+  });
+  // ORDER: nothing fails from here to the steps, whose undo puts back what the record says now.
   await turn.save({
     generation,
     ...(reason === "create"
@@ -58,16 +67,10 @@ export async function newWakeContext(
     snapshot,
     store: host.store,
     folder: turn.folder,
-    records: await host.workingSets.plan({
-      folder: turn.folder,
-      templateId,
-      snapshotId,
-      isNew: reason === "create",
-      sizeBytes: template.manifest.machine.memoryMiB * bytesPerMiB,
-    }),
+    records,
     newDiskLayer,
     verifyDisk: true,
-    driver: host.driverOf(template.manifest),
+    driver,
     pagers: host.pagers,
     networkKind: host.networkKind,
     networkRequest: turn.record.network,
