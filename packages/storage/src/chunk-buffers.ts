@@ -13,13 +13,16 @@ export interface ChunkBuffer extends Disposable {
   readonly bytes: Buffer<ArrayBuffer>;
 }
 
-/** Disposed once, when nobody reads or writes it any more. */
+/** Disposed when nobody reads or writes it any more; once more does nothing. */
 export function takeChunkBuffer(): ChunkBuffer {
   const bytes = idle.pop() ?? Buffer.allocUnsafeSlow(chunkBytes);
+  let isTaken = true;
   return {
     bytes,
     [Symbol.dispose]: () => {
-      if (idle.length < idleMax) idle.push(bytes);
+      // SAFETY: given back twice it would be given to two.
+      if (isTaken && idle.length < idleMax) idle.push(bytes);
+      isTaken = false;
     },
   };
 }

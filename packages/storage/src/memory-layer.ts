@@ -145,6 +145,7 @@ export interface ChunkPart {
 export class MemoryLayer implements Disposable {
   readonly runs: readonly PageRun[];
   readonly #fd: number;
+  readonly #file: Disposable;
   readonly #path: string;
   readonly #digest: MemoryLayerDigest;
   /** The chunk that `read` has loaded. */
@@ -154,12 +155,13 @@ export class MemoryLayer implements Disposable {
   readonly #verified: Uint8Array;
 
   private constructor(
-    fd: number,
+    { fd, file }: { readonly fd: number; readonly file: Disposable },
     path: string,
     digest: MemoryLayerDigest,
     runs: readonly PageRun[],
   ) {
     this.#fd = fd;
+    this.#file = file;
     this.#path = path;
     this.#digest = digest;
     this.#verified = new Uint8Array(digest.chunkSha256.length);
@@ -183,8 +185,7 @@ export class MemoryLayer implements Disposable {
     if (size !== layerBytes(digest)) {
       throw corrupt(`${path} has ${size} bytes instead of ${layerBytes(digest)}`);
     }
-    undo.move();
-    return new MemoryLayer(fd, path, digest, runs);
+    return new MemoryLayer({ fd, file: undo.move() }, path, digest, runs);
   }
 
   /** For reads that bring their own proof, or need none; see `MemoryStack.readBelow`. */
@@ -252,10 +253,10 @@ export class MemoryLayer implements Disposable {
     }
   }
 
-  /** ORDER: not before what was begun has settled. */
+  /** ORDER: not before what was begun has settled. Once more does nothing. */
   [Symbol.dispose](): void {
     this.#chunk?.[Symbol.dispose]();
-    closeSync(this.#fd);
+    this.#file[Symbol.dispose]();
   }
 
   #extentOf(index: number): { readonly offset: number; readonly length: number } {
