@@ -22,13 +22,13 @@ const openPort = 3000;
 const loopbackPort = 3001;
 const waitMs = 60_000;
 
-/** Answers requests, echoes short frames of WebSockets, and streams on `/stream` for ever. */
+/** Answers requests, `/hang` never, echoes short frames of WebSockets, and streams on `/stream` for ever. */
 const server = `
 const { createHash } = require("node:crypto");
 const guid = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 const [port, address] = process.argv.slice(1);
 require("node:http").createServer((request, response) => {
-  if (request.url === "/hang") return;
+  if (request.url === "/hang") return require("node:fs").writeFileSync("/tmp/hanging", "");
   if (request.url !== "/stream") return response.end("from " + request.headers.host);
   response.writeHead(200, { "Content-Type": "text/event-stream" });
   response.write("data: 1\\n\\n");
@@ -144,6 +144,8 @@ test("clients reach servers in the guest", async (t) => {
       const events = await get(daemon, sandbox, openPort, "/stream");
       await once(events, "data");
       const hung = get(daemon, sandbox, openPort, "/hang");
+      // One that comes a moment later waits for the pause, and then wakes the sandbox.
+      await sandbox.shell("until [ -e /tmp/hanging ]; do sleep 0.1; done");
       const codes = [webSocket, tunnelled].map(
         (one) => once(one, "close") as Promise<[CloseEvent]>,
       );
