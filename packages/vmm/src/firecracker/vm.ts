@@ -12,7 +12,7 @@ import type {
   VmExit,
   VmHandle,
 } from "../driver.ts";
-import { type ProcessName, endProcess, nameProcess, readExit } from "../process.ts";
+import { type ProcessName, endProcess, isAlive, nameProcess, readExit } from "../process.ts";
 import { readTail } from "../run-files.ts";
 import type { FirecrackerApi } from "./api.ts";
 import type { DiskExport } from "./disk-export.ts";
@@ -221,7 +221,8 @@ export class FirecrackerVm implements Vm {
   /** A guest whose disk or memory nobody serves would stand still for ever. */
   async #endWithout(ended: Promise<string | undefined>): Promise<void> {
     const reason = await ended;
-    if (this.#isReleased) return;
+    // What ends after the VM is not why it ended.
+    if (this.#isReleased || !isAlive(this.handle)) return;
     this.#endReason ??= reason;
     const deadline = Deadline.after(endBudgetMs, "ending a VM that is not served any more");
     await ignoreFailure("its exit is the news", endProcess(this.handle, deadline));
