@@ -171,11 +171,7 @@ export class Observer {
       into.writeAt(0, Buffer.from(state.memory, "base64"));
       return;
     }
-    const layers = memory.layers.map(({ snapshotId: id, digest }) => ({
-      folder: store.folder(id),
-      digest,
-    }));
-    await using stack = await MemoryStack.open(layers, into.sizeBytes);
+    await using stack = await MemoryStack.open(store.stacked(memory.layers), into.sizeBytes);
     await stack.applyTo(into);
   }
 }

@@ -14,7 +14,7 @@ export {
   systemCode,
 } from "./errors.ts";
 export { type LogFields, type Logger, jsonLogger, silentLogger } from "./log.ts";
-export { type MemoryRange, joinRanges, totalBytes } from "./memory-ranges.ts";
+export { type MemoryPiece, type MemoryRange, joinRanges, totalBytes } from "./memory-ranges.ts";
 export {
   type JsonObject,
   optional,

@@ -1,9 +1,14 @@
-/** Ranges of a guest's memory. */
+/** Ranges of a guest's memory, and bytes that belong there. */
 
 /** Half-open, page-aligned; bytes from the beginning of the memory image. */
 export interface MemoryRange {
   readonly startBytes: number;
   readonly endBytes: number;
+}
+
+export interface MemoryPiece {
+  readonly offsetBytes: number;
+  readonly bytes: Uint8Array;
 }
 
 /** @returns ascending and apart from each other */

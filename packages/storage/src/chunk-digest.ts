@@ -5,7 +5,7 @@
  * takes a few buffers and leaves the event loop free. Files with holes are usual, so a chunk of
  * zeros has a known checksum and is not hashed.
  */
-import { createHash, hash } from "node:crypto";
+import { hash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
 import { sha256InBackground } from "@torpor/native";
@@ -139,7 +139,7 @@ class ZeroChunk {
 
   sha256If(chunk: Uint8Array): string | undefined {
     if (!this.#zeros.equals(chunk)) return undefined;
-    this.#sha256 ??= createHash("sha256").update(this.#zeros).digest("hex");
+    this.#sha256 ??= hash("sha256", this.#zeros);
     return this.#sha256;
   }
 }

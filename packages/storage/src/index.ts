@@ -23,7 +23,6 @@ export type {
 } from "./manifest.ts";
 export { type MemoryLayer, type MemoryLayerDigest, layerBytes } from "./memory-layer.ts";
 export {
-  type MemoryPiece,
   MemoryStack,
   type PageOrigin,
   type ReadableMemory,

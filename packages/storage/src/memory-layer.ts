@@ -5,7 +5,7 @@
  * that the snapshot's manifest keeps, the pages in chunks, so that damage is found before a single
  * page reaches a guest.
  */
-import { createHash } from "node:crypto";
+import { hash } from "node:crypto";
 import { closeSync, fstatSync, openSync, read, readFileSync, readSync } from "node:fs";
 import { type FileHandle, open, writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -23,6 +23,7 @@ import {
   stateData,
   stateZero,
 } from "./page-map.ts";
+import { writeWhole } from "./whole-io.ts";
 
 const pagesPerChunk = chunkBytes / pageBytes;
 const chunksInFlightMax = 16;
@@ -92,7 +93,7 @@ export class MemoryLayerWriter implements AsyncDisposable {
     return {
       dataPages: countPages(this.#runs, stateData),
       zeroPages: countPages(this.#runs, stateZero),
-      mapSha256: sha256(map),
+      mapSha256: hash("sha256", map),
       chunkSha256,
     };
   }
@@ -115,21 +116,12 @@ export class MemoryLayerWriter implements AsyncDisposable {
   async #write(buffer: ChunkBuffer, lengthBytes: number, offsetBytes: number): Promise<string> {
     const chunk = buffer.bytes.subarray(0, lengthBytes);
     const hashed = sha256InBackground(chunk);
-    const written = this.#writeWhole(chunk, offsetBytes);
+    const written = writeWhole(this.#file, chunk, offsetBytes);
     // ORDER: both are done with the buffer before another has it, also when one of them fails.
     await Promise.allSettled([hashed, written]);
     buffer[Symbol.dispose]();
     await written;
     return await hashed;
-  }
-
-  /** A disk that fills takes a part without an error; asking for the rest brings it. */
-  async #writeWhole(chunk: Uint8Array, offsetBytes: number): Promise<void> {
-    for (let at = 0; at < chunk.length;) {
-      const length = chunk.length - at;
-      const { bytesWritten } = await this.#file.write(chunk, at, length, offsetBytes + at);
-      at += bytesWritten;
-    }
   }
 }
 
@@ -175,7 +167,8 @@ export class MemoryLayer implements Disposable {
   static open(folder: string, digest: MemoryLayerDigest, sizeBytes: number): MemoryLayer {
     const mapPath = join(folder, layerFiles.map);
     const map = orCorrupt(`${mapPath} cannot be read`, () => readFileSync(mapPath));
-    if (sha256(map) !== digest.mapSha256) throw corrupt(`${mapPath} does not match its checksum`);
+    if (hash("sha256", map) !== digest.mapSha256)
+      throw corrupt(`${mapPath} does not match its checksum`);
     const runs = decodePageMap(map, sizeBytes, mapPath);
     const path = join(folder, layerFiles.pages);
     using undo = new DisposableStack();
@@ -249,7 +242,7 @@ export class MemoryLayer implements Disposable {
       const { offset, length } = this.#extentOf(index);
       const bytesRead = readSync(this.#fd, buffer.bytes, 0, length, offset);
       this.#assertWhole(offset + bytesRead, offset + length);
-      this.#compare(index, sha256(buffer.bytes.subarray(0, length)));
+      this.#compare(index, hash("sha256", buffer.bytes.subarray(0, length)));
     }
   }
 
@@ -275,10 +268,6 @@ export class MemoryLayer implements Disposable {
     }
     this.#verified[index] = 1;
   }
-}
-
-function sha256(bytes: Uint8Array): string {
-  return createHash("sha256").update(bytes).digest("hex");
 }
 
 function orCorrupt<T>(what: string, work: () => T): T {

@@ -12,14 +12,9 @@ import { randomBytes } from "node:crypto";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
-import { TorporError } from "@torpor/std";
+import { type MemoryPiece, TorporError } from "@torpor/std";
 import { CapturedMemory } from "./captured-memory.ts";
-import {
-  type MemoryPiece,
-  MemoryStack,
-  type ReadableMemory,
-  type StackedLayer,
-} from "./memory-stack.ts";
+import { MemoryStack, type ReadableMemory, type StackedLayer } from "./memory-stack.ts";
 import { pageBytes } from "./page-map.ts";
 
 const pageCount = 600;

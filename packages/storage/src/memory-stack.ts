@@ -7,7 +7,7 @@
  */
 import { readSync } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
-import { type MemoryRange, assert, joinRanges } from "@torpor/std";
+import { type MemoryPiece, type MemoryRange, assert, joinRanges } from "@torpor/std";
 import { chunkBytes, takeChunkBuffer } from "./chunk-buffers.ts";
 import { MemoryComparison } from "./memory-comparison.ts";
 import { MemoryLayer, type MemoryLayerDigest, MemoryLayerWriter } from "./memory-layer.ts";
@@ -30,11 +30,6 @@ export interface ReadableMemory {
   /** Ranges that may differ from the image, ascending. */
   ownRanges(): readonly MemoryRange[];
   read(offsetBytes: number, into: Uint8Array): void;
-}
-
-export interface MemoryPiece {
-  readonly offsetBytes: number;
-  readonly bytes: Uint8Array;
 }
 
 export interface WritableMemory {
@@ -87,6 +82,7 @@ export class MemoryStack implements AsyncDisposable {
   readonly #positions: Uint32Array;
   /** The pages that the layers decide, ascending and apart from each other. */
   readonly #decided: readonly MemoryRange[];
+  #uses: readonly ChunkUse[] | undefined;
   #verifying: Promise<void> | undefined;
   #stopsVerifying = false;
 
@@ -277,6 +273,10 @@ export class MemoryStack implements AsyncDisposable {
 
   /** Each chunk once, so that it need not be read again for what lies elsewhere in memory. */
   #chunkUses(): readonly ChunkUse[] {
+    return (this.#uses ??= this.#findChunkUses());
+  }
+
+  #findChunkUses(): readonly ChunkUse[] {
     const uses = this.#layers.map((layer) => ({
       layer,
       piecesOf: new Map<number, ChunkPiece[]>(),

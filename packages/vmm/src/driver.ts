@@ -21,7 +21,7 @@
  * again from another process. A handle names one process for certain (pid, start time, boot id), so
  * a stale one is refused rather than a stranger signalled.
  */
-import type { Deadline, MemoryRange } from "@torpor/std";
+import type { Deadline, MemoryPiece, MemoryRange } from "@torpor/std";
 import type { StartPager } from "./firecracker/pager.ts";
 
 export type Accelerator = "kvm" | "tcg";
@@ -158,12 +158,6 @@ export interface GuestMemory {
    */
   usedRanges(): readonly MemoryRange[] | undefined;
   read(offsetBytes: number, into: Uint8Array): void;
-}
-
-/** Bytes and where in the image they belong. */
-export interface MemoryPiece {
-  readonly offsetBytes: number;
-  readonly bytes: Uint8Array;
 }
 
 /** What the memory of a VM to be restored is besides the image. */

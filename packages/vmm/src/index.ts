@@ -5,7 +5,6 @@ export type {
   LayerReplacement,
   MachineShape,
   MemoryContent,
-  MemoryPiece,
   NetworkAttachment,
   Vm,
   VmExit,

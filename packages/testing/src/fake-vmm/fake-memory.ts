@@ -1,7 +1,7 @@
 /** A fake VM's memory: a private copy of the image, and which pages the VM or the host has written. */
 import { readFileSync } from "node:fs";
-import type { MemoryRange } from "@torpor/std";
-import type { GuestMemory, MemoryPiece } from "@torpor/vmm";
+import type { MemoryPiece, MemoryRange } from "@torpor/std";
+import type { GuestMemory } from "@torpor/vmm";
 import { patternOf, textOf } from "./pattern.ts";
 
 export const pageBytes = 4096;

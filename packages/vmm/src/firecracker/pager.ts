@@ -4,8 +4,7 @@
  *
  * It is known in the process list by its name, and by the run's folder as its last argument.
  */
-import type { Deadline } from "@torpor/std";
-import type { MemoryRange } from "@torpor/std";
+import type { Deadline, MemoryRange } from "@torpor/std";
 
 /** The first word of its command line. */
 export const pagerProcessName = "torpor-pager";

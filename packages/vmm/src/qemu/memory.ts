@@ -7,8 +7,14 @@
  */
 import { closeSync, openSync, readFileSync, realpathSync, readSync } from "node:fs";
 import { type AddressRange, mappedPages, ownPages, writeProcessMemory } from "@torpor/native";
-import { type MemoryRange, TorporError, systemCode, totalBytes } from "@torpor/std";
-import type { GuestMemory, MemoryPiece, VmHandle } from "../driver.ts";
+import {
+  type MemoryPiece,
+  type MemoryRange,
+  TorporError,
+  systemCode,
+  totalBytes,
+} from "@torpor/std";
+import type { GuestMemory, VmHandle } from "../driver.ts";
 import { isAlive } from "../process.ts";
 
 export class ProcessMemory implements GuestMemory, Disposable {
