@@ -11,6 +11,7 @@ import { type FileHandle, open } from "node:fs/promises";
 import { sha256InBackground } from "@torpor/native";
 import { TorporError, systemCode } from "@torpor/std";
 import { chunkBytes as usualChunkBytes } from "./chunk-buffers.ts";
+import { runLanes } from "./lanes.ts";
 import { readWhole } from "./whole-io.ts";
 
 /** Part of a manifest. */
@@ -90,7 +91,7 @@ function asMissing(path: string, cause: unknown): TorporError {
   return TorporError.from(cause, "storage.failed", path);
 }
 
-/** Each lane takes the next chunk when it is done with one, in a buffer of its own. */
+/** Each lane has a buffer of its own. */
 async function hashChunks(
   path: string,
   file: FileHandle,
@@ -100,19 +101,16 @@ async function hashChunks(
   const chunkCount = Math.ceil(bytes / chunkBytes);
   const chunkSha256 = new Array<string>(chunkCount).fill("");
   const zeros = new ZeroChunk(chunkBytes);
-  let nextChunk = 0;
-  const runLane = async (): Promise<void> => {
+  const laneCount = Math.min(chunksInFlightMax, chunkCount);
+  await runLanes(laneCount, chunkSha256.keys(), async (indices) => {
     const buffer = Buffer.allocUnsafeSlow(Math.min(chunkBytes, bytes));
-    while (nextChunk < chunkCount) {
-      const index = nextChunk++;
+    for (const index of indices) {
       const offsetBytes = index * chunkBytes;
       const chunk = buffer.subarray(0, bytes - offsetBytes);
       await readChunk(path, file, chunk, offsetBytes);
       chunkSha256[index] = zeros.sha256If(chunk) ?? (await sha256InBackground(chunk));
     }
-  };
-  const lanes = Math.min(chunksInFlightMax, chunkCount);
-  await Promise.all(Array.from({ length: lanes }, runLane));
+  });
   return { bytes, chunkBytes, chunkSha256 };
 }
 

@@ -8,7 +8,7 @@ import type { FileHandle } from "node:fs/promises";
 import { setImmediate as yieldToOthers } from "node:timers/promises";
 import type { MemoryRange } from "@torpor/std";
 import { chunkBytes, takeChunkBuffer } from "./chunk-buffers.ts";
-import type { MemoryLayerWriter } from "./memory-layer.ts";
+import type { MemoryLayerWriter } from "./memory-layer-writer.ts";
 import type { MemoryStack, ReadableMemory } from "./memory-stack.ts";
 import { pageBytes } from "./page-map.ts";
 

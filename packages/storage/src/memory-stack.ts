@@ -9,8 +9,10 @@ import { readSync } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
 import { type MemoryPiece, type MemoryRange, assert, joinRanges } from "@torpor/std";
 import { chunkBytes, takeChunkBuffer } from "./chunk-buffers.ts";
+import { runLanes } from "./lanes.ts";
 import { MemoryComparison } from "./memory-comparison.ts";
-import { MemoryLayer, type MemoryLayerDigest, MemoryLayerWriter } from "./memory-layer.ts";
+import { MemoryLayerWriter } from "./memory-layer-writer.ts";
+import { MemoryLayer, type MemoryLayerDigest } from "./memory-layer.ts";
 import { type PageRun, pageBytes, stateZero } from "./page-map.ts";
 
 const pagesPerChunk = chunkBytes / pageBytes;
@@ -150,24 +152,13 @@ export class MemoryStack implements AsyncDisposable {
   async applyTo(memory: WritableMemory): Promise<void> {
     await this.#stopVerifying();
     await memory.write(this.#zeroPieces());
-    const uses = this.#chunkUses().values();
-    let hasFailed = false;
-    const runLane = async (): Promise<void> => {
+    await runLanes(lanesMax, this.#chunkUses(), async (uses) => {
       using buffer = takeChunkBuffer();
-      // Lanes share the iterator: each takes the next chunk when it is done with one.
       for (const { layer, index, pieces } of uses) {
-        if (hasFailed) return;
         await layer.load(index, buffer.bytes);
         await memory.write(pieces.map((piece) => memoryPiece(piece, buffer.bytes)));
       }
-    };
-    const stopOthers = (cause: unknown): never => {
-      hasFailed = true;
-      throw cause;
-    };
-    const lanes = Array.from({ length: lanesMax }, () => runLane().catch(stopOthers));
-    await Promise.allSettled(lanes);
-    await Promise.all(lanes);
+    });
   }
 
   /** Makes one layer in `folder` with the meaning of all of these. @throws snapshot.corrupt */
