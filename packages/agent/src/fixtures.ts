@@ -49,6 +49,8 @@ export interface TameMachine extends Machine {
   /** What was asked of it, in order. */
   readonly calls: string[];
   offMs: number;
+  /** By how much it stands still before its clock is set, once each. */
+  readonly lateMs: number[];
   /** One of its methods, that throws. */
   failing: keyof Machine | undefined;
 }
@@ -141,12 +143,13 @@ function tameMachine(): TameMachine {
   const machine: TameMachine = {
     calls,
     offMs: 0,
+    lateMs: [],
     failing: undefined,
     renewGenerators: () => call("renewGenerators"),
     wallClockMs: () => Date.now() + machine.offMs,
-    setWallClock: () => {
+    setWallClock: (unixMs) => {
       call("setWallClock");
-      machine.offMs = 0;
+      machine.offMs = unixMs - Date.now() - (machine.lateMs.shift() ?? 0);
     },
     becomeMachine: ({ hostname }) => call("becomeMachine", ` ${hostname}`),
     renewSshHostKeys: async () => call("renewSshHostKeys"),

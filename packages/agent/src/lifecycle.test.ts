@@ -165,6 +165,16 @@ test("init steps a clock that is off, and leaves one that is nearly right", asyn
   assert.ok(agent.machine.calls.includes("setWallClock"));
 });
 
+test("a clock that was set late is set again", async () => {
+  await using agent = await startTestAgent();
+  agent.machine.offMs = -3_600_000;
+  agent.machine.lateMs.push(400, 200);
+  const { clockStepMs } = parseInitResponse(await (await agent.init({ generation: 1 })).json());
+  assert.equal(agent.machine.calls.filter((name) => name === "setWallClock").length, 3);
+  assert.ok(Math.abs(agent.machine.offMs) < 100, `left off by ${agent.machine.offMs}`);
+  assert.ok(Math.abs(clockStepMs - 3_600_000) < 5_000, `stepped by ${clockStepMs}`);
+});
+
 test("the time that a request is on its way does not put the clock back", async () => {
   await using agent = await startTestAgent();
   const { headers } = await fetch(`${agent.url}/health`);
