@@ -27,7 +27,12 @@ export {
   removeInotifyWatch,
 } from "./inotify.ts";
 export { sha256InBackground } from "./sha256.ts";
-export { type ProcessMemoryPiece, writeProcessMemory } from "./process-memory.ts";
+export {
+  type ProcessMemoryPiece,
+  type ProcessMemoryRange,
+  readProcessMemory,
+  writeProcessMemory,
+} from "./process-memory.ts";
 export { bindReadOnly } from "./mount.ts";
 export { type PrivateMount, inMountsOf, withMounts } from "./mount-namespace.ts";
 export { type Pipe, openPipe } from "./pipe.ts";
@@ -45,6 +50,7 @@ export {
   mapAnonymously,
   mapFile,
   mapFilePrivately,
+  mapTouched,
   readMemory,
   writeMemory,
 } from "./memory-mapping.ts";

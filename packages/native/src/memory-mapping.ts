@@ -4,7 +4,7 @@
  * An address is handed to system calls only. A mapped file that was cut short kills whoever reads
  * beyond its end; a system call that does fails with EFAULT instead.
  */
-import { check, libc } from "./libc.ts";
+import { check, lastErrno, libc, systemError } from "./libc.ts";
 
 const PROT_READ = 1;
 const PROT_WRITE = 2;
@@ -12,18 +12,24 @@ const MAP_SHARED = 1;
 const MAP_PRIVATE = 2;
 const MAP_ANONYMOUS = 0x20;
 const MAP_NORESERVE = 0x4000;
+const MAP_POPULATE = 0x8000;
 const MADV_DONTNEED = 4;
 
-const mmap = libc.func(
-  "long mmap(long address, size_t length, int protection, int flags, int fd, long offset)",
-) as (
+type MmapArguments = [
   address: number,
   length: number,
   protection: number,
   flags: number,
   fd: number,
   offset: number,
-) => number;
+];
+
+const mmap = libc.func(
+  "long mmap(long address, size_t length, int protection, int flags, int fd, long offset)",
+) as unknown as {
+  (...args: MmapArguments): number;
+  async(...args: [...MmapArguments, (error: Error | null, address: number) => void]): void;
+};
 const munmap = libc.func("int munmap(long address, size_t length)") as (
   address: number,
   length: number,
@@ -65,6 +71,23 @@ export function mapAnonymously(lengthBytes: number): MemoryMapping {
   return map(lengthBytes, PROT_READ | PROT_WRITE, flags, -1);
 }
 
+/**
+ * Memory that has been touched, in Node's thread pool: no page of it is left to be found. V8 does not
+ * count it, as it does a Buffer: each 64 MiB of those make it collect garbage, with a thread on every
+ * processor and at a time of its own choosing.
+ * @param lengthBytes At least 1. @throws system error ENOMEM
+ */
+export async function mapTouched(lengthBytes: number): Promise<MemoryMapping> {
+  const flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE;
+  const { promise, resolve, reject } = Promise.withResolvers<number>();
+  mmap.async(0, lengthBytes, PROT_READ | PROT_WRITE, flags, -1, 0, (error, address) => {
+    if (error !== null) reject(error);
+    else if (address === -1) reject(systemError(lastErrno(), "mmap"));
+    else resolve(address);
+  });
+  return mappingOf(await promise, lengthBytes);
+}
+
 /** Gives the pages back, as a balloon does; a page that is touched later is a new one. */
 export function discardMemory(address: number, lengthBytes: number): void {
   check(madvise(address, lengthBytes, MADV_DONTNEED), "madvise");
@@ -81,7 +104,10 @@ export function readMemory(address: number, into: Uint8Array): void {
 }
 
 function map(lengthBytes: number, protection: number, flags: number, fd: number): MemoryMapping {
-  const address = check(mmap(0, lengthBytes, protection, flags, fd, 0), "mmap");
+  return mappingOf(check(mmap(0, lengthBytes, protection, flags, fd, 0), "mmap"), lengthBytes);
+}
+
+function mappingOf(address: number, lengthBytes: number): MemoryMapping {
   let mapped = true;
   return {
     address,

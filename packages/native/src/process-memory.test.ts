@@ -2,7 +2,8 @@ import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
 import { test } from "node:test";
 import koffi from "koffi";
-import { writeProcessMemory } from "./process-memory.ts";
+import { mapTouched, readMemory } from "./memory-mapping.ts";
+import { readProcessMemory, writeProcessMemory } from "./process-memory.ts";
 
 const pieceBytes = 64;
 
@@ -20,6 +21,33 @@ test("more pieces than one call takes come to where they belong", async () => {
     const beside = target.subarray(at + pieceBytes, at + 2 * pieceBytes);
     assert.ok(beside.equals(Buffer.alloc(pieceBytes)), `what is beside piece ${index}`);
   }
+});
+
+test("ranges short and long are read one behind the other", async () => {
+  const source = randomBytes(10 * 1024 * 1024 + 1);
+  const start = Number(koffi.address(source));
+  const short = Array.from({ length: 3000 }, (_, index) => ({
+    address: start + index * 2 * pieceBytes,
+    lengthBytes: pieceBytes,
+  }));
+  const ranges = [...short, { address: start, lengthBytes: source.length }, ...short];
+  const wanted = Buffer.concat(
+    ranges.map(({ address, lengthBytes }) =>
+      source.subarray(address - start, address - start + lengthBytes),
+    ),
+  );
+  using room = await mapTouched(wanted.length);
+  await readProcessMemory(process.pid, ranges, room.address);
+  const read = Buffer.alloc(wanted.length);
+  readMemory(room.address, read);
+  assert.ok(read.equals(wanted));
+  const nowhere = [...ranges, { address: 4096, lengthBytes: pieceBytes }];
+  using more = await mapTouched(wanted.length + pieceBytes);
+  await assert.rejects(readProcessMemory(process.pid, nowhere, more.address), { code: "EFAULT" });
+});
+
+test("memory that cannot be had is an error", async () => {
+  await assert.rejects(mapTouched(2 ** 47), { code: "ENOMEM", syscall: "mmap" });
 });
 
 test("memory that is not there, and a process that is not there, are errors", async () => {

@@ -1,6 +1,6 @@
 /**
- * Writes into the memory of another process, many pieces with one system call (process_vm_writev(2)), in
- * Node's thread pool: what takes long is the page fault that each page costs.
+ * Reads and writes the memory of another process, many pieces with one system call
+ * (process_vm_readv(2), process_vm_writev(2)), in Node's thread pool.
  */
 import koffi from "koffi";
 import { check, libc } from "./libc.ts";
@@ -8,6 +8,8 @@ import { check, libc } from "./libc.ts";
 /** From linux/uio.h. */
 const vectorsMax = 1024;
 const vectorBytes = 16;
+/** Of one call that reads: several go on at once, so that all threads of the pool have some. */
+const readBytesMax = 4 * 1024 * 1024;
 
 export interface ProcessMemoryPiece {
   /** In the other process. */
@@ -15,7 +17,18 @@ export interface ProcessMemoryPiece {
   readonly bytes: Uint8Array;
 }
 
-type WriteArguments = [
+export interface ProcessMemoryRange {
+  /** In the other process. */
+  readonly address: number;
+  readonly lengthBytes: number;
+}
+
+/** A range of the other process and where it is in this one. */
+interface Vector extends ProcessMemoryRange {
+  readonly here: bigint;
+}
+
+type TransferArguments = [
   pid: number,
   local: Buffer,
   localCount: number,
@@ -24,12 +37,19 @@ type WriteArguments = [
   flags: number,
 ];
 
-const processVmWritev = libc.func(
-  "long process_vm_writev(int pid, void *local, ulong localCount, void *remote, ulong remoteCount, ulong flags)",
-) as unknown as {
-  (...args: WriteArguments): number;
-  async(...args: [...WriteArguments, (error: Error | null, result: number) => void]): void;
-};
+interface Transfer {
+  (...args: TransferArguments): number;
+  async(...args: [...TransferArguments, (error: Error | null, result: number) => void]): void;
+}
+
+const processVmReadv = declareTransfer("process_vm_readv");
+const processVmWritev = declareTransfer("process_vm_writev");
+
+function declareTransfer(name: string): Transfer {
+  return libc.func(
+    `long ${name}(int pid, void *local, ulong localCount, void *remote, ulong remoteCount, ulong flags)`,
+  ) as Transfer;
+}
 
 /**
  * @param pieces Their bytes stay as they are until it settles.
@@ -39,32 +59,80 @@ export async function writeProcessMemory(
   pid: number,
   pieces: readonly ProcessMemoryPiece[],
 ): Promise<void> {
-  for (let at = 0; at < pieces.length; at += vectorsMax) {
-    await writeTogether(pid, pieces.slice(at, at + vectorsMax));
+  const vectors = pieces.map(({ address, bytes }) => ({
+    address,
+    lengthBytes: bytes.length,
+    here: koffi.address(bytes),
+  }));
+  for (let at = 0; at < vectors.length; at += vectorsMax) {
+    await transfer("process_vm_writev", processVmWritev, pid, vectors.slice(at, at + vectorsMax));
   }
 }
 
-async function writeTogether(pid: number, pieces: readonly ProcessMemoryPiece[]): Promise<void> {
-  const count = pieces.length;
-  const wantedBytes = pieces.reduce((sum, { bytes }) => sum + bytes.length, 0);
+/**
+ * @param to Address in this process, where there is room for all ranges, one behind the other, until it
+ *   settles. The caller vouches for it.
+ * @throws system error: ESRCH without such a process, EFAULT when it has no memory there
+ */
+export async function readProcessMemory(
+  pid: number,
+  ranges: readonly ProcessMemoryRange[],
+  to: number,
+): Promise<void> {
+  const calls = [...inCalls(ranges, to)].map(async (vectors) => {
+    await transfer("process_vm_readv", processVmReadv, pid, vectors);
+  });
+  // None is left at work when the caller takes the room back.
+  await Promise.allSettled(calls);
+  await Promise.all(calls);
+}
+
+function* inCalls(ranges: readonly ProcessMemoryRange[], to: number): Generator<readonly Vector[]> {
+  let here = to;
+  let vectors: Vector[] = [];
+  let roomBytes = readBytesMax;
+  for (const { address, lengthBytes } of ranges) {
+    for (let done = 0; done < lengthBytes;) {
+      const taken = Math.min(lengthBytes - done, roomBytes);
+      vectors.push({ address: address + done, lengthBytes: taken, here: BigInt(here) });
+      done += taken;
+      here += taken;
+      roomBytes -= taken;
+      if (roomBytes > 0 && vectors.length < vectorsMax) continue;
+      yield vectors;
+      vectors = [];
+      roomBytes = readBytesMax;
+    }
+  }
+  if (vectors.length > 0) yield vectors;
+}
+
+async function transfer(
+  name: string,
+  call: Transfer,
+  pid: number,
+  vectors: readonly Vector[],
+): Promise<void> {
+  const count = vectors.length;
+  const wantedBytes = vectors.reduce((sum, { lengthBytes }) => sum + lengthBytes, 0);
   const local = Buffer.alloc(count * vectorBytes);
   const remote = Buffer.alloc(count * vectorBytes);
-  for (const [index, { address, bytes }] of pieces.entries()) {
-    writeVector(local, index, koffi.address(bytes), bytes.length);
-    writeVector(remote, index, BigInt(address), bytes.length);
+  for (const [index, { address, lengthBytes, here }] of vectors.entries()) {
+    writeVector(local, index, here, lengthBytes);
+    writeVector(remote, index, BigInt(address), lengthBytes);
   }
-  const args: WriteArguments = [pid, local, count, remote, count, 0];
+  const args: TransferArguments = [pid, local, count, remote, count, 0];
   const { promise, resolve, reject } = Promise.withResolvers<number>();
-  processVmWritev.async(...args, (error, result) => {
+  call.async(...args, (error, result) => {
     if (error === null) resolve(result);
     else reject(error);
   });
   if ((await promise) === wantedBytes) return;
-  // Why not is known only to the thread that asked. To write the same again changes nothing.
-  const writtenBytes = check(processVmWritev(...args), "process_vm_writev");
-  if (writtenBytes === wantedBytes) return;
-  const what = `process_vm_writev wrote ${writtenBytes} of ${wantedBytes} bytes`;
-  throw Object.assign(new Error(what), { code: "EFAULT", syscall: "process_vm_writev" });
+  // Why not is known only to the thread that asked. To move the same again changes nothing.
+  const movedBytes = check(call(...args), name);
+  if (movedBytes === wantedBytes) return;
+  const what = `${name} moved ${movedBytes} of ${wantedBytes} bytes`;
+  throw Object.assign(new Error(what), { code: "EFAULT", syscall: name });
 }
 
 function writeVector(vectors: Buffer, index: number, address: bigint, lengthBytes: number): void {

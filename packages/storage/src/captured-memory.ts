@@ -2,33 +2,44 @@
  * A copy of what a guest may have changed, taken while its vCPUs are held, so that they may go on
  * before the pages are compared and written.
  */
+import { type MemoryMapping, readMemory, writeMemory } from "@torpor/native";
 import { type MemoryRange, assert, totalBytes } from "@torpor/std";
+import { chunkBytes, takeChunkBuffer } from "./chunk-buffers.ts";
 import type { ReadableMemory } from "./memory-stack.ts";
 
 interface CapturedRange extends MemoryRange {
-  readonly content: Buffer;
+  /** Of its copy. */
+  readonly address: number;
 }
 
 export class CapturedMemory implements ReadableMemory {
   readonly sizeBytes: number;
   readonly #captured: readonly CapturedRange[];
 
+  private constructor(sizeBytes: number, captured: readonly CapturedRange[]) {
+    this.sizeBytes = sizeBytes;
+    this.#captured = captured;
+  }
+
   /**
    * Copies `ranges`, ascending, of `memory`.
-   * @param room Where to, if it is enough: memory that has been touched is filled twice as fast.
+   * @param room Where to, at least as long as they are together; stays for as long as this is read.
    */
-  constructor(memory: ReadableMemory, ranges: readonly MemoryRange[], room?: Buffer) {
-    this.sizeBytes = memory.sizeBytes;
-    const bytes = totalBytes(ranges);
-    const into = room !== undefined && room.length >= bytes ? room : Buffer.allocUnsafe(bytes);
-    let filledBytes = 0;
-    this.#captured = ranges.map((range) => {
-      const length = range.endBytes - range.startBytes;
-      const content = into.subarray(filledBytes, filledBytes + length);
-      filledBytes += length;
-      memory.read(range.startBytes, content);
-      return { ...range, content };
+  static async capture(
+    memory: ReadableMemory,
+    ranges: readonly MemoryRange[],
+    room: MemoryMapping,
+  ): Promise<CapturedMemory> {
+    assert(totalBytes(ranges) <= room.lengthBytes, "there is room for what is captured");
+    if (memory.readTo === undefined) readPieces(memory, ranges, room.address);
+    else await memory.readTo(ranges, room.address);
+    let address = room.address;
+    const captured = ranges.map((range) => {
+      const one = { ...range, address };
+      address += range.endBytes - range.startBytes;
+      return one;
     });
+    return new CapturedMemory(memory.sizeBytes, captured);
   }
 
   ownRanges(): readonly MemoryRange[] {
@@ -38,8 +49,8 @@ export class CapturedMemory implements ReadableMemory {
   read(offsetBytes: number, into: Uint8Array): void {
     const range = this.#find(offsetBytes);
     const start = offsetBytes - range.startBytes;
-    assert(start + into.length <= range.content.length, "what is read was captured");
-    into.set(range.content.subarray(start, start + into.length));
+    assert(offsetBytes + into.length <= range.endBytes, "what is read was captured");
+    readMemory(range.address + start, into);
   }
 
   #find(offsetBytes: number): CapturedRange {
@@ -55,4 +66,25 @@ export class CapturedMemory implements ReadableMemory {
     assert(found !== undefined && offsetBytes >= found.startBytes, "what is read was captured");
     return found;
   }
+}
+
+/** Short ranges are put together first: there are hundreds, and each call into memory has its price. */
+function readPieces(memory: ReadableMemory, ranges: readonly MemoryRange[], to: number): void {
+  using chunk = takeChunkBuffer();
+  let [address, filledBytes] = [to, 0];
+  const put = (): void => {
+    writeMemory(address, chunk.bytes.subarray(0, filledBytes));
+    address += filledBytes;
+    filledBytes = 0;
+  };
+  for (const { startBytes, endBytes } of ranges) {
+    for (let at = startBytes; at < endBytes;) {
+      const lengthBytes = Math.min(endBytes - at, chunkBytes - filledBytes);
+      memory.read(at, chunk.bytes.subarray(filledBytes, filledBytes + lengthBytes));
+      at += lengthBytes;
+      filledBytes += lengthBytes;
+      if (filledBytes === chunkBytes) put();
+    }
+  }
+  put();
 }

@@ -32,6 +32,8 @@ export interface ReadableMemory {
   /** Ranges that may differ from the image, ascending. */
   ownRanges(): readonly MemoryRange[];
   read(offsetBytes: number, into: Uint8Array): void;
+  /** Reads `ranges`, one behind the other, to an address, where that is faster than `read`. */
+  readTo?(ranges: readonly MemoryRange[], address: number): Promise<void>;
 }
 
 export interface WritableMemory {

@@ -10,21 +10,23 @@
  *                       opens it                                             undo: close it
  *   5. hold requests    new ones of clients wait until it goes on            undo: let them in
  *   6. close idle       idle connections to the guest
- *   7. prepare          hooks, no new work, user processes frozen            undo: cancel
- *   8. hold vCPUs       the instant of the snapshot                          undo: release
- *   9. add disk layer   what the guest wrote is sealed below it
- *  10. save device state
- *  11. capture memory   a copy of what may have changed
- *  12. release vCPUs
- *  13. thaw             user processes go on, with their connections; requests are let in
- *  14. save memory      of the copy, what differs from the layers below
- *  15. publish          everything flushed, then renamed into place: the point of no return
+ *   7. reach agent      over a new connection, which prepare finds ready: the freeze is shorter by that
+ *   8. prepare          hooks, no new work, user processes frozen            undo: cancel
+ *   9. hold vCPUs       the instant of the snapshot                          undo: release
+ *  10. add disk layer   what the guest wrote is sealed below it
+ *  11. save device state
+ *  12. capture memory   a copy of what may have changed
+ *  13. release vCPUs
+ *  14. thaw             user processes go on, with their connections; requests are let in
+ *  15. save memory      of the copy, what differs from the layers below
+ *  16. publish          everything flushed, then renamed into place: the point of no return
  *
- * The guest stands still from 8 to 12 and its user processes from 7 to 13; all that takes long is
+ * The guest stands still from 9 to 13 and its user processes from 8 to 14; all that takes long is
  * outside. A failure leaves the sandbox running. An extra disk layer that stays behind changes nothing:
  * empty, it reads as the one below it.
  */
-import { Deadline, type Step, assert, totalBytes } from "@torpor/std";
+import { type MemoryMapping, mapTouched, pageBytes } from "@torpor/native";
+import { Deadline, type Step, assert, flush, totalBytes } from "@torpor/std";
 import { CapturedMemory, createOverlay } from "@torpor/storage";
 import type { DiskLayer } from "@torpor/vmm";
 import {
@@ -53,7 +55,7 @@ export interface CheckpointContext extends SaveContext {
   /** Stores that the sandbox has the new layer, before the VM does. */
   readonly recordDiskLayer: () => Promise<void>;
   /** Memory for the copy, made while the guest still runs. */
-  room?: Buffer;
+  room?: MemoryMapping;
   captured?: CapturedMemory;
 }
 
@@ -64,6 +66,7 @@ export const checkpointSteps: readonly Step<CheckpointContext>[] = [
   { name: "make disk layer", budgetMs: 5_000, run: makeDiskLayer },
   { name: "hold requests", budgetMs: 1_000, run: holdRequests },
   { name: "close idle", budgetMs: 1_000, run: closeIdle },
+  { name: "reach agent", budgetMs: 30_000, run: reachAgent },
   { name: "prepare", budgetMs: 30_000, run: prepareGuest("checkpoint") },
   { name: "hold vCPUs", budgetMs: 5_000, run: holdVcpus },
   { name: "add disk layer", budgetMs: 30_000, run: addDiskLayer },
@@ -80,15 +83,28 @@ async function makeDiskLayer(
   deadline: Deadline,
   undo: AsyncDisposableStack,
 ): Promise<void> {
-  const { store, run, newDiskLayer, diskBytes, recordDiskLayer } = context;
+  const { store, run, diskLayers, newDiskLayer, diskBytes, recordDiskLayer } = context;
   await createOverlay(store.diskPath(newDiskLayer), diskBytes);
+  // The VMM flushes both while the guest stands still: little is left for it then.
+  const written = [...diskLayers.slice(-1), newDiskLayer];
+  await Promise.all(written.map((layerId) => flush(store.diskPath(layerId))));
   await recordDiskLayer();
   undo.defer(() =>
     run.vm.closeDiskLayer(layerOf(context), Deadline.after(undoBudgetMs, "closing a disk layer")),
   );
   await run.vm.openDiskLayer(layerOf(context), deadline);
-  // Zeros would come from the kernel when the copy is made, page by page; whatever is written is there.
-  context.room = Buffer.alloc(roomFor(context), 1);
+  await makeRoom(context, bytesExpected(context), undo);
+}
+
+async function makeRoom(
+  context: CheckpointContext,
+  lengthBytes: number,
+  undo: AsyncDisposableStack,
+): Promise<MemoryMapping> {
+  if (context.room !== undefined && context.room.lengthBytes >= lengthBytes) return context.room;
+  context.room?.[Symbol.dispose]();
+  context.room = undo.use(await mapTouched(Math.max(lengthBytes, pageBytes)));
+  return context.room;
 }
 
 function layerOf({ store, newDiskLayer }: CheckpointContext): DiskLayer {
@@ -96,9 +112,13 @@ function layerOf({ store, newDiskLayer }: CheckpointContext): DiskLayer {
 }
 
 /** A little more than the guest may have changed by now: it still runs. */
-function roomFor({ run }: CheckpointContext): number {
+function bytesExpected({ run }: CheckpointContext): number {
   const bytes = run.vm.memory.estimateOwnBytes();
   return Math.min(capturedBytesMax, bytes + bytes / 4);
+}
+
+async function reachAgent({ run }: CheckpointContext, deadline: Deadline): Promise<void> {
+  await run.link.waitUntilReady(deadline);
 }
 
 async function addDiskLayer(context: CheckpointContext, deadline: Deadline): Promise<void> {
@@ -106,13 +126,22 @@ async function addDiskLayer(context: CheckpointContext, deadline: Deadline): Pro
   await context.run.vm.addDiskLayer(layerOf(context), deadline);
 }
 
-async function captureMemory(context: CheckpointContext): Promise<void> {
+async function captureMemory(
+  context: CheckpointContext,
+  _deadline: Deadline,
+  undo: AsyncDisposableStack,
+): Promise<void> {
   if (context.savedWhole === true) return;
   const { below, run } = context;
   assert(below !== undefined, "the layers below are opened first");
   const ranges = below.rangesToCompare(run.vm.memory);
-  if (totalBytes(ranges) > capturedBytesMax) await saveMemory(context);
-  else context.captured = new CapturedMemory(run.vm.memory, ranges, context.room);
+  const lengthBytes = totalBytes(ranges);
+  if (lengthBytes > capturedBytesMax) {
+    await saveMemory(context);
+    return;
+  }
+  const room = await makeRoom(context, lengthBytes, undo);
+  context.captured = await CapturedMemory.capture(run.vm.memory, ranges, room);
 }
 
 async function releaseVcpus({ run }: CheckpointContext, deadline: Deadline): Promise<void> {
@@ -127,4 +156,5 @@ async function thaw({ run }: CheckpointContext, deadline: Deadline): Promise<voi
 async function saveCaptured(context: CheckpointContext): Promise<void> {
   if (context.memory !== undefined) return; // written already, while the guest waited
   await writeMemory(context, context.captured ?? context.run.vm.memory);
+  context.room?.[Symbol.dispose]();
 }

@@ -2,11 +2,17 @@
  * The guest's memory, seen through the QEMU process that maps it.
  *
  * A restored VM maps the memory image privately, so the pages it wrote are exactly the ones that are
- * the process's own. They are read through /proc/PID/mem at the address of that mapping, and written
- * there many at a time.
+ * the process's own. They are read through /proc/PID/mem at the address of that mapping, or many at a
+ * time, and written there many at a time.
  */
 import { closeSync, openSync, readFileSync, realpathSync, readSync } from "node:fs";
-import { type AddressRange, mappedPages, ownPages, writeProcessMemory } from "@torpor/native";
+import {
+  type AddressRange,
+  mappedPages,
+  ownPages,
+  readProcessMemory,
+  writeProcessMemory,
+} from "@torpor/native";
 import {
   type MemoryPiece,
   type MemoryRange,
@@ -61,9 +67,19 @@ export class ProcessMemory implements GuestMemory, Disposable {
     assertWhole(readSync(fd, into, 0, into.length, start + offsetBytes), into.length);
   }
 
+  async readTo(ranges: readonly MemoryRange[], address: number): Promise<void> {
+    const { start } = this.#open();
+    this.#expectAlive();
+    const placed = ranges.map(({ startBytes, endBytes }) => ({
+      address: start + startBytes,
+      lengthBytes: endBytes - startBytes,
+    }));
+    await readProcessMemory(this.#process.pid, placed, address);
+  }
+
   async write(pieces: readonly MemoryPiece[]): Promise<void> {
     const { start } = this.#open();
-    if (!isAlive(this.#process)) throw new TorporError("vmm.exited", "QEMU has ended");
+    this.#expectAlive();
     const placed = pieces.map(({ offsetBytes, bytes }) => ({
       address: start + offsetBytes,
       bytes,
@@ -75,6 +91,11 @@ export class ProcessMemory implements GuestMemory, Disposable {
     if (this.#mapped === undefined) return;
     closeSync(this.#mapped.fd);
     this.#mapped = undefined;
+  }
+
+  /** What goes by its id alone must not come to another process. */
+  #expectAlive(): void {
+    if (!isAlive(this.#process)) throw new TorporError("vmm.exited", "QEMU has ended");
   }
 
   #open(): { readonly fd: number; readonly start: number } {
