@@ -36,7 +36,7 @@ const chosen = wanted.filter((vmm) => vmm !== "firecracker" || hasFirecracker);
 
 const stop = new AbortController();
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
-  process.once(signal, () => stop.abort(new TorporError("canceled", `${signal} came`)));
+  process.on(signal, () => stop.abort(new TorporError("canceled", `${signal} came`)));
 }
 const reader = new ConsoleReader();
 let problem: TorporError | undefined;
