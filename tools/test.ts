@@ -17,6 +17,7 @@ import { availableParallelism } from "node:os";
 import { join, relative } from "node:path";
 import { run } from "node:test";
 import { spec } from "node:test/reporters";
+import { inspect } from "node:util";
 import { TerminalProgress, setUp } from "@torpor/setup";
 import { TorporError, budgetFactor } from "@torpor/std";
 import { defaultCacheFolder } from "@torpor/storage";
@@ -96,6 +97,8 @@ async function runFiles(files: readonly string[], concurrency: number): Promise<
     if (isSumOfOthers(event.details.error)) return;
     if (event.todo === undefined) counts.failed += 1;
     else counts.skipped += 1;
+    // The reporter tells why when all is over, which may be an hour away.
+    process.stdout.write(`${event.name}: ${inspect(event.details.error.cause)}\n`);
   });
   for await (const line of events.compose(new spec()) as AsyncIterable<unknown>) {
     process.stdout.write(String(line));
