@@ -9,8 +9,8 @@
  *     npm test -- e2b              the published E2B clients against a daemon with real VMs
  *     npm test -- packages/std     files whose path starts so
  *
- * Unit tests run two files at a time; tests on VMs one by one, because two emulated guests on two
- * cores starve each other.
+ * Two files run at a time. A test on VMs has one guest that computes as a rule, and an emulated guest takes
+ * one processor: so two of them leave each other alone where there are two processors.
  */
 import { glob } from "node:fs/promises";
 import { availableParallelism } from "node:os";
@@ -24,6 +24,7 @@ import { defaultCacheFolder } from "@torpor/storage";
 import { safetyMatrix } from "../test/vm/safety-matrix.ts";
 
 const root = join(import.meta.dirname, "..");
+const filesAtOnce = 2;
 /** A hung test file is ended, and fails, after this. */
 const fileBudgetMs = 15 * 60_000 * budgetFactor;
 const safetyFiles = safetyMatrix.map(({ file }) => join(root, "test/vm", file));
@@ -50,8 +51,8 @@ const unit = selected(unitFiles, "unit");
 const long = selection.length === 0 ? [] : selected(longFiles, "long");
 const onVms = [...selected(vmFiles, "vm"), ...selected(e2bFiles, "e2b"), ...long];
 const runOnVms = onVms.length > 0 && (await isSetUp());
-if (unit.length > 0) await runFiles(unit, Math.min(2, availableParallelism()));
-if (runOnVms) await runFiles(onVms, 1);
+if (unit.length > 0) await runFiles(unit);
+if (runOnVms) await runFiles(onVms);
 
 if (counts.skipped > 0) process.stdout.write(`\n${counts.skipped} skipped`);
 process.stdout.write(`\n${counts.passed} passed, ${counts.failed} failed\n`);
@@ -86,7 +87,8 @@ async function isSetUp(): Promise<boolean> {
   }
 }
 
-async function runFiles(files: readonly string[], concurrency: number): Promise<void> {
+async function runFiles(files: readonly string[]): Promise<void> {
+  const concurrency = Math.min(filesAtOnce, availableParallelism());
   const events = run({ files: [...files], concurrency, timeout: fileBudgetMs });
   events.on("test:pass", (event) => {
     if (event.details.type === "suite" || isFile(event)) return;
