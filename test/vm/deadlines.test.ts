@@ -34,6 +34,8 @@ test("deadlines", async (t) => {
     const sandbox = await daemon.create("base", { timeout: 1 });
     await whenGone(daemon, sandbox.id);
     assert.deepEqual(await daemon.state.vms(), []);
+    // What it stood upon is collected in the background.
+    await daemon.idle();
     assert.deepEqual(await daemon.state.layers(), []);
   });
 
