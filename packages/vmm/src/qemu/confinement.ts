@@ -30,6 +30,7 @@ import { TorporError } from "@torpor/std";
 import type { VmHandle, VmSpec } from "../driver.ts";
 import { type ClaimedUserId, type UserIdRange, claimUserId } from "../user-ids.ts";
 import { type CgroupSupport, confineInCgroup, removeCgroup } from "../cgroup.ts";
+import { kvmGroup } from "./kvm-group.ts";
 import type { QemuProgram } from "./program.ts";
 
 const bytesPerMiB = 1024 * 1024;
@@ -72,6 +73,7 @@ export function confine(
   using undo = new DisposableStack();
   const claimed: ClaimedUserId = undo.use(claimUserId(userIds));
   const { userId, lockFd } = claimed;
+  const groupId = needsKvm ? kvmGroup(statSync(kvmDevice), userId) : userId;
   const root = join(spec.runFolder, rootFolder);
   mkdirSync(root, { recursive: true, mode: 0o755 });
   const entries = viewOf(spec, program, needsKvm);
@@ -86,7 +88,7 @@ export function confine(
   return {
     userId,
     lockFd,
-    groupId: needsKvm ? statSync(kvmDevice).gid : userId,
+    groupId,
     start: (work) => withView(root, entries, work),
     limit: (pid) => {
       writeFileSync(`/proc/${pid}/oom_score_adj`, outOfMemoryScore);
