@@ -53,9 +53,6 @@ export TORPOR_CACHE=${cacheFolder} TORPOR_BUDGET_FACTOR=${budgetFactor}
 export FIRECRACKER_BIN=${workFolder}/bin/firecracker JAILER_BIN=${workFolder}/bin/jailer
 [ -e "$FIRECRACKER_BIN" ] || unset FIRECRACKER_BIN JAILER_BIN
 export NODE_COMPILE_CACHE=${cacheFolder}/compile TORPOR_STRIPPED=${workFolder}/${strippedFolder}
-# As Debian's udev has it, which does not run here.
-chgrp 106 /dev/kvm
-chmod 660 /dev/kvm
 mkdir -p ${cacheFolder}
 mount -o noatime /dev/vdc ${cacheFolder}
 for layer in ${workFolder}/${layersFolder}/*; do

@@ -8,7 +8,16 @@
  *
  * INVARIANT: `withView` is synchronous. An `await` inside it would leak the view into other work.
  */
-import { closeSync, fchmodSync, mkdirSync, openSync, statSync, writeFileSync } from "node:fs";
+import {
+  type Stats,
+  chownSync,
+  closeSync,
+  fchmodSync,
+  mkdirSync,
+  openSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { dirname, join } from "node:path";
 import { check, libc } from "./libc.ts";
 import { inMountsOf, inOwnMounts } from "./mount-namespace.ts";
@@ -20,6 +29,11 @@ const MNT_DETACH = 2;
 const rootOptions = "size=1m,mode=755";
 
 const chdir = libc.func("int chdir(const char *path)") as (path: string) => number;
+const mknod = libc.func("int mknod(const char *path, unsigned int mode, unsigned long device)") as (
+  path: string,
+  mode: number,
+  device: number,
+) => number;
 const syscall = libc.func("long syscall(long number, const char *one, const char *other)") as (
   number: number,
   one: string,
@@ -31,8 +45,11 @@ export interface ViewEntry {
   readonly path: string;
   readonly writable?: boolean;
   readonly executable?: boolean;
-  /** For devices, which cannot be used otherwise. */
-  readonly device?: boolean;
+  /**
+   * Of a device: it comes as a node of its own, which this user alone may open, whoever may open the
+   * host's. Other devices cannot be used.
+   */
+  readonly deviceOwner?: number;
 }
 
 /**
@@ -65,23 +82,32 @@ function build(root: string, entries: readonly ViewEntry[]): void {
   check(chdir("/"), "chdir");
 }
 
-function show(root: string, { path, writable, executable, device }: ViewEntry): void {
+function show(root: string, { path, writable, executable, deviceOwner }: ViewEntry): void {
   const target = join(root, path);
-  if (statSync(path).isDirectory()) {
-    makeFolder(target);
-  } else {
-    makeFolder(dirname(target));
-    writeFileSync(target, "");
-  }
   const { noSetUid, noDevices, noExecute, readOnly } = mountFlag;
+  const stat = statSync(path);
+  makeFolder(stat.isDirectory() ? target : dirname(target));
+  if (deviceOwner !== undefined) {
+    makeDevice(target, stat, deviceOwner);
+    bind(target, target, noSetUid | noExecute);
+    return;
+  }
+  if (!stat.isDirectory()) writeFileSync(target, "");
   bind(
     path,
     target,
     noSetUid |
-      (device === true ? 0 : noDevices) |
+      noDevices |
       (executable === true ? 0 : noExecute) |
       (writable === true ? 0 : readOnly),
   );
+}
+
+const fileTypeBits = 0o170000;
+
+function makeDevice(path: string, { mode, rdev }: Stats, owner: number): void {
+  check(mknod(path, (mode & fileTypeBits) | 0o600, rdev), "mknod");
+  chownSync(path, owner, owner);
 }
 
 /** Whoever looks may pass, whatever the umask. */

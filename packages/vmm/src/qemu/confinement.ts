@@ -20,7 +20,6 @@ import {
   mkdirSync,
   readdirSync,
   renameSync,
-  statSync,
   unlinkSync,
   writeFileSync,
 } from "node:fs";
@@ -30,7 +29,6 @@ import { TorporError } from "@torpor/std";
 import type { VmHandle, VmSpec } from "../driver.ts";
 import { type ClaimedUserId, type UserIdRange, claimUserId } from "../user-ids.ts";
 import { type CgroupSupport, confineInCgroup, removeCgroup } from "../cgroup.ts";
-import { kvmGroup } from "./kvm-group.ts";
 import type { QemuProgram } from "./program.ts";
 
 const bytesPerMiB = 1024 * 1024;
@@ -56,8 +54,6 @@ export interface ConfinementOptions {
 export interface Confinement extends Disposable {
   readonly userId: number;
   readonly lockFd: number;
-  /** Its own, or the one that may open the host's KVM device. */
-  readonly groupId: number;
   /** Runs a synchronous function that starts the process. */
   start<T>(work: () => T): T;
   /** The path of its control group, or undefined without one. */
@@ -73,10 +69,10 @@ export function confine(
   using undo = new DisposableStack();
   const claimed: ClaimedUserId = undo.use(claimUserId(userIds));
   const { userId, lockFd } = claimed;
-  const groupId = needsKvm ? kvmGroup(statSync(kvmDevice), userId) : userId;
   const root = join(spec.runFolder, rootFolder);
   mkdirSync(root, { recursive: true, mode: 0o755 });
-  const entries = viewOf(spec, program, needsKvm);
+  const device = needsKvm ? [{ path: kvmDevice, deviceOwner: userId }] : [];
+  const entries = [...viewOf(spec, program), ...device];
   for (const { path, isOurs } of program.folders) if (isOurs) letRead(path);
   for (const path of readOnlyFiles(spec)) letRead(path);
   for (const path of writableFiles(spec)) chownSync(path, userId, userId);
@@ -88,7 +84,6 @@ export function confine(
   return {
     userId,
     lockFd,
-    groupId,
     start: (work) => withView(root, entries, work),
     limit: (pid) => {
       writeFileSync(`/proc/${pid}/oom_score_adj`, outOfMemoryScore);
@@ -162,12 +157,11 @@ function isSameFile(one: string, other: string): boolean {
   return a !== undefined && a.ino === b?.ino && a.dev === b.dev;
 }
 
-function viewOf(spec: VmSpec, program: QemuProgram, needsKvm: boolean): readonly ViewEntry[] {
+function viewOf(spec: VmSpec, program: QemuProgram): readonly ViewEntry[] {
   return [
     ...program.folders.map(({ path }) => ({ path, executable: true })),
     ...readOnlyFiles(spec).map((path) => ({ path })),
     ...writableFiles(spec).map((path) => ({ path, writable: true })),
-    ...(needsKvm ? [{ path: kvmDevice, device: true, writable: true }] : []),
   ];
 }
 

@@ -84,7 +84,7 @@ function spawnQemu(
         ? { env: { ...process.env, ...env } }
         : {
             uid: confinement.userId,
-            gid: confinement.groupId,
+            gid: confinement.userId,
             // What the daemon's holds is none of its business.
             env: { PATH: systemPath, ...env },
           }),
