@@ -8,6 +8,9 @@ import { testConformance } from "@torpor/testing";
 import { QemuDriver, copiedQemu, defaultUserIds, installedQemu, openCgroups } from "@torpor/vmm";
 import { makeGuestRig } from "./conformance-rig.ts";
 
+/** KVM writes the time anew where the guest once asked it for the time of its boot, on a page of its own. */
+const pagesRenewedMax = { kvm: 1, tcg: 0 } as const;
+
 test("QEMU is driven as every VMM", async (t) => {
   const template = await new TemplateStore(templatesFolder(defaultCacheFolder())).open("base");
   const { vmmCopy, identity } = template.manifest;
@@ -22,5 +25,6 @@ test("QEMU is driven as every VMM", async (t) => {
       process.getuid?.() === 0 ? { userIds: defaultUserIds, cgroups: openCgroups() } : undefined,
   });
   await using folder = await mkdtempDisposable(join(tmpdir(), "torpor-conformance-"));
-  await testConformance(t, makeGuestRig(driver, template, folder.path, 0));
+  const renewedMax = pagesRenewedMax[identity.accelerator];
+  await testConformance(t, makeGuestRig(driver, template, folder.path, renewedMax));
 });
