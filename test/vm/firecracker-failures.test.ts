@@ -153,7 +153,11 @@ suite("Firecracker's failures", { skip: fakeFirecrackerSkip }, () => {
       await vm.releaseVcpus(deadline());
       process.kill(pager.pid, "SIGKILL");
       const { reason } = await deadline().race(vm.exited);
-      assert.match(reason ?? "", /^its pager failed: the VM's pager was killed; see .*pager\.log$/);
+      assert.equal(reason?.code, "vmm.exited");
+      assert.match(
+        reason.rawMessage,
+        /^its pager failed: the VM's pager was killed; see .*pager\.log$/,
+      );
       await assert.rejects(vm.holdVcpus(deadline()), { code: "vmm.exited" });
     });
   });
@@ -164,7 +168,11 @@ suite("Firecracker's failures", { skip: fakeFirecrackerSkip }, () => {
       await truncate(rig.imagePath, 0);
       await vm.releaseVcpus(deadline());
       const { reason } = await deadline().race(vm.exited);
-      assert.match(reason ?? "", /^its pager failed: page \d+ of memory cannot be read any more$/);
+      assert.equal(reason?.code, "snapshot.corrupt");
+      assert.match(
+        reason.rawMessage,
+        /^its pager failed: page \d+ of memory cannot be read any more$/,
+      );
     });
   });
 

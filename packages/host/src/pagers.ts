@@ -16,7 +16,7 @@ import {
   type SavedMemoryFiles,
   ServedMemory,
 } from "@torpor/pager";
-import { type Deadline, ignoreFailure } from "@torpor/std";
+import { type Deadline, TorporError, ignoreFailure } from "@torpor/std";
 import type { Pager, StartPager } from "@torpor/vmm";
 import type { WakeRecords } from "./working-sets.ts";
 
@@ -114,7 +114,7 @@ export class Pagers {
       memory,
       ended: pager.ended.then(async (end) => {
         await forget();
-        return end.kind === "failed" ? `its pager failed: ${end.error.rawMessage}` : undefined;
+        return end.kind === "failed" ? reasonOf(end.error) : undefined;
       }),
       end: async (deadline) => {
         await pager.end(deadline);
@@ -125,6 +125,12 @@ export class Pagers {
       },
     };
   }
+}
+
+/** Damage is told as such; whatever else befell the pager, its VM has ended of it. */
+function reasonOf(cause: TorporError): TorporError {
+  const code = cause.code === "snapshot.corrupt" ? cause.code : "vmm.exited";
+  return new TorporError(code, `its pager failed: ${cause.rawMessage}`, { cause });
 }
 
 function workingSetFiles({

@@ -21,7 +21,7 @@
  * again from another process. A handle names one process for certain (pid, start time, boot id), so
  * a stale one is refused rather than a stranger signalled.
  */
-import type { Deadline, MemoryPiece, MemoryRange } from "@torpor/std";
+import type { Deadline, MemoryPiece, MemoryRange, TorporError } from "@torpor/std";
 import type { StartPager } from "./firecracker/pager.ts";
 
 export type Accelerator = "kvm" | "tcg";
@@ -135,7 +135,7 @@ export interface VmProcess extends ProcessName {
 
 export interface VmExit {
   /** Why it was ended, if it was, and nobody asked for that. */
-  readonly reason?: string;
+  readonly reason?: TorporError;
   /** The last lines of the guest's console, for the report. */
   readonly consoleTail: string;
   /** The last lines the VMM itself printed. */

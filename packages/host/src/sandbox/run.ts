@@ -41,7 +41,7 @@ export async function letGo(turn: Turn): Promise<void> {
 async function onExit(turn: Turn, run: SandboxRun, exit: VmExit): Promise<void> {
   if (turn.run !== run || turn.record.state.kind === "removing") return; // ended by us
   const lastLines = [...linesOf(exit.consoleTail), ...linesOf(exit.vmmTail)].slice(-lastLinesMax);
-  const reason = exit.reason === undefined ? undefined : `the VM was ended: ${exit.reason}`;
+  const reason = exit.reason && `the VM was ended: ${exit.reason.rawMessage}`;
   turn.log.error(reason ?? "the VM ended by itself", { ...exit });
   turn.run = undefined;
   await endRunAnyway(turn, run);

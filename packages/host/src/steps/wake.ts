@@ -66,6 +66,7 @@ import { readImageAhead } from "../read-ahead.ts";
 import { applyNetwork } from "../network-rules.ts";
 import type { Pagers } from "../pagers.ts";
 import type { WakeRecords } from "../working-sets.ts";
+import { whileVmLives } from "./ended-vm.ts";
 import type { SandboxRun } from "./run.ts";
 
 /** LIMIT: a new layer and its metadata; what the guest writes later is its own affair. */
@@ -125,12 +126,12 @@ export const wakeSteps: readonly Step<WakeContext>[] = [
   { name: "disk layer", budgetMs: 5_000, run: addDiskLayer },
   { name: "start VMM", budgetMs: 15_000, run: startVmm },
   { name: "load memory", budgetMs: 60_000, run: loadMemory },
-  { name: "load device state", budgetMs: 60_000, run: loadDeviceState },
+  { name: "load device state", budgetMs: 60_000, run: whileVmLives(loadDeviceState) },
   { name: "verify disk", budgetMs: 300_000, run: verifyDisk },
   policyStep,
   { name: "release vCPUs", budgetMs: 5_000, run: releaseVcpus },
-  { name: "wait until ready", budgetMs: 30_000, run: waitUntilReady },
-  { name: "init", budgetMs: 40_000, run: initGuest },
+  { name: "wait until ready", budgetMs: 30_000, run: whileVmLives(waitUntilReady) },
+  { name: "init", budgetMs: 40_000, run: whileVmLives(initGuest) },
 ];
 
 /** A spare's network stays closed: nobody's policy is known yet. */
@@ -140,7 +141,7 @@ const initStep = wakeSteps.slice(-1);
 /** As far as a sandbox can go without knowing whose it will be. */
 export const spareSteps: readonly Step<WakeContext>[] = [
   ...beforeInit,
-  { name: "warm up", budgetMs: 30_000, run: warmUp },
+  { name: "warm up", budgetMs: 30_000, run: whileVmLives(warmUp) },
   { name: "hold vCPUs", budgetMs: 5_000, run: holdVcpus },
 ];
 
@@ -377,25 +378,14 @@ async function waitUntilReady(
   deadline: Deadline,
   undo: AsyncDisposableStack,
 ): Promise<void> {
-  const { network, snapshot, template, vm } = context;
-  assert(
-    network !== undefined && vm !== undefined,
-    "network and VM are there before it is dialled",
-  );
+  const { network, snapshot, template } = context;
+  assert(network !== undefined, "the network is there before it is dialled");
   // The key that the guest in the saved memory knows.
   const { hostKey } = snapshot ?? template.manifest;
   context.link?.[Symbol.dispose](); // of a run of this step whose answer was lost
   const link = undo.use(new GuestLink({ dial: (port) => network.dial(port), hostKey }));
   context.link = link;
-  await Promise.race([link.waitUntilReady(deadline), failWhenEnded(vm)]);
-}
-
-/** A VM that is gone never answers: nobody shall wait for it until the deadline. */
-async function failWhenEnded(vm: Vm): Promise<never> {
-  const { reason, consoleTail, vmmTail } = await vm.exited;
-  const lastLine = `${consoleTail}\n${vmmTail}`.trim().split("\n").at(-1) ?? "";
-  const why = reason ?? lastLine;
-  throw new TorporError("vmm.exited", `the VM ended before its guest was ready: ${why}`);
+  await link.waitUntilReady(deadline);
 }
 
 async function initGuest(context: WakeContext, deadline: Deadline): Promise<void> {

@@ -4,7 +4,7 @@
  *
  * It is known in the process list by its name, and by the run's folder as its last argument.
  */
-import type { Deadline, MemoryRange } from "@torpor/std";
+import type { Deadline, MemoryRange, TorporError } from "@torpor/std";
 
 /** The first word of its command line. */
 export const pagerProcessName = "torpor-pager";
@@ -32,7 +32,7 @@ export interface Pager {
    * Settles when it serves no more: with the reason, or undefined when that is the end of its VM. One
    * that went on would hang. Never rejects; never settles after `release`.
    */
-  readonly ended: Promise<string | undefined>;
+  readonly ended: Promise<TorporError | undefined>;
   /** Safe to repeat; after the VM has ended, or if none has come. */
   end(deadline: Deadline): Promise<void>;
   /** Lets go of the process, which runs on. */

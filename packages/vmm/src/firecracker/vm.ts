@@ -59,7 +59,7 @@ export class FirecrackerVm implements Vm {
   readonly #parts: VmParts;
   readonly #pagerProcess: ProcessName | undefined;
   #isReleased = false;
-  #endReason: string | undefined;
+  #endReason: TorporError | undefined;
 
   constructor(parts: VmParts) {
     this.#parts = parts;
@@ -67,7 +67,11 @@ export class FirecrackerVm implements Vm {
     this.version = parts.version;
     this.memory = parts.memory;
     this.exited = this.#untilExit();
-    void this.#endWithout(parts.disk.closed.then(() => "the process of its disk has ended"));
+    void this.#endWithout(
+      parts.disk.closed.then(
+        () => new TorporError("vmm.exited", "the process of its disk has ended"),
+      ),
+    );
     const { pager } = parts;
     if (pager === undefined) return;
     this.#pagerProcess = nameProcess(pager.pid);
@@ -204,7 +208,7 @@ export class FirecrackerVm implements Vm {
   }
 
   /** A pager that cannot go on ends the VM first, and then has its last words. */
-  async #whyEnded(): Promise<string | undefined> {
+  async #whyEnded(): Promise<TorporError | undefined> {
     const { pager } = this.#parts;
     if (pager === undefined || this.#endReason !== undefined) return this.#endReason;
     const deadline = Deadline.after(reasonBudgetMs, "asking why the VM was ended");
@@ -219,7 +223,7 @@ export class FirecrackerVm implements Vm {
   }
 
   /** A guest whose disk or memory nobody serves would stand still for ever. */
-  async #endWithout(ended: Promise<string | undefined>): Promise<void> {
+  async #endWithout(ended: Promise<TorporError | undefined>): Promise<void> {
     const reason = await ended;
     // What ends after the VM is not why it ended.
     if (this.#isReleased || !isAlive(this.handle)) return;
