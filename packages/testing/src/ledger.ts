@@ -40,6 +40,13 @@ def change():
         for page in pages(16):
             file.seek(page * 4096)
             file.write(bytes(4096))
+def fill():
+    for at in range(0, size, 4096):
+        memory[at:at + 4096] = os.urandom(4096)
+def blank():
+    for at in range(0, size, 4096):
+        memory[at:at + 4096] = bytes(4096)
+verbs = {"digest": digest, "change": change, "fill": fill, "blank": blank}
 server = socket.create_server(("0.0.0.0", ${port}))
 print("ready", flush=True)
 while True:
@@ -47,7 +54,7 @@ while True:
     with client:
         try:
             verb = client.recv(65536).split(b" ")[1].decode()[1:]
-            body = str({"digest": digest, "change": change}[verb]())
+            body = str(verbs[verb]())
             client.sendall(
                 ("HTTP/1.1 200 OK\\r\\nConnection: close\\r\\nContent-Length: %d\\r\\n\\r\\n%s"
                  % (len(body), body)).encode())
@@ -71,9 +78,9 @@ export class Ledger {
     return new Ledger(await tell(sandbox, "digest"));
   }
 
-  /** Changes memory and file. */
-  async change(sandbox: TestSandbox): Promise<void> {
-    await tell(sandbox, "change");
+  /** Changes memory and file; `fill` leaves no page of its memory without random bytes, `blank` zeros only. */
+  async change(sandbox: TestSandbox, verb: "change" | "fill" | "blank" = "change"): Promise<void> {
+    await tell(sandbox, verb);
     const digest = await tell(sandbox, "digest");
     assert.notEqual(digest, this.#digest);
     this.#digest = digest;
