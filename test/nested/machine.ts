@@ -33,7 +33,7 @@ const lockBudgetMs = 90 * 60_000;
 /** ORDER: each is loaded after those it needs. What a machine that runs sandboxes loads on demand. */
 const modules: readonly string[] = [
   ...kernelModules,
-  ...["irqbypass", "kvm", "kvm_amd", "tun", "fuse"],
+  ...["irqbypass", "kvm", "kvm_amd", "tun", "fuse", "loop"],
 ];
 
 /** Has the newest QEMU for this release, which set-up takes too. */
