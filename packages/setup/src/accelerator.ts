@@ -85,8 +85,8 @@ async function probe({ base, program, progress }: AcceleratorOptions): Promise<A
       await bootUnderKvm(base, program);
       return { accelerator: "kvm", reason: "a guest booted under KVM" };
     } catch (cause) {
-      const { rawMessage } = TorporError.from(cause, "vmm.failed");
-      const reason = `/dev/kvm is there, but a guest did not boot under it: ${rawMessage}`;
+      const [why] = TorporError.from(cause, "vmm.failed").rawMessage.split("\n", 1);
+      const reason = `/dev/kvm is there, but a guest did not boot under it: ${why}`;
       return { accelerator: "tcg", reason };
     }
   });
