@@ -33,6 +33,7 @@ import {
   startTestDaemon,
 } from "@torpor/testing";
 import { copiedQemu, installedQemu, qemuVersion } from "@torpor/vmm";
+import { underQemu } from "./qemu-only.ts";
 
 const isRoot = process.getuid?.() === 0;
 const programName = "qemu-system-x86_64";
@@ -136,7 +137,9 @@ async function sleepAndWake(sandbox: TestSandbox, witness: Witness): Promise<voi
   await witness.confirm(sandbox);
 }
 
-test("an upgrade of QEMU kills no sandbox", async (t) => {
+const skip = underQemu;
+
+test("an upgrade of QEMU kills no sandbox", { skip }, async (t) => {
   await using cache = await ownCache();
   await using newer = await newerQemu();
   await using daemon = await startTestDaemon({ cacheFolder: cache.path });
@@ -199,7 +202,7 @@ test("an upgrade of QEMU kills no sandbox", async (t) => {
 
 test(
   "a copy of QEMU needs nothing of the system",
-  { skip: isRoot ? false : "needs root to change the root folder" },
+  { skip: isRoot ? underQemu : "needs root to change the root folder" },
   async () => {
     await using cache = await ownCache();
     // Seen from inside, the copy is all there is.
@@ -218,7 +221,7 @@ test(
   },
 );
 
-test("a damaged copy of QEMU is refused by name, and set-up mends it", async () => {
+test("a damaged copy of QEMU is refused by name, and set-up mends it", { skip }, async () => {
   await using cache = await ownCache();
   await using daemon = await startTestDaemon({ cacheFolder: cache.path });
   const sandbox = await daemon.create();
