@@ -17,7 +17,7 @@ import { Sandbox } from "e2b";
 import { endpointRows } from "./compatibility-endpoints.ts";
 import { sdks } from "../test/e2b/published-clients.ts";
 import type { VmmName } from "../test/nested/plan.ts";
-import { type AllResults, readResults } from "../test/nested/results.ts";
+import { type AllResults, type KeptResults, readResults } from "../test/nested/results.ts";
 import { safetyMatrix } from "../test/vm/safety-matrix.ts";
 
 const root = join(import.meta.dirname, "..");
@@ -159,8 +159,8 @@ const driverTests = {
 function vmmText(behaviours: readonly string[], results: AllResults): readonly string[] {
   const nested = (vmm: VmmName, title: string): string => results[vmm]?.tests[title] ?? "not run";
   const heads = [
-    `QEMU with KVM (${results.qemu?.version ?? "none yet"})`,
-    `Firecracker, the real one (${results.firecracker?.version ?? "none yet"})`,
+    `QEMU with KVM (${versionNumber(results.qemu)})`,
+    `Firecracker, the real one (${versionNumber(results.firecracker)})`,
   ];
   return [
     `What [every driver](${conformance}) of a VMM must do. QEMU is run on real VMs, with emulation where ` +
@@ -185,6 +185,11 @@ function vmmText(behaviours: readonly string[], results: AllResults): readonly s
       ]),
     ),
   ];
+}
+
+/** Of what a VMM says of itself: "1.16.1" of "Firecracker v1.16.1". */
+function versionNumber(results: KeptResults | undefined): string {
+  return results?.version.match(/\d+\.\d\S*/)?.[0] ?? "none yet";
 }
 
 /** The text that COMPATIBILITY.md must have. */
