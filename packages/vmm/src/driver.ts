@@ -154,7 +154,8 @@ export interface GuestMemory {
   ownRanges(): readonly MemoryRange[];
   /**
    * Pages that the VM has used since it started, and some beside them, in ascending order; may be asked
-   * while it runs. Undefined where the VMM is given its memory by somebody who keeps count himself.
+   * while it runs. Undefined where that cannot be told: somebody else who keeps count gives the VMM its
+   * memory, or a file does that is not its image.
    */
   usedRanges(): readonly MemoryRange[] | undefined;
   read(offsetBytes: number, into: Uint8Array): void;

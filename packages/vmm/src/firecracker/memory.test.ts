@@ -4,6 +4,7 @@ import { open } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
+import { mapFilePrivately, writeMemory } from "@torpor/native";
 import type { VmHandle } from "../driver.ts";
 import { FirecrackerMemory } from "./memory.ts";
 import { runPaths } from "./run-files.ts";
@@ -101,4 +102,18 @@ test("what the jailed process leaves in the place of its memory is not followed"
   await using file = await open(changedMemory, "r+");
   await file.truncate(page);
   assert.throws(() => memory.refresh(false), { code: "vmm.failed" });
+});
+
+test("what a VM has used of the image is told, and of any other file nothing", async () => {
+  const sizeBytes = 2 ** 20;
+  using setting = await makeSetting(sizeBytes);
+  const { handle } = setting;
+  using memory = new FirecrackerMemory(handle);
+  assert.equal(memory.usedRanges(), undefined, "it is not mapped");
+  await using image = await open(handle.memoryPath, "r+");
+  using mapping = mapFilePrivately(image.fd, sizeBytes);
+  writeMemory(mapping.address + 8 * page, Buffer.alloc(2 * page, "used"));
+  assert.deepEqual(memory.usedRanges(), [{ startBytes: 8 * page, endBytes: 10 * page }]);
+  memory.useWhole(`${handle.memoryPath}.other`);
+  assert.equal(memory.usedRanges(), undefined);
 });

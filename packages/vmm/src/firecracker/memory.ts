@@ -25,7 +25,7 @@ import {
 } from "node:fs";
 import { open } from "node:fs/promises";
 import { setImmediate as yieldToOthers } from "node:timers/promises";
-import { dataRanges, tryShareBlocks } from "@torpor/native";
+import { dataRanges, mappedPages, tryShareBlocks } from "@torpor/native";
 import {
   type MemoryRange,
   TorporError,
@@ -37,6 +37,7 @@ import {
   totalBytes,
 } from "@torpor/std";
 import type { GuestMemory, MemoryContent, VmHandle } from "../driver.ts";
+import { fileMappings } from "../file-mappings.ts";
 import type { PagedMemory } from "./pager.ts";
 import { runPaths } from "./run-files.ts";
 
@@ -86,9 +87,18 @@ export class FirecrackerMemory implements GuestMemory, Disposable {
     return joinRanges([...this.#loadedRanges, ...(this.#changed?.ranges ?? [])]);
   }
 
-  /** A pager keeps count; the file that it maps else is no image of anybody's. */
-  usedRanges(): undefined {
-    return undefined;
+  /** Of a VM that maps the image. A pager keeps count itself, and any other file is no image of anybody's. */
+  usedRanges(): readonly MemoryRange[] | undefined {
+    if (this.#paged !== undefined || this.#basePath !== this.#imagePath) return undefined;
+    // More than one where memory goes around the gap below 4 GiB.
+    const mappings = fileMappings(this.#pid, this.#imagePath);
+    if (mappings.length === 0) return undefined;
+    return mappings.flatMap(({ start, end, offsetBytes }) =>
+      mappedPages(this.#pid, { start, end }).map((range) => ({
+        startBytes: range.start - start + offsetBytes,
+        endBytes: range.end - start + offsetBytes,
+      })),
+    );
   }
 
   read(offsetBytes: number, into: Uint8Array): void {

@@ -5,7 +5,7 @@
  * the process's own. They are read through /proc/PID/mem at the address of that mapping, or many at a
  * time, and written there many at a time.
  */
-import { closeSync, openSync, readFileSync, realpathSync, readSync } from "node:fs";
+import { closeSync, openSync, readSync } from "node:fs";
 import {
   type AddressRange,
   mappedPages,
@@ -21,6 +21,7 @@ import {
   totalBytes,
 } from "@torpor/std";
 import type { GuestMemory, VmHandle } from "../driver.ts";
+import { fileMappings } from "../file-mappings.ts";
 import { isAlive } from "../process.ts";
 
 export class ProcessMemory implements GuestMemory, Disposable {
@@ -115,17 +116,8 @@ function assertWhole(movedBytes: number, wantedBytes: number): void {
   );
 }
 
-/** Each line of /proc/PID/maps is "start-end perms offset device inode path" (proc(5)). */
 function findMapping(pid: number, path: string, sizeBytes: number): number {
-  // The kernel writes where a file is, not by which symbolic links it was reached.
-  const mapped = realpathSync(path);
-  for (const line of readFileSync(`/proc/${pid}/maps`, "utf8").split("\n")) {
-    // A confined process sees it by the path it was given.
-    if (!line.endsWith(` ${mapped}`) && !line.endsWith(` ${path}`)) continue;
-    const [start = 0, end = 0] = (line.split(" ")[0] ?? "")
-      .split("-")
-      .map((address) => Number.parseInt(address, 16));
-    if (end - start === sizeBytes) return start;
-  }
+  const whole = fileMappings(pid, path).find(({ start, end }) => end - start === sizeBytes);
+  if (whole !== undefined) return whole.start;
   throw new TorporError("vmm.failed", `process ${pid} does not map ${path}`);
 }
