@@ -485,15 +485,18 @@ test("a full disk", { skip: isRoot ? false : "needs root to mount" }, async (t) 
   const sandbox = await daemon.create();
   const witness = await Witness.start(sandbox);
 
+  /** Without what Firecracker has written of its memory: it tells no change twice, so its run keeps that. */
+  const files = async (): Promise<readonly string[]> =>
+    (await state.filesOf(sandbox.id)).filter((name) => !name.endsWith("/vm/memory.changed"));
   const assertRefused = async (): Promise<void> => {
-    const filesBefore = await state.filesOf(sandbox.id);
+    const filesBefore = await files();
     try {
       await assert.rejects(sandbox.pause(), failsWith("storage.noSpace", "none"));
     } finally {
       await rm(join(disk.path, "filler"));
     }
     assert.equal((await sandbox.info()).state, "running");
-    assert.deepEqual(await state.filesOf(sandbox.id), filesBefore);
+    assert.deepEqual(await files(), filesBefore);
     await witness.confirm(sandbox);
   };
 
