@@ -51,6 +51,7 @@ export {
   mapFile,
   mapFilePrivately,
   mapTouched,
+  populateMapping,
   readMemory,
   writeMemory,
 } from "./memory-mapping.ts";

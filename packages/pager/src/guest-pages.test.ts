@@ -42,6 +42,7 @@ const source: PageSource = {
   newestPages: [],
   pieceAt: (page, pagesMax) => ({ kind: "bytes", pageCount: pagesMax, address: page * pageBytes }),
   readAhead: () => undefined,
+  mapAhead: () => undefined,
 };
 
 function setUp(...answers: readonly FillResult[]): { kernel: ScriptedKernel; pages: GuestPages } {

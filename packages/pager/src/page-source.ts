@@ -15,6 +15,7 @@ import {
   type MemoryMapping,
   dataRanges,
   mapFile,
+  populateMapping,
   readAhead,
 } from "@torpor/native";
 import { TorporError, assert } from "@torpor/std";
@@ -39,6 +40,8 @@ export interface PageSource {
   pieceAt(page: number, pagesMax: number): Piece;
   /** Has the disk bring pages that will be asked for. */
   readAhead(range: PageRange): void;
+  /** Has them where they are copied from without a fault; waits for the disk. */
+  mapAhead(range: PageRange): void;
 }
 
 export interface SavedMemoryFiles {
@@ -51,6 +54,12 @@ export interface SavedMemoryFiles {
 interface MappedFile {
   readonly fd: number;
   readonly address: number;
+}
+
+interface StoredPiece {
+  readonly file: MappedFile;
+  readonly offsetBytes: number;
+  readonly lengthBytes: number;
 }
 
 export class SavedMemory implements PageSource, AsyncDisposable {
@@ -113,27 +122,36 @@ export class SavedMemory implements PageSource, AsyncDisposable {
     return { kind: "bytes", pageCount, address: address + origin.position * pageBytes };
   }
 
-  /** Not of holes: they would be filled with zeros in the page cache. */
-  readAhead({ firstPage, endPage }: PageRange): void {
+  readAhead(range: PageRange): void {
+    for (const { file, offsetBytes, lengthBytes } of this.#stored(range)) {
+      readAhead(file.fd, offsetBytes, lengthBytes);
+    }
+  }
+
+  mapAhead(range: PageRange): void {
+    for (const { file, offsetBytes, lengthBytes } of this.#stored(range)) {
+      populateMapping(file.address + offsetBytes, lengthBytes);
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#undo.disposeAsync();
+  }
+
+  /** Where these pages lie. Not of holes: they would be filled with zeros in the page cache. */
+  *#stored({ firstPage, endPage }: PageRange): Generator<StoredPiece> {
     for (let page = firstPage; page < endPage;) {
       const origin = this.#stack.originOf(page, endPage - page);
       let { pageCount } = origin;
       if (origin.from === "image") {
         const piece = this.#imagePiece(page, pageCount);
         ({ pageCount } = piece);
-        if (piece.kind === "bytes") {
-          readAhead(this.#image.fd, page * pageBytes, pageCount * pageBytes);
-        }
+        if (piece.kind === "bytes") yield storedPiece(this.#image, page, pageCount);
       } else if (origin.from === "layer") {
-        const { fd } = this.#layer(origin.layer);
-        readAhead(fd, origin.position * pageBytes, pageCount * pageBytes);
+        yield storedPiece(this.#layer(origin.layer), origin.position, pageCount);
       }
       page += pageCount;
     }
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.#undo.disposeAsync();
   }
 
   #imagePiece(page: number, pagesMax: number): Piece {
@@ -149,6 +167,10 @@ export class SavedMemory implements PageSource, AsyncDisposable {
     assert(layer !== undefined, "an origin names a layer of the stack");
     return layer;
   }
+}
+
+function storedPiece(file: MappedFile, firstPage: number, pageCount: number): StoredPiece {
+  return { file, offsetBytes: firstPage * pageBytes, lengthBytes: pageCount * pageBytes };
 }
 
 /** @throws snapshot.corrupt */

@@ -2,11 +2,13 @@
  * A pager's life, from its start to the end of its VM:
  *
  *   1. open the line to the daemon, and the saved memory
- *   2. wait for the VMM to say where its memory is, and have the disk bring the working set meanwhile
+ *   2. wait for the VMM to say where its memory is, and have the disk bring the working set meanwhile, and
+ *      map it
  *   3. answer page faults, and fetch ahead, until the VM has ended
  *
- * INVARIANT: no VM outlives its pager. Whatever ends this one ends the VM that has connected: a guest that waits for a page nobody
- * brings would stand still for ever, and a page that cannot be read must not become another.
+ * INVARIANT: no VM outlives its pager. Whatever ends this one ends the VM that has connected: a guest that
+ * waits for a page nobody brings would stand still for ever, and a page that cannot be read must not become
+ * another.
  */
 import { Userfaults, killByPidfd } from "@torpor/native";
 import { Deadline, TorporError, systemCode } from "@torpor/std";
@@ -17,7 +19,7 @@ import { type ConnectedVm, type VmMemory, VmSocket } from "./handshake.ts";
 import { type PagerOptions, linePath } from "./pager-options.ts";
 import type { PagerStatus } from "./pager-status.ts";
 import { SavedMemory } from "./page-source.ts";
-import { Prefetch, readAheadInPieces } from "./prefetch.ts";
+import { Prefetch, prepareInPieces } from "./prefetch.ts";
 import { type Order, StatusLine } from "./status-line.ts";
 import { Watch } from "./watch.ts";
 import {
@@ -67,7 +69,8 @@ export class Pager {
     this.#line = line.use(this.#openLine(runFolder));
     // The VMM takes a while to come.
     if (prefetch !== "off") {
-      this.#watch.meanwhile(readAheadInPieces(source, this.#workingSet.ranges));
+      const isTimeLeft = (): boolean => this.#vm === undefined;
+      this.#watch.meanwhile(prepareInPieces(source, this.#workingSet.ranges, isTimeLeft));
     }
     using descriptors = new DisposableStack();
     try {

@@ -12,7 +12,8 @@
  * A step is short, and between two of them come the pages that the guest waits for.
  *
  * The disk is asked for the working set before there is a VM, for its pages lie scattered and a disk that
- * has many to bring at once is faster than one that is asked for one after the other.
+ * has many to bring at once is faster than one that is asked for one after the other. What it has brought
+ * by then is mapped, too.
  */
 import { assert } from "@torpor/std";
 import { pageBytes } from "@torpor/storage";
@@ -158,16 +159,34 @@ export class Prefetch {
   }
 }
 
-/** @returns Has the disk bring some of these pages each time it is called, until it returns false. */
-export function readAheadInPieces(source: PageSource, pages: readonly PageRange[]): () => boolean {
-  const batches = batchesOf(pages);
-  let done = 0;
-  return () => {
-    const piece = batches.slice(done, done + meanwhileBatches);
-    for (const batch of piece) source.readAhead(batch);
-    done += piece.length;
-    return done < batches.length;
-  };
+/**
+ * What can be done for these pages before there is a VM: the disk is asked for all of them, and then they
+ * are mapped, so that to copy them is all that is left.
+ * @returns Does a piece of it each time it is called, until it returns false.
+ */
+export function prepareInPieces(
+  source: PageSource,
+  pages: readonly PageRange[],
+  isTimeLeft: () => boolean,
+): () => boolean {
+  const work = prepare(source, batchesOf(pages), isTimeLeft);
+  return () => work.next().done !== true;
+}
+
+function* prepare(
+  source: PageSource,
+  batches: readonly PageRange[],
+  isTimeLeft: () => boolean,
+): Generator<void> {
+  for (const [index, batch] of batches.entries()) {
+    source.readAhead(batch);
+    if (index % meanwhileBatches === meanwhileBatches - 1) yield;
+  }
+  for (const batch of batches) {
+    if (!isTimeLeft()) return;
+    source.mapAhead(batch);
+    yield;
+  }
 }
 
 function batchesOf(ranges: readonly PageRange[]): readonly PageRange[] {
