@@ -30,13 +30,15 @@ test("every byte of memory and disk comes back", async (t) => {
   const emptyMiB = await cycle(sandbox);
 
   await t.test(`${cycleCount} sleeps, with changes in between`, async () => {
+    const digests = new Set<string>();
     for (let count = 0; count < cycleCount; count++) {
-      await ledger.change(sandbox);
+      digests.add(await ledger.change(sandbox));
       const savedMiB = await cycle(sandbox);
       await ledger.confirm(sandbox);
       const mostMiB = emptyMiB + heldMiB + noiseMiB;
       assert.ok(savedMiB <= mostMiB, `cycle ${count} took ${savedMiB} MiB of ${mostMiB} at most`);
     }
+    assert.equal(digests.size, cycleCount, "each cycle changed something");
   });
 
   await t.test("a snapshot is as large as what was written", async () => {
@@ -44,7 +46,12 @@ test("every byte of memory and disk comes back", async (t) => {
     const fullMiB = await cycle(sandbox);
     await ledger.confirm(sandbox);
 
-    await ledger.change(sandbox, "blank");
+    const blank = await ledger.change(sandbox, "blank");
+    assert.equal(
+      blank.split(" ")[0],
+      "080acf35a507ac9849cfcba47dc2ad83e01b75663a516279c8b9d243b719643e",
+      "sixteen MiB of zeroes",
+    );
     const blankedMiB = await cycle(sandbox);
     const shrunkMiB = fullMiB - blankedMiB;
     // It may shrink by more: the guest's kernel takes freed pages for the zeroes, too.

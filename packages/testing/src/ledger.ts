@@ -29,12 +29,12 @@ def digest():
 def pages(count):
     return random.sample(range(size // 4096), min(count, size // 4096))
 def change():
-    for page in pages(256):
+    for page in pages(512):
         memory[page * 4096:(page + 1) * 4096] = os.urandom(4096)
     for page in pages(256):
         memory[page * 4096:(page + 1) * 4096] = bytes(4096)
     with open(path, "r+b") as file:
-        for page in pages(32):
+        for page in pages(64):
             file.seek(page * 4096)
             file.write(os.urandom(4096))
         for page in pages(16):
@@ -78,12 +78,19 @@ export class Ledger {
     return new Ledger(await tell(sandbox, "digest"));
   }
 
-  /** Changes memory and file; `fill` leaves no page of its memory without random bytes, `blank` zeros only. */
-  async change(sandbox: TestSandbox, verb: "change" | "fill" | "blank" = "change"): Promise<void> {
+  /**
+   * Changes memory and file; `fill` leaves no page of its memory without random bytes, `blank` zeros only.
+   * @returns SHA-256 of memory and of the file, in hexadecimal, with a space between.
+   */
+  async change(
+    sandbox: TestSandbox,
+    verb: "change" | "fill" | "blank" = "change",
+  ): Promise<string> {
     await tell(sandbox, verb);
     const digest = await tell(sandbox, "digest");
     assert.notEqual(digest, this.#digest);
     this.#digest = digest;
+    return digest;
   }
 
   /** Asserts that both are as they were told last. */
