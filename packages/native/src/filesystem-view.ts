@@ -12,6 +12,7 @@ import {
   type Stats,
   chownSync,
   closeSync,
+  constants,
   fchmodSync,
   mkdirSync,
   openSync,
@@ -103,10 +104,8 @@ function show(root: string, { path, writable, executable, deviceOwner }: ViewEnt
   );
 }
 
-const fileTypeBits = 0o170000;
-
 function makeDevice(path: string, { mode, rdev }: Stats, owner: number): void {
-  check(mknod(path, (mode & fileTypeBits) | 0o600, rdev), "mknod");
+  check(mknod(path, (mode & constants.S_IFMT) | 0o600, rdev), "mknod");
   chownSync(path, owner, owner);
 }
 
