@@ -20,6 +20,15 @@ const hopByHop = new Set([
   "transfer-encoding",
   "upgrade",
 ]);
+/**
+ * What `Connection` cannot name away: by these a message is framed, led and understood, and a sender
+ * must not list what is meant for the last recipient (RFC 9110, 7.6.1).
+ */
+const neverNamed = new Set([
+  ...["host", "content-length", "transfer-encoding", "trailer", "te", "upgrade", "expect"],
+  ...["content-encoding", "content-type", "content-range", "range", "cookie", "set-cookie"],
+  ...["authorization", "location"],
+]);
 const ofTheEdge = new Set<string>([hostKeyHeader, trafficTokenHeader]);
 const ofTheClient = new Set(["x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"]);
 
@@ -121,5 +130,6 @@ function isLoopback(address: string): boolean {
 function namedByConnection({ connection }: IncomingHttpHeaders): ReadonlySet<string> | undefined {
   if (connection === undefined || /^(?:keep-alive|close|upgrade)$/i.test(connection))
     return undefined;
-  return new Set(connection.split(",").map((name) => name.trim().toLowerCase()));
+  const named = connection.split(",").map((name) => name.trim().toLowerCase());
+  return new Set(named.filter((name) => !neverNamed.has(name)));
 }
