@@ -30,6 +30,8 @@ export interface TestEdgeOptions {
   readonly network?: Partial<NetworkRequest>;
   readonly transitionMs?: number;
   readonly domain?: string;
+  /** What answers in place of the API. */
+  readonly serveApi?: RequestListener;
 }
 
 /** A sandbox that a test moves; `EdgeSandbox` is what the edge sees of it. */
@@ -145,9 +147,7 @@ export async function startTestEdge(options: TestEdgeOptions = {}): Promise<Test
     find: (id) => (id === sandboxId ? sandbox : undefined),
     transitionMs: options.transitionMs,
   });
-  const listener = createListener(edge, (request, response) => {
-    response.end(`api ${request.url}`);
-  });
+  const listener = createListener(edge, options.serveApi ?? echoApi);
   const port = await listen(listener);
   const send = async (path: string, how: SendOptions = {}): Promise<IncomingMessage> => {
     const { promise, resolve, reject } = Promise.withResolvers<IncomingMessage>();
@@ -186,6 +186,8 @@ export async function startTestEdge(options: TestEdgeOptions = {}): Promise<Test
     [Symbol.asyncDispose]: () => owned.disposeAsync(),
   };
 }
+
+const echoApi: RequestListener = (request, response) => response.end(`api ${request.url}`);
 
 export async function textOf(stream: AsyncIterable<unknown>): Promise<string> {
   let text = "";

@@ -10,11 +10,11 @@
  * takes half an answer for a whole one.
  */
 import type { ClientRequest, IncomingMessage, ServerResponse } from "node:http";
-import type { Http2ServerRequest } from "node:http2";
 import type { Duplex } from "node:stream";
 import { TorporError, ignoreFailure, systemCode } from "@torpor/std";
 import { ConnectEnvelopes, endOfStream, isConnectStream } from "./connect-envelopes.ts";
 import { type GuestAnswer, sendToGuest } from "./guest-request.ts";
+import { isHttp2 } from "./http2.ts";
 import { answerHeaders, http2AnswerHeaders, requestHeaders } from "./headers.ts";
 import type { Ending, Exchange, ExchangeKind, Traffic } from "./traffic.ts";
 import { UpgradedPair } from "./upgraded-pair.ts";
@@ -158,7 +158,7 @@ export class HttpExchange implements Exchange {
   #relay(answer: IncomingMessage): void {
     const response = this.#response;
     const status = answer.statusCode ?? 502;
-    if (this.#request.httpVersionMajor === 2) {
+    if (isHttp2(this.#request)) {
       response.writeHead(status, http2AnswerHeaders(answer));
     } else {
       response.writeHead(status, answer.statusMessage, answerHeaders(answer));
@@ -208,9 +208,7 @@ export class HttpExchange implements Exchange {
 }
 
 function hasBody(request: IncomingMessage): boolean {
-  if (request.httpVersionMajor === 2) {
-    return !(request as unknown as Http2ServerRequest).stream.endAfterHeaders;
-  }
+  if (isHttp2(request)) return !request.stream.endAfterHeaders;
   const { "content-length": length, "transfer-encoding": coding } = request.headers;
   return coding !== undefined || (length !== undefined && length !== "0");
 }

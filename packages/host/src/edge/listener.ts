@@ -1,11 +1,15 @@
 /**
  * The HTTP server of the daemon: what names a sandbox goes to the edge, the rest to the API.
  *
- * Requests to change protocols are heeded for guests only; for the API they are ordinary ones. So is
- * `Upgrade: h2c`, which clients offer and nobody insists on.
+ * Requests to change protocols are heeded for guests only; for the API they are ordinary ones, as a server
+ * may always have it (RFC 9110, 7.8). So is `Upgrade: h2c`, which clients offer and nobody insists on; one
+ * with a body, which would have to be read before the change; and one that was sent before all earlier
+ * requests of its connection were answered, because it takes the connection over.
  */
 import { type IncomingMessage, type Server, type ServerResponse, createServer } from "node:http";
+import type { Socket } from "node:net";
 import type { Edge } from "./edge.ts";
+import { isHttp2 } from "./http2.ts";
 import { deadPeerMs, headBytesMax } from "./limits.ts";
 
 /** How often slow clients are looked for. */
@@ -15,24 +19,67 @@ export function createListener(
   edge: Edge,
   serveApi: (request: IncomingMessage, response: ServerResponse) => void,
 ): Server {
+  const unanswered = new UnansweredCounts();
   const options = {
     connectionsCheckingInterval: slowClientCheckMs,
     keepAlive: true,
     keepAliveInitialDelay: deadPeerMs,
     maxHeaderSize: headBytesMax,
     shouldUpgradeCallback: (request: IncomingMessage) =>
-      edge.takes(request) && !/^h2c$/i.test(request.headers.upgrade ?? ""),
+      mayUpgrade(request) && !unanswered.has(request.socket) && edge.takes(request),
   };
   const serve = (request: IncomingMessage, response: ServerResponse): void => {
-    if (edge.takes(request)) void edge.serve(request, response);
+    if (!isHttp2(request)) unanswered.add(request.socket, response);
+    if (!isSpoken(request)) refuseVersion(response);
+    else if (edge.takes(request)) void edge.serve(request, response);
     else serveApi(request, response);
   };
   const server = createServer(options, serve);
   // The guest decides whether a body that is offered shall come.
   server.on("checkContinue", (request, response) => {
-    if (!edge.takes(request)) response.writeContinue();
+    if (isSpoken(request) && !edge.takes(request)) response.writeContinue();
     serve(request, response);
   });
   server.on("upgrade", (request, socket, first) => edge.serveUpgrade(request, socket, first));
   return server;
+}
+
+/** Which connections have requests that are not answered yet. */
+class UnansweredCounts {
+  readonly #counts = new WeakMap<Socket, number>();
+
+  has(socket: Socket): boolean {
+    return (this.#counts.get(socket) ?? 0) > 0;
+  }
+
+  add(socket: Socket, response: ServerResponse): void {
+    this.#change(socket, 1);
+    response.once("close", () => this.#change(socket, -1));
+  }
+
+  #change(socket: Socket, by: number): void {
+    this.#counts.set(socket, (this.#counts.get(socket) ?? 0) + by);
+  }
+}
+
+function mayUpgrade({ headers, httpVersion }: IncomingMessage): boolean {
+  const length = headers["content-length"] ?? "0";
+  const hasBody = length !== "0" || headers["transfer-encoding"] !== undefined;
+  return httpVersion === "1.1" && !hasBody && !/^h2c$/i.test(headers.upgrade ?? "");
+}
+
+/** Node's parser takes `HTTP/2.0` and `HTTP/0.9` in a request line for versions, too. */
+function isSpoken(request: IncomingMessage): boolean {
+  return isHttp2(request) || request.httpVersion === "1.1" || request.httpVersion === "1.0";
+}
+
+function refuseVersion(response: ServerResponse): void {
+  const message = "this request line names a version of HTTP that is not spoken here";
+  const text = JSON.stringify({ message, code: 505 });
+  response.writeHead(505, {
+    Connection: "close",
+    "Content-Type": "application/json; charset=utf-8",
+    "Content-Length": Buffer.byteLength(text),
+  });
+  response.end(text);
 }

@@ -14,7 +14,14 @@ import { join } from "node:path";
 import { connect as connectTls } from "node:tls";
 import { test } from "node:test";
 import { Deadline, TorporError, runCommand, silentLogger } from "@torpor/std";
-import { sandboxId, startTestEdge, textOf, userPort, type TestEdge } from "./fixtures.ts";
+import {
+  sandboxId,
+  startTestEdge,
+  textOf,
+  userPort,
+  type TestEdge,
+  type TestEdgeOptions,
+} from "./fixtures.ts";
 import { listenTls } from "./tls-listener.ts";
 
 /** A wildcard covers no names right below a top-level domain, `localhost` included. */
@@ -27,7 +34,7 @@ interface Secure extends AsyncDisposable {
   readonly ca: Buffer;
 }
 
-async function startSecure(): Promise<Secure> {
+async function startSecure(options: TestEdgeOptions = {}): Promise<Secure> {
   await using undo = new AsyncDisposableStack();
   const folder = undo.adopt(await mkdtemp(join(tmpdir(), "torpor-tls-test-")), (path) =>
     rm(path, { recursive: true, force: true }),
@@ -43,7 +50,7 @@ async function startSecure(): Promise<Secure> {
     ],
     Deadline.after(10_000, "making a certificate"),
   );
-  const edge = undo.use(await startTestEdge({ domain }));
+  const edge = undo.use(await startTestEdge({ domain, ...options }));
   const settings = { certPath, keyPath, address: "127.0.0.1", port: 0 };
   const { port } = undo.use(await listenTls(edge.listener, settings, silentLogger));
   const ca = await readFile(certPath);
@@ -118,6 +125,30 @@ test("HTTP/2 is spoken with whoever speaks it, streams and trailers included", a
   const rest = textOf(cut);
   edge.sandbox.end();
   assert.match(await rest, /unavailable.*was paused/);
+  session.close();
+});
+
+test("a body of HTTP/2 without a length is no less a body for the API", async () => {
+  await using secure = await startSecure({
+    serveApi: ({ headers }, response) => response.end(`${headers["transfer-encoding"]}`),
+  });
+  const session = connectHttp2(`https://${host}:${secure.port}`, {
+    ca: secure.ca,
+    host: "127.0.0.1",
+    servername: host,
+  });
+  const ask = async (body: string | undefined, headers = {}): Promise<string> => {
+    const authority = `api.${domain}`;
+    const stream = session.request(
+      { ":method": "POST", ":authority": authority, ...headers },
+      { endStream: body === undefined },
+    );
+    stream.end(body);
+    return await textOf(stream);
+  };
+  assert.equal(await ask("x"), "chunked");
+  assert.equal(await ask("x", { "content-length": "1" }), "undefined");
+  assert.equal(await ask(undefined), "undefined");
   session.close();
 });
 

@@ -9,7 +9,11 @@ import { once } from "node:events";
 import { unwatchFile, watchFile } from "node:fs";
 import { readFile } from "node:fs/promises";
 import type { Server } from "node:http";
-import { createServer as createHttp2Server } from "node:http2";
+import {
+  type Http2ServerRequest,
+  type Http2ServerResponse,
+  createServer as createHttp2Server,
+} from "node:http2";
 import type { Socket } from "node:net";
 import { type TlsOptions, createServer as createTlsServer } from "node:tls";
 import { type Logger, TorporError } from "@torpor/std";
@@ -40,9 +44,12 @@ export async function listenTls(
   log: Logger,
 ): Promise<TlsListener> {
   const http2 = createHttp2Server();
-  // The objects of both protocols have the same interface; the edge looks at the version.
+  // The objects of both protocols have the same interface; the edge looks at the stream.
   for (const name of ["request", "checkContinue"]) {
-    http2.on(name, (request, response) => plain.emit(name, request, response));
+    http2.on(name, (request: Http2ServerRequest, response: Http2ServerResponse) => {
+      announceBody(request);
+      plain.emit(name, request, response);
+    });
   }
   const secure = await createSecure(settings);
   const sockets = new Set<Socket>();
@@ -72,6 +79,15 @@ export async function listenTls(
       if (secure.listening) await once(secure, "close");
     },
   };
+}
+
+/**
+ * HTTP/2 needs no header to say that a body follows; whoever reads HTTP/1 takes one without for none.
+ * No client can send this header over HTTP/2 (RFC 9113, 8.2.2).
+ */
+function announceBody({ headers, stream }: Http2ServerRequest): void {
+  const isSaid = headers["content-length"] !== undefined;
+  if (!isSaid && !stream.endAfterHeaders) headers["transfer-encoding"] = "chunked";
 }
 
 async function createSecure(settings: TlsSettings): Promise<ReturnType<typeof createTlsServer>> {

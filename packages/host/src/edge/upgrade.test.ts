@@ -118,3 +118,52 @@ test("in the middle of a frame it is cut", async () => {
   edge.sandbox.end();
   await closed;
 });
+
+test("an upgrade that is sent before an earlier answer is an ordinary request", async () => {
+  await using edge = await startTestEdge();
+  const server = await edge.serve(userPort, (request, response) => response.end(request.url));
+  server.on("upgrade", (_request, socket) => socket.end(agreed));
+  const host = `Host: ${userPort}-${sandboxId}.localhost\r\n`;
+  for (const first of [host, "Host: api\r\n"]) {
+    const socket = await edge.connect();
+    socket.write(`GET /first HTTP/1.1\r\n${first}\r\n${head}`);
+    const text = (await readBytes(socket, "/chat")).toString();
+    assert.match(text, /^HTTP\/1\.1 200 OK\r\n[^]*\/firstHTTP\/1\.1 200 OK\r\n[^]*\/chat$/);
+    socket.write(head);
+    await readBytes(socket, "101 Switching");
+    socket.destroy();
+  }
+});
+
+test("an upgrade with a body, or over HTTP/1.0, is an ordinary request", async () => {
+  await using edge = await startTestEdge();
+  const server = await edge.serve(userPort, (request, response) => {
+    request.pipe(response);
+  });
+  server.on("upgrade", (_request, socket) => socket.end(agreed));
+  const close = head.replace("\r\n\r\n", "\r\n");
+  for (const [framing, body] of [
+    ["Content-Length: 4\r\n\r\n", "body"],
+    ["Transfer-Encoding: chunked\r\n\r\n", "4\r\nbody\r\n0\r\n\r\n"],
+  ]) {
+    const socket = await edge.connect();
+    socket.write(close + framing + body);
+    assert.match((await readBytes(socket, "body")).toString(), /^HTTP\/1\.1 200/);
+    socket.destroy();
+  }
+  const socket = await edge.connect();
+  socket.write(head.replace("HTTP/1.1", "HTTP/1.0"));
+  assert.match(await textOf(socket), /^HTTP\/1\.1 200/);
+});
+
+test("a request line with a version that is not spoken is 505, guest or API", async () => {
+  await using edge = await startTestEdge();
+  for (const version of ["2.0", "0.9"]) {
+    for (const host of ["x", `${userPort}-${sandboxId}.localhost`]) {
+      const socket = await edge.connect();
+      socket.write(`GET / HTTP/${version}\r\nHost: ${host}\r\n\r\n`);
+      assert.match(await textOf(socket), /^HTTP\/1\.1 505 /);
+    }
+  }
+  assert.deepEqual(edge.dials, []);
+});
