@@ -7,6 +7,9 @@
  *   2. become the last victim of the OOM killer, so that a hungry workload cannot take the agent away;
  *   3. serve. The host polls `GET /health` and sends `init` as soon as it answers.
  */
+// ORDER: first, because it gives the runtime the base64 that the RPC library looks for at its start.
+// oxlint-disable-next-line no-unassigned-import -- wanted for its effect
+import "@torpor/protocol";
 import { jsonLogger } from "@torpor/std";
 import { startAgent } from "./agent.ts";
 import { configFromEnvironment } from "./config.ts";

@@ -10,6 +10,7 @@ import {
   universalResponseToNodeResponse,
 } from "@connectrpc/connect-node";
 import type { Logger } from "@torpor/std";
+import { parseLargeJson } from "./large-json.ts";
 import { takeTimeoutHeader, timeoutKey } from "./stream-headers.ts";
 
 /** LIMIT: one message of an RPC. Files travel over `/files`; terminal input comes in small pieces. */
@@ -42,7 +43,8 @@ export function createRpcHandler(
     // The library makes an address of it, which nothing reads.
     request.headers.host = "agent";
     const universal = universalRequestFromNodeRequest(request, response, undefined, values);
-    handler(universal)
+    parseLargeJson(universal, handler, messageBytesMax)
+      .then(handler)
       .then((answer) => universalResponseToNodeResponse(answer, response))
       .catch((cause: unknown) => {
         // A client that hung up is no failure of ours.

@@ -72,3 +72,39 @@ test("bad RPC input is refused in the words of the wire", async () => {
   );
   await assert.rejects(timeout[Symbol.asyncIterator]().next());
 });
+
+test("a large JSON body is read and refused as a small one", async () => {
+  await using agent = await startTestAgent();
+  const counter = new Events(agent.process.start({ process: { cmd: "wc", args: ["-c"] } }));
+  const pid = await counter.pid();
+  const post = async (body: unknown, headers: Record<string, string> = {}): Promise<unknown> => {
+    const text = typeof body === "string" ? body : JSON.stringify(body);
+    const answer = await fetch(`${agent.url}/process.Process/SendInput`, {
+      method: "POST",
+      headers: { "Content-Type": "application/json", ...headers },
+      body: text,
+    });
+    return [answer.status, ((await answer.json()) as { code?: string }).code];
+  };
+  for (const bytes of [3, 3 << 20]) {
+    const stdin = Buffer.alloc(bytes, "x").toString("base64");
+    const input = { process: { pid }, input: { stdin } };
+    assert.deepEqual(await post(input), [200, undefined]);
+    assert.deepEqual(await post({ ...input, input: { stdin, later: 1 }, more: {} }), [
+      200,
+      undefined,
+    ]);
+    const refused = [400, "invalid_argument"];
+    assert.deepEqual(await post(`${JSON.stringify(input)}}`), refused);
+    assert.deepEqual(await post({ ...input, input: { stdin: `${stdin}*` } }), refused);
+    assert.deepEqual(await post({ process: { pid: stdin } }), refused);
+    assert.deepEqual(await post([stdin]), refused);
+    const packed = { "Content-Encoding": "gzip" };
+    assert.deepEqual(await post(input, packed), [501, "unimplemented"]);
+  }
+  const stdin = Buffer.alloc(17 << 20).toString("base64");
+  const tooLarge = { process: { pid }, input: { stdin } };
+  assert.deepEqual(await post(tooLarge), [429, "resource_exhausted"]);
+  await agent.process.closeStdin({ process: { selector: { case: "pid", value: pid } } });
+  assert.equal(Number((await counter.rest()).stdout), 2 * (3 + (3 << 20)));
+});
