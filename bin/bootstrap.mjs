@@ -178,15 +178,18 @@ export function programArguments(root, argv) {
  * Runs the pinned Node in our place: its input and output, its signals, its exit.
  * @param {string} root
  * @param {readonly string[]} args
+ * @param {boolean} isCli
  */
-async function handOver(root, args) {
+async function handOver(root, args, isCli) {
   const program = pinnedNodePath(root);
   const env = {
     ...process.env,
     NODE_COMPILE_CACHE:
       process.env.NODE_COMPILE_CACHE ?? join(root, "node_modules/.cache/torpor/compile"),
   };
-  const child = spawn(program, args, { stdio: "inherit", env });
+  // The line of the channel tells the CLI when this process was killed, which no signal does.
+  const stdio = isCli ? ["inherit", "inherit", "inherit", "ipc"] : "inherit";
+  const child = spawn(program, args, { stdio, env });
   // A Ctrl-C reaches the whole terminal at once; sending it on would make two of it.
   const interactive = process.stdin.isTTY === true || process.stdout.isTTY === true;
   process.on("SIGINT", () => void (interactive || child.kill("SIGINT")));
@@ -216,7 +219,7 @@ export async function runTorpor(argv, root = defaultRoot) {
     if (problem !== undefined) throw new BootstrapError(problem);
     const args = programArguments(root, argv);
     await ensurePackages(root);
-    await handOver(root, args);
+    await handOver(root, args, argv[0] !== "--run");
   } catch (error) {
     if (!(error instanceof BootstrapError)) throw error;
     say(`torpor: ${error.message}`);

@@ -285,8 +285,12 @@ export class FakeGuest {
   readonly starts: StartRequest[] = [];
   /** How many more requests are refused, as while a snapshot is taken. */
   turnedAwayCount = 0;
+  /** Called when a command was asked for, and waited for before it starts. */
+  beforeStart: () => Promise<void> = () => Promise.resolve();
   /** Called when a command has started. */
   onStart: () => void = () => undefined;
+  /** How many commands have begun. */
+  begunCount = 0;
   readonly #children = new Map<number, ChildProcess>();
 
   routes(router: ConnectRouter): void {
@@ -320,6 +324,11 @@ export class FakeGuest {
     });
   }
 
+  /** How many commands have not ended. */
+  get runningCount(): number {
+    return this.#children.size;
+  }
+
   killAll(): void {
     for (const child of this.#children.values()) child.kill("SIGKILL");
   }
@@ -330,6 +339,7 @@ export class FakeGuest {
       token: requestHeader.get("x-access-token"),
     });
     this.starts.push(request);
+    await this.beforeStart();
     const { cmd = "", args = [], envs = {}, cwd } = request.process ?? {};
     const child = spawn(cmd, args, {
       env: { PATH: process.env["PATH"], ...envs },
@@ -347,6 +357,7 @@ export class FakeGuest {
       throw new ConnectError(`cannot start '${cmd}': ${reason}`, Code.InvalidArgument);
     }
     this.#children.set(pid, child);
+    this.begunCount += 1;
     yield { event: { event: { case: "start" as const, value: { pid } } } };
     this.onStart();
     for await (const [output] of pieces) {

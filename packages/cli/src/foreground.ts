@@ -20,6 +20,8 @@ import { RawTerminal, terminalSize } from "./terminal.ts";
 
 /** How long an interrupted command may take to end by itself. */
 const graceMs = 5_000;
+/** How long after an interrupt a command may still begin, so that it can be ended. */
+const startLateMs = 60_000;
 /** LIMIT: of the part of a snapshot in which the guest starts no command. */
 const checkpointMs = 60_000;
 const checkpointPollMs = 100;
@@ -35,6 +37,7 @@ export interface ForegroundCommand {
   readonly tty: boolean;
   /** What Ctrl-C does to the command: end it, or just leave it, because its sandbox will go. */
   readonly onInterrupt: "end" | "leave";
+  readonly onStarted?: (started: GuestProcess) => void;
 }
 
 /** @returns its exit code. @throws guest.refused, guest.unreachable, sandbox.wrongState, canceled */
@@ -54,16 +57,17 @@ export async function runForeground(
       stdin: command.input,
       terminal: tty ? terminalSize(process.stdout) : undefined,
     };
-    const started = await startOnceOpen(session.client, access.id, () =>
-      guest.start(guestCommand, interrupt.signal),
+    const starting = startOnceOpen(session.client, access.id, interrupt, () =>
+      guest.start(guestCommand),
     );
+    const started = await unlessLeft(starting, interrupt, command.onInterrupt);
+    command.onStarted?.(started);
     using terminal = new DisposableStack();
     if (tty) terminal.use(openTerminal(started));
     return await attach(started, {
       output: session.output,
       input: command.input ? session.input : undefined,
-      // A terminal has no end of input; Ctrl-D is a key.
-      closeInputAtEnd: !tty,
+      onInputEnd: tty ? "hangUp" : "close",
       interrupt,
       onInterrupt: command.onInterrupt,
     });
@@ -72,14 +76,33 @@ export async function runForeground(
   }
 }
 
+/**
+ * An interrupt finds the request under way, and the process may have begun: whoever is to end it waits
+ * until it is known. @throws canceled
+ */
+async function unlessLeft(
+  starting: Promise<GuestProcess>,
+  interrupt: Interrupt,
+  onInterrupt: ForegroundCommand["onInterrupt"],
+): Promise<GuestProcess> {
+  try {
+    return await interrupt.race(starting);
+  } catch (cause) {
+    if (!interrupt.happened || onInterrupt === "leave") throw cause;
+  }
+  return await Deadline.after(startLateMs, "starting the command").race(starting);
+}
+
 /** While a snapshot is taken the guest starts nothing, and says so; nothing has run then. */
 async function startOnceOpen(
   client: DaemonClient,
   id: string,
+  interrupt: Interrupt,
   start: () => Promise<GuestProcess>,
 ): Promise<GuestProcess> {
   const deadline = Deadline.after(checkpointMs, "waiting for a snapshot of the sandbox");
   for (;;) {
+    interrupt.throwIfHappened();
     try {
       return await start();
     } catch (cause) {
@@ -104,8 +127,9 @@ export interface AttachOptions {
   readonly output: GuestOutput;
   /** Undefined: nothing is passed on. */
   readonly input: Input | undefined;
-  readonly closeInputAtEnd: boolean;
-  readonly interrupt: Pick<Interrupt, "signal" | "happened" | "exitCode">;
+  /** The input of a terminal ends when somebody closes it: Ctrl-D is a key. */
+  readonly onInputEnd: "close" | "hangUp";
+  readonly interrupt: Pick<Interrupt, "signal" | "happened" | "exitCode" | "terminalGone">;
   readonly onInterrupt: ForegroundCommand["onInterrupt"];
 }
 
@@ -113,14 +137,18 @@ export interface AttachOptions {
 export async function attach(started: GuestProcess, options: AttachOptions): Promise<number> {
   const { input, interrupt } = options;
   using undo = new DisposableStack();
+  const ended = new AbortController();
   if (input !== undefined) {
     undo.defer(() => void input.destroy());
+    const atEnd = async (): Promise<void> => {
+      if (options.onInputEnd === "close") await started.closeInput();
+      else if (!ended.signal.aborted) interrupt.terminalGone();
+    };
     void ignoreFailure(
       "the output stream tells what became of the process",
-      passInput(started, input, options.closeInputAtEnd),
+      passInput(started, input, atEnd),
     );
   }
-  const ended = new AbortController();
   undo.defer(() => ended.abort());
   const left = Promise.withResolvers<number>();
   const stop = (): void => {
@@ -135,12 +163,16 @@ export async function attach(started: GuestProcess, options: AttachOptions): Pro
   return interrupt.happened ? interrupt.exitCode : exitCode;
 }
 
-async function passInput(started: GuestProcess, input: Input, closeAtEnd: boolean): Promise<void> {
+async function passInput(
+  started: GuestProcess,
+  input: Input,
+  atEnd: () => Promise<void>,
+): Promise<void> {
   try {
     for await (const chunk of input) await started.sendInput(chunk as Uint8Array);
   } finally {
     // Also when our input cannot be read: the command must not wait for more.
-    if (closeAtEnd) await started.closeInput();
+    await atEnd();
   }
 }
 

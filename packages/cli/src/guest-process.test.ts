@@ -98,7 +98,7 @@ test("input is passed on to its end, in order", async () => {
   const exitCode = await attach(await guest.start(shell("cat", true)), {
     output,
     input: Readable.from(pieces),
-    closeInputAtEnd: true,
+    onInputEnd: "close",
     interrupt,
     onInterrupt: "leave",
   });
@@ -114,7 +114,7 @@ test("a command that ends does not wait for input", async () => {
   const exitCode = await attach(await guest.start(shell("exit 4", true)), {
     output: collector(),
     input,
-    closeInputAtEnd: true,
+    onInputEnd: "close",
     interrupt,
     onInterrupt: "leave",
   });
@@ -131,7 +131,7 @@ test("an interrupt ends the command, or leaves it to the end of its sandbox", as
     const attached = attach(process, {
       output: collector(),
       input: undefined,
-      closeInputAtEnd: false,
+      onInputEnd: "close",
       interrupt,
       onInterrupt,
     });

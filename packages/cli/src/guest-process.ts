@@ -84,11 +84,12 @@ export class Guest implements Disposable {
     );
   }
 
-  /** @throws guest.refused, guest.unreachable; canceled when `signal` aborts before the start */
-  async start(command: GuestCommand, signal?: AbortSignal): Promise<GuestProcess> {
+  /**
+   * Cannot be called off: nobody would know the process that began all the same.
+   * @throws guest.refused, guest.unreachable
+   */
+  async start(command: GuestCommand): Promise<GuestProcess> {
     const stream = new AbortController();
-    const abort = (): void => stream.abort();
-    signal?.addEventListener("abort", abort);
     const answers = this.#client.start(startRequest(command), {
       signal: stream.signal,
       headers: { "keepalive-ping-interval": String(keepaliveSeconds) },
@@ -107,10 +108,7 @@ export class Guest implements Disposable {
       });
     } catch (cause) {
       stream.abort();
-      if (signal?.aborted === true) throw new TorporError("canceled", "interrupted", { cause });
       throw startError(cause, command);
-    } finally {
-      signal?.removeEventListener("abort", abort);
     }
   }
 

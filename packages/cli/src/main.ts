@@ -9,14 +9,23 @@ import { Session } from "./session.ts";
 const argv = process.argv.slice(2);
 const output = new Output(process.stdout, process.stderr);
 
-// `torpor logs ID | head` is no failure: verbs with something to clean up do so, others just end.
-process.stdout.on("error", (error) => {
-  if (systemCode(error) !== "EPIPE") throw error;
-  if (!output.readerIsGone()) process.exit(128 + constants.signals.SIGPIPE);
+/** The pipe's other end or the terminal is gone: `torpor logs ID | head` is no failure. */
+const readerLostCodes = new Set(["EPIPE", "EIO", "ECONNRESET"]);
+
+// Verbs with something to clean up do so, others just end.
+process.stdout.on("error", (error: Error) => {
+  const isLost = readerLostCodes.has(systemCode(error) ?? "");
+  if (!isLost) output.note(`error: standard output cannot be written: ${error.message}`);
+  if (!output.readerIsGone()) process.exit(isLost ? 128 + constants.signals.SIGPIPE : 1);
 });
 process.stderr.on("error", () => undefined);
+process.stdin.on("error", () => undefined);
 
-process.exitCode = await runCli(
+// The launcher holds this line. It breaks when the launcher was killed, and with it whoever waits for us.
+process.once("disconnect", () => process.kill(process.pid, "SIGHUP"));
+process.channel?.unref();
+
+const exitCode = await runCli(
   argv,
   new Session({
     output,
@@ -27,3 +36,5 @@ process.exitCode = await runCli(
     asJson: wantsJson(argv),
   }),
 );
+// Not by itself: a verb that was interrupted may have left a request on its way.
+process.exit(exitCode);

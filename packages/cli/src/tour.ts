@@ -136,7 +136,7 @@ async function timed<T>(
   work: () => Promise<readonly [T, string]>,
 ): Promise<T> {
   const { output, interrupt } = tour;
-  stopIfInterrupted(interrupt);
+  interrupt?.throwIfHappened();
   const startedMonoMs = performance.now();
   try {
     const [result, shown] = await output.busy(step, work());
@@ -157,14 +157,9 @@ async function waitForCount(guest: Guest, least: number, interrupt: Interrupt): 
     const [pid, count, mark = ""] = text.trim().split(" ");
     if (Number(count) >= least) return { pid: Number(pid), count: Number(count), mark };
     deadline.check();
-    stopIfInterrupted(interrupt);
+    interrupt.throwIfHappened();
     await deadline.sleep(pollMs);
   }
-}
-
-/** @throws canceled */
-function stopIfInterrupted(interrupt: Interrupt | undefined): void {
-  if (interrupt?.happened === true) throw new TorporError("canceled", "interrupted");
 }
 
 function expect(condition: boolean, otherwise: string): asserts condition {

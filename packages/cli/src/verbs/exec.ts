@@ -1,5 +1,6 @@
 /** `torpor exec`: a command, or a shell, in a sandbox that runs. */
 import type { Command } from "commander";
+import type { GuestProcess } from "../guest-process.ts";
 import { interruptible } from "../interrupt.ts";
 import type { Session } from "../session.ts";
 import { requireTerminal } from "../terminal.ts";
@@ -31,8 +32,9 @@ export function addExec(program: Command, session: Session): void {
       "after",
       `
 The exit code is the command's; 127 when it was not found, 126 when it cannot run. A single
-word with spaces runs by \`bash -l -c\`. Ctrl-C ends the command; with -t it is a key like any
-other.
+word with spaces runs by \`bash -l -c\`. The command ends with torpor: by Ctrl-C and Ctrl-\\, which
+with -t are keys like any other, when the terminal is closed, and by any signal but SIGKILL, which
+leaves it running. One that does not end by SIGTERM is killed after 5 s, or by a second Ctrl-C.
 
 Examples:
   torpor exec -t ID
@@ -69,7 +71,15 @@ async function exec(
   const sandbox = await session.find(wanted);
   requireRunning(sandbox);
   const access = await session.client.access(sandbox.id);
-  return await interruptible(session.output, (interrupt) =>
-    runForeground(session, access, command, interrupt),
+  let started: GuestProcess | undefined;
+  const onStarted = (process: GuestProcess): void => void (started = process);
+  const onForced = async (): Promise<void> => {
+    if (started === undefined) session.output.note("The command may have begun, and goes on then.");
+    else await started.signal("SIGKILL");
+  };
+  return await interruptible(
+    session.output,
+    (interrupt) => runForeground(session, access, { ...command, onStarted }, interrupt),
+    onForced,
   );
 }
