@@ -392,6 +392,8 @@ function endOf({ exitCode, signalCode }: ChildProcess) {
 }
 
 export interface FakeSurroundings {
+  /** Nobody reads standard output. */
+  readonly readerIsGone?: boolean;
   readonly input?: string;
   readonly env?: NodeJS.ProcessEnv;
 }
@@ -406,12 +408,14 @@ export interface CliResult {
 export async function runForTest(
   argv: readonly string[],
   stateFolder: string,
-  { input = "", env = {} }: FakeSurroundings = {},
+  { input = "", env = {}, readerIsGone = false }: FakeSurroundings = {},
 ): Promise<CliResult> {
-  const stdout = new MemoryStream();
   const stderr = new MemoryStream();
+  const stdout = new MemoryStream();
+  if (readerIsGone) stdout.write = () => failedWrite(output);
+  const output = new Output(stdout, stderr, env);
   const session = new Session({
-    output: new Output(stdout, stderr, env),
+    output,
     input: Readable.from([Buffer.from(input)]),
     env,
     stateFolder,
@@ -420,6 +424,12 @@ export async function runForTest(
   });
   const exitCode = await runCli(argv, session);
   return { exitCode, stdout: stdout.text, stderr: stderr.text };
+}
+
+/** As a pipe without a reader: the error comes once the writer is done. */
+function failedWrite(output: Output): boolean {
+  process.nextTick(() => output.readerIsGone());
+  return false;
 }
 
 function accessBody(id: string): JsonObject {

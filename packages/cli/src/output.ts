@@ -64,6 +64,13 @@ export class Output {
     for (const line of tableLines([head, ...rows])) this.print(line);
   }
 
+  /** Once this returns, `watchReader` has told of output that could not be written so far. */
+  async settled(): Promise<void> {
+    await new Promise((resolve) => {
+      setImmediate(resolve);
+    });
+  }
+
   /** Lines for the person watching, to standard error. */
   note(text: string): void {
     this.#stderr.write(`${text}\n`);

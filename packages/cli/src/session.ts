@@ -5,6 +5,7 @@ import { stateFiles } from "@torpor/storage";
 import type { CreatedSandbox, SandboxInfo } from "./daemon-answers.ts";
 import { DaemonClient, type NewSandbox } from "./daemon-client.ts";
 import { startDaemonProcess } from "./daemon-process.ts";
+import type { Interrupt } from "./interrupt.ts";
 import type { Output } from "./output.ts";
 import { findSandbox } from "./sandbox-id.ts";
 
@@ -75,23 +76,44 @@ export class Session {
     return [...new Set(wanted.map((one) => findSandbox(one, sandboxes)))];
   }
 
+  /**
+   * Waits for what the daemon does, which it finishes for whoever looks next also when an interrupt
+   * ends the wait. @throws canceled
+   */
+  async awaitDaemon<T>(interrupt: Interrupt, doing: string, work: Promise<T>): Promise<T> {
+    try {
+      return await this.output.busy(doing, interrupt.race(work));
+    } catch (cause) {
+      if (interrupt.happened) {
+        this.output.note(`Interrupted: the daemon goes on ${doing}. See \`torpor ls\`.`);
+      }
+      throw cause;
+    }
+  }
+
   async create(sandbox: NewSandbox): Promise<CreatedSandbox> {
     const daemon = await this.daemon();
     return await this.output.busy("creating the sandbox", daemon.create(sandbox));
   }
 }
 
-/** Does `work` for each in turn; all are tried, and a failure is thrown after the last. */
+/**
+ * Does `work` for each in turn; all are tried, and a failure is thrown after the last.
+ * @throws canceled at once when it is interrupted
+ */
 export async function forEach<T>(
   session: Session,
+  interrupt: Interrupt,
   things: readonly T[],
   work: (thing: T) => Promise<void>,
 ): Promise<void> {
   const failures: TorporError[] = [];
   for (const thing of things) {
+    interrupt.throwIfHappened();
     try {
       await work(thing);
     } catch (cause) {
+      if (interrupt.happened) throw cause;
       failures.push(TorporError.from(cause, "internal"));
     }
   }

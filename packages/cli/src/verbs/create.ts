@@ -1,5 +1,6 @@
 /** `torpor create`: a sandbox that stays. */
 import type { Command } from "commander";
+import { makeSandboxes } from "../interrupted-making.ts";
 import { type LifetimeOptions, addLifetimeOptions, lifetimeOf } from "../lifetime-options.ts";
 import { timingRows } from "../server-timing.ts";
 import type { Session } from "../session.ts";
@@ -37,16 +38,14 @@ async function create(session: Session, options: CreateOptions): Promise<void> {
   const { output } = session;
   const env = parseEnv(options.env, session.env);
   const metadata = parsePairs(options.metadata, "--metadata");
-  const { id, timings } = await session.create({
-    template: options.template,
-    env,
-    metadata,
-    lifetime: lifetimeOf(options),
+  const lifetime = lifetimeOf(options);
+  await makeSandboxes(session, {
+    make: () => session.create({ template: options.template, env, metadata, lifetime }),
+    idsOf: ({ id }) => [id],
+    tell: async ({ id, timings }) => {
+      if (session.asJson) output.printJson({ ...(await session.client.look(id)), timings });
+      else output.print(id);
+      if (options.timing === true && !session.asJson) output.noteTable(timingRows(timings));
+    },
   });
-  if (session.asJson) {
-    output.printJson({ ...(await session.client.look(id)), timings });
-    return;
-  }
-  output.print(id);
-  if (options.timing === true) output.noteTable(timingRows(timings));
 }

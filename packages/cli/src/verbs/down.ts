@@ -2,6 +2,7 @@
 import type { Command } from "commander";
 import type { SandboxInfo } from "../daemon-answers.ts";
 import { endDaemonProcess } from "../daemon-process.ts";
+import { type Interrupt, interruptible } from "../interrupt.ts";
 import { isRunningProcess } from "../process-state.ts";
 import { type Session, forEach } from "../session.ts";
 
@@ -32,28 +33,40 @@ async function down(session: Session, options: DownOptions): Promise<void> {
     return;
   }
   const paused: string[] = [];
-  try {
-    if (options.pause === true) await pauseRunning(session, paused);
-  } finally {
-    await endDaemon(session, paused);
-  }
+  session.exitCode = await interruptible(output, async (interrupt) => {
+    try {
+      if (options.pause === true) await pauseRunning(session, interrupt, paused);
+    } finally {
+      if (!interrupt.happened) await endDaemon(session, interrupt, paused);
+    }
+    return 0;
+  });
 }
 
 /** @throws the last failure, after all were tried */
-async function pauseRunning(session: Session, paused: string[]): Promise<void> {
+async function pauseRunning(
+  session: Session,
+  interrupt: Interrupt,
+  paused: string[],
+): Promise<void> {
   const { client, output } = session;
-  await forEach(session, await listRunning(session), async ({ id }) => {
-    await output.busy(`pausing ${id}`, client.pause(id));
+  await forEach(session, interrupt, await listRunning(session), async ({ id }) => {
+    await session.awaitDaemon(interrupt, `pausing ${id}`, client.pause(id));
     paused.push(id);
     if (!session.asJson) output.print(`${id} paused`);
   });
 }
 
-async function endDaemon(session: Session, paused: readonly string[]): Promise<void> {
+async function endDaemon(
+  session: Session,
+  interrupt: Interrupt,
+  paused: readonly string[],
+): Promise<void> {
   const { client, output } = session;
   const { pid } = await client.describe();
   const before = await listRunning(session);
-  await output.busy("waiting for the daemon to end", endDaemonProcess(client, pid, before.length));
+  const ending = endDaemonProcess(client, pid, before.length);
+  await session.awaitDaemon(interrupt, "to its end", ending);
   // Seen from here: a daemon may put them to sleep at its end.
   const running = before.filter((one) => one.pid !== null && isRunningProcess(one.pid));
   if (session.asJson) {

@@ -1,6 +1,8 @@
 /** `torpor fork`: new sandboxes that begin at this instant of another. */
 import type { Command } from "commander";
 import { TorporError } from "@torpor/std";
+import type { Forked } from "../daemon-answers.ts";
+import { makeSandboxes } from "../interrupted-making.ts";
 import { type LifetimeOptions, addLifetimeOptions, lifetimeOf } from "../lifetime-options.ts";
 import { timingRows } from "../server-timing.ts";
 import type { Session } from "../session.ts";
@@ -36,10 +38,15 @@ Examples:
 async function fork(session: Session, wanted: string, options: ForkOptions): Promise<void> {
   const { output, client } = session;
   const { id } = await session.find(wanted);
-  const { children, timings } = await output.busy(
-    `forking ${id}`,
-    client.fork(id, options.count, lifetimeOf(options)),
-  );
+  await makeSandboxes(session, {
+    make: () => output.busy(`forking ${id}`, client.fork(id, options.count, lifetimeOf(options))),
+    idsOf: ({ children }) => children.filter((child) => typeof child === "string"),
+    tell: async (forked) => tell(session, forked, options),
+  });
+}
+
+function tell(session: Session, { children, timings }: Forked, options: ForkOptions): void {
+  const { output } = session;
   const failures = children.filter((child) => TorporError.is(child));
   if (failures.length > 0) session.exitCode = 1;
   if (session.asJson) {

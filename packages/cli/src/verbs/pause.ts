@@ -3,6 +3,7 @@ import type { Command } from "commander";
 import type { StepTiming } from "@torpor/std";
 import type { Changed } from "../daemon-answers.ts";
 import { type Duration, parseDuration, toMs } from "../duration.ts";
+import { type Interrupt, interruptible } from "../interrupt.ts";
 import { timingRows } from "../server-timing.ts";
 import { type Session, forEach } from "../session.ts";
 
@@ -79,15 +80,20 @@ async function changeAll(
   const { output } = session;
   const sandboxes = await session.findAll(ids);
   const all: Done[] = [];
-  try {
-    await forEach(session, sandboxes, async ({ id }) => {
-      const done = await output.busy(`${verb.busy} ${id}`, verb.change(session, id, options));
+  const work = async (interrupt: Interrupt): Promise<number> => {
+    await forEach(session, interrupt, sandboxes, async ({ id }) => {
+      const change = verb.change(session, id, options);
+      const done = await session.awaitDaemon(interrupt, `${verb.busy} ${id}`, change);
       all.push({ id, ...done });
       if (session.asJson) return;
       if (done.changed) output.print(`${id} ${verb.state}${wentBack(options)}`);
       else output.print(`${id} was ${verb.state} already`);
       if (options.timing === true) output.noteTable(timingRows(done.timings));
     });
+    return 0;
+  };
+  try {
+    session.exitCode = await interruptible(output, work);
   } finally {
     if (session.asJson) output.printJson(all);
   }

@@ -1,6 +1,7 @@
 /** `torpor rm`: removes sandboxes with everything that is kept of them. */
 import type { Command } from "commander";
 import type { SandboxInfo } from "../daemon-answers.ts";
+import { type Interrupt, interruptible } from "../interrupt.ts";
 import { type Session, forEach } from "../session.ts";
 import { usageError } from "../usage.ts";
 
@@ -28,12 +29,16 @@ async function remove(
   const { output } = session;
   const chosen = await choose(session, ids, options);
   const removed: string[] = [];
-  try {
-    await forEach(session, chosen, async ({ id }) => {
-      await output.busy(`removing ${id}`, session.client.remove(id));
+  const work = async (interrupt: Interrupt): Promise<number> => {
+    await forEach(session, interrupt, chosen, async ({ id }) => {
+      await session.awaitDaemon(interrupt, `removing ${id}`, session.client.remove(id));
       removed.push(id);
       if (!session.asJson) output.print(id);
     });
+    return 0;
+  };
+  try {
+    session.exitCode = await interruptible(output, work);
   } finally {
     if (session.asJson) output.printJson(removed);
   }

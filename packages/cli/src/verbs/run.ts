@@ -1,7 +1,7 @@
 /** `torpor run`: one command in a fresh sandbox, which is removed afterwards. */
 import type { Command } from "commander";
-import { TorporError } from "@torpor/std";
 import { type Interrupt, interruptible } from "../interrupt.ts";
+import { removeQuietly, waitToRemove } from "../interrupted-making.ts";
 import { type LifetimeOptions, addLifetimeOptions, lifetimeOf } from "../lifetime-options.ts";
 import type { Session } from "../session.ts";
 import { requireTerminal } from "../terminal.ts";
@@ -59,15 +59,16 @@ async function run(
     session.output.note(`The sandbox may be left behind: see \`${next}\`.`);
   };
   const work = async (interrupt: Interrupt): Promise<number> => {
-    // Not interrupted: a sandbox whose id we never learn could not be removed.
-    const access = await session.create({
+    const making = session.create({
       template: options.template,
       env,
       metadata: {},
       lifetime: lifetimeOf(options),
     });
+    const access = await waitToRemove(session, interrupt, making);
     sandboxId = access.id;
-    const keep = options.keep === true;
+    // An interrupted one did not keep what it was for.
+    const keep = options.keep === true && !interrupt.happened;
     if (keep) session.output.note(`Sandbox ${access.id} is kept.`);
     await using undo = new AsyncDisposableStack();
     if (!keep) undo.defer(() => removeQuietly(session, access.id));
@@ -82,21 +83,4 @@ async function run(
     );
   };
   return await interruptible(session.output, work, sayLeft);
-}
-
-/** A failure to clean up is told, but does not take the place of what the command returned. */
-async function removeQuietly(session: Session, id: string): Promise<void> {
-  try {
-    await session.client.remove(id);
-  } catch (cause) {
-    const error = TorporError.from(cause, "internal");
-    if (error.code === "sandbox.notFound") return;
-    session.fail(
-      new TorporError(error.code, `sandbox ${id} could not be removed: ${error.rawMessage}`, {
-        cause,
-        effect: error.effect,
-        advice: `Try again with \`torpor rm ${id}\`.`,
-      }),
-    );
-  }
 }

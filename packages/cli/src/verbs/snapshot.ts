@@ -1,5 +1,6 @@
 /** `torpor snapshot`: instants of sandboxes that others are made from. */
 import type { Command } from "commander";
+import { type Interrupt, interruptible } from "../interrupt.ts";
 import { shownAge } from "../output.ts";
 import { type Session, forEach } from "../session.ts";
 import { wholeNumber } from "../usage.ts";
@@ -47,16 +48,21 @@ Examples:
 async function create(session: Session, wanted: string, name: string | undefined): Promise<void> {
   const { output, client } = session;
   const { id: sandboxId } = await session.find(wanted);
-  const snapshot = await output.busy(
-    `taking a snapshot of ${sandboxId}`,
-    client.takeSnapshot(sandboxId, name),
-  );
-  if (session.asJson) {
-    output.printJson(snapshot);
-    return;
-  }
-  output.print(snapshot.id);
-  output.note(`Make sandboxes of it with \`torpor create --template ${name ?? snapshot.id}\`.`);
+  session.exitCode = await interruptible(output, async (interrupt) => {
+    // An interrupt comes too late to take it back: its name may have been another's before.
+    const snapshot = await output.busy(
+      `taking a snapshot of ${sandboxId}`,
+      client.takeSnapshot(sandboxId, name),
+    );
+    if (session.asJson) output.printJson(snapshot);
+    else output.print(snapshot.id);
+    await output.settled();
+    const next = interrupt.happened
+      ? `Snapshot ${snapshot.id} is there: \`torpor snapshot rm ${snapshot.id}\` removes it.`
+      : `Make sandboxes of it with \`torpor create --template ${name ?? snapshot.id}\`.`;
+    if (interrupt.happened || !session.asJson) output.note(next);
+    return interrupt.exitCode;
+  });
 }
 
 async function list(session: Session): Promise<void> {
@@ -87,12 +93,17 @@ async function remove(session: Session, references: readonly string[]): Promise<
   const { output } = session;
   const daemon = await session.daemon();
   const removed: string[] = [];
-  try {
-    await forEach(session, references, async (reference) => {
-      await output.busy(`removing ${reference}`, daemon.removeSnapshot(reference));
+  const work = async (interrupt: Interrupt): Promise<number> => {
+    await forEach(session, interrupt, references, async (reference) => {
+      const removal = daemon.removeSnapshot(reference);
+      await session.awaitDaemon(interrupt, `removing ${reference}`, removal);
       removed.push(reference);
       if (!session.asJson) output.print(reference);
     });
+    return 0;
+  };
+  try {
+    session.exitCode = await interruptible(output, work);
   } finally {
     if (session.asJson) output.printJson(removed);
   }
