@@ -1,16 +1,16 @@
-/**
- * Users and groups of the guest, from /etc/passwd and /etc/group.
- *
- * Read synchronously: the files are small and local. They are parsed again when they have changed,
- * because a user may be added at any time.
- */
-import { readFileSync, statSync } from "node:fs";
+/** Users and groups of the guest, from /etc/passwd and /etc/group; some may be added at any time. */
+import { ParsedFile } from "./parsed-file.ts";
+
+/** LIMIT: some ten thousand accounts. */
+const fileBytesMax = 1 << 20;
+const shellDefault = "/bin/sh";
 
 export interface User {
   readonly name: string;
   readonly uid: number;
   readonly gid: number;
   readonly home: string;
+  readonly shell: string;
   /** Ids of the groups that list the user, without the primary one. */
   readonly otherGroups: readonly number[];
 }
@@ -26,8 +26,8 @@ export class Accounts {
   readonly #groups: ParsedFile<Group>;
 
   constructor(passwdFile = "/etc/passwd", groupFile = "/etc/group") {
-    this.#users = new ParsedFile(passwdFile, parseUser);
-    this.#groups = new ParsedFile(groupFile, parseGroup);
+    this.#users = new ParsedFile(passwdFile, fileBytesMax, parseUser);
+    this.#groups = new ParsedFile(groupFile, fileBytesMax, parseGroup);
   }
 
   findUser(name: string): User | undefined {
@@ -50,44 +50,23 @@ export class Accounts {
   }
 }
 
-class ParsedFile<Row> {
-  readonly #path: string;
-  readonly #parse: (fields: readonly string[]) => Row | undefined;
-  /** SNAPSHOT: a copy of a file of the same guest; `#stamp` notices when it no longer is. */
-  #rows: readonly Row[] = [];
-  #stamp = "";
-
-  constructor(path: string, parse: (fields: readonly string[]) => Row | undefined) {
-    this.#path = path;
-    this.#parse = parse;
-  }
-
-  rows(): readonly Row[] {
-    const stats = statSync(this.#path, { throwIfNoEntry: false });
-    if (stats === undefined) return [];
-    const stamp = `${stats.ino} ${stats.mtimeMs} ${stats.size}`;
-    if (stamp !== this.#stamp) {
-      const lines = readFileSync(this.#path, "utf8").split("\n");
-      this.#rows = lines
-        .map((line) => this.#parse(line.split(":")))
-        .filter((row) => row !== undefined);
-      this.#stamp = stamp;
-    }
-    return this.#rows;
-  }
-}
-
-function parseUser(fields: readonly string[]): Omit<User, "otherGroups"> | undefined {
-  const [name, , uid, gid, , home] = fields;
+function parseUser(line: string): Omit<User, "otherGroups"> | undefined {
+  const [name, , uid, gid, , home, shell = ""] = line.split(":");
   if (name === undefined || uid === undefined || gid === undefined || home === undefined) {
     return undefined;
   }
   if (!/^\d+$/.test(uid) || !/^\d+$/.test(gid)) return undefined;
-  return { name, uid: Number(uid), gid: Number(gid), home: home === "" ? "/" : home };
+  return {
+    name,
+    uid: Number(uid),
+    gid: Number(gid),
+    home: home === "" ? "/" : home,
+    shell: shell === "" ? shellDefault : shell,
+  };
 }
 
-function parseGroup(fields: readonly string[]): Group | undefined {
-  const [name, , gid, members] = fields;
+function parseGroup(line: string): Group | undefined {
+  const [name, , gid, members] = line.split(":");
   if (name === undefined || gid === undefined || !/^\d+$/.test(gid)) return undefined;
   return { name, gid: Number(gid), members: members?.split(",") ?? [] };
 }

@@ -20,6 +20,7 @@ import { QuietTimers } from "./quiet-timers.ts";
 import { createAgentServer, serveRequests } from "./server.ts";
 import { serveTunnels } from "./tunnel.ts";
 import { UserCgroup } from "./user-cgroup.ts";
+import { UserEnvironment } from "./user-environment.ts";
 import { Waker } from "./wake.ts";
 
 export interface AgentOptions {
@@ -48,11 +49,13 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
   if (identity.current.generation > 0) cgroup?.thaw();
   const server = createAgentServer();
   const tracker = new ServerConnTracker(server);
-  const hooks = new Hooks({ gate, cgroup, timers, config, identity, log });
+  const environment = new UserEnvironment({ ...config, identity });
+  const launching = { gate, cgroup, timers, config, identity, environment };
+  const hooks = new Hooks({ ...launching, log });
   const shared = { gate, tracker, cgroup, timers, identity, machine, hooks, failpoint };
   const quiescer = new Quiescer(shared);
   const waker = new Waker({ ...shared, quiescer, config, log });
-  const processes = new ProcessService({ gate, cgroup, timers, config, accounts, identity });
+  const processes = new ProcessService({ ...launching, accounts });
   const files = new FilesystemService({ accounts, identity, timers });
   const metrics = new MetricsReader();
   serveRequests(server, {

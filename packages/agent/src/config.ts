@@ -19,8 +19,12 @@ export interface AgentConfig {
   /** The file that changes with every restore, for programs to watch. In memory. */
   readonly generationPath: string;
   readonly hooksFolder: string;
-  /** PATH of user processes, unless their environment says otherwise. */
+  /** PATH of user processes, unless `environmentFile` or a request names another. */
   readonly path: string;
+  /** Variables of all logins. */
+  readonly environmentFile: string;
+  /** Language of all logins. */
+  readonly localeFile: string;
   readonly limits: AgentLimits;
 }
 
@@ -72,6 +76,8 @@ export function configFromEnvironment(env: NodeJS.ProcessEnv): AgentConfig {
     generationPath: "/run/torpor/generation",
     hooksFolder,
     path: env["PATH"] ?? defaultPath,
+    environmentFile: "/etc/environment",
+    localeFile: "/etc/default/locale",
     limits: defaultLimits,
   };
 }

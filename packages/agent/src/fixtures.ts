@@ -80,6 +80,8 @@ export async function startTestAgent(options: TestAgentOptions = {}): Promise<Te
       generationPath: join(folder, ".torpor", "generation"),
       hooksFolder: join(folder, ".hooks"),
       path: "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+      environmentFile: join(folder, ".environment"),
+      localeFile: join(folder, ".locale"),
       limits: { ...defaultLimits, ...options.limits },
     },
     machine,

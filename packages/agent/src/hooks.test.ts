@@ -186,3 +186,14 @@ test(
     await untilGone(pid);
   },
 );
+
+test("hooks have the environment of root's commands", asRoot, async () => {
+  await using agent = await startTestAgent();
+  await writeFile(join(agent.folder, ".environment"), "PLACE=everywhere\n");
+  await addHook(agent, "pre-snapshot", "one", `env >${join(agent.folder, "notes")}`);
+  await agent.init({ envVars: { SHAPE: "round" } });
+  await agent.host(prepareRoute);
+  const variables = await notes(agent);
+  const expected = ["PLACE=everywhere", "LANG=C.UTF-8", "SHAPE=round", "HOME=/root", "USER=root"];
+  for (const variable of expected) assert.ok(variables.includes(variable), variable);
+});

@@ -21,6 +21,7 @@ import type { Identity } from "./identity.ts";
 import { type LaunchContext, launch } from "./launch.ts";
 import { LogBudget } from "./log-budget.ts";
 import { ManagedProcess } from "./process.ts";
+import type { UserEnvironment } from "./user-environment.ts";
 
 /** LIMIT: the last of what a hook says; more would only push older lines out of the log. */
 const outputBytesMax = 8 << 10;
@@ -30,7 +31,14 @@ const folderEntriesMax = 1024;
 /** As run-parts(8) has it, so that copies of editors and package managers do not count. */
 const hookName = /^[A-Za-z0-9_.-]+$/;
 
-const root: User = { name: "root", uid: 0, gid: 0, home: "/root", otherGroups: [] };
+const root: User = {
+  name: "root",
+  uid: 0,
+  gid: 0,
+  home: "/root",
+  shell: "/bin/bash",
+  otherGroups: [],
+};
 
 export type HookMoment = (typeof hookMoments)[number];
 
@@ -44,6 +52,7 @@ export interface HookOccasion {
 export interface HooksContext extends LaunchContext {
   readonly config: AgentConfig;
   readonly identity: Identity;
+  readonly environment: UserEnvironment;
   readonly log: Logger;
 }
 
@@ -113,7 +122,7 @@ export class Hooks {
   }
 
   async #launch(path: string, occasion: HookOccasion, deadline: Deadline): Promise<HookEnd> {
-    const { config, identity, timers } = this.#context;
+    const { config, identity, environment, timers } = this.#context;
     // Nobody comes back for what a hook printed: its end is in the log.
     const limits = { ...config.limits, outputKeptBytes: 0 };
     const processContext = { timers, limits, logBudget: new LogBudget(0) };
@@ -123,11 +132,7 @@ export class Hooks {
       args: [],
       cwd: "/",
       env: {
-        PATH: config.path,
-        HOME: root.home,
-        USER: root.name,
-        LOGNAME: root.name,
-        ...identity.environment(),
+        ...environment.of(root),
         TORPOR_HOOK: occasion.moment,
         TORPOR_REASON: occasion.reason,
         TORPOR_SANDBOX_ID: identity.current.sandboxId,

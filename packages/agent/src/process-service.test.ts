@@ -89,12 +89,38 @@ test("Start gives the environment of the wire, and nothing of the agent's own", 
     "E2B_SANDBOX_ID=sandbox",
     "E2B_TEMPLATE_ID=template",
     "HOME=/root",
+    "LANG=C.UTF-8",
     "LOGNAME=root",
-    "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "PATH=/root/.local/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "SHAPE=round",
+    "SHELL=/bin/bash",
     "USER=root",
     "",
   ]);
+});
+
+test("Start gives what a login has, and a sandbox's and a request's own variables win", async () => {
+  await using agent = await startTestAgent();
+  await writeFile(join(agent.folder, ".environment"), "PATH=/opt/x:/usr/bin:/bin\nA=1\nB=1\nC=1\n");
+  await writeFile(join(agent.folder, ".locale"), "LANG=de_DE.UTF-8\nPATH=/nowhere\n");
+  await agent.init({ envVars: { B: "2", C: "2" } });
+  const said = async (envs: Record<string, string> = {}): Promise<string> => {
+    const events = startScript(agent, "echo $PATH $LANG $A $B $C", { envs });
+    await events.pid();
+    return (await events.rest()).stdout.trim();
+  };
+  assert.equal(await said(), "/root/.local/bin:/opt/x:/usr/bin:/bin de_DE.UTF-8 1 2 2");
+  const own = { PATH: "/bin", LANG: "C", C: "3" };
+  assert.equal(await said(own), "/bin C 1 2 3");
+  await writeFile(join(agent.folder, ".environment"), "A=other\n");
+  assert.match(await said(), /\/usr\/local\/bin:.* de_DE.UTF-8 other 2 2$/);
+});
+
+test("Commands without a terminal read and count characters, not bytes", async () => {
+  await using agent = await startTestAgent();
+  const events = startScript(agent, "printf è | sed y/è/e/; printf è | wc -m");
+  await events.pid();
+  assert.equal((await events.rest()).stdout, "e1\n");
 });
 
 test("Start runs as the user of the request", { skip: !isRoot }, async () => {

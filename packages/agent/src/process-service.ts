@@ -35,11 +35,13 @@ import {
   readStream,
   timeoutKey,
 } from "./stream-headers.ts";
+import type { UserEnvironment } from "./user-environment.ts";
 
 export interface ProcessServiceContext extends LaunchContext {
   readonly config: AgentConfig;
   readonly accounts: Accounts;
   readonly identity: Identity;
+  readonly environment: UserEnvironment;
 }
 
 const keepalive = create(ProcessEventSchema, { event: { case: "keepalive", value: {} } });
@@ -173,7 +175,7 @@ export class ProcessService implements ServiceImpl<typeof Process> {
   }
 
   #launchRequest(request: StartRequest, context: HandlerContext): LaunchRequest {
-    const { accounts, config, identity } = this.#context;
+    const { accounts, environment, identity } = this.#context;
     const name = userNameOfHeader(context.requestHeader.get("authorization"));
     const user = resolveUser(name, accounts, identity);
     const { process, pty } = request;
@@ -183,11 +185,7 @@ export class ProcessService implements ServiceImpl<typeof Process> {
       args: process?.args ?? [],
       cwd: resolvePath(process?.cwd ?? "", user, identity.current.defaultWorkdir),
       env: {
-        PATH: config.path,
-        HOME: user.home,
-        USER: user.name,
-        LOGNAME: user.name,
-        ...identity.environment(),
+        ...environment.of(user),
         ...process?.envs,
       },
       stdin: request.stdin ?? true,
