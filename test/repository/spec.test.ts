@@ -12,6 +12,7 @@ import { glob, readFile, readdir } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { test } from "node:test";
 import { buildProgram } from "@torpor/cli";
+import { settingNames, settings } from "@torpor/storage";
 
 const root = join(import.meta.dirname, "../..");
 /** What comes from elsewhere, or is made anew from what is looked at. */
@@ -197,6 +198,38 @@ test("README.md lists exactly the verbs and no option that does not exist", asyn
       assert.ok(known.includes(option), `${usage}: ${option}`);
     }
   }
+});
+
+test("README.md lists exactly the settings, with what they mean", async () => {
+  const listed = tableRows(await read("README.md")).filter(([name]) =>
+    /^`TORPOR_/.test(name ?? ""),
+  );
+  const told = settingNames.flatMap((name) => {
+    const { default: text, shownDefault = `\`${text}\``, meaning } = settings[name];
+    return meaning === undefined ? [] : [[`\`${name}\``, shownDefault, meaning]];
+  });
+  const hooks = listed.filter(([name]) => settings[bare(name)].reader === "guest");
+  assert.deepEqual(
+    listed.filter((row) => !hooks.includes(row)),
+    told,
+  );
+});
+
+function bare(cell = ""): (typeof settingNames)[number] {
+  const found = settingNames.find((name) => cell === `\`${name}\``);
+  return found ?? assert.fail(`${cell} is in no table`);
+}
+
+test("every variable that the tree names is a setting", async () => {
+  const unknown: string[] = [];
+  for (const path of files) {
+    // Names that are none are what this test is about.
+    if (path.endsWith("storage/src/settings.test.ts")) continue;
+    for (const [name] of (await read(path)).matchAll(/\bTORPOR_[A-Z_]*[A-Z]\b/g)) {
+      if (!(settingNames as readonly string[]).includes(name)) unknown.push(`${path}: ${name}`);
+    }
+  }
+  assert.deepEqual(unknown, [], "add it to packages/storage/src/settings.ts");
 });
 
 test("links in the documents lead somewhere", async () => {

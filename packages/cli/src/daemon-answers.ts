@@ -36,6 +36,8 @@ export interface DaemonInfo {
   readonly url: string;
   readonly templates: readonly string[];
   readonly sandboxCount: number;
+  /** The variables that it was started with; null for a daemon that does not tell. */
+  readonly settings: Readonly<Record<string, string>> | null;
 }
 
 /** What a sandbox can be woken from. */
@@ -172,6 +174,7 @@ export function parseDaemon(value: unknown): DaemonInfo {
       parseString(name, "templates"),
     ),
     sandboxCount: parseCount(body["sandboxCount"], "sandboxCount"),
+    settings: optional(body["settings"], parseStringMap, "settings") ?? null,
   };
 }
 

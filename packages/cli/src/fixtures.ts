@@ -14,7 +14,7 @@ import { connectNodeAdapter } from "@connectrpc/connect-node";
 import { Process, Signal, type StartRequest } from "@torpor/protocol";
 import { type JsonObject, TorporError, parseJson, parseObject, systemCode } from "@torpor/std";
 import { stateFiles } from "@torpor/storage";
-import type { SandboxInfo } from "./daemon-answers.ts";
+import type { DaemonInfo, SandboxInfo } from "./daemon-answers.ts";
 import { Output, type TextStream } from "./output.ts";
 import { runCli, wantsJson } from "./program.ts";
 import { Session } from "./session.ts";
@@ -94,6 +94,8 @@ export class FakeDaemon implements AsyncDisposable {
   readonly bodies: JsonObject[] = [];
   sandboxes: SandboxInfo[] = [];
   snapshots: JsonObject[] = [];
+  /** What it says that it was started with. */
+  settings: DaemonInfo["settings"] = {};
   /** Answers before the daemon itself does. */
   answer: Answerer = () => undefined;
   readonly guest = new FakeGuest();
@@ -205,6 +207,8 @@ export class FakeDaemon implements AsyncDisposable {
     switch (`${method} ${path.replaceAll(/\/i[0-9a-z]{3,}/g, "/:id")}`) {
       case "GET /health":
         return { status: 204 };
+      case "GET /torpor/daemon":
+        return { status: 200, body: { ...this.#describe() } };
       case "GET /torpor/sandboxes":
         return { status: 200, body: JSON.stringify(this.sandboxes) };
       case "GET /torpor/sandboxes/:id":
@@ -246,6 +250,23 @@ export class FakeDaemon implements AsyncDisposable {
         if (path.endsWith("/pool")) return { status: 204 };
         throw new TorporError("internal", `no route ${method} ${path} ${first} ${fourth}`);
     }
+  }
+
+  #describe(): DaemonInfo {
+    return {
+      pid: process.pid,
+      version: "0.1.0",
+      startedAtMs: 0,
+      stateFolder: this.stateFolder,
+      accelerator: "tcg",
+      url: "http://127.0.0.1:7330",
+      templates: ["base"],
+      sandboxCount: this.sandboxes.length,
+      settings: this.settings && {
+        TORPOR_CACHE: join(this.stateFolder, "cache"),
+        ...this.settings,
+      },
+    };
   }
 
   #find(id: string): SandboxInfo {

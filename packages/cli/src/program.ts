@@ -7,6 +7,7 @@
 import { readFileSync } from "node:fs";
 import { Command, CommanderError } from "commander";
 import { TorporError, parseJson, parseObject, parseString } from "@torpor/std";
+import { checkSettings } from "@torpor/storage";
 import type { Session } from "./session.ts";
 import { isUsageError, usageError } from "./usage.ts";
 import { addCompletion } from "./verbs/completion.ts";
@@ -79,6 +80,10 @@ Examples:
   torpor run -- python3 -c 'print(2**64)'
   torpor ls`,
     );
+  // Help and completion say what they can whatever is set.
+  program.hook("preAction", (_program, verb) => {
+    if (verb.name() !== "completion") checkEnvironment(session.env);
+  });
   program.commandsGroup("Machine:");
   addUp(program, session);
   addDown(program, session);
@@ -117,6 +122,16 @@ function commanderError(
   const verb = program.commands.find((one) => one.name() === argv[0]);
   const help = verb === undefined ? "torpor --help" : `torpor ${verb.name()} --help`;
   return usageError(message.replace(/^error: /, "").replaceAll("\n", " "), `See \`${help}\`.`);
+}
+
+/** @throws usage error */
+function checkEnvironment(env: NodeJS.ProcessEnv): void {
+  try {
+    checkSettings(env);
+  } catch (cause) {
+    const { rawMessage, advice } = TorporError.from(cause, "internal");
+    throw usageError(rawMessage, advice);
+  }
 }
 
 function exitCodeOf(error: TorporError): number {

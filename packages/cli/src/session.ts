@@ -1,13 +1,14 @@
 /** What every verb works with: where to write, what surrounds us, and the daemon. */
 import { join } from "node:path";
 import { TorporError } from "@torpor/std";
-import { stateFiles } from "@torpor/storage";
+import { type Environment, daemonSettings, stateFiles } from "@torpor/storage";
 import type { CreatedSandbox, SandboxInfo } from "./daemon-answers.ts";
 import { DaemonClient, type NewSandbox } from "./daemon-client.ts";
 import { startDaemonProcess } from "./daemon-process.ts";
 import type { Interrupt } from "./interrupt.ts";
 import type { Output } from "./output.ts";
 import { findSandbox } from "./sandbox-id.ts";
+import { noteDifferences } from "./settings-note.ts";
 
 /** The part of standard input that is used here. */
 export interface Input extends AsyncIterable<unknown> {
@@ -36,6 +37,7 @@ export class Session {
   readonly client: DaemonClient;
   /** Of the program, set by verbs that end with another code than 0 without a failure. */
   exitCode = 0;
+  #haveCompared = false;
 
   constructor(options: SessionOptions) {
     this.output = options.output;
@@ -55,12 +57,28 @@ export class Session {
     this.output.fail(error, this.asJson);
   }
 
-  /** A daemon that answers; starts one when none does, and says so. */
-  async daemon(): Promise<DaemonClient> {
-    if (await this.client.isAnswering()) return this.client;
+  /**
+   * A daemon that answers; starts one when none does, and says so. One that runs keeps the settings it
+   * was started with: what of ours differs is said once.
+   * @param alsoUnset Also what is not set here, but was set for the daemon.
+   */
+  async daemon(alsoUnset = false): Promise<DaemonClient> {
+    if (await this.client.isAnswering()) {
+      await this.#noteDifferences(alsoUnset);
+      return this.client;
+    }
     this.output.note("No daemon answers: starting one.");
     await this.output.busy("starting the daemon", startDaemonProcess(this.client, this));
     return this.client;
+  }
+
+  async #noteDifferences(alsoUnset: boolean): Promise<void> {
+    const env: Environment = { ...this.env, TORPOR_CACHE: this.cacheFolder };
+    const mayDiffer = alsoUnset || Object.keys(daemonSettings(this.env)).length > 0;
+    if (this.#haveCompared || !mayDiffer) return;
+    this.#haveCompared = true;
+    const { settings } = await this.client.describe();
+    if (settings !== null) noteDifferences(this.output, env, settings, alsoUnset);
   }
 
   /** The sandbox that a full id, or the beginning of one, names. */

@@ -1,5 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { settingNames, settings } from "@torpor/storage";
+import { defaultUserIds } from "@torpor/vmm";
 import { readDaemonEnv } from "./daemon-env.ts";
 
 test("without variables the daemon leaves its sandboxes, and saves in layers", () => {
@@ -58,4 +60,30 @@ test("a wrong one is named", () => {
       rawMessage: new RegExp(`^TORPOR_${name} must be`),
     });
   }
+});
+
+test("no variable of TLS is set in vain", () => {
+  for (const name of ["TORPOR_TLS_CERT", "TORPOR_TLS_KEY", "TORPOR_TLS_ADDRESS"]) {
+    assert.throws(() => readDaemonEnv({ [name]: "/pem" }), { code: "argument.invalid" }, name);
+  }
+  assert.throws(() => readDaemonEnv({ TORPOR_TLS_PORT: "443" }), {
+    rawMessage: "TLS needs TORPOR_TLS_CERT and TORPOR_TLS_KEY",
+  });
+});
+
+test("the defaults of the list are the daemon's own", () => {
+  const written = Object.fromEntries(
+    settingNames.flatMap((name) => {
+      const { default: text, reader } = settings[name];
+      const isTls = name.startsWith("TORPOR_TLS_");
+      return text === undefined || reader !== "daemon" || isTls ? [] : [[name, text] as const];
+    }),
+  );
+  assert.deepEqual(readDaemonEnv(written), {
+    ...readDaemonEnv({}),
+    domain: "localhost",
+    drainMs: 2_000,
+    policy: { timeoutMsMax: 720 * 3_600_000, requestsMax: 20_000 },
+    userIds: defaultUserIds,
+  });
 });

@@ -1,29 +1,19 @@
-/** What the daemon's program reads from its environment: every TORPOR_ variable but the two folders. */
+/** What the daemon's program reads from its environment: every setting but its two folders. */
 import { type NetworkKind, defaultNetworkKind } from "@torpor/network";
-import { prefetchModes } from "@torpor/pager";
-import { TorporError, parseInteger, parseOneOf } from "@torpor/std";
+import { TorporError } from "@torpor/std";
+import { type Environment, readSetting } from "@torpor/storage";
 import type { UserIdRange } from "@torpor/vmm";
 import type { ApiPolicy } from "./api/api-host.ts";
 import type { TlsSettings } from "./edge/tls-listener.ts";
-import { type PagerSettings, defaultPagerSettings, pagerUses } from "./pagers.ts";
+import { type PagerSettings, defaultPagerSettings } from "./pagers.ts";
 import type { OnStop } from "./stop.ts";
 
 const defaultPort = 7330;
 const defaultTlsPort = 7443;
 const loopback = "127.0.0.1";
-const portMax = 65_535;
-const drainMsMax = 60_000;
-/** LIMIT: what Node takes for a user id. */
-const userIdMax = 2 ** 31 - 1;
-/** LIMIT: ten years; more is "never". */
-const timeoutHoursMax = 10 * 365 * 24;
 const msPerHour = 3_600_000;
-const requestsLimit = 100_000_000;
-/** Labels of letters, digits and hyphens, with dots between them. */
-const domainPattern = /^(?:[a-z0-9](?:[a-z0-9-]*[a-z0-9])?\.)*[a-z0-9](?:[a-z0-9-]*[a-z0-9])?$/i;
 /** One request at a time finds its sandbox ready; each spare keeps a VM process in memory. */
 const defaultSpareCount = 1;
-const spareCountMax = 100;
 
 export interface DaemonEnv {
   readonly port: number;
@@ -40,77 +30,46 @@ export interface DaemonEnv {
 }
 
 /** @throws argument.invalid with the name of the variable */
-export function readDaemonEnv(env: NodeJS.ProcessEnv): DaemonEnv {
+export function readDaemonEnv(env: Environment): DaemonEnv {
   return {
-    port: readCount(env, "TORPOR_PORT", portMax) ?? defaultPort,
-    domain: readDomain(env),
+    port: readSetting(env, "TORPOR_PORT") ?? defaultPort,
+    domain: readSetting(env, "TORPOR_DOMAIN"),
     tls: readTls(env),
-    drainMs: readCount(env, "TORPOR_DRAIN_MS", drainMsMax),
-    spareCount: readCount(env, "TORPOR_SPARES", spareCountMax) ?? defaultSpareCount,
-    networkKind: readWord(env, "TORPOR_NETWORK", ["namespace", "user"]) ?? defaultNetworkKind(),
-    saveWhole: readWord(env, "TORPOR_SAVE", ["layers", "whole"]) === "whole",
+    drainMs: readSetting(env, "TORPOR_DRAIN_MS"),
+    spareCount: readSetting(env, "TORPOR_SPARES") ?? defaultSpareCount,
+    networkKind: readSetting(env, "TORPOR_NETWORK") ?? defaultNetworkKind(),
+    saveWhole: readSetting(env, "TORPOR_SAVE") === "whole",
     policy: readPolicy(env),
-    userIds: readUserIds(env),
+    userIds: readSetting(env, "TORPOR_USER_IDS"),
     pager: {
-      use: readWord(env, "TORPOR_PAGER", pagerUses) ?? defaultPagerSettings.use,
-      prefetch: readWord(env, "TORPOR_PREFETCH", prefetchModes) ?? defaultPagerSettings.prefetch,
+      use: readSetting(env, "TORPOR_PAGER") ?? defaultPagerSettings.use,
+      prefetch: readSetting(env, "TORPOR_PREFETCH") ?? defaultPagerSettings.prefetch,
     },
-    onStop: readWord(env, "TORPOR_ON_STOP", ["leave", "pause"]) ?? "leave",
+    onStop: readSetting(env, "TORPOR_ON_STOP") ?? "leave",
   };
 }
 
-function readCount(env: NodeJS.ProcessEnv, name: string, max: number): number | undefined {
-  const text = env[name];
-  return text === undefined ? undefined : parseInteger(Number(text), name, 0, max);
-}
-
 /** Nothing for a variable that is not set. */
-function readPolicy(env: NodeJS.ProcessEnv): Partial<ApiPolicy> {
-  const hours = readCount(env, "TORPOR_TIMEOUT_HOURS_MAX", timeoutHoursMax);
-  const requestsMax = readCount(env, "TORPOR_REQUESTS_MAX", requestsLimit);
+function readPolicy(env: Environment): Partial<ApiPolicy> {
+  const hours = readSetting(env, "TORPOR_TIMEOUT_HOURS_MAX");
+  const requestsMax = readSetting(env, "TORPOR_REQUESTS_MAX");
   return {
     ...(hours === undefined ? {} : { timeoutMsMax: hours * msPerHour }),
     ...(requestsMax === undefined ? {} : { requestsMax }),
   };
 }
 
-/** "FIRST-LAST", both included; users of no account, for one VM process each. */
-function readUserIds(env: NodeJS.ProcessEnv): UserIdRange | undefined {
-  const name = "TORPOR_USER_IDS";
-  const text = env[name];
-  if (text === undefined) return undefined;
-  const [, from, to] = /^(\d+)-(\d+)$/.exec(text) ?? [];
-  const first = parseInteger(Number(from), name, 1, userIdMax);
-  const last = parseInteger(Number(to), name, first, userIdMax);
-  return { first, count: last - first + 1 };
-}
-
-function readDomain(env: NodeJS.ProcessEnv): string | undefined {
-  const text = env["TORPOR_DOMAIN"];
-  if (text === undefined || domainPattern.test(text)) return text;
-  throw new TorporError("argument.invalid", "TORPOR_DOMAIN must be a host name");
-}
-
-function readTls(env: NodeJS.ProcessEnv): TlsSettings | undefined {
-  const certPath = env["TORPOR_TLS_CERT"];
-  const keyPath = env["TORPOR_TLS_KEY"];
-  if (certPath === undefined && keyPath === undefined) return undefined;
-  if (certPath === undefined || keyPath === undefined) {
-    throw new TorporError("argument.invalid", "TORPOR_TLS_CERT and TORPOR_TLS_KEY go together");
+function readTls(env: Environment): TlsSettings | undefined {
+  const certPath = readSetting(env, "TORPOR_TLS_CERT");
+  const keyPath = readSetting(env, "TORPOR_TLS_KEY");
+  const address = readSetting(env, "TORPOR_TLS_ADDRESS");
+  const port = readSetting(env, "TORPOR_TLS_PORT");
+  if (certPath !== undefined && keyPath !== undefined) {
+    return { certPath, keyPath, address: address ?? loopback, port: port ?? defaultTlsPort };
   }
-  return {
-    certPath,
-    keyPath,
-    address: env["TORPOR_TLS_ADDRESS"] ?? loopback,
-    port: readCount(env, "TORPOR_TLS_PORT", portMax) ?? defaultTlsPort,
-  };
-}
-
-function readWord<T extends string>(
-  env: NodeJS.ProcessEnv,
-  name: string,
-  words: readonly T[],
-): T | undefined {
-  const text = env[name];
-  return text === undefined ? undefined : parseOneOf(text, name, words);
+  const isAnySet = [certPath, keyPath, address, port].some((value) => value !== undefined);
+  if (!isAnySet) return undefined;
+  throw new TorporError("argument.invalid", "TLS needs TORPOR_TLS_CERT and TORPOR_TLS_KEY", {
+    advice: "Set both, or unset every TORPOR_TLS_ variable.",
+  });
 }

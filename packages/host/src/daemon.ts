@@ -105,6 +105,8 @@ export interface DaemonOptions {
   readonly userIds?: UserIdRange | undefined;
   /** As it comes unless told otherwise. */
   readonly pager?: PagerSettings | undefined;
+  /** What `GET /torpor/daemon` says that this daemon was told; nothing secret. */
+  readonly settings?: Readonly<Record<string, string>> | undefined;
 }
 
 export interface Daemon extends AsyncDisposable {
@@ -176,6 +178,7 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
     templates: await templates.names(),
     sandboxCount: sandboxes.all().length,
     sparesReady: sandboxes.sparesReady,
+    settings: options.settings ?? {},
   });
   const apiHost: ApiHost = {
     sandboxes,

@@ -3,18 +3,26 @@
  * object a line to standard error. SIGTERM and SIGINT end it; see stop.ts for what becomes of the VMs.
  */
 import { TorporError, jsonLogger } from "@torpor/std";
-import { defaultCacheFolder, defaultStateFolder } from "@torpor/storage";
+import {
+  checkSettings,
+  daemonSettings,
+  defaultCacheFolder,
+  defaultStateFolder,
+} from "@torpor/storage";
 import { startDaemon } from "./daemon.ts";
 import { readDaemonEnv } from "./daemon-env.ts";
 import { stopOnSignal } from "./stop.ts";
 
 const log = jsonLogger((line) => process.stderr.write(line));
 try {
-  const { onStop, ...settings } = readDaemonEnv(process.env);
+  checkSettings(process.env);
+  const { onStop, ...options } = readDaemonEnv(process.env);
+  const cacheFolder = defaultCacheFolder();
   await using daemon = await startDaemon({
     stateFolder: defaultStateFolder(),
-    cacheFolder: defaultCacheFolder(),
-    ...settings,
+    cacheFolder,
+    ...options,
+    settings: daemonSettings({ ...process.env, TORPOR_CACHE: cacheFolder }),
     log,
   });
   const { url, tlsUrl, socketPath } = daemon;

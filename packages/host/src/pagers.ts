@@ -25,8 +25,7 @@ const device = "/dev/userfaultfd";
 const connectBudgetMs = 150_000;
 
 /** `auto`: where a wake would have to copy memory otherwise. */
-export const pagerUses = ["auto", "always", "never"] as const;
-export type PagerUse = (typeof pagerUses)[number];
+export type PagerUse = "auto" | "always" | "never";
 
 export interface PagerSettings {
   readonly use: PagerUse;

@@ -1,9 +1,9 @@
 /** Which VMM templates are made with, and so every sandbox of them runs. */
-import { parseOneOf } from "@torpor/std";
+import { type Environment, readSetting } from "@torpor/storage";
 
 export type VmmKind = "qemu" | "firecracker";
 
 /** @throws argument.invalid naming the variable */
-export function defaultVmm(env: NodeJS.ProcessEnv = process.env): VmmKind {
-  return parseOneOf(env["TORPOR_VMM"] ?? "qemu", "TORPOR_VMM", ["qemu", "firecracker"]);
+export function defaultVmm(env: Environment = process.env): VmmKind {
+  return readSetting(env, "TORPOR_VMM") ?? "qemu";
 }

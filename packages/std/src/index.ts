@@ -1,6 +1,6 @@
 export { BugError, assert, assertNever } from "./assert.ts";
 export { type CommandOptions, type CommandResult, runCommand } from "./command.ts";
-export { Deadline, budgetFactor } from "./deadline.ts";
+export { Deadline, budgetFactor, readBudgetFactor } from "./deadline.ts";
 export { flush, flushFolder, renameDurably, writeFileDurably } from "./durable.ts";
 export {
   type Effect,
@@ -15,6 +15,7 @@ export {
 } from "./errors.ts";
 export { type LogFields, type Logger, jsonLogger, silentLogger } from "./log.ts";
 export { type MemoryPiece, type MemoryRange, joinRanges, totalBytes } from "./memory-ranges.ts";
+export { nearestName, nearestNames } from "./nearest-name.ts";
 export {
   type JsonObject,
   optional,

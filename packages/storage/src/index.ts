@@ -39,3 +39,13 @@ export {
   templateIdPattern,
   templateNamePattern,
 } from "./template-store.ts";
+export {
+  type Difference,
+  type Environment,
+  checkSettings,
+  daemonSettings,
+  differingSettings,
+  readSetting,
+  settingNames,
+  settings,
+} from "./settings.ts";

@@ -53,7 +53,7 @@ Examples:
 
 async function up(session: Session, options: UpOptions, interrupt: Interrupt): Promise<number> {
   const { output } = session;
-  const daemon = await session.daemon();
+  const daemon = await session.daemon(true);
   const info = await daemon.describe();
   const key = await createFirstKey(daemon);
   if (session.asJson) {

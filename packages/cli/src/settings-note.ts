@@ -1,0 +1,23 @@
+/** What a daemon that runs already does not heed of our environment, and how it would. */
+import { type Environment, differingSettings } from "@torpor/storage";
+import type { Output } from "./output.ts";
+
+/** @param there The daemon's. @param alsoUnset As of `differingSettings`. */
+export function noteDifferences(
+  output: Output,
+  env: Environment,
+  there: Environment,
+  alsoUnset: boolean,
+): void {
+  const differences = differingSettings(env, there, alsoUnset);
+  if (differences.length === 0) return;
+  output.note("The daemon that runs was started with other settings:");
+  output.noteTable(
+    differences.map(({ name, here, there: theirs }) => [
+      `  ${name}`,
+      `here ${here ?? "not set"},`,
+      `there ${theirs ?? "not set"}`,
+    ]),
+  );
+  output.note("`torpor down && torpor up` applies those of here; sandboxes go on meanwhile.");
+}

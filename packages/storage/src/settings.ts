@@ -1,0 +1,290 @@
+/**
+ * Every variable of the environment that Torpor reads, in one table: what it may be, what holds where it
+ * is not set, and what it means. README.md's list is compared with it.
+ *
+ * A name that is not in the table, and a value that is not what the table says, are refused by the
+ * command line and by the daemon, so that no setting is ignored in silence.
+ */
+import { isIP } from "node:net";
+import { isAbsolute, resolve } from "node:path";
+import { TorporError, nearestName, parseInteger, parseOneOf, readBudgetFactor } from "@torpor/std";
+
+export type Environment = Readonly<Record<string, string | undefined>>;
+
+interface Setting<T> {
+  /** @throws argument.invalid with the name */
+  readonly parse: (text: string, name: string) => T;
+  /** The text that means the same as leaving it out; undefined: there is none. */
+  readonly default?: string | undefined;
+  /** What README.md says of the default, where it is not just that text. */
+  readonly shownDefault?: string;
+  /** A cell of README.md's table. */
+  readonly meaning?: string;
+  /**
+   * Who heeds it: a daemon, from its start on; set-up; the commands, to find the daemon; the tests;
+   * programs in a guest, where the names are taken too.
+   */
+  readonly reader: "daemon" | "setUp" | "command" | "tests" | "guest";
+}
+
+const prefix = "TORPOR_";
+const portMax = 65_535;
+const drainMsMax = 60_000;
+/** LIMIT: what Node takes for a user id. */
+const userIdMax = 2 ** 31 - 1;
+/** LIMIT: ten years; more is "never". */
+const timeoutHoursMax = 10 * 365 * 24;
+const requestsLimit = 100_000_000;
+const spareCountMax = 100;
+/** Labels of letters, digits and hyphens, with dots between them. */
+const hostNamePattern = /^(?:[a-z0-9](?:[a-z0-9-]*[a-z0-9])?\.)*[a-z0-9](?:[a-z0-9-]*[a-z0-9])?$/i;
+const isRoot = process.getuid?.() === 0;
+
+const table = {
+  TORPOR_HOME: {
+    parse: parsePath,
+    shownDefault: "`/var/lib/torpor`; without root `~/.local/share/torpor`",
+    meaning: "sandboxes, database, socket and log",
+    reader: "command",
+  },
+  TORPOR_CACHE: {
+    parse: parsePath,
+    shownDefault: "`/var/cache/torpor`; without root `~/.cache/torpor`",
+    meaning: "guest system and templates; can be built anew",
+    reader: "daemon",
+  },
+  TORPOR_PORT: {
+    parse: wholeNumber(portMax),
+    default: "7330",
+    meaning: "the daemon's port on 127.0.0.1",
+    reader: "daemon",
+  },
+  TORPOR_NETWORK: {
+    parse: word("namespace", "user"),
+    default: isRoot ? "namespace" : "user",
+    shownDefault: "`namespace` as root, else `user`",
+    meaning: "`user`: QEMU's own network, closed",
+    reader: "daemon",
+  },
+  TORPOR_VMM: {
+    parse: word("qemu", "firecracker"),
+    default: "qemu",
+    meaning: "`firecracker`: what `up` makes its template with; see below",
+    reader: "setUp",
+  },
+  TORPOR_PAGER: {
+    parse: word("auto", "always", "never"),
+    default: "auto",
+    meaning: "under Firecracker, memory page by page: `always`, `never`",
+    reader: "daemon",
+  },
+  TORPOR_PREFETCH: {
+    parse: word("off", "workingSet", "all"),
+    default: "workingSet",
+    meaning: "what a pager fetches ahead: that, `all` or nothing (`off`)",
+    reader: "daemon",
+  },
+  TORPOR_SPARES: {
+    parse: wholeNumber(spareCountMax),
+    default: "1",
+    meaning: "sandboxes of each template kept ready",
+    reader: "daemon",
+  },
+  TORPOR_ON_STOP: {
+    parse: word("leave", "pause"),
+    default: "leave",
+    meaning: "what SIGTERM to the daemon does to sandboxes: `leave` or `pause`",
+    reader: "daemon",
+  },
+  TORPOR_SAVE: {
+    parse: word("layers", "whole"),
+    default: "layers",
+    meaning: "`whole`: save all memory by QEMU's own means",
+    reader: "daemon",
+  },
+  TORPOR_DOMAIN: {
+    parse: parseHostName,
+    default: "localhost",
+    meaning: "sandboxes have host names below it: `<port>-<id>.<domain>`",
+    reader: "daemon",
+  },
+  TORPOR_TLS_CERT: {
+    parse: parsePath,
+    shownDefault: "none",
+    meaning: "PEM file of a certificate; serve over TLS too",
+    reader: "daemon",
+  },
+  TORPOR_TLS_KEY: {
+    parse: parsePath,
+    shownDefault: "none",
+    meaning: "PEM file of its key",
+    reader: "daemon",
+  },
+  TORPOR_TLS_PORT: {
+    parse: wholeNumber(portMax),
+    default: "7443",
+    meaning: "the port for TLS",
+    reader: "daemon",
+  },
+  TORPOR_TLS_ADDRESS: {
+    parse: parseAddress,
+    default: "127.0.0.1",
+    meaning: "the address for TLS; `0.0.0.0`: all",
+    reader: "daemon",
+  },
+  TORPOR_DRAIN_MS: {
+    parse: wholeNumber(drainMsMax),
+    default: "2000",
+    meaning: "how long requests in flight have to end before a pause",
+    reader: "daemon",
+  },
+  TORPOR_TIMEOUT_HOURS_MAX: {
+    parse: wholeNumber(timeoutHoursMax),
+    default: "720",
+    meaning: "the longest timeout, from the start of a run",
+    reader: "daemon",
+  },
+  TORPOR_REQUESTS_MAX: {
+    parse: wholeNumber(requestsLimit),
+    default: "20000",
+    meaning: "requests of one API key in 30 s; `0`: any number",
+    reader: "daemon",
+  },
+  TORPOR_USER_IDS: {
+    parse: parseUserIds,
+    default: "1900000000-1900009999",
+    meaning: "as root: users for the processes of VMs, one each",
+    reader: "daemon",
+  },
+  TORPOR_BUDGET_FACTOR: { parse: readBudgetFactor, default: "1", reader: "tests" },
+  TORPOR_MODEL_SEED: { parse: wholeNumber(Number.MAX_SAFE_INTEGER), reader: "tests" },
+  TORPOR_MODEL_SEEDS: { parse: wholeNumber(Number.MAX_SAFE_INTEGER), reader: "tests" },
+  TORPOR_STRIPPED: { parse: parsePath, reader: "tests" },
+  TORPOR_AGENT_ADDRESS: { parse: String, reader: "guest" },
+  TORPOR_AGENT_PORT: { parse: String, reader: "guest" },
+  TORPOR_AGENT_USER_CGROUP: { parse: String, reader: "guest" },
+  TORPOR_GENERATION_FILE: { parse: String, reader: "guest" },
+  TORPOR_HOOK: { parse: String, reader: "guest" },
+  TORPOR_REASON: { parse: String, reader: "guest" },
+  TORPOR_SANDBOX_ID: { parse: String, reader: "guest" },
+  TORPOR_GENERATION: { parse: String, reader: "guest" },
+  TORPOR_SUSPENDED_MS: { parse: String, reader: "guest" },
+} as const satisfies Readonly<Record<string, Setting<unknown>>>;
+
+export type SettingName = keyof typeof table;
+export type SettingValue<N extends SettingName> = ReturnType<(typeof table)[N]["parse"]>;
+
+export const settings: Readonly<Record<SettingName, Setting<unknown>>> = table;
+export const settingNames = Object.keys(table) as readonly SettingName[];
+
+/** What is set, checked; undefined where it is not. @throws argument.invalid */
+export function readSetting<N extends SettingName>(
+  env: Environment,
+  name: N,
+): SettingValue<N> | undefined {
+  const text = env[name];
+  if (text === undefined) return undefined;
+  if (text === "") throw wrong(name, "is empty", `Give ${name} a value, or \`unset ${name}\`.`);
+  return table[name].parse(text, name) as SettingValue<N>;
+}
+
+/** @throws argument.invalid for a name that means nothing, and for a value that is none */
+export function checkSettings(env: Environment): void {
+  for (const name of Object.keys(env)) {
+    if (!name.startsWith(prefix) || env[name] === undefined) continue;
+    if (isSettingName(name)) readSetting(env, name);
+    else throw unknownName(name);
+  }
+}
+
+/** What a daemon was told, as text; nothing of it is secret. */
+export function daemonSettings(env: Environment): Readonly<Record<string, string>> {
+  const told = settingNames.flatMap((name) => {
+    const text = env[name];
+    return text === undefined || settings[name].reader !== "daemon" ? [] : [[name, text] as const];
+  });
+  return Object.fromEntries(told);
+}
+
+export interface Difference {
+  readonly name: SettingName;
+  /** As set, or what holds where it is not; undefined: nothing. */
+  readonly here: string | undefined;
+  readonly there: string | undefined;
+}
+
+/**
+ * What `env` asks of a daemon that has other settings.
+ * @param there As `daemonSettings` of that daemon's environment.
+ * @param alsoUnset Also what is not set in `env`, but was set there.
+ */
+export function differingSettings(
+  env: Environment,
+  there: Environment,
+  alsoUnset: boolean,
+): readonly Difference[] {
+  return settingNames.flatMap((name) => {
+    const setting = settings[name];
+    if (setting.reader !== "daemon" || (env[name] === undefined && !alsoUnset)) return [];
+    const texts = [env, there].map((one) => one[name] ?? setting.default);
+    const [mine, daemons] = texts.map((text) =>
+      text === undefined ? undefined : JSON.stringify(setting.parse(text, name)),
+    );
+    return mine === daemons ? [] : [{ name, here: texts[0], there: texts[1] }];
+  });
+}
+
+function isSettingName(name: string): name is SettingName {
+  return Object.hasOwn(table, name);
+}
+
+function unknownName(name: string): TorporError {
+  const known = settingNames.filter((one) => settings[one].meaning !== undefined);
+  // All begin alike, which makes none nearer.
+  const ends = known.map((one) => one.slice(prefix.length));
+  const nearest = nearestName(name.slice(prefix.length), ends);
+  const advice =
+    nearest === undefined ? "README.md lists those that are." : `Write ${prefix}${nearest}.`;
+  return wrong(name, "is no setting", `${advice} \`unset ${name}\` takes it away.`);
+}
+
+function wholeNumber(max: number): (text: string, name: string) => number {
+  return (text, name) => {
+    // Number() takes 0x10, 1e3 and blanks, which nobody means.
+    const value = /^\d+$/.test(text) ? Number(text) : Number.NaN;
+    return parseInteger(value, name, 0, max);
+  };
+}
+
+function word<T extends string>(...words: readonly T[]): (text: string, name: string) => T {
+  return (text, name) => parseOneOf(text, name, words);
+}
+
+/** The daemon and whoever asks it stand in different folders. */
+function parsePath(text: string, name: string): string {
+  if (isAbsolute(text)) return resolve(text);
+  const problem = `must be an absolute path, not "${text}"`;
+  throw wrong(name, problem, `Write ${name}=${resolve(text)}.`);
+}
+
+function parseHostName(text: string, name: string): string {
+  if (hostNamePattern.test(text)) return text.toLowerCase();
+  throw wrong(name, "must be a host name", `Write labels with dots between, without a port.`);
+}
+
+function parseAddress(text: string, name: string): string {
+  if (isIP(text) !== 0 || hostNamePattern.test(text)) return text;
+  throw wrong(name, "must be an address of this machine", `Write 0.0.0.0 for all.`);
+}
+
+/** "FIRST-LAST", both included; users of no account, for one VM process each. */
+function parseUserIds(text: string, name: string): { first: number; count: number } {
+  const [, from, to] = /^(\d+)-(\d+)$/.exec(text) ?? [];
+  const first = parseInteger(Number(from), name, 1, userIdMax);
+  const last = parseInteger(Number(to), name, first, userIdMax);
+  return { first, count: last - first + 1 };
+}
+
+function wrong(name: string, problem: string, advice: string): TorporError {
+  return new TorporError("argument.invalid", `${name} ${problem}`, { advice });
+}
