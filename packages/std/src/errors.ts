@@ -89,6 +89,7 @@ const table = {
     "none",
     "Repeat the request after what Retry-After says.",
   ),
+  "request.headTooLarge": row(431, "afterChange", "none", "Send fewer or shorter headers."),
   "request.keyReused": row(
     422,
     "afterChange",

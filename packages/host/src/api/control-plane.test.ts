@@ -463,7 +463,7 @@ test("every answer names its request, and so does the log of a failure", async (
   const keep = (message: string, fields?: object): void => void lines.push({ message, ...fields });
   const log = { info: keep, warn: keep, error: keep, child: () => log };
   const api = await start(t, { log });
-  api.sandboxes.beforeCreate = () => Promise.reject(new Error("a bug"));
+  api.sandboxes.beforeWork = () => Promise.reject(new Error("a bug"));
   const failed = await api.call("POST", "/v2/sandboxes", {
     body: { templateID: "base" },
     headers: { "x-request-id": "mine-1" },
@@ -482,7 +482,7 @@ test("every answer names its request, and so does the log of a failure", async (
 test("an error of the daemon arrives with its status, code and advice", async (t) => {
   const api = await start(t);
   const error = new TorporError("storage.noSpace", "the disk is full");
-  api.sandboxes.beforeCreate = () => Promise.reject(error);
+  api.sandboxes.beforeWork = () => Promise.reject(error);
   const answer = await api.call("POST", "/v2/sandboxes", { body: { templateID: "base" } });
   assert.deepEqual([answer.status, answer.body], [507, { ...error.toBody() }]);
 });
@@ -507,7 +507,7 @@ test("browsers may call from anywhere", async (t) => {
 test("a client that goes away changes nothing of what it asked for", async (t) => {
   const api = await start(t);
   const { promise, resolve } = Promise.withResolvers<void>();
-  api.sandboxes.beforeCreate = () => promise;
+  api.sandboxes.beforeWork = () => promise;
   const leaving = new AbortController();
   const url = `http://127.0.0.1:${api.port}/v2/sandboxes`;
   const body = JSON.stringify({ templateID: "base" });
@@ -523,7 +523,7 @@ test("a client that goes away changes nothing of what it asked for", async (t) =
 test("a create that takes too long fails in time, and nothing of it is left", async (t) => {
   const api = await start(t, { policy: { answerMsMax: 200 } });
   const { promise, resolve } = Promise.withResolvers<void>();
-  api.sandboxes.beforeCreate = () => promise;
+  api.sandboxes.beforeWork = () => promise;
   const answer = await api.call("POST", "/v2/sandboxes", { body: { templateID: "base" } });
   assert.deepEqual([answer.status, said(answer)["code"]], [504, 504]);
   const removed = Promise.withResolvers<void>();

@@ -7,7 +7,7 @@
 import assert from "node:assert/strict";
 import { once } from "node:events";
 import { mkdtempDisposable, writeFile } from "node:fs/promises";
-import { type IncomingHttpHeaders, type IncomingMessage, createServer, request } from "node:http";
+import { type IncomingHttpHeaders, type IncomingMessage, type Server, request } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type Logger, TorporError, parseJson, silentLogger } from "@torpor/std";
@@ -18,6 +18,8 @@ import {
   TemplateStore,
 } from "@torpor/storage";
 import { ApiKeys } from "../api-keys.ts";
+import { Edge } from "../edge/edge.ts";
+import { createListener } from "../edge/listener.ts";
 import { newSandboxId, newSecret, newSnapshotId } from "../entropy.ts";
 import type { LogEntry } from "../guest-log-line.ts";
 import { Idempotency } from "../idempotency.ts";
@@ -42,7 +44,6 @@ import { createApi } from "./server.ts";
 
 const fakeTemplateId = "t".repeat(20);
 const bytesPerMiB = 1024 * 1024;
-const slowClientCheckMs = 100;
 
 /** Of a library for JSON Schema, which tests bring along. */
 export interface SchemaValidator {
@@ -76,6 +77,8 @@ export interface FakeApi extends AsyncDisposable {
   readonly host: ApiHost;
   readonly sandboxes: FakeSandboxes;
   readonly port: number;
+  /** The listener itself. */
+  readonly server: Server;
   readonly routes: readonly Route[];
   /** What the server serves, as `METHOD /path`. */
   readonly served: readonly string[];
@@ -119,11 +122,11 @@ export async function startFakeApi(options: FakeApiOptions): Promise<FakeApi> {
       ...options.policy,
     },
   };
+  const edge = new Edge({ domain: "localhost", find: () => undefined });
   const app = await createApi({
     host,
     requireKey: options.requireKey ?? false,
-    createServer: (handler) =>
-      createServer({ connectionsCheckingInterval: slowClientCheckMs }, handler),
+    createServer: createListener.bind(undefined, edge),
     limits: options.limits,
   });
   undo.defer(() => {
@@ -141,6 +144,7 @@ export async function startFakeApi(options: FakeApiOptions): Promise<FakeApi> {
     host,
     sandboxes,
     port,
+    server: app.server,
     routes,
     served: servedRoutes(app.printRoutes({ commonPrefix: false })),
     call: async (method, path, call) => {
@@ -166,31 +170,36 @@ class FakeSandbox {
   /** What the last resume was asked for. */
   resumed: ResumeCommand | undefined;
 
-  constructor(stateFolder: string, record: SandboxRecord) {
+  readonly #beforeWork: () => Promise<void>;
+
+  constructor(stateFolder: string, record: SandboxRecord, beforeWork: () => Promise<void>) {
     this.folder = new SandboxFolder(stateFolder, record.id);
     this.record = record;
+    this.#beforeWork = beforeWork;
   }
 
   change(change: Partial<SandboxRecord>): void {
     this.record = { ...this.record, ...change };
   }
 
-  pause: ApiSandbox["pause"] = () => {
+  pause: ApiSandbox["pause"] = async () => {
+    await this.#beforeWork();
     const { lifetime, startedAtMs, state } = this.record;
-    if (state.kind === "paused") return Promise.resolve({ changed: false, timings: [] });
+    if (state.kind === "paused") return unchanged;
     const rested = rest(lifetime, startedAtMs, Date.now());
     this.change({ state: { kind: "paused" }, snapshotId: newSnapshotId(), lifetime: rested });
-    return Promise.resolve({ changed: true, timings: [{ step: "save memory", tookMs: 1 }] });
+    return { changed: true, timings: [{ step: "save memory", tookMs: 1 }] };
   };
 
-  resume: ApiSandbox["resume"] = (command?: ResumeCommand) => {
+  resume: ApiSandbox["resume"] = async (command?: ResumeCommand) => {
+    await this.#beforeWork();
     this.resumed = command;
     const timeoutMs = command?.timeoutMs;
     const { lifetime, state } = this.record;
     const nowMs = Date.now();
     if (state.kind === "running") {
       if (timeoutMs !== undefined) this.change({ lifetime: extend(lifetime, timeoutMs, nowMs) });
-      return Promise.resolve({ changed: false, timings: [] });
+      return unchanged;
     }
     const began = begin(lifetime, nowMs);
     this.change({
@@ -198,24 +207,24 @@ class FakeSandbox {
       startedAtMs: nowMs,
       lifetime: timeoutMs === undefined ? began : setTimeoutMs(began, timeoutMs, nowMs, nowMs),
     });
-    return Promise.resolve({ changed: true, timings: [] });
+    return { changed: true, timings: [] };
   };
 
-  setTimeoutMs: ApiSandbox["setTimeoutMs"] = (timeoutMs) => {
+  setTimeoutMs: ApiSandbox["setTimeoutMs"] = async (timeoutMs) => {
+    await this.#beforeWork();
     const { lifetime, startedAtMs, state } = this.record;
     const since = state.kind === "running" ? startedAtMs : undefined;
     this.change({ lifetime: setTimeoutMs(lifetime, timeoutMs, since, Date.now()) });
-    return Promise.resolve();
   };
 
-  extendTimeoutMs: ApiSandbox["extendTimeoutMs"] = (timeoutMs) => {
+  extendTimeoutMs: ApiSandbox["extendTimeoutMs"] = async (timeoutMs) => {
+    await this.#beforeWork();
     this.change({ lifetime: extend(this.record.lifetime, timeoutMs, Date.now()) });
-    return Promise.resolve();
   };
 
-  setNetwork: ApiSandbox["setNetwork"] = (network) => {
+  setNetwork: ApiSandbox["setNetwork"] = async (network) => {
+    await this.#beforeWork();
     this.change({ network: network === null ? null : { ...openNetwork, ...network } });
-    return Promise.resolve();
   };
 }
 
@@ -226,8 +235,8 @@ class FakeSandboxes implements ApiSandboxes {
   readonly snapshots: Snapshots;
   readonly store: SnapshotStore;
   readonly logs = new Map<string, readonly LogEntry[]>();
-  /** Awaited by every create; tests put what takes its time here. */
-  beforeCreate: () => Promise<void> = () => Promise.resolve();
+  /** Awaited by everything that takes effect; tests put what takes its time here. */
+  beforeWork: () => Promise<void> = () => Promise.resolve();
   readonly #stateFolder: string;
   readonly #templates: TemplateStore;
   readonly #tags: TemplateTags;
@@ -260,7 +269,7 @@ class FakeSandboxes implements ApiSandboxes {
   /** One that is there already, whatever its state. */
   add(change: Partial<SandboxRecord> = {}): FakeSandbox {
     const nowMs = Date.now();
-    const sandbox = new FakeSandbox(this.#stateFolder, {
+    const record: SandboxRecord = {
       id: newSandboxId(),
       templateId: fakeTemplateId,
       templateName: "base",
@@ -279,8 +288,9 @@ class FakeSandboxes implements ApiSandboxes {
       network: null,
       autoResume: null,
       ...change,
-    });
-    this.#byId.set(sandbox.record.id, sandbox);
+    };
+    const sandbox = new FakeSandbox(this.#stateFolder, record, () => this.beforeWork());
+    this.#byId.set(record.id, sandbox);
     return sandbox;
   }
 
@@ -289,7 +299,7 @@ class FakeSandboxes implements ApiSandboxes {
   }
 
   create: ApiSandboxes["create"] = async (wanted: CreateRequest, decided?: Decided) => {
-    await this.beforeCreate();
+    await this.beforeWork();
     if (this.snapshots.find(wanted.template) === undefined) {
       await this.#templates.open(this.#tags.resolve(wanted.template));
     }
@@ -315,6 +325,7 @@ class FakeSandboxes implements ApiSandboxes {
     _command?: Command,
     decided?: Decided,
   ) => {
+    await this.beforeWork();
     const { metadata } = this.get(id).record;
     const ids = Array.from({ length: count }, newSandboxId);
     await decided?.(ids);
@@ -330,14 +341,16 @@ class FakeSandboxes implements ApiSandboxes {
     return { snapshotId: newSnapshotId(), timings: [], children };
   };
 
-  remove: ApiSandboxes["remove"] = (id) => {
+  remove: ApiSandboxes["remove"] = async (id) => {
     this.get(id);
+    await this.beforeWork();
     this.#byId.delete(id);
-    return Promise.resolve({ changed: true, timings: [] });
+    return { changed: true, timings: [] };
   };
 
   takeSnapshot: ApiSandboxes["takeSnapshot"] = async (sandboxId, as, _command, decided) => {
     this.get(sandboxId);
+    await this.beforeWork();
     const id = newSnapshotId();
     await decided?.([id]);
     const taken = { id, sandboxId, templateId: fakeTemplateId, createdAtMs: Date.now() };
@@ -346,15 +359,18 @@ class FakeSandboxes implements ApiSandboxes {
   };
 
   removeSnapshot: ApiSandboxes["removeSnapshot"] = async (reference) => {
+    await this.beforeWork();
     await this.snapshots.remove(this.snapshots.get(reference).id);
   };
 
   removeTemplate: ApiSandboxes["removeTemplate"] = async (reference) => {
+    await this.beforeWork();
     const { manifest } = await this.#templates.open(this.#tags.resolve(reference));
     await this.#templates.remove(manifest.templateId);
   };
 
   setPool: ApiSandboxes["setPool"] = async (reference, count) => {
+    await this.beforeWork();
     await this.snapshots.setPool(this.snapshots.get(reference).id, count);
   };
 

@@ -24,7 +24,7 @@ const base = { templateID: "base" };
 function holdCreates({ sandboxes }: FakeApi): { reached: Promise<void>; open: () => void } {
   const gate = Promise.withResolvers<void>();
   const reached = Promise.withResolvers<void>();
-  sandboxes.beforeCreate = async () => {
+  sandboxes.beforeWork = async () => {
     reached.resolve();
     await gate.promise;
   };
@@ -83,12 +83,12 @@ test("a key is refused with another request, and one that is no key", async (t) 
 
 test("a key whose request made nothing may be tried again, changed or not", async (t) => {
   const api = await start(t);
-  api.sandboxes.beforeCreate = () => Promise.reject(new TorporError("host.busy", "too many"));
+  api.sandboxes.beforeWork = () => Promise.reject(new TorporError("host.busy", "too many"));
   const busy = await api.call("POST", "/v2/sandboxes", withKey("a", base));
   assert.equal(busy.status, 429);
   const wrong = await api.call("POST", "/v2/sandboxes", withKey("a", { ...base, timeout: -1 }));
   assert.equal(wrong.status, 400);
-  api.sandboxes.beforeCreate = () => Promise.resolve();
+  api.sandboxes.beforeWork = () => Promise.resolve();
   assert.equal((await api.call("POST", "/v2/sandboxes", withKey("a", base))).status, 201);
   assert.equal(api.sandboxes.all().length, 1);
 });

@@ -16,8 +16,10 @@ import {
   requestIdHeader,
   runInRequest,
 } from "../request-context.ts";
+import { isHttp2 } from "../edge/http2.ts";
 import type { ApiHost } from "./api-host.ts";
 import { identify } from "./credentials.ts";
+import { sharedHeaders } from "./error-answer.ts";
 import { keyedRequestOf } from "./idempotency-key.ts";
 import {
   type ListenerLimits,
@@ -25,20 +27,15 @@ import {
   limitAnswer,
   limitHandler,
   limitServer,
-  refuseConnection,
 } from "./listener.ts";
 import { RateLimits } from "./rate-limits.ts";
+import { readBody } from "./request-body.ts";
 import type { ApiAnswer, Route } from "./route.ts";
 import { allRoutes } from "./routes.ts";
 
-/** LIMIT of the E2B wire. */
-const bodyBytesMax = 16 * 1024 * 1024;
 /** LIMIT: the longest id or reference, percent-encoded. */
 const parameterCharsMax = 1_500;
 const preflightSeconds = 7_200;
-const exposedHeaders =
-  "RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, Retry-After, Server-Timing, " +
-  "X-Next-Token, X-Request-Id, X-Total-Running";
 
 export interface ApiOptions {
   readonly host: ApiHost;
@@ -67,9 +64,9 @@ declare module "fastify" {
 export async function createApi(options: ApiOptions): Promise<FastifyInstance> {
   const limits = options.limits ?? defaultLimits;
   const app = Fastify({
-    bodyLimit: bodyBytesMax,
     requestTimeout: 0,
-    clientErrorHandler: refuseConnection,
+    // `limitServer` looks after them.
+    clientErrorHandler: () => undefined,
     routerOptions: { maxParamLength: parameterCharsMax },
     serverFactory: (handler) => {
       const server = options.createServer(limitHandler(handler, limits));
@@ -88,8 +85,10 @@ export async function createApi(options: ApiOptions): Promise<FastifyInstance> {
     const path = request.url.split("?")[0];
     throw new TorporError("route.missing", `there is no ${request.method} ${path}`);
   });
-  acceptJson(app);
-  app.addHook("onSend", (_request, reply, _payload, done) => {
+  acceptJson(app, limits);
+  app.addHook("onSend", (request, reply, _payload, done) => {
+    // The framework closes the connection behind a body that it does not take; HTTP/2 has no such header.
+    if (isHttp2(request.raw)) reply.removeHeader("connection");
     limitAnswer(reply.raw, limits.answerMs);
     done();
   });
@@ -127,9 +126,7 @@ function nameRequests(app: FastifyInstance, { host }: ApiOptions): void {
   app.addHook("onRequest", (request, reply, done) => {
     request.torpor = newRequestContext(request.headers[requestIdHeader]);
     request.startedMonoMs = performance.now();
-    void reply.header(requestIdHeader, request.torpor.id);
-    void reply.header("access-control-allow-origin", "*");
-    void reply.header("access-control-expose-headers", exposedHeaders);
+    void reply.headers(sharedHeaders(request.torpor.id));
     done();
   });
   app.addHook("onResponse", (request, reply, done) => {
@@ -184,15 +181,9 @@ function answerPreflight({ headers }: FastifyRequest, reply: FastifyReply): void
 }
 
 /** Clients send `Content-Type: application/json` where there is no body, and bodies without it. */
-function acceptJson(app: FastifyInstance): void {
+function acceptJson(app: FastifyInstance, { bodyMs }: ListenerLimits): void {
   app.removeAllContentTypeParsers();
-  app.addContentTypeParser("*", { parseAs: "string" }, (_request, text, done) => {
-    try {
-      done(null, text === "" ? undefined : JSON.parse(String(text)));
-    } catch (cause) {
-      done(new TorporError("argument.invalid", "the body is not valid JSON", { cause }));
-    }
-  });
+  app.addContentTypeParser("*", (request: FastifyRequest) => readBody(request.raw, bodyMs));
 }
 
 function send(reply: FastifyReply, { status, body, headers, timings }: ApiAnswer): FastifyReply {
@@ -205,7 +196,6 @@ function send(reply: FastifyReply, { status, body, headers, timings }: ApiAnswer
 /** Fastify's own errors have a status: what a client did wrong is told to it. */
 function toTorporError(cause: unknown): TorporError {
   const status = cause instanceof Error && "statusCode" in cause ? cause.statusCode : undefined;
-  if (status === 413) return TorporError.from(cause, "request.tooLarge");
   const isClientFault = typeof status === "number" && status >= 400 && status < 500;
   return TorporError.from(cause, isClientFault ? "argument.invalid" : "internal");
 }

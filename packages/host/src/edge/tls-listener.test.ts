@@ -1,7 +1,7 @@
 /** The same over TLS, with a certificate of the test's own. */
 import assert from "node:assert/strict";
 import { once } from "node:events";
-import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { mkdtemp, rm } from "node:fs/promises";
 import type { IncomingMessage } from "node:http";
 import {
   type ClientHttp2Stream,
@@ -13,7 +13,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { connect as connectTls } from "node:tls";
 import { test } from "node:test";
-import { Deadline, TorporError, runCommand, silentLogger } from "@torpor/std";
+import { TorporError, silentLogger } from "@torpor/std";
+import { makeCertificate } from "./certificate-fixture.ts";
 import {
   sandboxId,
   startTestEdge,
@@ -24,7 +25,6 @@ import {
 } from "./fixtures.ts";
 import { listenTls } from "./tls-listener.ts";
 
-/** A wildcard covers no names right below a top-level domain, `localhost` included. */
 const domain = "box.localhost";
 const host = `${userPort}-${sandboxId}.${domain}`;
 
@@ -39,21 +39,10 @@ async function startSecure(options: TestEdgeOptions = {}): Promise<Secure> {
   const folder = undo.adopt(await mkdtemp(join(tmpdir(), "torpor-tls-test-")), (path) =>
     rm(path, { recursive: true, force: true }),
   );
-  const certPath = join(folder, "cert.pem");
-  const keyPath = join(folder, "key.pem");
-  await runCommand(
-    [
-      "openssl",
-      ...["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"],
-      ...["-days", "1", "-subj", "/CN=localhost", "-keyout", keyPath, "-out", certPath],
-      ...["-addext", `subjectAltName=DNS:*.${domain}`],
-    ],
-    Deadline.after(10_000, "making a certificate"),
-  );
+  const { ca, ...files } = await makeCertificate(folder, domain);
   const edge = undo.use(await startTestEdge({ domain, ...options }));
-  const settings = { certPath, keyPath, address: "127.0.0.1", port: 0 };
+  const settings = { ...files, address: "127.0.0.1", port: 0 };
   const { port } = undo.use(await listenTls(edge.listener, settings, silentLogger));
-  const ca = await readFile(certPath);
   const owned = undo.move();
   return { edge, port, ca, [Symbol.asyncDispose]: () => owned.disposeAsync() };
 }

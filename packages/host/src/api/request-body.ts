@@ -1,0 +1,54 @@
+/**
+ * The body of a request: all of it is read before any work begins, within a time and a size.
+ *
+ * The refusals here say "effect: none", and that is true because nothing else says them: once the body
+ * is whole, no limit of the listener answers for the work.
+ */
+import type { IncomingMessage } from "node:http";
+import { TorporError, parseJson } from "@torpor/std";
+
+/** LIMIT of the E2B wire. */
+const bodyBytesMax = 16 * 1024 * 1024;
+
+/** Undefined for an empty one. @throws request.slow, request.tooLarge, argument.invalid */
+export async function readBody(request: IncomingMessage, bodyMs: number): Promise<unknown> {
+  const bytes = await readBytes(request, bodyMs);
+  return bytes.length === 0 ? undefined : parseJson(decode(bytes), "the body");
+}
+
+async function readBytes(request: IncomingMessage, bodyMs: number): Promise<Buffer> {
+  const { promise, resolve, reject } = Promise.withResolvers<Buffer>();
+  const chunks: Buffer[] = [];
+  let total = 0;
+  const take = (chunk: Buffer): void => {
+    total += chunk.length;
+    if (total > bodyBytesMax) {
+      reject(new TorporError("request.tooLarge", `the body is larger than ${bodyBytesMax} bytes`));
+    } else {
+      chunks.push(chunk);
+    }
+  };
+  const finish = (): void => resolve(Buffer.concat(chunks));
+  const fail = (): void =>
+    reject(new TorporError("argument.invalid", "the body is cut short or is not valid HTTP"));
+  const timer = setTimeout(() => reject(slowRequest()), bodyMs);
+  request.on("data", take).once("end", finish).once("error", fail).once("close", fail);
+  try {
+    return await promise;
+  } finally {
+    clearTimeout(timer);
+    request.off("data", take).off("end", finish).off("error", fail).off("close", fail);
+  }
+}
+
+export function slowRequest(): TorporError {
+  return new TorporError("request.slow", "the request did not arrive in time");
+}
+
+function decode(bytes: Buffer): string {
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+  } catch (cause) {
+    throw new TorporError("argument.invalid", "the body is not valid UTF-8", { cause });
+  }
+}
