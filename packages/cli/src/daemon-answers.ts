@@ -34,6 +34,8 @@ export interface DaemonInfo {
   readonly stateFolder: string;
   readonly accelerator: string;
   readonly url: string;
+  /** What follows `<port>-<id>.` in the address of a server in a sandbox, with the port; null: not told. */
+  readonly servedDomain: string | null;
   readonly templates: readonly string[];
   readonly sandboxCount: number;
   /** The variables that it was started with; null for a daemon that does not tell. */
@@ -170,6 +172,7 @@ export function parseDaemon(value: unknown): DaemonInfo {
     stateFolder: parseString(body["stateFolder"], "stateFolder"),
     accelerator: parseString(body["accelerator"], "accelerator"),
     url: parseString(body["url"], "url"),
+    servedDomain: optional(body["servedDomain"], parseString, "servedDomain") ?? null,
     templates: parseList(body["templates"], "templates").map((name) =>
       parseString(name, "templates"),
     ),

@@ -242,6 +242,12 @@ export class DaemonClient {
     return { ...parseApiKey({ createdAtMs: Date.now(), ...body }), key };
   }
 
+  /** It lets nobody in from then on. @throws argument.invalid */
+  async removeApiKey(id: string): Promise<void> {
+    const deadline = Deadline.after(lookMs, "removing the key");
+    await this.#send("DELETE", `/api-keys/${encodeURIComponent(id)}`, undefined, deadline);
+  }
+
   async #get(path: string): Promise<unknown> {
     const { text } = await this.#send(
       "GET",

@@ -14,7 +14,7 @@ import { connectNodeAdapter } from "@connectrpc/connect-node";
 import { Process, Signal, type StartRequest } from "@torpor/protocol";
 import { type JsonObject, TorporError, parseJson, parseObject, systemCode } from "@torpor/std";
 import { stateFiles } from "@torpor/storage";
-import type { DaemonInfo, SandboxInfo } from "./daemon-answers.ts";
+import type { ApiKeyInfo, DaemonInfo, SandboxInfo } from "./daemon-answers.ts";
 import { Output, type TextStream } from "./output.ts";
 import { runCli, wantsJson } from "./program.ts";
 import { Session } from "./session.ts";
@@ -94,6 +94,7 @@ export class FakeDaemon implements AsyncDisposable {
   readonly bodies: JsonObject[] = [];
   sandboxes: SandboxInfo[] = [];
   snapshots: JsonObject[] = [];
+  keys: ApiKeyInfo[] = [];
   /** What it says that it was started with. */
   settings: DaemonInfo["settings"] = {};
   /** Answers before the daemon itself does. */
@@ -174,6 +175,18 @@ export class FakeDaemon implements AsyncDisposable {
     return { status: 204 };
   }
 
+  #createKey(name: string): FakeAnswer {
+    const id = `key-${this.keys.length + 1}`;
+    const made = { id, name, prefix: "e2b_12", createdAtMs: 0 };
+    this.keys.push(made);
+    return { status: 201, body: { ...made, key: "e2b_1234" } };
+  }
+
+  #removeKey(id: string): FakeAnswer {
+    this.keys = this.keys.filter((one) => one.id !== id);
+    return { status: 204 };
+  }
+
   #turnAway(response: ServerResponse): void {
     this.guest.turnedAwayCount -= 1;
     const message = "the sandbox is being paused or resumed";
@@ -241,11 +254,16 @@ export class FakeDaemon implements AsyncDisposable {
         return this.#takeSnapshot(second, body);
       case "GET /snapshots":
         return { status: 200, body: JSON.stringify(this.snapshots) };
+      case "GET /torpor/api-keys":
+        return { status: 200, body: JSON.stringify(this.keys) };
+      case "POST /torpor/api-keys":
+        return this.#createKey(String(body["name"]));
       case "DELETE /sandboxes/:id":
         this.#find(second);
         this.sandboxes = this.sandboxes.filter(({ id }) => id !== second);
         return { status: 204 };
       default:
+        if (path.startsWith("/api-keys/")) return this.#removeKey(second);
         if (path.startsWith("/templates/")) return this.#removeSnapshot(second);
         if (path.endsWith("/pool")) return { status: 204 };
         throw new TorporError("internal", `no route ${method} ${path} ${first} ${fourth}`);
@@ -260,6 +278,7 @@ export class FakeDaemon implements AsyncDisposable {
       stateFolder: this.stateFolder,
       accelerator: "tcg",
       url: "http://127.0.0.1:7330",
+      servedDomain: "localhost:7330",
       templates: ["base"],
       sandboxCount: this.sandboxes.length,
       settings: this.settings && {

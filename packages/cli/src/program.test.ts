@@ -333,7 +333,7 @@ test("logs show the console, or the daemon's log without the daemon", async () =
 test("completion knows verbs and options, and the shell accepts it", async () => {
   const { stdout } = await runForTest(["completion", "bash"], nowhere);
   assert.match(stdout, /words="up down doctor run create exec ls /);
-  assert.match(stdout, /keys\|"keys "\*\) words="ls create --help"/);
+  assert.match(stdout, /keys\|"keys "\*\) words="ls create rm --help"/);
   assert.match(stdout, /"keys create"\) words="--json --help"/);
   assert.match(stdout, /"snapshot pool"\) words="--help"/);
   const complete = (...words: readonly string[]): string => {

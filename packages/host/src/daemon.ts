@@ -50,6 +50,7 @@ import { SandboxRecords } from "./records/sandbox-records.ts";
 import { SnapshotRecords } from "./records/snapshot-records.ts";
 import { withRequestId } from "./request-context.ts";
 import { Sandboxes } from "./sandboxes.ts";
+import { servedDomain } from "./served-domain.ts";
 import { watchStalls } from "./stall-watch.ts";
 import { checkTemplates } from "./template-check.ts";
 import { TemplateTags } from "./template-tags.ts";
@@ -175,6 +176,7 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
     url,
     tlsUrl: tlsUrl ?? null,
     domain,
+    servedDomain: servedDomain(domain, tlsUrl ?? url),
     templates: await templates.names(),
     sandboxCount: sandboxes.all().length,
     sparesReady: sandboxes.sparesReady,

@@ -60,7 +60,7 @@ async function up(session: Session, options: UpOptions, interrupt: Interrupt): P
     output.printJson({ ...info, apiKey: key ?? null });
   } else {
     printDaemon(session, info);
-    if (key !== undefined) printKey(session, key, info.url);
+    if (key !== undefined) printKey(session, key, info);
   }
   if (options.tour === true) {
     const { runTour } = await import("../tour.ts");
@@ -96,18 +96,19 @@ function printDaemon({ output, client, logPath }: Session, info: DaemonInfo): vo
   );
 }
 
-function printKey({ output }: Session, key: string, url: string): void {
+function printKey({ output }: Session, key: string, info: DaemonInfo): void {
   output.print("");
   output.print(`The first API key, "${firstKeyName}". It is shown only now:`);
-  for (const line of keyLines(key, url)) output.print(`  ${line}`);
+  for (const line of keyLines(key, info)) output.print(`  ${line}`);
 }
 
 /** What the E2B SDKs read from their environment. */
-export function keyLines(key: string, url: string): readonly string[] {
+export function keyLines(key: string, { url, servedDomain }: DaemonInfo): readonly string[] {
   return [
     `export E2B_API_KEY=${key}`,
     `export E2B_API_URL=${url}`,
     `export E2B_SANDBOX_URL=${url}`,
+    ...(servedDomain === null ? [] : [`export E2B_DOMAIN=${servedDomain}`]),
   ];
 }
 
