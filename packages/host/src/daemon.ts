@@ -163,7 +163,7 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
   undo.use(checkTemplates(templates, log));
   const startedAtMs = Date.now();
   const domain = options.domain ?? defaultDomain;
-  const edge = new Edge({ domain, find: (id) => sandboxes.find(id) });
+  const edge = new Edge({ domain, find: (id) => sandboxes.find(id), log });
   let url = "";
   let tlsUrl: string | undefined;
   const describe = async (): Promise<JsonObject> => ({

@@ -285,7 +285,7 @@ test("private routes of the agent are 404, whoever asks and whether or not it ru
   await using edge = await startTestEdge();
   edge.sandbox.end();
   for (const path of ["/init", "/init?x", "/snapshot/prepare", "http://host/snapshot/cancel"]) {
-    const headers = { ...addressed(agentPort), [hostKeyHeader]: "host key" };
+    const headers = { ...addressed(agentPort), Host: "host", [hostKeyHeader]: "host key" };
     const { status, text } = await edge.get(path, { method: "POST", headers });
     assert.equal(status, 404, path);
     assert.equal(
@@ -406,4 +406,15 @@ test("a request that an idle connection fails is sent again, unless it may not b
   assert.equal(edge.dials.length, 2);
   assert.equal((await edge.get("/", { method: "POST", body: "once" })).status, 502);
   assert.equal(edge.dials.length, 2);
+});
+
+test("a reason that no header may hold is replaced by the usual one", async () => {
+  await using edge = await startTestEdge();
+  await edge.serve(userPort, ({ socket, url }) => {
+    const reason = url === "/latin" ? "tr\xe8s bien" : "O\x01K\x7f";
+    socket.end(`HTTP/1.1 200 ${reason}\r\nContent-Length: 2\r\n\r\nhi`, "latin1");
+  });
+  assert.equal((await edge.send("/latin")).statusMessage, "tr\xe8s bien");
+  const answer = await edge.send("/");
+  assert.equal(`${answer.statusMessage} ${await textOf(answer)}`, "OK hi");
 });

@@ -2,22 +2,31 @@
  * The edge: carries what clients send to ports of sandboxes into the guests, and the answers back.
  *
  *     target    whom is it for?                     misnamed: 400, the API's: not ours
+ *     head      can it be read in one way only?     400
  *     private   a route of the host alone?          404, before any look-up
  *     entrance  may it pass? is there a run?        403, 502, 409, 429; wakes, waits
  *     exchange  there and back                      502 when the guest does not answer
  *
  * Each exchange belongs to one run of the VM (traffic.ts) and is a use of the sandbox for as long as it
  * lasts. The edge keeps no state of its own but which sandboxes it is waking.
+ *
+ * SAFETY: every exchange runs in `serve`, which never throws. What is not foreseen breaks off that one.
  */
 import { type IncomingMessage, ServerResponse } from "node:http";
 import type { Duplex } from "node:stream";
 import { agentPort, privateRoutes } from "@torpor/protocol";
+import { type Logger, silentLogger } from "@torpor/std";
 import type { Socket } from "node:net";
+import { clientAnswerTo } from "./client-answer.ts";
+import { contain } from "./containment.ts";
 import { type EdgeSandbox, Entrance, refusalOf } from "./entrance.ts";
+import { type RequestHead, requestHead } from "./heads.ts";
 import { HttpExchange, type UpgradeWish } from "./http-exchange.ts";
+import { SyntaxFault } from "./http-syntax.ts";
+import { isHttp2 } from "./http2.ts";
 import { maskedHost } from "./ingress.ts";
 import { sendRefusal } from "./refusal.ts";
-import { targetOf } from "./target.ts";
+import { type Target, targetOf } from "./target.ts";
 
 export interface EdgeOptions {
   /** Sandboxes have names below it: `<port>-<id>.<domain>`. */
@@ -25,44 +34,99 @@ export interface EdgeOptions {
   readonly find: (sandboxId: string) => EdgeSandbox | undefined;
   /** How long a request waits for a sandbox on its way; only tests pass one. */
   readonly transitionMs?: number | undefined;
+  readonly log?: Logger | undefined;
 }
+
+/** Who is asked for by a request that is not the API's. */
+export type EdgeTarget = Exclude<Target, { readonly kind: "api" }>;
 
 export class Edge {
   readonly #domain: string;
   readonly #entrance: Entrance;
+  readonly #log: Logger;
 
-  constructor({ domain, find, transitionMs }: EdgeOptions) {
+  constructor({ domain, find, transitionMs, log = silentLogger }: EdgeOptions) {
     this.#domain = domain.toLowerCase();
     this.#entrance = new Entrance(find, transitionMs);
+    this.#log = log;
   }
 
-  /** True when the request names a sandbox, rightly or not, and is not for the API. */
-  takes({ headers }: IncomingMessage): boolean {
-    return targetOf(headers, this.#domain).kind !== "api";
+  /** Undefined when the request is for the API: it names no sandbox, rightly or not. */
+  targetOf({ headers }: IncomingMessage): EdgeTarget | undefined {
+    const target = targetOf(headers, this.#domain);
+    return target.kind === "api" ? undefined : target;
   }
 
-  /** Answers a request that it takes. Never rejects. */
-  async serve(
+  /** Answers a request. Never throws or rejects. */
+  serve(
     request: IncomingMessage,
     response: ServerResponse,
+    target: EdgeTarget,
     wish?: UpgradeWish,
+  ): void {
+    const { socket } = request;
+    contain(
+      () => this.#serve(request, response, target, wish),
+      (cause) => {
+        this.#log.error("an exchange of the edge failed", { cause });
+        if (isHttp2(request)) clientAnswerTo(request, response).breakOff();
+        else socket.destroy();
+      },
+    );
+  }
+
+  /** Answers a request that wants another protocol than HTTP on its connection. Never throws. */
+  serveUpgrade(request: IncomingMessage, socket: Duplex, first: Buffer): void {
+    contain(
+      () => {
+        socket.on("error", () => socket.destroy());
+        const target = this.targetOf(request);
+        const response = new ServerResponse(request);
+        response.shouldKeepAlive = false;
+        response.assignSocket(socket as Socket);
+        response.once("finish", () => socket.end());
+        const wish = { protocol: request.headers.upgrade ?? "", socket, first };
+        if (target === undefined) socket.destroy();
+        else this.serve(request, response, target, wish);
+      },
+      (cause) => {
+        this.#log.error("an upgrade failed", { cause });
+        socket.destroy();
+      },
+    );
+  }
+
+  async #serve(
+    request: IncomingMessage,
+    response: ServerResponse,
+    target: EdgeTarget,
+    wish: UpgradeWish | undefined,
   ): Promise<void> {
     // A client that hangs up in the middle is no news to anybody.
     request.on("error", () => undefined);
     response.on("error", () => undefined);
-    const target = targetOf(request.headers, this.#domain);
-    const path = pathOf(request.url ?? "/");
-    if (target.kind !== "guest" || path === undefined) {
-      const message = target.kind === "misnamed" ? target.message : "the URL has no path";
-      sendRefusal(request, response, { status: 400, message });
+    if (target.kind === "misnamed") {
+      sendRefusal(request, response, { status: 400, message: target.message });
       return;
     }
-    const route = path.split("?", 1)[0] ?? path;
-    if (target.port === agentPort && privateRoutes.includes(route)) {
+    const head = readHead(request);
+    if (typeof head === "string") {
+      // Where this request ends and the next begins may be anybody's guess.
+      response.shouldKeepAlive = false;
+      sendRefusal(request, response, { status: 400, message: head });
+      return;
+    }
+    const route = head.path.split("?", 1)[0] ?? head.path;
+    const { port } = target;
+    if (port === agentPort && privateRoutes.includes(route)) {
       const message = "this route is not open to clients";
       sendRefusal(request, response, { status: 404, message, path: route });
       return;
     }
+    const { remoteAddress: address } = request.socket;
+    const isSecure = isHttp2(request)
+      ? request.stream.session?.encrypted === true
+      : "encrypted" in request.socket;
     const visitor = { ...target, headers: request.headers };
     try {
       const admission = await this.#entrance.admit(visitor);
@@ -73,29 +137,21 @@ export class Edge {
       const { sandbox, traffic } = admission;
       using uses = new DisposableStack();
       uses.use(sandbox.activity.begin());
-      const { port } = target;
-      const to = { traffic, port, path, maskedHost: maskedHost(sandbox.record, port) };
-      await new HttpExchange(to, request, response, wish).run();
+      const to = { traffic, port, maskedHost: maskedHost(sandbox.record, port) };
+      const client = { address, isSecure };
+      await new HttpExchange(to, { head, client, request, response, wish }).run();
     } catch (cause) {
       sendRefusal(request, response, refusalOf(cause, visitor));
     }
   }
-
-  /** Answers a request that wants another protocol than HTTP on its connection. */
-  serveUpgrade(request: IncomingMessage, socket: Duplex, first: Buffer): void {
-    const response = new ServerResponse(request);
-    response.shouldKeepAlive = false;
-    response.assignSocket(socket as Socket);
-    socket.on("error", () => socket.destroy());
-    response.once("finish", () => socket.end());
-    const wish = { protocol: request.headers.upgrade ?? "", socket, first };
-    void this.serve(request, response, wish);
-  }
 }
 
-/** Undefined when there is none. Proxies are asked with whole URLs (RFC 9112, 3.2.2). */
-function pathOf(url: string): string | undefined {
-  if (url.startsWith("/") || url === "*") return url;
-  const parsed = URL.parse(url);
-  return parsed === null ? undefined : `${parsed.pathname}${parsed.search}`;
+/** @returns What is wrong with it, when something is. */
+function readHead(request: IncomingMessage): RequestHead | string {
+  try {
+    return requestHead(request);
+  } catch (cause) {
+    if (cause instanceof SyntaxFault) return `the request cannot be passed on: ${cause.message}`;
+    throw cause;
+  }
 }

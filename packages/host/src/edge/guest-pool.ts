@@ -6,12 +6,13 @@
  * connections one after the other, and would let everybody wait for an idle one to end. A connection
  * is taken out a second before its time, so that no request meets a server that is just hanging up.
  */
-import { Agent, type ClientRequest, type ClientRequestArgs, type IncomingMessage } from "node:http";
+import { performance } from "node:perf_hooks";
 import type { Duplex } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { GuestLink } from "@torpor/guest";
 import { agentPort } from "@torpor/protocol";
 import { Deadline, TorporError } from "@torpor/std";
+import { GuestConnection } from "./guest-connection.ts";
 
 /** LIMIT: of idle connections to one port. */
 const idleMax = 64;
@@ -19,40 +20,60 @@ const connectBudgetMs = 30_000;
 /** A server that was started a moment ago may not listen yet. */
 const refusedWaitsMs = [100, 200, 300, 400];
 
-/** As Node calls it back; its types know no failure. */
-type Opened = (error: unknown, socket?: Duplex) => void;
+interface Idle {
+  readonly connection: GuestConnection;
+  readonly untilMonoMs: number;
+}
 
-export class GuestPool extends Agent {
+export class GuestPool implements Disposable {
   readonly #link: Pick<GuestLink, "connect">;
+  readonly #idle = new Map<number, Idle[]>();
+  #isOver = false;
 
   constructor(link: Pick<GuestLink, "connect">) {
-    super({ keepAlive: true, maxFreeSockets: idleMax });
     this.#link = link;
   }
 
+  /** A connection that carries nothing, kept or new. @throws guest.portClosed, guest.unreachable */
+  async take(port: number): Promise<GuestConnection> {
+    const kept = this.#takeIdle(port);
+    if (kept !== undefined) return kept;
+    const socket = await this.#connect(port);
+    return new GuestConnection(socket, (connection, idleMs) =>
+      this.#keep(port, connection, idleMs),
+    );
+  }
+
   closeIdle(): void {
-    for (const sockets of Object.values(this.freeSockets)) {
-      for (const socket of sockets ?? []) socket.destroy();
+    for (const idle of this.#idle.values()) for (const { connection } of idle) connection.destroy();
+    this.#idle.clear();
+  }
+
+  /** Nothing is kept from now on. */
+  [Symbol.dispose](): void {
+    this.#isOver = true;
+    this.closeIdle();
+  }
+
+  /** The one that was used last is the likeliest to be alive. */
+  #takeIdle(port: number): GuestConnection | undefined {
+    const idle = this.#idle.get(port);
+    for (;;) {
+      const last = idle?.pop();
+      if (last === undefined) return undefined;
+      if (last.connection.isAlive && performance.now() < last.untilMonoMs) return last.connection;
+      last.connection.destroy();
     }
   }
 
-  override createConnection(
-    { port }: ClientRequestArgs,
-    callback?: (error: Error | null, stream: Duplex) => void,
-  ): undefined {
-    void this.#open(Number(port), callback as Opened | undefined);
-  }
-
-  /** Asked when a request is over and its connection could serve another. */
-  override keepSocketAlive(socket: Duplex): boolean {
-    if (!announcesKeepAlive(socket)) return false;
-    return super.keepSocketAlive(socket) as unknown as boolean;
-  }
-
-  async #open(port: number, onOpened: Opened | undefined): Promise<void> {
-    const [result] = await Promise.allSettled([this.#connect(port)]);
-    if (result.status === "fulfilled") onOpened?.(null, result.value);
-    else onOpened?.(result.reason);
+  #keep(port: number, connection: GuestConnection, idleMs: number): void {
+    const idle = this.#idle.get(port) ?? [];
+    if (this.#isOver || idle.length >= idleMax) {
+      connection.destroy();
+      return;
+    }
+    idle.push({ connection, untilMonoMs: performance.now() + idleMs });
+    this.#idle.set(port, idle);
   }
 
   async #connect(port: number): Promise<Duplex> {
@@ -72,12 +93,4 @@ export class GuestPool extends Agent {
 /** Nobody listens on the port, while the guest itself answers. */
 function isPortClosed(cause: unknown): boolean {
   return TorporError.is(cause) && cause.code === "guest.portClosed";
-}
-
-/** `_httpMessage` is how Node's own agent finds the answer that was just read. */
-function announcesKeepAlive(socket: Duplex): boolean {
-  const { _httpMessage: message } = socket as Duplex & {
-    _httpMessage?: ClientRequest & { res?: IncomingMessage };
-  };
-  return message?.res?.headers["keep-alive"] !== undefined;
 }

@@ -8,14 +8,20 @@
  * When the guest is paused, whoever has no answer yet gets one from the edge, a Connect stream gets its
  * last envelope if it is between two, and everything else is cut off where it is, so that no client
  * takes half an answer for a whole one.
+ *
+ * All that happens to it, from either side, passes `#contain`: what fails there fails this exchange.
  */
-import type { ClientRequest, IncomingMessage, ServerResponse } from "node:http";
+import type { EventEmitter } from "node:events";
+import type { IncomingMessage, ServerResponse } from "node:http";
 import type { Duplex } from "node:stream";
-import { TorporError, ignoreFailure, systemCode } from "@torpor/std";
+import { TorporError, ignoreFailure } from "@torpor/std";
+import type { AnswerHead } from "./answer-parser.ts";
+import { type ClientAnswer, clientAnswerTo } from "./client-answer.ts";
 import { ConnectEnvelopes, endOfStream, isConnectStream } from "./connect-envelopes.ts";
-import { type GuestAnswer, sendToGuest } from "./guest-request.ts";
-import { isHttp2 } from "./http2.ts";
-import { answerHeaders, http2AnswerHeaders, requestHeaders } from "./headers.ts";
+import { contain, listen } from "./containment.ts";
+import type { CallEvents, GuestCall } from "./guest-call.ts";
+import { type Client, type RequestHead, requestFields } from "./heads.ts";
+import { type Fields, noFields, valueOf } from "./http-syntax.ts";
 import type { Ending, Exchange, ExchangeKind, Traffic } from "./traffic.ts";
 import { UpgradedPair } from "./upgraded-pair.ts";
 
@@ -32,8 +38,6 @@ const endingMessages: Readonly<Record<Ending, string>> = {
 export interface Destination {
   readonly traffic: Traffic;
   readonly port: number;
-  /** Path and query. */
-  readonly path: string;
   readonly maskedHost: string | undefined;
 }
 
@@ -45,28 +49,34 @@ export interface UpgradeWish {
   readonly first: Buffer;
 }
 
-export class HttpExchange implements Exchange {
+/** What a client asked for, and how it is answered. */
+export interface Asked {
+  readonly head: RequestHead;
+  readonly client: Client;
+  readonly request: IncomingMessage;
+  readonly response: ServerResponse;
+  readonly wish: UpgradeWish | undefined;
+}
+
+export class HttpExchange implements Exchange, CallEvents {
   readonly #to: Destination;
-  readonly #request: IncomingMessage;
-  readonly #response: ServerResponse;
-  readonly #wish: UpgradeWish | undefined;
+  readonly #asked: Asked;
+  readonly #answer: ClientAnswer;
+  readonly #hasBody: boolean;
   /** Settles when the exchange is over; before the head of an answer it may only fail. */
   readonly #over = Promise.withResolvers<void>();
+  #isOver = false;
   #kind: ExchangeKind = "request";
-  #outgoing: ClientRequest | undefined;
+  #call: GuestCall | undefined;
+  #hasBytes = false;
   #envelopes: ConnectEnvelopes | undefined;
   #pair: UpgradedPair | undefined;
 
-  constructor(
-    to: Destination,
-    request: IncomingMessage,
-    response: ServerResponse,
-    wish?: UpgradeWish,
-  ) {
+  constructor(to: Destination, asked: Asked) {
     this.#to = to;
-    this.#request = request;
-    this.#response = response;
-    this.#wish = wish;
+    this.#asked = asked;
+    this.#answer = clientAnswerTo(asked.request, asked.response);
+    this.#hasBody = asked.head.framing.kind !== "none";
     void ignoreFailure("whoever runs it is told", this.#over.promise);
   }
 
@@ -76,139 +86,156 @@ export class HttpExchange implements Exchange {
 
   /** Settles when it is over. @throws whatever keeps the guest from answering; nothing is sent then */
   async run(): Promise<void> {
+    const { request, response } = this.#asked;
     using uses = new DisposableStack();
     uses.use(this.#to.traffic.begin(this));
-    const response = this.#response;
-    response.once("close", () => {
-      this.#outgoing?.destroy();
-      this.#over.resolve();
-    });
-    if (response.destroyed) return;
+    this.#on(response, "close", () => this.#finish());
+    if (this.#answer.isGone) return;
+    this.#ask();
     try {
-      const answer = await Promise.race([this.#ask(), this.#over.promise]);
-      if (answer === undefined) return; // the client is gone
-      if (answer.upgraded === undefined) this.#relay(answer.head);
-      else this.#join(answer.head, answer.upgraded);
       await this.#over.promise;
     } finally {
-      this.#outgoing?.destroy();
+      this.#isOver = true;
+      this.#call?.destroy();
       // What nobody reads any more would be in the way of the client's next request.
-      this.#request.unpipe();
-      this.#request.resume();
+      request.removeAllListeners("data");
+      request.resume();
     }
   }
 
   cut(ending: Ending): void {
-    const message = endingMessages[ending];
-    const response = this.#response;
-    this.#outgoing?.destroy();
-    if (this.#pair !== undefined) {
-      this.#pair.cut(ending);
-    } else if (!response.headersSent) {
-      this.#over.reject(new TorporError("guest.unreachable", message));
-    } else if (this.#envelopes?.mayEnd === true) {
-      response.end(endOfStream("unavailable", message));
-      setTimeout(() => response.destroy(), lingerMs).unref();
-    } else {
-      response.destroy();
-    }
-    // Whoever reads slowly keeps neither the sandbox awake nor its next run waiting.
-    this.#over.resolve();
-  }
-
-  async #ask(): Promise<GuestAnswer> {
-    const { traffic, port, path, maskedHost } = this.#to;
-    const method = this.#request.method ?? "GET";
-    const body = hasBody(this.#request);
-    const upgrade = this.#wish?.protocol;
-    const headers = requestHeaders(this.#request, { maskedHost, upgrade, hasBody: body });
-    for (;;) {
-      const { outgoing, answered } = sendToGuest({
-        pool: traffic.pool,
-        port,
-        method,
-        path,
-        headers,
-      });
-      this.#outgoing = outgoing;
-      if (body) this.#sendBody(outgoing);
-      else outgoing.end();
-      try {
-        return await answered;
-      } catch (cause) {
-        const isStale = outgoing.reusedSocket && systemCode(cause) === "ECONNRESET";
-        if (!isStale || body || !repeatable.has(method) || traffic.phase === "over") throw cause;
+    this.#contain(() => {
+      const message = endingMessages[ending];
+      this.#call?.destroy();
+      if (this.#pair !== undefined) {
+        this.#pair.cut(ending);
+      } else if (!this.#answer.isBegun) {
+        this.#over.reject(new TorporError("guest.unreachable", message));
+      } else if (this.#envelopes?.mayEnd === true) {
+        this.#answer.write(endOfStream("unavailable", message));
+        this.#answer.end(noFields);
+        setTimeout(() => this.#answer.breakOff(), lingerMs).unref();
+      } else {
+        this.#answer.breakOff();
       }
-    }
+    });
+    // Whoever reads slowly keeps neither the sandbox awake nor its next run waiting.
+    this.#finish();
   }
 
-  #sendBody(outgoing: ClientRequest): void {
-    const request = this.#request;
-    outgoing.on("continue", () => this.#response.writeContinue());
-    let begun = false;
-    request.once("data", () => (begun = true));
-    request.pipe(outgoing);
-    request.once("error", () => outgoing.destroy());
-    // A body that takes its time does not hold up the head.
-    setImmediate(() => {
-      if (!begun && !outgoing.destroyed) outgoing.flushHeaders();
-    });
+  onInterim(head: AnswerHead): void {
+    this.#contain(() => this.#answer.sendInterim(head));
   }
 
-  #relay(answer: IncomingMessage): void {
-    const response = this.#response;
-    const status = answer.statusCode ?? 502;
-    if (isHttp2(this.#request)) {
-      response.writeHead(status, http2AnswerHeaders(answer));
-    } else {
-      response.writeHead(status, answer.statusMessage, answerHeaders(answer));
-    }
-    this.#classify(answer);
-    let begun = false;
-    answer.on("data", (chunk: Buffer) => {
-      begun = true;
-      this.#envelopes?.push(chunk);
-      if (!response.write(chunk)) answer.pause();
-    });
-    response.on("drain", () => answer.resume());
-    answer.once("end", () => {
-      begun = true;
-      const trailers = answer.trailers;
-      if (Object.keys(trailers).length > 0) response.addTrailers(trailers);
-      response.end();
-    });
-    answer.on("error", () => response.destroy());
-    // Head and first bytes go out together, if they came together.
-    setImmediate(() => {
-      if (!begun && !response.destroyed) response.flushHeaders();
+  onHead(head: AnswerHead, isWhole: boolean): void {
+    this.#contain(() => {
+      this.#classify(head);
+      this.#answer.sendHead(head, isWhole);
+      if (isWhole) return;
+      // Head and first bytes go out together, if they came together.
+      setImmediate(() => {
+        if (!this.#hasBytes) this.#contain(() => this.#answer.flush());
+      });
     });
   }
 
-  #classify({ headers }: IncomingMessage): void {
-    const contentType = headers["content-type"];
-    const isStream = isConnectStream(contentType) || /^text\/event-stream/i.test(contentType ?? "");
-    if (!isStream) return;
+  onBody(bytes: Buffer): void {
+    this.#contain(() => {
+      this.#hasBytes = true;
+      this.#envelopes?.push(bytes);
+      if (!this.#answer.write(bytes)) this.#call?.pause();
+    });
+  }
+
+  onEnd(trailers: Fields): void {
+    this.#contain(() => {
+      this.#hasBytes = true;
+      this.#answer.end(trailers);
+    });
+  }
+
+  onUpgraded(head: AnswerHead, socket: Duplex, first: Buffer): void {
+    this.#contain(() => {
+      const { wish } = this.#asked;
+      if (wish === undefined) throw new TorporError("guest.refused", "the guest changed protocols");
+      this.#kind = "upgraded";
+      this.#to.traffic.noteChange();
+      this.#pair = new UpgradedPair({ client: wish.socket, guest: socket, answer: head });
+      this.#pair.start(wish.first, first);
+      void this.#pair.closed.then(() => this.#finish());
+    });
+  }
+
+  onDrain(): void {
+    this.#asked.request.resume();
+  }
+
+  onFailed(cause: unknown, isStale: boolean): void {
+    const { method } = this.#asked.head;
+    const mayRepeat = isStale && !this.#hasBody && repeatable.has(method);
+    if (mayRepeat && this.#to.traffic.phase !== "over") this.#ask();
+    else this.#fail(cause);
+  }
+
+  #ask(): void {
+    this.#contain(async () => {
+      const { traffic, port, maskedHost } = this.#to;
+      const { head, client, wish } = this.#asked;
+      const connection = await traffic.pool.take(port);
+      if (this.#isOver) {
+        connection.destroy();
+        return;
+      }
+      const { method, path, framing } = head;
+      const upgrade = wish?.protocol;
+      const fields = requestFields(head, { maskedHost, upgrade, client });
+      const mayUpgrade = upgrade !== undefined;
+      this.#call = connection.send({ method, path, fields, framing, mayUpgrade }, this);
+      if (this.#hasBody) this.#sendBody(this.#call);
+    });
+  }
+
+  #sendBody(call: GuestCall): void {
+    const { request } = this.#asked;
+    this.#on(request, "data", (chunk: Buffer) => {
+      if (!call.write(chunk)) request.pause();
+    });
+    this.#on(request, "end", () => call.end());
+  }
+
+  #classify({ fields }: AnswerHead): void {
+    const contentType = valueOf(fields, "content-type");
+    const isConnect = isConnectStream(contentType);
+    this.#on(this.#asked.response, "drain", () => this.#call?.resume());
+    if (!isConnect && !/^text\/event-stream/i.test(contentType ?? "")) return;
     this.#kind = "stream";
     this.#to.traffic.noteChange();
     // Behind a body that is counted or compressed as a whole nothing can be put.
     const isPlain =
-      headers["content-length"] === undefined && headers["content-encoding"] === undefined;
-    if (isConnectStream(contentType) && isPlain) this.#envelopes = new ConnectEnvelopes();
+      !fields.names.includes("content-length") && !fields.names.includes("content-encoding");
+    if (isConnect && isPlain) this.#envelopes = new ConnectEnvelopes();
   }
 
-  #join(answer: IncomingMessage, guest: { readonly socket: Duplex; readonly first: Buffer }): void {
-    const wish = this.#wish;
-    if (wish === undefined) throw new TorporError("guest.refused", "the guest changed protocols");
-    this.#kind = "upgraded";
-    this.#to.traffic.noteChange();
-    this.#pair = new UpgradedPair({ client: wish.socket, guest: guest.socket, answer });
-    this.#pair.start(wish.first, guest.first);
-    void this.#pair.closed.then(() => this.#over.resolve());
+  /** Before the head whoever runs it is told, and answers; later the client's answer breaks off. */
+  #fail(cause: unknown): void {
+    if (this.#isOver) return;
+    this.#call?.destroy();
+    if (this.#pair !== undefined) this.#pair.cut("stopped");
+    else if (this.#answer.isBegun) this.#answer.breakOff();
+    else this.#over.reject(cause);
+    this.#finish();
   }
-}
 
-function hasBody(request: IncomingMessage): boolean {
-  if (isHttp2(request)) return !request.stream.endAfterHeaders;
-  const { "content-length": length, "transfer-encoding": coding } = request.headers;
-  return coding !== undefined || (length !== undefined && length !== "0");
+  #finish(): void {
+    this.#isOver = true;
+    this.#over.resolve();
+  }
+
+  #on(emitter: EventEmitter, name: string, listener: (bytes: Buffer) => void): void {
+    listen(emitter, name, listener, (cause) => this.#fail(cause));
+  }
+
+  #contain(work: () => void | Promise<void>): void {
+    contain(work, (cause) => this.#fail(cause));
+  }
 }

@@ -8,6 +8,8 @@
  */
 import { type IncomingMessage, type Server, type ServerResponse, createServer } from "node:http";
 import type { Socket } from "node:net";
+import { clientAnswerTo } from "./client-answer.ts";
+import { contain } from "./containment.ts";
 import type { Edge } from "./edge.ts";
 import { isHttp2 } from "./http2.ts";
 import { deadPeerMs, headBytesMax } from "./limits.ts";
@@ -15,6 +17,7 @@ import { deadPeerMs, headBytesMax } from "./limits.ts";
 /** How often slow clients are looked for. */
 const slowClientCheckMs = 1_000;
 
+/** @param serveApi What it throws breaks off the one request. */
 export function createListener(
   edge: Edge,
   serveApi: (request: IncomingMessage, response: ServerResponse) => void,
@@ -26,20 +29,30 @@ export function createListener(
     keepAliveInitialDelay: deadPeerMs,
     maxHeaderSize: headBytesMax,
     shouldUpgradeCallback: (request: IncomingMessage) =>
-      mayUpgrade(request) && !unanswered.has(request.socket) && edge.takes(request),
+      mayUpgrade(request) &&
+      !unanswered.has(request.socket) &&
+      edge.targetOf(request) !== undefined,
   };
-  const serve = (request: IncomingMessage, response: ServerResponse): void => {
-    if (!isHttp2(request)) unanswered.add(request.socket, response);
-    if (!isSpoken(request)) refuseVersion(response);
-    else if (edge.takes(request)) void edge.serve(request, response);
-    else serveApi(request, response);
+  const serve = (request: IncomingMessage, response: ServerResponse, offersBody = false): void => {
+    contain(
+      () => {
+        if (!isHttp2(request)) unanswered.add(request.socket, response);
+        const target = edge.targetOf(request);
+        if (!isSpoken(request)) {
+          refuseVersion(response);
+        } else if (target !== undefined) {
+          edge.serve(request, response, target);
+        } else {
+          if (offersBody) response.writeContinue();
+          serveApi(request, response);
+        }
+      },
+      () => clientAnswerTo(request, response).breakOff(),
+    );
   };
-  const server = createServer(options, serve);
+  const server = createServer(options, (request, response) => serve(request, response));
   // The guest decides whether a body that is offered shall come.
-  server.on("checkContinue", (request, response) => {
-    if (isSpoken(request) && !edge.takes(request)) response.writeContinue();
-    serve(request, response);
-  });
+  server.on("checkContinue", (request, response) => serve(request, response, true));
   server.on("upgrade", (request, socket, first) => edge.serveUpgrade(request, socket, first));
   return server;
 }

@@ -19,16 +19,12 @@ export interface Refusal {
 
 const preflightSeconds = 86_400;
 
-/** Cuts the connection when an answer has begun already. */
+/** For a request that no answer has been begun to. */
 export function sendRefusal(
   request: IncomingMessage,
   response: ServerResponse,
   refusal: Refusal,
 ): void {
-  if (response.headersSent || response.destroyed) {
-    response.destroy();
-    return;
-  }
   if (isPreflight(request)) {
     sendPreflight(request, response);
     return;

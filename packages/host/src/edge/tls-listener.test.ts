@@ -141,6 +141,49 @@ test("a body of HTTP/2 without a length is no less a body for the API", async ()
   session.close();
 });
 
+test("what HTTP/2 does not take from a guest ends nothing but that answer", async () => {
+  await using secure = await startSecure();
+  await secure.edge.serve(userPort, (request, response) => {
+    const socket = request.socket;
+    const [head = "", trailers = ""] = decodeURIComponent(request.url?.slice(1) ?? "").split("|");
+    response.destroy = () => response;
+    socket.end(
+      `HTTP/1.1 ${head}\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n${trailers}\r\n`,
+      "latin1",
+    );
+  });
+  const session = connectHttp2(`https://${host}:${secure.port}`, {
+    ca: secure.ca,
+    host: "127.0.0.1",
+    servername: host,
+  });
+  const ask = async (answer: string): Promise<string> => {
+    const stream = session.request({ ":path": `/${encodeURIComponent(answer)}` });
+    let trailers = {};
+    stream.on("trailers", (received: IncomingHttpHeaders) => {
+      trailers = received;
+    });
+    const { ":status": status, etag } = await headOf(stream);
+    const text = await textOf(stream);
+    return `${String(status)} ${String(etag)} ${text} ${JSON.stringify(trailers)}`;
+  };
+  assert.equal(await ask('200 OK\r\nETag: "a"\r\nETag: "b"'), '200 "a" hi {}');
+  for (const name of ["Location", "Date", "Content-Type", "Age", "Retry-After"]) {
+    assert.equal(await ask(`200 OK\r\n${name}: 1\r\n${name}: 2`), "200 undefined hi {}", name);
+  }
+  for (const name of ["HTTP2-Settings", "TE", "Keep-Alive", "Upgrade", "Proxy-Connection"]) {
+    assert.equal(await ask(`200 OK\r\n${name}: x`), "200 undefined hi {}", name);
+    assert.equal(
+      await ask(`200 OK|${name}: x\r\nConnection: x\r\nX-Sum: 1\r\n`),
+      '200 undefined hi {"x-sum":"1"}',
+      name,
+    );
+  }
+  assert.equal(await ask("200 O\x01K"), "200 undefined hi {}");
+  assert.match(await ask("600 X"), /^502 /);
+  session.close();
+});
+
 test("no CONNECT of HTTP/2 gets anywhere", async () => {
   await using secure = await startSecure();
   const session = connectHttp2(`https://${host}:${secure.port}`, {

@@ -106,7 +106,7 @@ export class Traffic implements Disposable {
       counts[exchange.kind] += 1;
       exchange.cut(ending);
     }
-    this.pool.destroy();
+    this.pool[Symbol.dispose]();
     this.release();
     return counts;
   }

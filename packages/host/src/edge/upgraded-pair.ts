@@ -2,9 +2,11 @@
  * A client's and a guest's connection that have left HTTP behind: bytes pass both ways, and the end of
  * either is the end of both. A WebSocket is closed with a code that says why, if a frame can be put in.
  */
-import type { IncomingMessage } from "node:http";
 import { Socket } from "node:net";
 import type { Duplex } from "node:stream";
+import type { AnswerHead } from "./answer-parser.ts";
+import { reasonOf } from "./heads.ts";
+import { valueOf } from "./http-syntax.ts";
 import { deadPeerMs } from "./limits.ts";
 import type { Ending } from "./traffic.ts";
 import { WebSocketFrames, closeCodes, closeFrame } from "./websocket-frames.ts";
@@ -16,13 +18,13 @@ export interface UpgradedPairOptions {
   readonly client: Duplex;
   readonly guest: Duplex;
   /** The head with which the guest agreed. */
-  readonly answer: IncomingMessage;
+  readonly answer: AnswerHead;
 }
 
 export class UpgradedPair {
   readonly #client: Duplex;
   readonly #guest: Duplex;
-  readonly #answer: IncomingMessage;
+  readonly #answer: AnswerHead;
   readonly #frames: WebSocketFrames | undefined;
   readonly #closed = Promise.withResolvers<void>();
 
@@ -30,7 +32,7 @@ export class UpgradedPair {
     this.#client = client;
     this.#guest = guest;
     this.#answer = answer;
-    const isWebSocket = /^websocket$/i.test(answer.headers.upgrade ?? "");
+    const isWebSocket = /^websocket$/i.test(valueOf(answer.fields, "upgrade") ?? "");
     this.#frames = isWebSocket ? new WebSocketFrames() : undefined;
   }
 
@@ -85,10 +87,14 @@ export class UpgradedPair {
   }
 }
 
-function headText({ statusCode, statusMessage, rawHeaders }: IncomingMessage): string {
-  let text = `HTTP/1.1 ${statusCode} ${statusMessage}\r\n`;
-  for (let index = 0; index < rawHeaders.length; index += 2) {
-    text += `${rawHeaders[index]}: ${rawHeaders[index + 1]}\r\n`;
+/** As the guest sent it, but for a framing, which there is none for (RFC 9110, 15.2.2). */
+function headText(head: AnswerHead): string {
+  const { names, pairs } = head.fields;
+  let text = `HTTP/1.1 ${head.status} ${reasonOf(head)}\r\n`;
+  for (let index = 0; index < names.length; index += 1) {
+    const name = names[index] ?? "";
+    if (name === "content-length" || name === "transfer-encoding") continue;
+    text += `${pairs[2 * index]}: ${pairs[2 * index + 1]}\r\n`;
   }
   return `${text}\r\n`;
 }

@@ -1,0 +1,155 @@
+/**
+ * The answer to a client: head, body and trailers as a guest sent them, in the client's own protocol.
+ *
+ * An answer that is broken off looks so to the client, never like one that is complete: HTTP/1.0 knows no
+ * other sign than a reset, and HTTP/2 needs an error code, as clients take any other for the end.
+ */
+import type { IncomingMessage, ServerResponse } from "node:http";
+import { type ServerHttp2Stream, constants } from "node:http2";
+import type { AnswerHead } from "./answer-parser.ts";
+import { answerFields, http2Fields, reasonOf, trailerFields } from "./heads.ts";
+import { type Fields, noFields, valueOf } from "./http-syntax.ts";
+import { isHttp2 } from "./http2.ts";
+
+export interface ClientAnswer {
+  /** Whether the client has the head, so that no other answer can be given. */
+  readonly isBegun: boolean;
+  /** Whether the client is, so that none can be given at all. */
+  readonly isGone: boolean;
+  sendInterim(head: AnswerHead): void;
+  /** @param isWhole There is no body. The head may wait for its first bytes until `flush`. */
+  sendHead(head: AnswerHead, isWhole: boolean): void;
+  flush(): void;
+  /** @returns false when the next should wait until the client has read */
+  write(bytes: Buffer): boolean;
+  end(trailers: Fields): void;
+  /** Breaks it off. Safe to repeat, and after the end. */
+  breakOff(): void;
+}
+
+export function clientAnswerTo(request: IncomingMessage, response: ServerResponse): ClientAnswer {
+  if (isHttp2(request)) return new Http2Answer(request.stream);
+  return new Http1Answer(request, response);
+}
+
+class Http1Answer implements ClientAnswer {
+  readonly #request: IncomingMessage;
+  readonly #response: ServerResponse;
+  #isFramed = true;
+
+  constructor(request: IncomingMessage, response: ServerResponse) {
+    this.#request = request;
+    this.#response = response;
+  }
+
+  get isBegun(): boolean {
+    return this.#response.headersSent;
+  }
+
+  get isGone(): boolean {
+    return this.#response.destroyed;
+  }
+
+  sendInterim(head: AnswerHead): void {
+    if (this.#request.httpVersion === "1.0" || this.isBegun) return; // it knows none
+    this.#response.writeInformation(head.status, answerFields(head));
+  }
+
+  sendHead(head: AnswerHead, isWhole: boolean): void {
+    const isOld = this.#request.httpVersion === "1.0";
+    this.#isFramed = !isOld || isWhole || valueOf(head.fields, "content-length") !== undefined;
+    this.#response.writeHead(head.status, reasonOf(head), answerFields(head));
+  }
+
+  flush(): void {
+    if (!this.#response.destroyed) this.#response.flushHeaders();
+  }
+
+  write(bytes: Buffer): boolean {
+    return this.#response.write(bytes);
+  }
+
+  end(trailers: Fields): void {
+    const response = this.#response;
+    if (trailers !== noFields) response.addTrailers(asEntries(trailerFields(trailers)));
+    response.end();
+  }
+
+  breakOff(): void {
+    const response = this.#response;
+    if (!this.#isFramed && !response.writableFinished) response.socket?.resetAndDestroy();
+    response.destroy();
+  }
+}
+
+/** By the stream itself, as Node's imitation of HTTP/1 upon it knows no end within the head. */
+class Http2Answer implements ClientAnswer {
+  readonly #stream: ServerHttp2Stream;
+  #trailers: Fields = noFields;
+
+  constructor(stream: ServerHttp2Stream) {
+    this.#stream = stream;
+  }
+
+  get isBegun(): boolean {
+    return this.#stream.headersSent;
+  }
+
+  get isGone(): boolean {
+    return this.#stream.destroyed || this.#stream.closed;
+  }
+
+  sendInterim(head: AnswerHead): void {
+    if (this.isGone || this.isBegun) return;
+    this.#stream.additionalHeaders({ ...http2Fields(answerFields(head)), ":status": head.status });
+  }
+
+  sendHead(head: AnswerHead, isWhole: boolean): void {
+    const stream = this.#stream;
+    if (this.isGone) return;
+    // Node's imitation would send its own, and what is wrong with them would be thrown at nobody.
+    stream.removeAllListeners("wantTrailers");
+    stream.once("wantTrailers", () => this.#sendTrailers());
+    stream.respond(
+      { ...http2Fields(answerFields(head)), ":status": head.status },
+      { endStream: isWhole, waitForTrailers: !isWhole },
+    );
+  }
+
+  flush(): void {
+    // A head is never held back.
+  }
+
+  write(bytes: Buffer): boolean {
+    const stream = this.#stream;
+    // Node ends some answers by itself: a HEAD's, and those whose status has no body.
+    return this.isGone || stream.writableEnded || stream.write(bytes);
+  }
+
+  end(trailers: Fields): void {
+    this.#trailers = trailers;
+    if (!this.isGone && !this.#stream.writableEnded) this.#stream.end();
+  }
+
+  breakOff(): void {
+    const stream = this.#stream;
+    if (!stream.closed) stream.close(constants.NGHTTP2_INTERNAL_ERROR);
+  }
+
+  #sendTrailers(): void {
+    if (this.isGone) return;
+    try {
+      this.#stream.sendTrailers(http2Fields(trailerFields(this.#trailers)));
+    } catch {
+      this.breakOff();
+    }
+  }
+}
+
+function asEntries(pairs: readonly string[]): [string, string][] {
+  const entries: [string, string][] = [];
+  for (let index = 0; index < pairs.length; index += 2) {
+    entries.push([pairs[index] ?? "", pairs[index + 1] ?? ""]);
+  }
+  return entries;
+}
