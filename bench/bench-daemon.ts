@@ -1,7 +1,9 @@
 /** A daemon of its own for a benchmark, over a folder that goes away with it. */
+import { join } from "node:path";
 import { processClient } from "@torpor/guest";
 import { type Daemon, type Sandbox, startDaemon } from "@torpor/host";
 import { silentLogger } from "@torpor/std";
+import { keyFileName } from "@torpor/storage";
 import { temporaryFolder } from "./temporary-folder.ts";
 
 export async function openBenchDaemon(
@@ -13,6 +15,7 @@ export async function openBenchDaemon(
   const daemon = await startDaemon({
     stateFolder,
     cacheFolder,
+    keyFile: join(stateFolder, keyFileName),
     port: 0,
     log: silentLogger,
     spareCount,

@@ -23,9 +23,12 @@ import {
 import { hostOutside } from "@torpor/network";
 import { silentLogger } from "@torpor/std";
 import {
+  KeyFile,
+  Sealer,
   SnapshotStore,
   type StagedSnapshot,
   TemplateStore,
+  keyFileName,
   stateFiles,
   templatesFolder,
 } from "@torpor/storage";
@@ -79,9 +82,11 @@ export async function makeWorld(saveWhole: boolean): Promise<World> {
   undo.defer(() => machine.processes.forEach((process) => machine.end(process)));
   const templates = new TemplateStore(templatesFolder(path));
   await makeFakeTemplate(templates, templateName);
-  const database = await openDatabase(join(path, stateFiles.database));
+  const sealer = new Sealer(KeyFile.open(join(path, keyFileName), silentLogger));
+  const store = await SnapshotStore.open(path, sealer);
+  const sealing = { sealer, store };
+  const database = await openDatabase(join(path, stateFiles.database), sealing);
   undo.defer(async () => await database.destroy());
-  const store = await SnapshotStore.open(path);
   const lives: { life: DaemonLife; database: Database }[] = [];
   undo.defer(async () => {
     for (const { life } of lives) life.bury();
@@ -100,7 +105,7 @@ export async function makeWorld(saveWhole: boolean): Promise<World> {
     machine,
     templates,
     store,
-    records: new SandboxRecords(database),
+    records: new SandboxRecords(database, sealer),
     snapshotRecords: new SnapshotRecords(database),
     get sandboxes() {
       if (sandboxes === undefined) throw new TypeError("no daemon serves");
@@ -111,9 +116,17 @@ export async function makeWorld(saveWhole: boolean): Promise<World> {
     },
     start: async (victims, mishap) => {
       const life = new DaemonLife(victims);
-      const own = await openDatabase(join(path, stateFiles.database));
+      const own = await openDatabase(join(path, stateFiles.database), sealing);
       lives.push({ life, database: own });
-      const host = await makeHost({ path, machine, templates, database: own, life, saveWhole });
+      const host = await makeHost({
+        path,
+        machine,
+        templates,
+        database: own,
+        sealer,
+        life,
+        saveWhole,
+      });
       life.arm(mishap);
       const opened = Sandboxes.open(host);
       sandboxes = undefined;
@@ -137,15 +150,16 @@ interface HostParts {
   readonly machine: FakeMachine;
   readonly templates: TemplateStore;
   readonly database: Database;
+  readonly sealer: Sealer;
   readonly life: DaemonLife;
   readonly saveWhole: boolean;
 }
 
 async function makeHost(parts: HostParts): Promise<HostContext> {
-  const { path, machine, templates, database, life, saveWhole } = parts;
+  const { path, machine, templates, database, sealer, life, saveWhole } = parts;
   const { gate, failpoint } = life;
   const snapshotRecords = new SnapshotRecords(database);
-  const store = await SnapshotStore.open(path);
+  const store = await SnapshotStore.open(path, sealer);
   const driver = new FakeDriver(machine, gate);
   return {
     stateFolder: path,
@@ -157,7 +171,12 @@ async function makeHost(parts: HostParts): Promise<HostContext> {
     outside: hostOutside(),
     drainMs: 0,
     tags: await TemplateTags.open(database),
-    records: gated(new SandboxRecords(database), "records", ["all", "save", "remove"], gate),
+    records: gated(
+      new SandboxRecords(database, sealer),
+      "records",
+      ["all", "save", "remove"],
+      gate,
+    ),
     snapshotRecords: gated(
       snapshotRecords,
       "snapshot records",

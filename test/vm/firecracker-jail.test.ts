@@ -5,7 +5,7 @@
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { mkdir, mkdtempDisposable, readFile, writeFile } from "node:fs/promises";
+import { chmod, mkdir, mkdtempDisposable, readFile, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { test } from "node:test";
@@ -82,7 +82,9 @@ async function jail(
   undo.defer(() => vm.end(deadline()));
   const { disk } = vm.handle.firecracker ?? assert.fail();
   const root = dirname(disk.target);
-  await writeFile(join(root, "busybox"), await readBusybox(), { mode: 0o755 });
+  const busybox = join(root, "busybox");
+  await writeFile(busybox, await readBusybox());
+  await chmod(busybox, 0o755);
   const run = (script: string): string =>
     execFileSync(
       "nsenter",

@@ -10,7 +10,7 @@ import { mkdir, open } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { Deadline, TorporError, systemCode } from "@torpor/std";
-import { stateFiles } from "@torpor/storage";
+import { refuseForeignState, stateFiles } from "@torpor/storage";
 import type { DaemonClient } from "./daemon-client.ts";
 import { errorFromLog, logSize, readLogFrom } from "./daemon-log.ts";
 import { isRunningProcess } from "./process-state.ts";
@@ -30,13 +30,15 @@ export interface DaemonFolders {
 
 /**
  * Starts the daemon of `stateFolder` and waits until it answers.
- * @throws the error with which it ended, or deadline.exceeded
+ * @throws the error with which it ended, storage.exposed, or deadline.exceeded
  */
 export async function startDaemonProcess(
   client: DaemonClient,
   { stateFolder, cacheFolder }: DaemonFolders,
 ): Promise<void> {
+  // ORDER: before a log is opened that somebody else may have put there.
   await mkdir(stateFolder, { recursive: true, mode: 0o700 });
+  refuseForeignState(stateFolder);
   const logPath = join(stateFolder, stateFiles.log);
   const logStart = await logSize(logPath);
   const ended = await spawnDetached(logPath, stateFolder, cacheFolder);

@@ -5,7 +5,6 @@
  * and a TCP port of the loopback whose API asks for a key. With a certificate there is the latter over
  * TLS too. VMs outlive the daemon; ending it lets go of them.
  */
-import { mkdir } from "node:fs/promises";
 import type { Server } from "node:http";
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
@@ -18,7 +17,15 @@ import {
   TorporError,
   ignoreFailure,
 } from "@torpor/std";
-import { SnapshotStore, TemplateStore, stateFiles, templatesFolder } from "@torpor/storage";
+import {
+  KeyFile,
+  Sealer,
+  SnapshotStore,
+  TemplateStore,
+  claimStateFolder,
+  stateFiles,
+  templatesFolder,
+} from "@torpor/storage";
 import {
   type Accelerator,
   type ConfinementOptions,
@@ -81,6 +88,8 @@ const defaultPolicy: ApiPolicy = {
 export interface DaemonOptions {
   readonly stateFolder: string;
   readonly cacheFolder: string;
+  /** Holds the key that seals secrets at rest; made if need be. */
+  readonly keyFile: string;
   /** Port of the loopback; 0 lets the kernel choose. */
   readonly port: number;
   readonly log: Logger;
@@ -119,14 +128,19 @@ export interface Daemon extends AsyncDisposable {
 }
 
 /**
- * @throws daemon.alreadyRunning when another one holds the state folder, port.inUse, template.missing
- * when no template tells which accelerator to use.
+ * @throws daemon.alreadyRunning when another one holds the state folder, storage.exposed when others could
+ * change it, secrets.locked without its key, port.inUse, template.missing when no template tells which
+ * accelerator to use.
  */
 export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
   await using undo = new AsyncDisposableStack();
-  await mkdir(options.stateFolder, { recursive: true, mode: 0o700 });
+  claimStateFolder(options.stateFolder, options.log);
   undo.use(lockState(options.stateFolder));
-  const database = await openDatabase(join(options.stateFolder, stateFiles.database));
+  const keys = KeyFile.open(options.keyFile, options.log);
+  const sealer = new Sealer(keys);
+  const store = await SnapshotStore.open(options.stateFolder, sealer);
+  const databasePath = join(options.stateFolder, stateFiles.database);
+  const database = await openDatabase(databasePath, { sealer, store });
   undo.defer(() => database.destroy());
   const templates = new TemplateStore(templatesFolder(options.cacheFolder));
   const accelerator = await acceleratorOf(templates);
@@ -142,9 +156,9 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
     pagers,
     networkKind: options.networkKind ?? defaultNetworkKind(),
     outside: options.outside ?? hostOutside(),
-    records: new SandboxRecords(database),
+    records: new SandboxRecords(database, sealer),
     snapshotRecords: new SnapshotRecords(database),
-    store: await SnapshotStore.open(options.stateFolder),
+    store,
     workingSets: await WorkingSets.open(options.stateFolder, log),
     tags: await TemplateTags.open(database),
     freshness: new Freshness(),
@@ -156,6 +170,8 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
     failpoint: options.failpoint,
   };
   const sandboxes = await Sandboxes.open(host);
+  // ORDER: what is there has been opened, so a key that is made now takes no lost one's place.
+  keys.current();
   if (confinement?.cgroups.kind === "usable") sweepCgroups(confinement.cgroups.parent);
   undo.defer(() => sandboxes.release());
   undo.use(limitConsoles(sandboxes, log));

@@ -1,7 +1,11 @@
 /** What is remembered of requests with a key across the daemon's death, over real SQLite. */
 import assert from "node:assert/strict";
+import { mkdtempDisposable } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { TorporError, silentLogger } from "@torpor/std";
+import { KeyFile, Sealer, SnapshotStore, keyFileName } from "@torpor/storage";
 import { Idempotency, type Product } from "./idempotency.ts";
 import { type Database, openDatabase } from "./records/database.ts";
 import { IdempotencyRecords, type KeyedRequest } from "./records/idempotency-records.ts";
@@ -23,7 +27,12 @@ class World {
   }
 
   static async open(t: TestContext): Promise<World> {
-    const database = await openDatabase(":memory:");
+    const folder = await mkdtempDisposable(join(tmpdir(), "torpor-idempotency-"));
+    t.after(() => folder.remove());
+    const keys = KeyFile.open(join(folder.path, keyFileName), silentLogger);
+    const sealer = new Sealer(keys);
+    const store = await SnapshotStore.open(folder.path, sealer);
+    const database = await openDatabase(":memory:", { sealer, store });
     t.after(() => database.destroy());
     return new World(database);
   }

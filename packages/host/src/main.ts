@@ -7,12 +7,15 @@ import {
   checkSettings,
   daemonSettings,
   defaultCacheFolder,
+  defaultKeyFile,
   defaultStateFolder,
 } from "@torpor/storage";
 import { startDaemon } from "./daemon.ts";
 import { readDaemonEnv } from "./daemon-env.ts";
 import { stopOnSignal } from "./stop.ts";
 
+// Of VMMs and pagers too: what shall be readable to others is given its mode where it is made.
+process.umask(0o077);
 const log = jsonLogger((line) => process.stderr.write(line));
 try {
   checkSettings(process.env);
@@ -21,6 +24,7 @@ try {
   await using daemon = await startDaemon({
     stateFolder: defaultStateFolder(),
     cacheFolder,
+    keyFile: defaultKeyFile(),
     ...options,
     settings: daemonSettings({ ...process.env, TORPOR_CACHE: cacheFolder }),
     log,

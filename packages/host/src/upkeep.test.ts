@@ -5,11 +5,14 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { silentLogger } from "@torpor/std";
 import {
+  KeyFile,
+  Sealer,
   type SnapshotManifest,
   SnapshotStore,
   type TemplateManifest,
   createOverlay,
   digestChunks,
+  keyFileName,
 } from "@torpor/storage";
 import { newDiskLayerId } from "./entropy.ts";
 import { type FoldedSandbox, Upkeep } from "./upkeep.ts";
@@ -74,7 +77,7 @@ class World {
     const staged = await store.stage(snapshotId);
     await writeFile(join(staged.path, "device.state"), snapshotId);
     const manifest: SnapshotManifest = {
-      format: "torpor-snapshot-2",
+      format: "torpor-snapshot-3",
       snapshotId,
       sandboxId: "i1",
       templateId: "t1",
@@ -96,7 +99,8 @@ class World {
 
 async function play(meanwhile: Meanwhile): Promise<World> {
   await using folder = await mkdtempDisposable(join(tmpdir(), "torpor-upkeep-"));
-  const store = await SnapshotStore.open(folder.path);
+  const keys = KeyFile.open(join(folder.path, keyFileName), silentLogger);
+  const store = await SnapshotStore.open(folder.path, new Sealer(keys));
   const workingSets = await WorkingSets.open(folder.path, silentLogger);
   const world = new World(store, workingSets, meanwhile);
   let disk: SnapshotManifest["disk"] = [];

@@ -27,6 +27,8 @@ const healthy: DoctorFacts = {
   memoryAvailableBytes: 8 * 1024 ** 3,
   stateProblem: undefined,
   stateDir: "/var/lib/torpor",
+  exposures: [],
+  missingKeyFile: undefined,
   layers: ["base-0123"],
   vmmCopies: [
     { key: "01", version: "10.0.2", isUsed: true, problem: undefined },
@@ -59,6 +61,12 @@ const broken: readonly (readonly [string, Partial<DoctorFacts>])[] = [
   ["namespaces", { missingNamespaces: ["net"] }],
   ["PAGEMAP_SCAN", { kernelRelease: "6.1.0-50-amd64" }],
   ["state folder", { stateProblem: "it is read-only" }],
+  ["access", { exposures: [{ path: "/var/lib/torpor", why: "has mode 0755", advice: undefined }] }],
+  [
+    "access",
+    { exposures: [{ path: "/var/lib/torpor", why: "is a link", advice: "Name the place." }] },
+  ],
+  ["sealing key", { missingKeyFile: "/etc/torpor/sealing.key" }],
   ["free disk", { diskFreeBytes: 1 }],
   ["free memory", { memoryAvailableBytes: 1 }],
   ["base image", { layers: ["rootfs-0123"] }],
@@ -83,11 +91,17 @@ for (const [name, facts] of broken) {
 test("gatherFacts() reads this machine and leaves the state folder as it was", async () => {
   await using dir = await mkdtempDisposable(join(tmpdir(), "torpor-doctor-"));
   const missing = join(dir.path, "not", "there", "yet");
-  const facts = await gatherFacts({ stateDir: missing, cacheDir: missing });
+  const facts = await gatherFacts({
+    stateDir: missing,
+    cacheDir: missing,
+    keyFile: join(missing, "sealing.key"),
+  });
   assert.equal(facts.stateProblem, undefined);
   assert.ok(facts.diskFreeBytes > 0);
   assert.ok(facts.memoryAvailableBytes > 0);
-  const here = await gatherFacts({ stateDir: dir.path, cacheDir: dir.path });
+  assert.deepEqual([facts.exposures, facts.missingKeyFile], [[], undefined]);
+  const keyFile = join(dir.path, "sealing.key");
+  const here = await gatherFacts({ stateDir: dir.path, cacheDir: dir.path, keyFile });
   assert.equal(here.stateProblem, undefined);
   assert.deepEqual(here.layers, []);
 });

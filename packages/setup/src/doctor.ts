@@ -20,6 +20,7 @@ import { release } from "node:os";
 import { dirname, join } from "node:path";
 import { inspectCgroups, qemuVersion } from "@torpor/vmm";
 import { egressProblem } from "@torpor/network";
+import { type Exposure, exposureOf, stateExposures, stateFiles } from "@torpor/storage";
 import { type AcceleratorVerdict, knownAccelerator } from "./accelerator.ts";
 import { type OsRelease, loadOsRelease } from "./apt.ts";
 import { installCommand, loadInstalledPackages, missingPackages } from "./debian-packages.ts";
@@ -41,6 +42,8 @@ export interface Check {
 export interface DoctorOptions {
   /** Where sandboxes and snapshots are kept. */
   readonly stateDir: string;
+  /** Holds the key that seals secrets in the state folder. */
+  readonly keyFile: string;
   /** Where `prepareBaseImage` keeps its layers. */
   readonly cacheDir: string;
   /** Names of the templates that are ready. */
@@ -73,6 +76,10 @@ export interface DoctorFacts {
   /** Undefined: writable. */
   readonly stateProblem: string | undefined;
   readonly stateDir: string;
+  /** By which other users could reach the state folder or the key file. */
+  readonly exposures: readonly Exposure[];
+  /** A key file that is not there, while there is something that it should open. */
+  readonly missingKeyFile: string | undefined;
   readonly layers: readonly string[];
   readonly vmmCopies: readonly VmmCopyState[];
   /** Names. */
@@ -196,6 +203,15 @@ function judgeState(facts: DoctorFacts): readonly Check[] {
       facts.stateProblem ?? `${facts.stateDir} is writable`,
       `Make ${facts.stateDir} writable, or name another folder with TORPOR_HOME.`,
     ),
+    judgeExposures(facts),
+    check(
+      "sealing key",
+      facts.missingKeyFile === undefined,
+      facts.missingKeyFile === undefined
+        ? "there, or made when it is needed"
+        : `${facts.missingKeyFile} is missing`,
+      "Put it back from its backup; where there never was one, the daemon makes it.",
+    ),
     check(
       "free disk",
       facts.diskFreeBytes >= diskFreeGiBMin * bytesPerGiB,
@@ -223,6 +239,17 @@ function judgeState(facts: DoctorFacts): readonly Check[] {
     ),
     judgeTemplateFiles(facts.templateStates),
   ];
+}
+
+function judgeExposures({ exposures, stateDir }: DoctorFacts): Check {
+  // What the daemon will not mend first.
+  const worst = exposures.find(({ advice }) => advice !== undefined) ?? exposures[0];
+  return check(
+    "access",
+    worst === undefined,
+    worst === undefined ? `${stateDir} is its owner's alone` : `${worst.path} ${worst.why}`,
+    worst?.advice ?? "Run `torpor down` and `torpor up`: the daemon tightens it when it starts.",
+  );
 }
 
 function judgeTemplateFiles(states: readonly TemplateState[]): Check {
@@ -263,7 +290,7 @@ function hint(name: string, ok: boolean, detail: string, fix: string): Check {
 }
 
 export async function gatherFacts(options: DoctorOptions): Promise<DoctorFacts> {
-  const { stateDir, cacheDir } = options;
+  const { stateDir, cacheDir, keyFile } = options;
   const installed = await loadInstalledPackages().catch(() => new Map<string, string>());
   return {
     platform: process.platform,
@@ -284,6 +311,10 @@ export async function gatherFacts(options: DoctorOptions): Promise<DoctorFacts> 
     memoryAvailableBytes: parseMemoryAvailable(await readText("/proc/meminfo")),
     stateProblem: await findStateProblem(stateDir),
     stateDir,
+    exposures: [...stateExposures(stateDir), exposureOf(keyFile, "file")].filter(
+      (one) => one !== undefined,
+    ),
+    missingKeyFile: (await isMissingKey(stateDir, keyFile)) ? keyFile : undefined,
     layers: await readdir(cacheDir).catch(() => []),
     vmmCopies: await inspectVmmCopies(cacheDir),
     templates: (await options.listTemplates?.()) ?? [],
@@ -354,12 +385,19 @@ async function findStateProblem(dir: string): Promise<string | undefined> {
   }
 }
 
-async function nearestExisting(dir: string): Promise<string> {
-  const there = await access(dir).then(
+async function isMissingKey(stateDir: string, keyFile: string): Promise<boolean> {
+  return (await isThere(join(stateDir, stateFiles.database))) && !(await isThere(keyFile));
+}
+
+async function isThere(path: string): Promise<boolean> {
+  return access(path).then(
     () => true,
     () => false,
   );
-  return there || dirname(dir) === dir ? dir : nearestExisting(dirname(dir));
+}
+
+async function nearestExisting(dir: string): Promise<string> {
+  return (await isThere(dir)) || dirname(dir) === dir ? dir : nearestExisting(dirname(dir));
 }
 
 async function readText(path: string): Promise<string> {

@@ -113,6 +113,18 @@ const table = {
     "none",
     "Look at the state with `torpor info ID` and ask for what that state allows.",
   ),
+  "secrets.damaged": row(
+    500,
+    "never",
+    "none",
+    "Restore the state folder from a copy, or remove the sandbox.",
+  ),
+  "secrets.locked": row(
+    503,
+    "afterChange",
+    "none",
+    "Put the key file of this state folder back, or name it with TORPOR_KEY_FILE, and start the daemon.",
+  ),
   "snapshot.corrupt": row(
     500,
     "never",
@@ -124,6 +136,12 @@ const table = {
     "afterChange",
     "none",
     "Resume it on a machine and with a VMM that match the snapshot.",
+  ),
+  "storage.exposed": row(
+    403,
+    "afterChange",
+    "none",
+    "Make it its owner's alone, or name another place with TORPOR_HOME or TORPOR_KEY_FILE.",
   ),
   "storage.failed": row(500, "afterChange", "maybe", "Check the disk that holds the state folder."),
   "storage.noSpace": row(507, "afterChange", "none", "Free disk space and try again."),

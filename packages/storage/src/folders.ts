@@ -8,6 +8,7 @@
  *         working-set              which pages of memory its latest wake used
  *       working-sets/<id>          the same of a template or snapshot, for sandboxes made from it
  *       snapshots/ disks/          what sandboxes and templates stand upon: see snapshot-store.ts
+ *     sealing.key                  TORPOR_KEY_FILE, else /etc/torpor or ~/.config/torpor: see key-file.ts
  *     <cache>/                     TORPOR_CACHE, else /var/cache/torpor or ~/.cache/torpor
  *       templates/<id>/            kernel, disk, memory image, device state, manifest
  *       vmm-<key>/                 a copy of the VMM, which the sandboxes of some templates run
@@ -17,6 +18,7 @@
 import { homedir } from "node:os";
 import { join } from "node:path";
 
+export const keyFileName = "sealing.key";
 const systemWide = process.getuid?.() === 0;
 
 export function defaultStateFolder(env: NodeJS.ProcessEnv = process.env): string {
@@ -25,6 +27,10 @@ export function defaultStateFolder(env: NodeJS.ProcessEnv = process.env): string
 
 export function defaultCacheFolder(env: NodeJS.ProcessEnv = process.env): string {
   return env["TORPOR_CACHE"] ?? ownFolder("/var/cache/torpor", ".cache/torpor");
+}
+
+export function defaultKeyFile(env: NodeJS.ProcessEnv = process.env): string {
+  return env["TORPOR_KEY_FILE"] ?? join(ownFolder("/etc/torpor", ".config/torpor"), keyFileName);
 }
 
 function ownFolder(systemPath: string, homePath: string): string {

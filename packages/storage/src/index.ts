@@ -5,13 +5,16 @@ export { planFold } from "./fold-plan.ts";
 export {
   SandboxFolder,
   defaultCacheFolder,
+  defaultKeyFile,
   defaultStateFolder,
+  keyFileName,
   stateFiles,
   templatesFolder,
   vmmCopyFolder,
   vmmCopyPrefix,
 } from "./folders.ts";
 export { assertFreeSpace } from "./free-space.ts";
+export { KeyFile } from "./key-file.ts";
 export type {
   SavedDiskLayer,
   SavedIdentity,
@@ -29,8 +32,16 @@ export {
   type StackedLayer,
   type WritableMemory,
 } from "./memory-stack.ts";
+export {
+  type Exposure,
+  claimStateFolder,
+  exposureOf,
+  refuseForeignState,
+  stateExposures,
+} from "./owner-only.ts";
 export { type PageRun, pageBytes, stateData } from "./page-map.ts";
 export { createOverlay } from "./qcow2-overlay.ts";
+export { type SealingKey, type SealingKeys, Sealer, sealingKeyOf } from "./sealing.ts";
 export { type Needs, SnapshotStore, type StagedSnapshot, snapshotFiles } from "./snapshot-store.ts";
 export {
   type StagedTemplate,

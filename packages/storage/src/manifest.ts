@@ -9,11 +9,15 @@ import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { TorporError, parseJson, parseObject, systemCode } from "@torpor/std";
+import { TorporError, parseJson, parseObject, systemCode, writeFileDurably } from "@torpor/std";
 import type { ChunkDigest } from "./chunk-digest.ts";
 import type { MemoryLayerDigest } from "./memory-layer.ts";
 
 const manifestName = "manifest.json";
+const templateFormat = "torpor-template-3";
+export const snapshotFormat = "torpor-snapshot-3";
+/** The same, with the host key as it is. */
+export const plainSnapshotFormat = "torpor-snapshot-2";
 
 /** What device state is tied to; compared by the VMM package before a load. */
 export interface SavedIdentity {
@@ -34,7 +38,7 @@ export interface SavedMachine {
 }
 
 export interface TemplateManifest {
-  readonly format: "torpor-template-3";
+  readonly format: typeof templateFormat;
   readonly templateId: string;
   readonly name: string;
   readonly createdAtMs: number;
@@ -71,7 +75,7 @@ export interface SavedDiskLayer {
 }
 
 export interface SnapshotManifest {
-  readonly format: "torpor-snapshot-2";
+  readonly format: typeof snapshotFormat;
   readonly snapshotId: string;
   /** The sandbox that was saved; its forks have ids of their own. */
   readonly sandboxId: string;
@@ -81,7 +85,7 @@ export interface SnapshotManifest {
   readonly identity: SavedIdentity;
   /** The VMM's command line, for whoever has to find out why it does not load. */
   readonly commandLine: readonly string[];
-  /** Authorises the first private call to a guest restored from this snapshot. */
+  /** Authorises the first private call to a guest restored from this snapshot. Sealed in the file. */
   readonly hostKey: string;
   readonly memory: SavedMemory;
   readonly deviceState: ChunkDigest;
@@ -89,37 +93,52 @@ export interface SnapshotManifest {
   readonly disk: readonly SavedDiskLayer[];
 }
 
+/** Of an earlier version; see `SnapshotStore.sealAll`. */
+export interface PlainSnapshotManifest extends Omit<SnapshotManifest, "format"> {
+  readonly format: typeof plainSnapshotFormat;
+}
+
+type AnyManifest = TemplateManifest | SnapshotManifest | PlainSnapshotManifest;
+
 /** Not flushed: it becomes durable with the folder it is published in. */
 export async function writeManifest(
   folder: string,
   manifest: TemplateManifest | SnapshotManifest,
 ): Promise<void> {
-  const digest = digestOf(manifest);
-  const text = `${JSON.stringify({ digest, manifest }, undefined, 2)}\n`;
-  await writeFile(join(folder, manifestName), text, { mode: 0o600 });
+  await writeFile(join(folder, manifestName), manifestText(manifest), { mode: 0o600 });
+}
+
+/** Puts another in the place of one that is published. */
+export async function replaceManifest(folder: string, manifest: SnapshotManifest): Promise<void> {
+  await writeFileDurably(join(folder, manifestName), manifestText(manifest));
 }
 
 /** @throws template.missing when there is none, snapshot.corrupt or snapshot.incompatible. */
 export function readTemplateManifest(folder: string): Promise<TemplateManifest> {
-  return readManifest<TemplateManifest>(folder, "torpor-template-3");
+  return readManifest<TemplateManifest>(folder, [templateFormat]);
 }
 
 /** @throws snapshot.corrupt or snapshot.incompatible. */
-export function readSnapshotManifest(folder: string): Promise<SnapshotManifest> {
-  return readManifest<SnapshotManifest>(folder, "torpor-snapshot-2");
+export function readSnapshotManifest(
+  folder: string,
+): Promise<SnapshotManifest | PlainSnapshotManifest> {
+  return readManifest<SnapshotManifest | PlainSnapshotManifest>(folder, [
+    snapshotFormat,
+    plainSnapshotFormat,
+  ]);
 }
 
-async function readManifest<M extends TemplateManifest | SnapshotManifest>(
+async function readManifest<M extends AnyManifest>(
   folder: string,
-  format: M["format"],
+  formats: readonly M["format"][],
 ): Promise<M> {
   const path = join(folder, manifestName);
-  const file = parseManifestFile(path, readText(path, format));
+  const file = parseManifestFile(path, readText(path, formats.includes(templateFormat)));
   const manifest = parseObject(file["manifest"], `${path}: manifest`);
-  if (manifest["format"] !== format) {
+  if (!formats.some((format) => format === manifest["format"])) {
     throw new TorporError(
       "snapshot.incompatible",
-      `${path} has format ${String(manifest["format"])}; this version reads ${format}`,
+      `${path} has format ${String(manifest["format"])}; this version reads ${formats.join(", ")}`,
     );
   }
   if (file["digest"] !== digestOf(manifest)) {
@@ -130,12 +149,12 @@ async function readManifest<M extends TemplateManifest | SnapshotManifest>(
 }
 
 /** Synchronous: a few KiB that every wake waits for, where trips through the thread pool take far longer. */
-function readText(path: string, format: string): string {
+function readText(path: string, isTemplate: boolean): string {
   try {
     return readFileSync(path, "utf8");
   } catch (cause) {
     // A template may well not be there; a snapshot is only looked for where one was published.
-    const missing = format === "torpor-template-3" ? "template.missing" : "snapshot.corrupt";
+    const missing = isTemplate ? "template.missing" : "snapshot.corrupt";
     const code = systemCode(cause) === "ENOENT" ? missing : "storage.failed";
     throw new TorporError(code, `${path} cannot be read`, { cause });
   }
@@ -147,6 +166,10 @@ function parseManifestFile(path: string, text: string): Readonly<Record<string, 
   } catch (cause) {
     throw new TorporError("snapshot.corrupt", `${path} is damaged`, { cause });
   }
+}
+
+function manifestText(manifest: AnyManifest): string {
+  return `${JSON.stringify({ digest: digestOf(manifest), manifest }, undefined, 2)}\n`;
 }
 
 function digestOf(manifest: object): string {

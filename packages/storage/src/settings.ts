@@ -8,6 +8,7 @@
 import { isIP } from "node:net";
 import { isAbsolute, resolve } from "node:path";
 import { TorporError, nearestName, parseInteger, parseOneOf, readBudgetFactor } from "@torpor/std";
+import { defaultKeyFile } from "./folders.ts";
 
 export type Environment = Readonly<Record<string, string | undefined>>;
 
@@ -51,6 +52,13 @@ const table = {
     parse: parsePath,
     shownDefault: "`/var/cache/torpor`; without root `~/.cache/torpor`",
     meaning: "guest system and templates; can be built anew",
+    reader: "daemon",
+  },
+  TORPOR_KEY_FILE: {
+    parse: parsePath,
+    default: defaultKeyFile({}),
+    shownDefault: "`/etc/torpor/sealing.key`; without root `~/.config/torpor/sealing.key`",
+    meaning: "seals the secrets in `TORPOR_HOME`; made when it is not there",
     reader: "daemon",
   },
   TORPOR_PORT: {

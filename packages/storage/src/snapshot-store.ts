@@ -19,9 +19,12 @@ import {
   type SavedMemoryLayer,
   type SnapshotManifest,
   readSnapshotManifest,
+  replaceManifest,
+  snapshotFormat,
   writeManifest,
 } from "./manifest.ts";
 import type { StackedLayer } from "./memory-stack.ts";
+import type { Sealer } from "./sealing.ts";
 
 const stagedSuffix = ".staged";
 const diskSuffix = ".qcow2";
@@ -42,19 +45,22 @@ export interface Needs {
 export class SnapshotStore {
   readonly #snapshots: string;
   readonly #disks: string;
+  readonly #sealer: Sealer;
   /** Ids that are being made or read, and how often; no record speaks for them yet. */
   readonly #kept = new Map<string, number>();
   /** What published snapshots name; they never change. */
   readonly #names = new Map<string, Needs>();
   #collecting: Promise<unknown> = Promise.resolve();
 
-  private constructor(stateFolder: string) {
+  private constructor(stateFolder: string, sealer: Sealer) {
+    this.#sealer = sealer;
     this.#snapshots = join(stateFolder, stateFiles.snapshots);
     this.#disks = join(stateFolder, stateFiles.disks);
   }
 
-  static async open(stateFolder: string): Promise<SnapshotStore> {
-    const store = new SnapshotStore(stateFolder);
+  /** @param sealer For the host keys in manifests. */
+  static async open(stateFolder: string, sealer: Sealer): Promise<SnapshotStore> {
+    const store = new SnapshotStore(stateFolder, sealer);
     await mkdir(store.#snapshots, { recursive: true, mode: 0o700 });
     await mkdir(store.#disks, { recursive: true, mode: 0o700 });
     return store;
@@ -82,9 +88,34 @@ export class SnapshotStore {
     return join(this.#disks, `${layerId}${diskSuffix}`);
   }
 
-  /** @throws snapshot.corrupt or snapshot.incompatible. */
+  /** @throws snapshot.corrupt, snapshot.incompatible, secrets.locked, secrets.damaged */
   async read(snapshotId: string): Promise<SnapshotManifest> {
-    return await readSnapshotManifest(this.folder(snapshotId));
+    const stored = await readSnapshotManifest(this.folder(snapshotId));
+    // One that a user put back from a copy of an earlier version is not sealed.
+    if (stored.format !== snapshotFormat) return { ...stored, format: snapshotFormat };
+    return { ...stored, hostKey: this.#sealer.open(stored.hostKey, hostKeyPlace(snapshotId)) };
+  }
+
+  /**
+   * Seals what an earlier version left in plain. Safe to repeat.
+   * @returns ids of snapshots that cannot be read, and stay as they are
+   */
+  async sealAll(): Promise<readonly string[]> {
+    const unread: string[] = [];
+    for (const id of await readdir(this.#snapshots)) {
+      if (id.endsWith(stagedSuffix)) continue;
+      const stored = await readSnapshotManifest(this.folder(id)).catch(() => undefined);
+      if (stored === undefined) unread.push(id);
+      else if (stored.format !== snapshotFormat) {
+        await replaceManifest(this.folder(id), this.#sealed({ ...stored, format: snapshotFormat }));
+      }
+    }
+    return unread;
+  }
+
+  #sealed(manifest: SnapshotManifest): SnapshotManifest {
+    const { hostKey, snapshotId } = manifest;
+    return { ...manifest, hostKey: this.#sealer.seal(hostKey, hostKeyPlace(snapshotId)) };
   }
 
   async has(snapshotId: string): Promise<boolean> {
@@ -104,7 +135,7 @@ export class SnapshotStore {
     return {
       path,
       publish: async (manifest) => {
-        await writeManifest(path, manifest);
+        await writeManifest(path, this.#sealed(manifest));
         await flushFolder(path);
         // ORDER: whoever made a disk layer has flushed its content; its name is flushed before it is named.
         await flush(this.#disks);
@@ -215,4 +246,8 @@ export class SnapshotStore {
     this.#names.set(snapshotId, names);
     return names;
   }
+}
+
+function hostKeyPlace(snapshotId: string): string {
+  return `the snapshot ${snapshotId}`;
 }

@@ -4,10 +4,13 @@ import { mkdir, mkdtempDisposable, readFile, readdir, rm, writeFile } from "node
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
-import { type ErrorCode, TorporError } from "@torpor/std";
+import { type ErrorCode, TorporError, silentLogger } from "@torpor/std";
+import { keyFileName } from "./folders.ts";
 import { assertFreeSpace } from "./free-space.ts";
+import { KeyFile } from "./key-file.ts";
 import type { SnapshotManifest } from "./manifest.ts";
 import { createOverlay } from "./qcow2-overlay.ts";
+import { Sealer } from "./sealing.ts";
 import { SnapshotStore } from "./snapshot-store.ts";
 import { TemplateStore } from "./template-store.ts";
 
@@ -27,7 +30,7 @@ function manifestOf(
   disks: readonly string[] = [],
 ): SnapshotManifest {
   return {
-    format: "torpor-snapshot-2",
+    format: "torpor-snapshot-3",
     snapshotId,
     sandboxId: "i1",
     templateId: "t1",
@@ -49,7 +52,8 @@ async function withStore(
   work: (store: SnapshotStore, path: string) => Promise<void>,
 ): Promise<void> {
   await using temporary = await mkdtempDisposable(join(tmpdir(), "torpor-snapshots-"));
-  await work(await SnapshotStore.open(temporary.path), temporary.path);
+  const keys = KeyFile.open(join(temporary.path, keyFileName), silentLogger);
+  await work(await SnapshotStore.open(temporary.path, new Sealer(keys)), temporary.path);
 }
 
 async function publish(store: SnapshotStore, manifest: SnapshotManifest): Promise<void> {
@@ -185,7 +189,7 @@ test("a changed, truncated or foreign manifest is refused", async () => {
     await assert.rejects(store.read("a"), fails("snapshot.corrupt"));
     await writeFile(path, good.slice(0, good.length / 2));
     await assert.rejects(store.read("a"), fails("snapshot.corrupt"));
-    await writeFile(path, good.replace("torpor-snapshot-2", "torpor-snapshot-9"));
+    await writeFile(path, good.replace("torpor-snapshot-3", "torpor-snapshot-9"));
     await assert.rejects(store.read("a"), fails("snapshot.incompatible"));
   });
 });

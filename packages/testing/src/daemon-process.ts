@@ -45,6 +45,7 @@ export async function spawnTestDaemon(
     env: {
       ...process.env,
       TORPOR_HOME: state.path,
+      TORPOR_KEY_FILE: state.keyFile,
       TORPOR_PORT: "0",
       TORPOR_SPARES: "0",
       ...settings,

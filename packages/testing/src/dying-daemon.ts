@@ -5,7 +5,7 @@
  */
 import { startDaemon } from "@torpor/host";
 import { TorporError, jsonLogger } from "@torpor/std";
-import { defaultCacheFolder, defaultStateFolder } from "@torpor/storage";
+import { defaultCacheFolder, defaultKeyFile, defaultStateFolder } from "@torpor/storage";
 
 const [, , diesMoment, diesStep] = process.argv;
 if (diesMoment === undefined || diesStep === undefined) {
@@ -15,6 +15,7 @@ const log = jsonLogger((line) => process.stderr.write(line));
 const daemon = await startDaemon({
   stateFolder: defaultStateFolder(),
   cacheFolder: defaultCacheFolder(),
+  keyFile: defaultKeyFile(),
   port: 0,
   spareCount: Number(process.env["TORPOR_SPARES"] ?? 0),
   log,

@@ -62,6 +62,7 @@ export async function startTestDaemon(options: TestDaemonOptions = {}): Promise<
     await startDaemon({
       stateFolder: state.path,
       cacheFolder,
+      keyFile: state.keyFile,
       port: options.port ?? 0,
       log: options.log ?? silentLogger,
       networkKind: options.networkKind,

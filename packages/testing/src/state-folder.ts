@@ -9,7 +9,13 @@ import { mkdtemp, readdir, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Deadline, systemCode } from "@torpor/std";
-import { TemplateStore, defaultCacheFolder, stateFiles, templatesFolder } from "@torpor/storage";
+import {
+  TemplateStore,
+  defaultCacheFolder,
+  keyFileName,
+  stateFiles,
+  templatesFolder,
+} from "@torpor/storage";
 import { QemuDriver, type VmProcess } from "@torpor/vmm";
 
 const endVmMs = 10_000;
@@ -24,6 +30,8 @@ const ownFiles: ReadonlySet<string> = new Set([
   stateFiles.snapshots,
   stateFiles.disks,
   stateFiles.workingSets,
+  // Elsewhere outside of tests.
+  keyFileName,
 ]);
 
 export class StateFolder implements AsyncDisposable {
@@ -45,6 +53,10 @@ export class StateFolder implements AsyncDisposable {
 
   get socketPath(): string {
     return join(this.path, stateFiles.socket);
+  }
+
+  get keyFile(): string {
+    return join(this.path, keyFileName);
   }
 
   /** The processes of all VMs below the folder. */

@@ -1,6 +1,6 @@
 /** `torpor doctor`: is this machine fit, and if not, what to do. Needs no daemon. */
 import type { Command } from "commander";
-import { TemplateStore, templatesFolder } from "@torpor/storage";
+import { TemplateStore, defaultKeyFile, templatesFolder } from "@torpor/storage";
 import type { Session } from "../session.ts";
 
 export function addDoctor(program: Command, session: Session): void {
@@ -23,6 +23,7 @@ async function doctor(session: Session): Promise<number> {
     runDoctor({
       stateDir: session.stateFolder,
       cacheDir: session.cacheFolder,
+      keyFile: defaultKeyFile(session.env),
       listTemplates: () => templates.names(),
     }),
   );

@@ -12,10 +12,13 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type Logger, TorporError, parseJson, silentLogger } from "@torpor/std";
 import {
+  KeyFile,
   SandboxFolder,
+  Sealer,
   SnapshotStore,
   type TemplateManifest,
   TemplateStore,
+  keyFileName,
 } from "@torpor/storage";
 import { ApiKeys } from "../api-keys.ts";
 import { Edge } from "../edge/edge.ts";
@@ -91,14 +94,15 @@ export interface FakeApi extends AsyncDisposable {
 export async function startFakeApi(options: FakeApiOptions): Promise<FakeApi> {
   await using undo = new AsyncDisposableStack();
   const folder = undo.use(await mkdtempDisposable(join(tmpdir(), "torpor-api-")));
-  const database = await openDatabase(":memory:");
+  const sealer = new Sealer(KeyFile.open(join(folder.path, keyFileName), silentLogger));
+  const store = await SnapshotStore.open(folder.path, sealer);
+  const database = await openDatabase(":memory:", { sealer, store });
   undo.defer(() => database.destroy());
   const templates = new TemplateStore(join(folder.path, "templates"));
   await publishTemplate(templates);
   const tags = await TemplateTags.open(database);
   const snapshotRecords = new SnapshotRecords(database);
   const snapshots = await Snapshots.open({ snapshotRecords, tags, templates });
-  const store = await SnapshotStore.open(folder.path);
   const sandboxes = new FakeSandboxes(folder.path, snapshots, store, templates, tags);
   const host: ApiHost = {
     sandboxes,

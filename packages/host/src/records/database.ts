@@ -5,11 +5,16 @@
  * well (text, integer, bigint), so that a second dialect needs no second set of queries. The journal
  * is a write-ahead log, flushed with every commit: what a caller was told is on disk.
  */
+import { closeSync, openSync } from "node:fs";
 import { DatabaseSync, type SQLInputValue } from "node:sqlite";
 import { TorporError } from "@torpor/std";
 import { Kysely, SqliteDialect, type SqliteDatabase } from "kysely";
 import { Migrator } from "kysely/migration";
-import { migrations } from "./migrations.ts";
+import { type Sealing, migrationsWith } from "./migrations.ts";
+
+const inMemory = ":memory:";
+/** The database's own mark, its `user_version`: no page holds a secret in plain any more. */
+const pagesWithoutSecrets = 1;
 
 export interface SandboxTable {
   id: string;
@@ -26,12 +31,10 @@ export interface SandboxTable {
   disk_layers: string;
   /** JSON of `Lifetime`. */
   lifetime: string;
-  host_key: string;
-  /** Empty: the guest asks for none. */
-  access_token: string;
-  /** JSON maps of strings. */
+  /** Sealed JSON of `SandboxSecrets`. */
+  secrets: string;
+  /** JSON map of strings. */
   metadata: string;
-  env_vars: string;
   created_at_ms: number;
   started_at_ms: number;
   /** JSON of `NetworkRequest`, or null for one that asked for nothing. */
@@ -100,27 +103,50 @@ export interface Tables {
 export type Database = Kysely<Tables>;
 
 /**
- * Opens the file and brings its schema up to date.
+ * Opens the file, made if need be for its owner alone, and brings its schema up to date.
  * @throws storage.failed when it is damaged, or was written by a version that this one does not know
  */
-export async function openDatabase(path: string): Promise<Database> {
+export async function openDatabase(path: string, sealing: Sealing): Promise<Database> {
+  // ORDER: SQLite gives its log and shared memory the mode of the database.
+  if (path !== inMemory) closeSync(openSync(path, "a", 0o600));
   const sqlite = new DatabaseSync(path);
   sqlite.exec("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA busy_timeout = 5000");
+  sqlite.exec("PRAGMA secure_delete = ON");
   const database = new Kysely<Tables>({
     dialect: new SqliteDialect({ database: adapt(sqlite) }),
   });
   const migrator = new Migrator({
     db: database,
-    provider: { getMigrations: () => Promise.resolve(migrations) },
+    provider: { getMigrations: () => Promise.resolve(migrationsWith(sealing)) },
   });
   const { error } = await migrator.migrateToLatest();
-  if (error === undefined) return database;
+  if (error === undefined) {
+    forgetPlainPages(sqlite);
+    return database;
+  }
   await database.destroy();
+  if (TorporError.is(error)) throw error;
   throw new TorporError("storage.failed", `${path} cannot be brought up to date`, {
     cause: error,
     effect: "none",
     advice: "Use the version of Torpor that wrote it, or move the state folder away.",
   });
+}
+
+/**
+ * Once in the life of a database: pages and the log of a time before secrets were sealed are written over.
+ * One that is in use by another process is left for the next start.
+ */
+function forgetPlainPages(sqlite: DatabaseSync): void {
+  if (pragma(sqlite, "user_version") >= pagesWithoutSecrets) return;
+  sqlite.exec("VACUUM");
+  const isBusy = pragma(sqlite, "wal_checkpoint(TRUNCATE)") !== 0;
+  if (!isBusy) sqlite.exec(`PRAGMA user_version = ${pagesWithoutSecrets}`);
+}
+
+/** Of the first column of the answer. */
+function pragma(sqlite: DatabaseSync, text: string): number {
+  return Number(Object.values(sqlite.prepare(`PRAGMA ${text}`).get() ?? {})[0]);
 }
 
 /** Node's own SQLite behind the small interface that Kysely's dialect asks for. */

@@ -2,10 +2,38 @@
  * The database's schema as steps, each applied once and in the order of their names. A step that was
  * released is never changed; what comes later is a step of its own.
  */
+import type { Sealer, SnapshotStore } from "@torpor/storage";
 import type { Kysely } from "kysely";
 import type { Migration } from "kysely/migration";
+import { sealSecrets } from "./sandbox-secrets.ts";
 
-export const migrations: Readonly<Record<string, Migration>> = {
+/** What seals secrets of an earlier version, in records and in snapshots. */
+export interface Sealing {
+  readonly sealer: Sealer;
+  readonly store: Pick<SnapshotStore, "sealAll">;
+}
+
+/** `sandboxes` before its secrets were sealed. */
+interface PlainTables {
+  sandboxes: {
+    id: string;
+    host_key: string;
+    access_token: string;
+    env_vars: string;
+    secrets: string;
+  };
+}
+
+export function migrationsWith(sealing: Sealing): Readonly<Record<string, Migration>> {
+  return {
+    ...tables,
+    "0004-sealed-secrets": {
+      up: async (database: Kysely<PlainTables>) => await seal(database, sealing),
+    },
+  };
+}
+
+const tables: Readonly<Record<string, Migration>> = {
   "0001-sandboxes": {
     up: async (database: Kysely<unknown>) => {
       await database.schema
@@ -84,3 +112,27 @@ export const migrations: Readonly<Record<string, Migration>> = {
     },
   },
 };
+
+async function seal(database: Kysely<PlainTables>, { sealer, store }: Sealing): Promise<void> {
+  // ORDER: a crash in between repeats the step, and sealed snapshots stay as they are.
+  await store.sealAll();
+  await database.schema
+    .alterTable("sandboxes")
+    .addColumn("secrets", "text", (column) => column.notNull().defaultTo(""))
+    .execute();
+  const rows = await database
+    .selectFrom("sandboxes")
+    .select(["id", "host_key", "access_token", "env_vars"])
+    .execute();
+  for (const { id, host_key, access_token, env_vars } of rows) {
+    const secrets = sealSecrets(sealer, id, {
+      hostKey: host_key,
+      accessToken: access_token === "" ? null : access_token,
+      envVars: JSON.parse(env_vars) as Record<string, string>,
+    });
+    await database.updateTable("sandboxes").set({ secrets }).where("id", "=", id).execute();
+  }
+  for (const column of ["host_key", "access_token", "env_vars"]) {
+    await database.schema.alterTable("sandboxes").dropColumn(column).execute();
+  }
+}

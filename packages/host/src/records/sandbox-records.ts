@@ -6,10 +6,12 @@
  */
 import type { Selectable } from "kysely";
 import { TorporError } from "@torpor/std";
+import type { Sealer } from "@torpor/storage";
 import type { Lifetime } from "../lifecycle/lifetime.ts";
 import type { SandboxState } from "../lifecycle/state.ts";
 import type { NetworkRequest } from "../network-request.ts";
 import type { Database, SandboxTable } from "./database.ts";
+import { type SandboxSecrets, openSecrets, sealSecrets } from "./sandbox-secrets.ts";
 
 /** That traffic may wake the sandbox, and how long it then gets. */
 export interface AutoResume {
@@ -17,7 +19,7 @@ export interface AutoResume {
   readonly timeoutMs: number | null;
 }
 
-export interface SandboxRecord {
+export interface SandboxRecord extends SandboxSecrets {
   readonly id: string;
   readonly templateId: string;
   readonly templateName: string;
@@ -31,11 +33,7 @@ export interface SandboxRecord {
   /** Disk layers of the present state above the template's disk, oldest first. */
   readonly diskLayers: readonly string[];
   readonly lifetime: Lifetime;
-  readonly hostKey: string;
-  /** What the agent asks of clients; null: nothing. */
-  readonly accessToken: string | null;
   readonly metadata: Readonly<Record<string, string>>;
-  readonly envVars: Readonly<Record<string, string>>;
   readonly createdAtMs: number;
   /** When the present or last run began. */
   readonly startedAtMs: number;
@@ -47,19 +45,22 @@ export interface SandboxRecord {
 
 export class SandboxRecords {
   readonly #database: Database;
+  readonly #sealer: Sealer;
 
-  constructor(database: Database) {
+  constructor(database: Database, sealer: Sealer) {
     this.#database = database;
+    this.#sealer = sealer;
   }
 
+  /** @throws secrets.locked, secrets.damaged */
   async all(): Promise<readonly SandboxRecord[]> {
     const rows = await this.#database.selectFrom("sandboxes").selectAll().execute();
-    return rows.map(fromRow);
+    return rows.map((row) => fromRow(row, this.#sealer));
   }
 
   /** @throws storage.failed; then it is as it was */
   async save(record: SandboxRecord): Promise<void> {
-    const { id, ...rest } = toRow(record);
+    const { id, ...rest } = toRow(record, this.#sealer);
     try {
       await this.#database
         .insertInto("sandboxes")
@@ -80,7 +81,7 @@ export class SandboxRecords {
   }
 }
 
-function toRow(record: SandboxRecord): SandboxTable {
+function toRow(record: SandboxRecord, sealer: Sealer): SandboxTable {
   return {
     id: record.id,
     template_id: record.templateId,
@@ -91,10 +92,8 @@ function toRow(record: SandboxRecord): SandboxTable {
     state: JSON.stringify(record.state),
     disk_layers: JSON.stringify(record.diskLayers),
     lifetime: JSON.stringify(record.lifetime),
-    host_key: record.hostKey,
-    access_token: record.accessToken ?? "",
+    secrets: sealSecrets(sealer, record.id, record),
     metadata: JSON.stringify(record.metadata),
-    env_vars: JSON.stringify(record.envVars),
     created_at_ms: record.createdAtMs,
     started_at_ms: record.startedAtMs,
     network: record.network === null ? null : JSON.stringify(record.network),
@@ -103,7 +102,7 @@ function toRow(record: SandboxRecord): SandboxTable {
 }
 
 /** The columns hold what `toRow` wrote; the database is the daemon's own. */
-function fromRow(row: Selectable<SandboxTable>): SandboxRecord {
+function fromRow(row: Selectable<SandboxTable>, sealer: Sealer): SandboxRecord {
   return {
     id: row.id,
     templateId: row.template_id,
@@ -114,10 +113,8 @@ function fromRow(row: Selectable<SandboxTable>): SandboxRecord {
     state: JSON.parse(row.state) as SandboxState,
     diskLayers: JSON.parse(row.disk_layers) as string[],
     lifetime: JSON.parse(row.lifetime) as Lifetime,
-    hostKey: row.host_key,
-    accessToken: row.access_token === "" ? null : row.access_token,
+    ...openSecrets(sealer, row.id, row.secrets),
     metadata: JSON.parse(row.metadata) as Record<string, string>,
-    envVars: JSON.parse(row.env_vars) as Record<string, string>,
     createdAtMs: row.created_at_ms,
     startedAtMs: row.started_at_ms,
     network: row.network === null ? null : (JSON.parse(row.network) as NetworkRequest),

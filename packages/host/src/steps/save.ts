@@ -205,7 +205,7 @@ export async function publish(context: SaveContext): Promise<void> {
   await closeBelow(context);
   const { snapshotId, sandboxId, templateId, identity, hostKey } = context;
   const manifest: SnapshotManifest = {
-    format: "torpor-snapshot-2",
+    format: "torpor-snapshot-3",
     snapshotId,
     sandboxId,
     templateId,
