@@ -6,7 +6,14 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { gatewayAddress } from "@torpor/protocol";
-import { FakeInternet, type TestDaemon, TestSandbox, startTestDaemon } from "@torpor/testing";
+import { range } from "@torpor/network";
+import {
+  FakeInternet,
+  type TestDaemon,
+  TestSandbox,
+  failsWith,
+  startTestDaemon,
+} from "@torpor/testing";
 
 const host = "203.0.113.7";
 const otherHost = "198.51.100.9";
@@ -182,6 +189,36 @@ except OSError as error: print(type(error).__name__)`;
     assert.deepEqual(internet.asked, [{ address: host, port: 80 }]);
   });
 });
+
+test(
+  "what no sandbox reaches is refused when it is asked for, and nothing is made or changed",
+  { skip },
+  async () => {
+    await using internet = await openInternet();
+    internet.near = [range("203.0.113.0/24")];
+    await using daemon = await startTestDaemon({ outside: internet, networkKind: "namespace" });
+    const wanted = ["127.0.0.1/32", "10.0.0.0/8", "169.254.169.254", host];
+    for (const entry of wanted) {
+      const network = { allowOut: [entry] };
+      await assert.rejects(daemon.create("base", { network }), failsWith("argument.invalid"));
+    }
+    assert.deepEqual(daemon.sandboxes.all(), []);
+    const sandbox = await daemon.create("base", { network: { allowOut: [otherHost] } });
+    for (const entry of wanted) {
+      const update = daemon.api.call("PUT", `/sandboxes/${sandbox.id}/network`, {
+        allowOut: [entry],
+      });
+      await assert.rejects(update, failsWith("argument.invalid"));
+    }
+    assert.deepEqual(daemon.live(sandbox).record.network?.allowOut, [otherHost]);
+    // What was agreed to is kept when the host's networks change, and leads nowhere.
+    internet.near = [range("198.51.100.0/24")];
+    await sandbox.pause();
+    await sandbox.resume();
+    assert.deepEqual(await say(sandbox, [otherHost, 7]), ["ConnectionResetError"]);
+    await sandbox.remove();
+  },
+);
 
 test("a sandbox is closed in from its first instruction on", { skip }, async () => {
   await using internet = await openInternet();

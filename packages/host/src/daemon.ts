@@ -155,7 +155,7 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
     driverOf: driver === undefined ? driversOf(options.cacheFolder, confinement) : () => driver,
     pagers,
     networkKind: options.networkKind ?? defaultNetworkKind(),
-    outside: options.outside ?? hostOutside(),
+    outside: options.outside ?? undo.use(hostOutside()),
     records: new SandboxRecords(database, sealer),
     snapshotRecords: new SnapshotRecords(database),
     store,

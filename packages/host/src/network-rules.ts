@@ -1,12 +1,14 @@
 /**
  * What a sandbox may reach: the one place where what was asked for, as its record keeps it, becomes the
  * policy of the network that it runs on. Called before its vCPUs are released, when a daemon takes it
- * over, and when somebody asks for something else.
+ * over, and when somebody asks for something else, which is checked first.
  */
 import {
   type GuestNetwork,
   type NetworkPolicy,
   type EgressRequest,
+  type Outside,
+  assertGrantable,
   closedPolicy,
   openPolicy,
   parseNetworkPolicy,
@@ -18,6 +20,18 @@ export function applyNetwork(
   request: EgressRequest | null,
 ): void {
   network.setPolicy(policyOf(request, network.noInternet));
+}
+
+/**
+ * Of what somebody asks for now, before anything is made or changed for it.
+ * @throws argument.invalid for a rule that makes no sense, and for one that no sandbox can be given
+ */
+export function checkNetwork(
+  request: EgressRequest | null | undefined,
+  outside: Pick<Outside, "nearRanges">,
+): void {
+  const policy = parseNetworkPolicy(request ?? {});
+  if (policy.allow.length > 0) assertGrantable(policy, outside.nearRanges());
 }
 
 /** Who asked for nothing gets the internet where there is a way to it, and no failure where there is none. */

@@ -13,6 +13,7 @@ import { newSandboxId, newSecret, newSnapshotId } from "./entropy.ts";
 import type { HostContext } from "./host-context.ts";
 import { type LifetimeRequest, newLifetime } from "./lifecycle/lifetime.ts";
 import type { NetworkRequest } from "./network-request.ts";
+import { checkNetwork } from "./network-rules.ts";
 import type { AutoResume } from "./records/sandbox-records.ts";
 import type { Command, Outcome } from "./sandbox/command.ts";
 import { Sandbox } from "./sandbox/sandbox.ts";
@@ -142,8 +143,11 @@ export class Sandboxes {
     return sandbox;
   }
 
-  /** @throws template.missing and whatever the steps of a wake throw; nothing is left then. */
+  /**
+   * @throws template.missing, argument.invalid and whatever the steps of a wake throw; nothing is left then.
+   */
   async create(request: CreateRequest, decided = undecided): Promise<Created> {
+    checkNetwork(request.network, this.#host.outside);
     const source = await findSource(this.#host, this.snapshots, request.template);
     using holds = new DisposableStack();
     holds.use(this.#host.store.keep(source.id));

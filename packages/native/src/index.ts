@@ -10,6 +10,7 @@ export {
 } from "./network-device.ts";
 export { dataRanges, keepsHoles, tryShareBlocks } from "./file-extents.ts";
 export { type ViewEntry, hideFrom, withView } from "./filesystem-view.ts";
+export { type NearNetwork, NearNetworks, nearNetworksOf } from "./near-networks.ts";
 export { NetworkNamespace } from "./network-namespace.ts";
 export { type AddressRange, mappedPages, ownPages, pageBytes } from "./pagemap.ts";
 export { routeEverythingHere } from "./route.ts";

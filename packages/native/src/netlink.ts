@@ -26,6 +26,11 @@ const socket = libc.func("int socket(int domain, int type, int protocol)") as (
   type: number,
   protocol: number,
 ) => number;
+const bind = libc.func("int bind(int fd, const void *address, unsigned int length)") as (
+  fd: number,
+  address: Buffer,
+  length: number,
+) => number;
 const send = libc.func("long send(int fd, const void *bytes, size_t length, int flags)") as (
   fd: number,
   bytes: Uint8Array,
@@ -43,6 +48,15 @@ const receive = libc.func("long recv(int fd, void *bytes, size_t length, int fla
 export function openNetlink(protocol: number): NetlinkSocket {
   const fd = check(socket(AF_NETLINK, SOCK_RAW_CLOEXEC, protocol), "socket");
   return { fd, [Symbol.dispose]: () => closeSync(fd) };
+}
+
+/** From now on the kernel tells of these on the socket. @param groups RTMGRP_… of linux/rtnetlink.h */
+export function joinNetlinkGroups(fd: number, groups: number): void {
+  // struct sockaddr_nl: family, two spare bytes, port, groups.
+  const name = Buffer.alloc(12);
+  name.writeUInt16LE(AF_NETLINK, 0);
+  name.writeUInt32LE(groups, 8);
+  check(bind(fd, name, name.length), "bind");
 }
 
 export function sendNetlink(fd: number, bytes: Uint8Array): void {

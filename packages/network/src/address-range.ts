@@ -42,6 +42,24 @@ export function contains({ address: first, prefixBits }: AddressRange, address: 
   return ((address ^ first) & mask(prefixBits)) === 0;
 }
 
+/** Whether all of `inner` lies in it. */
+export function includes(outer: AddressRange, inner: AddressRange): boolean {
+  return outer.prefixBits <= inner.prefixBits && contains(outer, inner.address);
+}
+
+/** None of a single address. */
+export function halves({ address, prefixBits }: AddressRange): readonly AddressRange[] {
+  if (prefixBits === 32) return [];
+  const upper = address + 2 ** (31 - prefixBits);
+  return [address, upper].map((first) => ({ address: first, prefixBits: prefixBits + 1 }));
+}
+
+/** As `parseRange` reads it. */
+export function formatRange({ address, prefixBits }: AddressRange): string {
+  const bytes = [24, 16, 8, 0].map((shift) => (address >>> shift) & 0xff);
+  return prefixBits === 32 ? bytes.join(".") : `${bytes.join(".")}/${prefixBits}`;
+}
+
 /** Signed; JavaScript shifts by 32 not at all. */
 function mask(prefixBits: number): number {
   return prefixBits === 0 ? 0 : -1 << (32 - prefixBits);

@@ -15,7 +15,8 @@ export function egressProblem(): string | undefined {
       bringUp("lo", address, 8);
       routeEverythingHere();
     });
-    using egress = new Egress(namespace, address, hostOutside());
+    using outside = hostOutside();
+    using egress = new Egress(namespace, address, outside);
     egress.setPolicy(openPolicy);
     return undefined;
   } catch (cause) {

@@ -18,6 +18,7 @@ import {
 } from "@torpor/native";
 import { systemCode } from "@torpor/std";
 import { FakeInternet } from "@torpor/testing";
+import { range } from "./address-range.ts";
 import { Egress } from "./egress.ts";
 import { parseNetworkPolicy } from "./network-policy.ts";
 
@@ -125,6 +126,48 @@ test("the host's own addresses are out of reach", asRoot, async (t) => {
   const guest = await Guest.withHosts(t);
   guest.egress.setPolicy(parseNetworkPolicy({ allowOut: [own] }));
   assert.equal(await guest.say(own, 7, "hello"), "ECONNRESET");
+  assert.deepEqual(guest.internet.asked, []);
+});
+
+test(
+  "the networks that the host is on are out of reach, public ones too, from when they are its own",
+  asRoot,
+  async (t) => {
+    const guest = await Guest.withHosts(t);
+    guest.egress.setPolicy(parseNetworkPolicy({ allowOut: [host] }));
+    guest.internet.addName("neighbour.example", "203.0.113.9", "198.51.100.200");
+    const open = guest.connect(host, 7);
+    open.write("hello");
+    await once(open, "data");
+    const reset = once(open, "error");
+    guest.internet.near = [range("203.0.113.0/24")];
+    assert.equal(await guest.say(host, 7, "hello"), "ECONNRESET");
+    const answer = await guest.ask(newQuestion("neighbour.example"));
+    assert.deepEqual([answer.readUInt16BE(6), ...answer.subarray(-4)], [1, 198, 51, 100, 200]);
+    assert.equal(systemCode(((await reset) as [Error])[0]), "ECONNRESET", "an open one ends");
+    assert.equal(guest.internet.asked.length, 1);
+    guest.internet.near = [];
+    assert.equal(await guest.say(host, 7, "again"), "again");
+  },
+);
+
+test("an allowed name does not lead to a network of the host's", asRoot, async (t) => {
+  const guest = await Guest.withHosts(t);
+  guest.internet.near = [range("203.0.113.0/24")];
+  guest.internet.addName("example.com", host);
+  guest.egress.setPolicy(parseNetworkPolicy({ allowOut: ["example.com"], denyOut: ["0.0.0.0/0"] }));
+  const request = "GET / HTTP/1.1\r\nHost: example.com\r\n\r\n";
+  assert.equal(await guest.say("192.0.2.66", 80, request), "ECONNRESET");
+  assert.deepEqual(guest.internet.asked, []);
+});
+
+test("nothing is reached while the host cannot tell its networks", asRoot, async (t) => {
+  const guest = await Guest.withHosts(t);
+  guest.egress.setPolicy(parseNetworkPolicy({}));
+  t.mock.method(guest.internet, "nearRanges", () => {
+    throw new Error("the kernel does not answer");
+  });
+  assert.equal(await guest.say(host, 7, "hello"), "ECONNRESET");
   assert.deepEqual(guest.internet.asked, []);
 });
 

@@ -19,6 +19,7 @@ import {
   httpHost,
   tlsServerName,
 } from "./announced-name.ts";
+import { isForbidden } from "./forbidden-ranges.ts";
 import { NameServer, reachable } from "./name-server.ts";
 import {
   type EgressDecision,
@@ -38,6 +39,8 @@ const namePort = 53;
 const connectionsMax = 512;
 const connectionsPerSecondMax = 256;
 const breatherMs = 1_000;
+/** How soon an open connection ends that leads to a network which has become the host's. */
+const nearLookMs = 1_000;
 /** How long a connection may take to say for whom it is. */
 const announcementBudgetMs = 10_000;
 
@@ -49,6 +52,8 @@ interface Passage {
   /** What it said, where that is why it was allowed. */
   name?: string;
   relay?: Relay;
+  /** Where the relay leads. */
+  farAddress?: string;
 }
 
 export class Egress implements Disposable {
@@ -77,9 +82,13 @@ export class Egress implements Disposable {
           descriptor: namespace.enter(() => openBoundSocket("udp", gatewayAddress, namePort)),
           outside,
           mayResolve: (name) => mayResolve(this.#policy, name),
+          mayReach: (address) => this.#mayReach(address),
         }),
       );
       this.#held.defer(() => clearTimeout(this.#breather));
+      outside.nearRanges(); // a host that cannot tell them has no way out
+      const look = setInterval(() => this.#resetNear(), nearLookMs).unref();
+      this.#held.defer(() => clearInterval(look));
       this.#held.defer(() => this.#reset(() => true));
     } catch (error) {
       this.#held.dispose();
@@ -125,6 +134,7 @@ export class Egress implements Disposable {
   }
 
   #carry(passage: Passage, address: string): void {
+    passage.farAddress = address;
     const far = this.#outside.connect(address, passage.port);
     passage.relay = new Relay(passage.inside, far, () => this.#forget(passage));
   }
@@ -138,9 +148,8 @@ export class Egress implements Disposable {
     const name = await readAnnouncedName(inside, port === namePorts.tls ? tlsServerName : httpHost);
     try {
       if (name === null || !allowsName(this.#policy, name)) throw new Error("not allowed");
-      const [first] = reachable(await this.#outside.resolve(name)).filter(
-        ({ address }) => !this.#isHost(address),
-      );
+      const found = await this.#outside.resolve(name);
+      const [first] = reachable(found, (address) => this.#mayReach(address));
       // Meanwhile the guest may have gone, or the policy have changed.
       if (first === undefined || inside.destroyed || !allowsName(this.#policy, name)) {
         throw new Error("out of reach");
@@ -154,7 +163,7 @@ export class Egress implements Disposable {
   }
 
   #decide(address: string, port: number): EgressDecision {
-    return this.#isHost(address) ? "deny" : decideEgress(this.#policy, address, port);
+    return this.#mayReach(address) ? decideEgress(this.#policy, address, port) : "deny";
   }
 
   #isAllowed({ address, port, name }: Passage): boolean {
@@ -163,9 +172,19 @@ export class Egress implements Disposable {
     return name === undefined || allowsName(this.#policy, name);
   }
 
-  /** Asked each time: the host's addresses come and go. */
-  #isHost(address: string): boolean {
-    return this.#outside.ownAddresses().includes(address);
+  /** Asked each time: the host's networks come and go. */
+  #mayReach(address: string): boolean {
+    try {
+      return !isForbidden(address, this.#outside.nearRanges());
+    } catch {
+      return false; // what is not known to be far is not reached
+    }
+  }
+
+  /** Connections to what has become the host's own, or its neighbour, meanwhile. */
+  #resetNear(): void {
+    if (this.#passages.size === 0) return;
+    this.#reset(({ farAddress }) => farAddress !== undefined && !this.#mayReach(farAddress));
   }
 
   #reset(which: (passage: Passage) => boolean): void {

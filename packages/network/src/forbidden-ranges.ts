@@ -1,9 +1,16 @@
 /**
- * Addresses that no sandbox reaches, whatever is asked for: private networks, the host's own and its
- * neighbours', and where clouds keep what a machine may know of itself. The host's own public addresses
- * are not fixed and are looked up when a connection is made.
+ * Addresses that no sandbox reaches, whatever is asked for: private networks, the host and its neighbours,
+ * and where clouds keep what a machine may know of itself. The host's own networks may have public
+ * addresses and change while it runs, so they are asked for each time (`Outside.nearRanges`).
  */
-import { type AddressRange, contains, parseAddress, range } from "./address-range.ts";
+import {
+  type AddressRange,
+  contains,
+  halves,
+  includes,
+  parseAddress,
+  range,
+} from "./address-range.ts";
 
 export const forbiddenRanges: readonly AddressRange[] = [
   "0.0.0.0/8", // this host
@@ -20,8 +27,20 @@ export const forbiddenRanges: readonly AddressRange[] = [
   "240.0.0.0/4", // reserved, and broadcast
 ].map(range);
 
-/** Also true of what is no IPv4 address. */
-export function isForbidden(text: string): boolean {
+/** Also true of what is no IPv4 address. @param near The host's own networks, at this moment. */
+export function isForbidden(text: string, near: readonly AddressRange[]): boolean {
   const address = parseAddress(text);
-  return address === undefined || forbiddenRanges.some((one) => contains(one, address));
+  if (address === undefined) return true;
+  return [forbiddenRanges, near].some((ranges) => ranges.some((one) => contains(one, address)));
+}
+
+/** Whether no address of it can be reached. */
+export function isAllForbidden(wanted: AddressRange, near: readonly AddressRange[]): boolean {
+  return isCovered(wanted, [...forbiddenRanges, ...near]);
+}
+
+function isCovered(wanted: AddressRange, ranges: readonly AddressRange[]): boolean {
+  if (ranges.some((one) => includes(one, wanted))) return true;
+  const within = ranges.filter((one) => includes(wanted, one));
+  return within.length > 0 && halves(wanted).every((half) => isCovered(half, within));
 }

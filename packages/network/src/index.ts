@@ -1,8 +1,10 @@
 export { egressProblem } from "./egress-problem.ts";
+export { type AddressRange, range } from "./address-range.ts";
 export type { GuestNetwork, NetworkHandle, NewGuestNetwork } from "./guest-network.ts";
 export {
   type NetworkPolicy,
   type EgressRequest,
+  assertGrantable,
   closedPolicy,
   openPolicy,
   parseNetworkPolicy,

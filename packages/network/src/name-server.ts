@@ -15,7 +15,6 @@ import {
   recordType,
   responseCode,
 } from "./dns-message.ts";
-import { isForbidden } from "./forbidden-ranges.ts";
 import type { Outside, ResolvedAddress } from "./outside.ts";
 
 /** LIMIT: of questions under way; a client whose question is dropped asks again. */
@@ -28,6 +27,8 @@ export interface NameServerOptions {
   readonly descriptor: number;
   readonly outside: Outside;
   readonly mayResolve: (name: string) => boolean;
+  /** Whether the guest may hear of this address. */
+  readonly mayReach: (address: string) => boolean;
 }
 
 export class NameServer implements Disposable {
@@ -65,7 +66,7 @@ export class NameServer implements Disposable {
   }
 
   async #answer(question: Question): Promise<Buffer> {
-    const { outside, mayResolve } = this.#options;
+    const { outside, mayResolve, mayReach } = this.#options;
     if (!mayResolve(question.name)) return encodeAnswer(question, responseCode.refused);
     switch (question.type) {
       case recordType.a:
@@ -78,16 +79,19 @@ export class NameServer implements Disposable {
     }
     try {
       const found = await outside.resolve(question.name);
-      return encodeAnswer(question, responseCode.ok, reachable(found));
+      return encodeAnswer(question, responseCode.ok, reachable(found, mayReach));
     } catch (cause) {
       return encodeAnswer(question, codeOf(cause));
     }
   }
 }
 
-export function reachable(found: readonly ResolvedAddress[]): readonly ResolvedAddress[] {
+export function reachable(
+  found: readonly ResolvedAddress[],
+  mayReach: NameServerOptions["mayReach"],
+): readonly ResolvedAddress[] {
   return found
-    .filter(({ address }) => !isForbidden(address))
+    .filter(({ address }) => mayReach(address))
     .map(({ address, ttlSeconds }) => ({
       address,
       ttlSeconds: Math.max(0, Math.min(ttlSeconds, ttlSecondsMax)),

@@ -1,9 +1,11 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { TorporError } from "@torpor/std";
+import { range } from "./address-range.ts";
 import {
   type EgressDecision,
   type EgressRequest,
+  assertGrantable,
   decideEgress,
   isClosed,
   mayResolve,
@@ -110,6 +112,49 @@ for (const [what, request] of Object.entries(wrong)) {
       (error) => TorporError.is(error) && error.code === "argument.invalid",
     );
   });
+}
+
+const near = ["203.0.113.0/24", "198.51.100.9"].map(range);
+const ungrantable = [
+  "127.0.0.1/32",
+  "127.0.0.1",
+  "10.0.0.0/8",
+  "10.1.2.3",
+  "169.254.169.254",
+  "0.0.0.0",
+  "192.168.7.0/24",
+  // All of two ranges that are out of reach each.
+  "224.0.0.0/3",
+  "203.0.113.0/24",
+  "203.0.113.128/25",
+  "203.0.113.7",
+  "198.51.100.9",
+];
+const grantable = [
+  "0.0.0.0/0",
+  "8.8.8.8",
+  "203.0.112.0/23",
+  "198.51.100.8/31",
+  "126.0.0.0/7",
+  "172.0.0.0/8",
+  "192.0.0.0/23",
+];
+
+for (const [entries, isRefused] of [
+  [ungrantable, true],
+  [grantable, false],
+] as const) {
+  for (const entry of entries) {
+    test(`assertGrantable() ${isRefused ? "refuses" : "takes"} ${entry}`, () => {
+      const policy = parseNetworkPolicy({ allowOut: ["9.9.9.9", entry] });
+      const check = (): void => assertGrantable(policy, near);
+      if (!isRefused) return check();
+      assert.throws(check, (error) => {
+        assert.ok(TorporError.is(error) && error.code === "argument.invalid");
+        return error.rawMessage.includes(entry.replace("/32", ""));
+      });
+    });
+  }
 }
 
 test("mayResolve(): any name where addresses decide, else allowed ones", () => {

@@ -12,10 +12,11 @@ import {
   type AddressRange,
   contains,
   everyAddress,
+  formatRange,
   parseAddress,
   parseRange,
 } from "./address-range.ts";
-import { forbiddenRanges } from "./forbidden-ranges.ts";
+import { forbiddenRanges, isAllForbidden } from "./forbidden-ranges.ts";
 
 /** LIMITS: of each list, and of a name as DNS has it. */
 export const policyEntriesMax = 512;
@@ -77,6 +78,19 @@ export function parseNetworkPolicy(request: EgressRequest): NetworkPolicy {
     throw invalid("allowOut takes names only where denyOut has 0.0.0.0/0");
   }
   return policy;
+}
+
+/**
+ * Of a policy that is new; one that was agreed to is kept whatever became of the host's networks.
+ * @param near The host's own networks.
+ * @throws argument.invalid naming an entry that allows what no sandbox reaches
+ */
+export function assertGrantable({ allow }: NetworkPolicy, near: readonly AddressRange[]): void {
+  const refused = allow.find((one) => isAllForbidden(one, near));
+  if (refused === undefined) return;
+  throw invalid(
+    `allowOut has ${formatRange(refused)}, but no sandbox reaches private networks, the host or its neighbours`,
+  );
 }
 
 /** Whether anything at all can be reached. */

@@ -4,7 +4,7 @@
  */
 import { once } from "node:events";
 import { type AddressInfo, type Server, type Socket, connect, createServer } from "node:net";
-import type { Outside, ResolvedAddress } from "@torpor/network";
+import { type AddressRange, type Outside, type ResolvedAddress, range } from "@torpor/network";
 
 /** A port of the loopback where nobody listens: whoever connects is refused at once. */
 const closedPort = 1;
@@ -21,10 +21,11 @@ export class FakeInternet implements Outside, AsyncDisposable {
   readonly resolved: string[] = [];
   readonly #hosts = new Map<string, Server>();
   readonly #names = new Map<string, readonly ResolvedAddress[]>();
-  readonly #own: readonly string[];
+  /** Addresses and networks of the host's. */
+  near: readonly AddressRange[];
 
-  constructor(ownAddresses: readonly string[] = []) {
-    this.#own = ownAddresses;
+  constructor(near: readonly string[] = []) {
+    this.near = near.map(range);
   }
 
   /** From now on `serve` answers there. */
@@ -59,8 +60,8 @@ export class FakeInternet implements Outside, AsyncDisposable {
     return found;
   }
 
-  ownAddresses(): readonly string[] {
-    return this.#own;
+  nearRanges(): readonly AddressRange[] {
+    return this.near;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

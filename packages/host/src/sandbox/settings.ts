@@ -1,8 +1,7 @@
 /** What can be changed of a sandbox without a new run: what it may reach, and how long it runs. */
-import { parseNetworkPolicy } from "@torpor/network";
 import { extend, setTimeoutMs } from "../lifecycle/lifetime.ts";
 import { type NetworkRequest, openNetwork } from "../network-request.ts";
-import { applyNetwork } from "../network-rules.ts";
+import { applyNetwork, checkNetwork } from "../network-rules.ts";
 import type { Turn } from "./writer.ts";
 
 /** The VM is asked first, because it may refuse; a record that cannot be stored takes it back. */
@@ -11,8 +10,8 @@ export async function changeNetwork(
   asked: Partial<NetworkRequest> | null,
 ): Promise<void> {
   const request = asked === null ? null : { ...openNetwork, ...asked };
-  if (request !== null) parseNetworkPolicy(request);
-  const { run, record } = turn;
+  const { host, run, record } = turn;
+  checkNetwork(request, host.outside);
   if (run !== undefined) applyNetwork(run.network, request);
   try {
     await turn.save({ network: request });
