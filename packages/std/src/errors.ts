@@ -89,6 +89,8 @@ const table = {
     "none",
     "Repeat the request after what Retry-After says.",
   ),
+  "request.badVersion": row(505, "afterChange", "none", "Send HTTP/1.1 or HTTP/2."),
+  "request.expectation": row(417, "afterChange", "none", "Leave the Expect header out."),
   "request.headTooLarge": row(431, "afterChange", "none", "Send fewer or shorter headers."),
   "request.keyReused": row(
     422,

@@ -21,6 +21,7 @@ export {
   optional,
   parseBoolean,
   parseInteger,
+  parseIntegerText,
   parseJson,
   parseObject,
   parseOneOf,

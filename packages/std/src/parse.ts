@@ -36,6 +36,12 @@ export function parseInteger(value: unknown, what: string, min: number, max: num
   return value;
 }
 
+/** Decimal digits and nothing else, as headers, queries and variables hold numbers: no "", "0x10", "1e3". */
+export function parseIntegerText(text: unknown, what: string, min: number, max: number): number {
+  const isNumber = typeof text === "string" && /^\d{1,16}$/.test(text);
+  return parseInteger(isNumber ? Number(text) : undefined, what, min, max);
+}
+
 export function parseBoolean(value: unknown, what: string): boolean {
   if (typeof value !== "boolean") throw invalid(what, "must be true or false");
   return value;

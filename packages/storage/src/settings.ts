@@ -7,7 +7,13 @@
  */
 import { isIP } from "node:net";
 import { isAbsolute, resolve } from "node:path";
-import { TorporError, nearestName, parseInteger, parseOneOf, readBudgetFactor } from "@torpor/std";
+import {
+  TorporError,
+  nearestName,
+  parseIntegerText,
+  parseOneOf,
+  readBudgetFactor,
+} from "@torpor/std";
 import { defaultKeyFile } from "./folders.ts";
 
 export type Environment = Readonly<Record<string, string | undefined>>;
@@ -257,11 +263,7 @@ function unknownName(name: string): TorporError {
 }
 
 function wholeNumber(max: number): (text: string, name: string) => number {
-  return (text, name) => {
-    // Number() takes 0x10, 1e3 and blanks, which nobody means.
-    const value = /^\d+$/.test(text) ? Number(text) : Number.NaN;
-    return parseInteger(value, name, 0, max);
-  };
+  return (text, name) => parseIntegerText(text, name, 0, max);
 }
 
 function word<T extends string>(...words: readonly T[]): (text: string, name: string) => T {
@@ -288,8 +290,8 @@ function parseAddress(text: string, name: string): string {
 /** "FIRST-LAST", both included; users of no account, for one VM process each. */
 function parseUserIds(text: string, name: string): { first: number; count: number } {
   const [, from, to] = /^(\d+)-(\d+)$/.exec(text) ?? [];
-  const first = parseInteger(Number(from), name, 1, userIdMax);
-  const last = parseInteger(Number(to), name, first, userIdMax);
+  const first = parseIntegerText(from, name, 1, userIdMax);
+  const last = parseIntegerText(to, name, first, userIdMax);
   return { first, count: last - first + 1 };
 }
 

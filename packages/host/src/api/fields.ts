@@ -1,5 +1,11 @@
 /** What many routes read of a request: ids, parameters of the query, bodies that may be missing. */
-import { type JsonObject, TorporError, parseInteger, parseObject, parseString } from "@torpor/std";
+import {
+  type JsonObject,
+  TorporError,
+  parseIntegerText,
+  parseObject,
+  parseString,
+} from "@torpor/std";
 import type { ApiRequest } from "./route.ts";
 
 export const nameCharsMax = 128;
@@ -40,8 +46,7 @@ export function queryInteger(
   max: number,
 ): number | undefined {
   const text = queryText(request, name);
-  if (text === undefined || text === "") return undefined;
-  return parseInteger(Number(text), name, min, max);
+  return text === undefined ? undefined : parseIntegerText(text, name, min, max);
 }
 
 /** A body that has to be there. @throws argument.invalid */

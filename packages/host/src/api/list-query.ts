@@ -11,6 +11,7 @@ import type { ApiRequest } from "./route.ts";
 import { type WireState, wireStateOf } from "./sandbox-shape.ts";
 
 const pageMax = 100;
+const instantPattern = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)$/i;
 const ascendingMark = "__asc";
 
 export interface ListQuery {
@@ -128,7 +129,7 @@ function parseStates(text: string | undefined): readonly WireState[] {
 
 function parseInstant(text: string | undefined): number | undefined {
   if (text === undefined || text === "") return undefined;
-  const ms = Date.parse(text);
+  const ms = instantPattern.test(text) ? Date.parse(text) : Number.NaN;
   if (!Number.isNaN(ms)) return ms;
   throw new TorporError("argument.invalid", "startedAfter is not an instant in RFC 3339");
 }

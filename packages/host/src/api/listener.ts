@@ -32,6 +32,9 @@ export const defaultLimits: ListenerLimits = {
   idleMs: 620_000,
 };
 
+/** LIMIT: for a client to take in that its connection is refused. */
+const lingerMs = 1_000;
+
 export type Handler = (request: IncomingMessage, response: ServerResponse) => void;
 
 /** What is under way on one connection of HTTP/1.1. */
@@ -70,9 +73,11 @@ function refuseConnection(cause: Error, socket: Socket): void {
     socket.destroy();
     return;
   }
+  // A connection that is closed over unread bytes is reset, and the answer lost with it.
+  socket.removeAllListeners("data").on("data", () => undefined);
   socket.end(rawErrorAnswer(connectionError(cause)));
-  // Whoever does not even take that in is not waited for.
-  socket.destroySoon();
+  const timer = setTimeout(() => socket.destroy(), lingerMs);
+  socket.once("close", () => clearTimeout(timer));
 }
 
 function connectionError(cause: Error): TorporError {

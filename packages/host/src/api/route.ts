@@ -3,7 +3,7 @@
  * handler parses the request, calls the daemon and returns an answer; it knows nothing of sockets.
  */
 import type { IncomingHttpHeaders } from "node:http";
-import { type StepTiming, parseInteger } from "@torpor/std";
+import { type StepTiming, parseIntegerText } from "@torpor/std";
 import type { KeyedRequest } from "../records/idempotency-records.ts";
 import type { Command } from "../sandbox/command.ts";
 import type { SchemaName } from "./openapi/schemas.ts";
@@ -73,7 +73,7 @@ export type AnswerSchema = SchemaName | { readonly listOf: SchemaName };
 export function commandOf({ headers }: ApiRequest): Command {
   const epoch = headers[epochHeader];
   if (epoch === undefined) return {};
-  return { epoch: parseInteger(Number(epoch), "Torpor-Epoch", 0, Number.MAX_SAFE_INTEGER) };
+  return { epoch: parseIntegerText(epoch, "Torpor-Epoch", 0, Number.MAX_SAFE_INTEGER) };
 }
 
 export const noContent: ApiAnswer = { status: 204 };

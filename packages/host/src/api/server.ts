@@ -19,7 +19,7 @@ import {
 import { isHttp2 } from "../edge/http2.ts";
 import type { ApiHost } from "./api-host.ts";
 import { identify } from "./credentials.ts";
-import { sharedHeaders } from "./error-answer.ts";
+import { sendError, sharedHeaders } from "./error-answer.ts";
 import { keyedRequestOf } from "./idempotency-key.ts";
 import {
   type ListenerLimits,
@@ -67,6 +67,8 @@ export async function createApi(options: ApiOptions): Promise<FastifyInstance> {
     requestTimeout: 0,
     // `limitServer` looks after them.
     clientErrorHandler: () => undefined,
+    frameworkErrors: (cause, request, reply) =>
+      sendError(request.raw, reply.raw, toTorporError(cause)),
     routerOptions: { maxParamLength: parameterCharsMax },
     serverFactory: (handler) => {
       const server = options.createServer(limitHandler(handler, limits));

@@ -1,5 +1,5 @@
 /** Snapshots that others are made from. They are deleted as the templates that they are to a client. */
-import { TorporError, optional, parseString } from "@torpor/std";
+import { TorporError, optional, parseIntegerText, parseString } from "@torpor/std";
 import { idOf } from "../idempotency.ts";
 import type { SnapshotRecord } from "../records/snapshot-records.ts";
 import type { ApiHost } from "./api-host.ts";
@@ -102,10 +102,10 @@ function encodeToken({ createdAtMs, id }: SnapshotRecord): string {
 
 function positionAfter(records: readonly SnapshotRecord[], token: string): number {
   const [ms, id] = Buffer.from(token, "base64url").toString().split("__");
-  const createdAtMs = Number(ms);
-  if (id === undefined || !Number.isSafeInteger(createdAtMs)) {
+  if (id === undefined) {
     throw new TorporError("argument.invalid", "nextToken is not one of this list");
   }
+  const createdAtMs = parseIntegerText(ms, "nextToken", 0, Number.MAX_SAFE_INTEGER);
   const same = records.findIndex((one) => one.id === id);
   if (same >= 0) return same + 1;
   const later = records.findIndex((one) => one.createdAtMs > createdAtMs);

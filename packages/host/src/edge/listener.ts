@@ -8,6 +8,9 @@
  */
 import { type IncomingMessage, type Server, type ServerResponse, createServer } from "node:http";
 import type { Socket } from "node:net";
+import type { Duplex } from "node:stream";
+import { TorporError } from "@torpor/std";
+import { rawErrorAnswer, sendError } from "../api/error-answer.ts";
 import { clientAnswerTo } from "./client-answer.ts";
 import { contain } from "./containment.ts";
 import type { Edge } from "./edge.ts";
@@ -28,6 +31,8 @@ export function createListener(
     keepAlive: true,
     keepAliveInitialDelay: deadPeerMs,
     maxHeaderSize: headBytesMax,
+    // One that has none is refused below, in the words of every refusal.
+    requireHostHeader: false,
     shouldUpgradeCallback: (request: IncomingMessage) =>
       mayUpgrade(request) &&
       !unanswered.has(request.socket) &&
@@ -37,9 +42,10 @@ export function createListener(
     contain(
       () => {
         if (!isHttp2(request)) unanswered.add(request.socket, response);
+        const error = malformation(request);
         const target = edge.targetOf(request);
-        if (!isSpoken(request)) {
-          refuseVersion(response);
+        if (error !== undefined) {
+          refuse(request, response, error);
         } else if (target !== undefined) {
           edge.serve(request, response, target);
         } else {
@@ -53,6 +59,17 @@ export function createListener(
   const server = createServer(options, (request, response) => serve(request, response));
   // The guest decides whether a body that is offered shall come.
   server.on("checkContinue", (request, response) => serve(request, response, true));
+  server.on("checkExpectation", (request, response) => {
+    const message = "the only expectation that is met here is 100-continue";
+    const error = new TorporError("request.expectation", message);
+    contain(
+      () => refuse(request, response, error),
+      () => clientAnswerTo(request, response).breakOff(),
+    );
+  });
+  server.on("connect", (request, socket) => {
+    refuseTunnel(socket, unanswered.has(request.socket));
+  });
   server.on("upgrade", (request, socket, first) => edge.serveUpgrade(request, socket, first));
   return server;
 }
@@ -86,13 +103,28 @@ function isSpoken(request: IncomingMessage): boolean {
   return isHttp2(request) || request.httpVersion === "1.1" || request.httpVersion === "1.0";
 }
 
-function refuseVersion(response: ServerResponse): void {
-  const message = "this request line names a version of HTTP that is not spoken here";
-  const text = JSON.stringify({ message, code: 505 });
-  response.writeHead(505, {
-    Connection: "close",
-    "Content-Type": "application/json; charset=utf-8",
-    "Content-Length": Buffer.byteLength(text),
-  });
-  response.end(text);
+function refuse(request: IncomingMessage, response: ServerResponse, error: TorporError): void {
+  request.on("error", () => undefined);
+  if (!isHttp2(request)) response.shouldKeepAlive = false;
+  sendError(request, response, error);
+}
+
+/** A request that no server may take, whomever it is for. */
+function malformation(request: IncomingMessage): TorporError | undefined {
+  if (!isSpoken(request)) {
+    const message = "this request line names a version of HTTP that is not spoken here";
+    return new TorporError("request.badVersion", message);
+  }
+  if (isHttp2(request) || request.httpVersion !== "1.1" || request.headers.host !== undefined) {
+    return undefined;
+  }
+  return new TorporError("argument.invalid", "the request has no Host header");
+}
+
+/** A tunnel is no business of this server's; one behind requests that are not answered is cut off. */
+function refuseTunnel(socket: Duplex, owesAnswers: boolean): void {
+  socket.on("error", () => socket.destroy());
+  const error = new TorporError("route.missing", "there is no CONNECT here");
+  if (owesAnswers) socket.destroy();
+  else socket.end(rawErrorAnswer(error), () => socket.destroy());
 }

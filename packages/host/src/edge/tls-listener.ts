@@ -45,7 +45,7 @@ export async function listenTls(
 ): Promise<TlsListener> {
   const http2 = createHttp2Server();
   // The objects of both protocols have the same interface; the edge looks at the stream.
-  for (const name of ["request", "checkContinue"]) {
+  for (const name of ["request", "checkContinue", "checkExpectation"]) {
     http2.on(name, (request: Http2ServerRequest, response: Http2ServerResponse) => {
       announceBody(request);
       plain.emit(name, request, response);
