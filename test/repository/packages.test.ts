@@ -65,7 +65,8 @@ test("packages import only downwards, through the front door", () => {
     const [, to = "", ...deep] = specifier.split("/");
     if (to === "testing") return !file.endsWith(".test.ts");
     const isUpwards = (ranks[to] ?? Infinity) >= (ranks[from] ?? -1);
-    const isDeep = deep.length > 0 && specifier !== "@torpor/host/main";
+    const isProgram = ["@torpor/host/main", "@torpor/host/supervisor"].includes(specifier);
+    const isDeep = deep.length > 0 && !isProgram;
     const isTooMuch = from === "agent" && !agentMayUse.includes(to);
     return isUpwards || isDeep || isTooMuch;
   });

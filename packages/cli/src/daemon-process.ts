@@ -1,8 +1,8 @@
 /**
  * Starting and ending the daemon's process.
  *
- * It is started in a session of its own, so that Ctrl-C in our terminal does not reach it, with its
- * output appended to `<state>/daemon.log`. Two commands may start one at the same time; the lock on
+ * It is started by a supervisor, which ends with it unless it crashes. Both are in a session of their own,
+ * so that Ctrl-C in our terminal does not reach them, and append to `<state>/daemon.log`. Two commands may start one at the same time; the lock on
  * the state folder lets one of them win, and both use that one.
  */
 import { spawn } from "node:child_process";
@@ -64,7 +64,7 @@ async function spawnDetached(
 ): Promise<AbortSignal> {
   const ended = new AbortController();
   await using log = await open(logPath, "a", 0o600);
-  const main = fileURLToPath(import.meta.resolve("@torpor/host/main"));
+  const main = fileURLToPath(import.meta.resolve("@torpor/host/supervisor"));
   const child = spawn(process.execPath, [main], {
     // Ours may be a folder that somebody wants to remove or unmount later.
     cwd: stateFolder,

@@ -55,6 +55,7 @@ import { openDatabase } from "./records/database.ts";
 import { IdempotencyRecords } from "./records/idempotency-records.ts";
 import { SandboxRecords } from "./records/sandbox-records.ts";
 import { SnapshotRecords } from "./records/snapshot-records.ts";
+import { RequestsUnderWay } from "./requests-under-way.ts";
 import { withRequestId } from "./request-context.ts";
 import { Sandboxes } from "./sandboxes.ts";
 import { servedDomain } from "./served-domain.ts";
@@ -125,6 +126,8 @@ export interface Daemon extends AsyncDisposable {
   readonly url: string;
   /** Undefined without a certificate. */
   readonly tlsUrl: string | undefined;
+  /** What is under way, in counts, ids and names of routes. Never throws. */
+  readonly describeWork: () => JsonObject;
 }
 
 /**
@@ -198,6 +201,7 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
     sparesReady: sandboxes.sparesReady,
     settings: options.settings ?? {},
   });
+  const requests = new RequestsUnderWay();
   const apiHost: ApiHost = {
     sandboxes,
     templates,
@@ -212,6 +216,7 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
     metrics: undo.use(new GuestMetrics(() => sandboxes.all())),
     logs: undo.use(new GuestLogs(() => sandboxes.all())),
     describe,
+    requests,
     log,
     policy: { ...defaultPolicy, ...options.policy },
   };
@@ -238,8 +243,17 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
     socketPath,
     url,
     tlsUrl,
+    describeWork: () => ({ version, ...countWork(sandboxes), requests: requests.describe() }),
     [Symbol.asyncDispose]: () => running.disposeAsync(),
   };
+}
+
+function countWork(sandboxes: Sandboxes): JsonObject {
+  const all = sandboxes.all();
+  const states = Object.groupBy(all, ({ record }) => record.state.kind);
+  const byState = Object.entries(states).map(([kind, some]) => [kind, some.length]);
+  const exchanges = all.reduce((sum, { run }) => sum + (run?.traffic.count ?? 0), 0);
+  return { sandboxes: Object.fromEntries(byState), exchangesWithGuests: exchanges };
 }
 
 /** Only root can give a process another user and another view of the file system. */

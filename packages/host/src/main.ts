@@ -10,13 +10,19 @@ import {
   defaultKeyFile,
   defaultStateFolder,
 } from "@torpor/storage";
-import { startDaemon } from "./daemon.ts";
+import { reportCrashes } from "./crash.ts";
+import { type Daemon, startDaemon } from "./daemon.ts";
 import { readDaemonEnv } from "./daemon-env.ts";
 import { stopOnSignal } from "./stop.ts";
+import { tellSupervisor } from "./supervisor.ts";
 
 // Of VMMs and pagers too: what shall be readable to others is given its mode where it is made.
 process.umask(0o077);
 const log = jsonLogger((line) => process.stderr.write(line));
+let serving: Daemon | undefined;
+reportCrashes(log, () => serving?.describeWork() ?? { phase: "starting" });
+// The supervisor's channel is no reason to live on.
+process.channel?.unref();
 try {
   checkSettings(process.env);
   const { onStop, ...options } = readDaemonEnv(process.env);
@@ -29,8 +35,10 @@ try {
     settings: daemonSettings({ ...process.env, TORPOR_CACHE: cacheFolder }),
     log,
   });
+  serving = daemon;
   const { url, tlsUrl, socketPath } = daemon;
   log.info("serving", { url, tlsUrl, socket: socketPath });
+  tellSupervisor("serving");
   await stopOnSignal(daemon.sandboxes, onStop, log);
 } catch (cause) {
   const error = TorporError.from(cause, "internal");

@@ -6,6 +6,7 @@
  */
 import { type Logger, TorporError } from "@torpor/std";
 import type { Sandboxes } from "./sandboxes.ts";
+import { tellSupervisor } from "./supervisor.ts";
 
 export type OnStop = "leave" | "pause";
 
@@ -38,6 +39,7 @@ export async function stopOnSignal(
     listeners.defer(() => source.off(name, listener));
   }
   const signal = await first.promise;
+  tellSupervisor("ending");
   if (onStop === "leave") {
     log.info("ending; the VMs go on running", { signal });
     return;

@@ -10,6 +10,7 @@ import type { StateFolder } from "./state-folder.ts";
 const startMs = 60_000;
 const endMs = 30_000;
 const productionMain = fileURLToPath(import.meta.resolve("@torpor/host/main"));
+const supervisorMain = fileURLToPath(import.meta.resolve("@torpor/host/supervisor"));
 const dyingMain = fileURLToPath(new URL("dying-daemon.ts", import.meta.url));
 
 /** Where in an operation the daemon kills itself. */
@@ -40,6 +41,24 @@ export async function spawnTestDaemon(
   settings: Readonly<Record<string, string>> = {},
 ): Promise<DaemonProcess> {
   const argv = diesAt === undefined ? [productionMain] : [dyingMain, diesAt.moment, diesAt.step];
+  return await spawnServing(state, argv, settings);
+}
+
+/** The same program under its supervisor, as `torpor up` starts it; the process id is the supervisor's. */
+export async function spawnSupervisedDaemon(
+  state: StateFolder,
+  settings: Readonly<Record<string, string>>,
+): Promise<DaemonProcess> {
+  const supervised = await spawnServing(state, [supervisorMain], settings);
+  // Killed, it would leave its daemon behind.
+  return { ...supervised, [Symbol.asyncDispose]: () => supervised.stop() };
+}
+
+async function spawnServing(
+  state: StateFolder,
+  argv: readonly string[],
+  settings: Readonly<Record<string, string>>,
+): Promise<DaemonProcess> {
   const child = spawn(process.execPath, argv, {
     stdio: ["ignore", "ignore", "pipe"],
     env: {

@@ -1,5 +1,10 @@
 export { type ApiAnswer, DaemonApi, type SandboxInfo } from "./daemon-api.ts";
-export { type DaemonProcess, type DeathPoint, spawnTestDaemon } from "./daemon-process.ts";
+export {
+  type DaemonProcess,
+  type DeathPoint,
+  spawnSupervisedDaemon,
+  spawnTestDaemon,
+} from "./daemon-process.ts";
 export { type Asked, FakeInternet } from "./fake-internet.ts";
 export { type FailingStep, Failpoints } from "./failpoints.ts";
 export { FakeDisk } from "./fake-vmm/fake-disk.ts";

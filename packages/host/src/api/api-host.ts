@@ -5,6 +5,7 @@ import type { ApiKeys } from "../api-keys.ts";
 import type { GuestLogs } from "../guest-logs.ts";
 import type { GuestMetrics } from "../guest-metrics.ts";
 import type { Idempotency } from "../idempotency.ts";
+import type { RequestsUnderWay } from "../requests-under-way.ts";
 import type { Sandbox } from "../sandbox/sandbox.ts";
 import type { Created, Forked, Sandboxes } from "../sandboxes.ts";
 import type { Snapshots } from "../snapshots.ts";
@@ -53,6 +54,7 @@ export interface ApiHost {
   readonly logs: Pick<GuestLogs, "of">;
   /** Facts about this daemon for `GET /torpor/daemon`. */
   readonly describe: () => Promise<JsonObject>;
+  readonly requests: RequestsUnderWay;
   readonly log: Logger;
   readonly policy: ApiPolicy;
 }

@@ -33,6 +33,7 @@ import { IdempotencyRecords } from "../records/idempotency-records.ts";
 import { openNetwork } from "../network-request.ts";
 import type { SandboxRecord } from "../records/sandbox-records.ts";
 import { SnapshotRecords } from "../records/snapshot-records.ts";
+import { RequestsUnderWay } from "../requests-under-way.ts";
 import type { Command } from "../sandbox/command.ts";
 import type { ResumeCommand } from "../sandbox/resume.ts";
 import type { CreateRequest, Decided, ForkRequest } from "../sandboxes.ts";
@@ -118,6 +119,7 @@ export async function startFakeApi(options: FakeApiOptions): Promise<FakeApi> {
     metrics: { of: () => Promise.resolve([]) },
     logs: { of: (sandbox) => Promise.resolve(sandboxes.logs.get(sandbox.record.id) ?? []) },
     describe: () => Promise.resolve({}),
+    requests: new RequestsUnderWay(),
     log: options.log ?? silentLogger,
     policy: {
       timeoutMsMax: 24 * 3_600_000,

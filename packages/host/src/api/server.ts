@@ -129,6 +129,13 @@ function nameRequests(app: FastifyInstance, { host }: ApiOptions): void {
     request.torpor = newRequestContext(request.headers[requestIdHeader]);
     request.startedMonoMs = performance.now();
     void reply.headers(sharedHeaders(request.torpor.id));
+    const underWay = host.requests.begin({
+      requestId: request.torpor.id,
+      method: request.method,
+      route: request.routeOptions.config.route?.path ?? "none",
+      startedMonoMs: request.startedMonoMs,
+    });
+    reply.raw.once("close", () => underWay[Symbol.dispose]());
     done();
   });
   app.addHook("onResponse", (request, reply, done) => {
