@@ -461,6 +461,8 @@ export async function runForTest(
     stateFolder,
     cacheFolder: join(stateFolder, "cache"),
     asJson: wantsJson(argv),
+    launcherPath: join(stateFolder, "bin/torpor"),
+    aptSourcePath: join(stateFolder, "apt.sources"),
   });
   const exitCode = await runCli(argv, session);
   return { exitCode, stdout: stdout.text, stderr: stderr.text };

@@ -1,5 +1,4 @@
 import assert from "node:assert/strict";
-import { spawnSync } from "node:child_process";
 import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { test } from "node:test";
@@ -21,7 +20,7 @@ test("help names every verb and gives examples", async () => {
   assert.equal(exitCode, 0);
   for (const verb of [
     ..."up down doctor run create exec ls info pause resume fork snapshot timeout rm".split(" "),
-    ..."logs keys completion".split(" "),
+    ..."uninstall logs keys completion help".split(" "),
   ]) {
     assert.match(stdout, new RegExp(`^ {2}${verb} `, "m"));
   }
@@ -47,6 +46,14 @@ Options:
   );
 });
 
+test("help in words is the help of options", async () => {
+  for (const words of [[], ["pause"], ["snapshot", "pool"]]) {
+    const inWords = await runForTest(["help", ...words], nowhere);
+    const byOption = await runForTest([...words, "--help"], nowhere);
+    assert.deepEqual(inWords, byOption);
+  }
+});
+
 test("a mistake in the command line exits with 2 and says where to look", async () => {
   const cases: readonly (readonly [readonly string[], RegExp])[] = [
     [["nope"], /unknown command 'nope'\n {2}next: See `torpor --help`/],
@@ -67,6 +74,9 @@ test("a mistake in the command line exits with 2 and says where to look", async 
     [["snapshot"], /missing required argument 'id'/],
     [["snapshot", "pool", "x", "many"], /"many" is no whole number/],
     [["completion", "fish"], /no completion for fish/],
+    [["completion"], /no shell is named/],
+    [["help", "snapsht"], /there is no verb snapsht\n {2}next: Did you mean snapshot\?/],
+    [["help", "snapshot", "pol"], /there is no verb pol\n/],
   ];
   for (const [argv, expected] of cases) {
     const { exitCode, stdout, stderr } = await runForTest(argv, nowhere);
@@ -328,27 +338,6 @@ test("logs show the console, or the daemon's log without the daemon", async () =
   assert.equal((await daemon.run(["logs", "iaaa"])).stdout, "hello from iaaa\n");
   await writeFile(join(daemon.stateFolder, "daemon.log"), "raw line\n");
   assert.equal((await daemon.run(["logs", "--daemon"])).stdout, "raw line\n");
-});
-
-test("completion knows verbs and options, and the shell accepts it", async () => {
-  const { stdout } = await runForTest(["completion", "bash"], nowhere);
-  assert.match(stdout, /words="up down doctor run create exec ls /);
-  assert.match(stdout, /keys\|"keys "\*\) words="ls create rm --help"/);
-  assert.match(stdout, /"keys create"\) words="--json --help"/);
-  assert.match(stdout, /"snapshot pool"\) words="--help"/);
-  const complete = (...words: readonly string[]): string => {
-    const quoted = words.map((word) => `'${word}'`).join(" ");
-    const asked = `COMP_WORDS=(torpor ${quoted}) COMP_CWORD=${words.length}; _torpor`;
-    const script = `${stdout}\n${asked}; echo "\${COMPREPLY[*]}"`;
-    return spawnSync("bash", ["-c", script], { encoding: "utf8" }).stdout.trim();
-  };
-  assert.equal(complete("keys", "ls", "--j"), "--json");
-  assert.equal(complete("sna"), "snapshot");
-  assert.equal(complete("snapshot", ""), "create ls rm pool --help");
-  assert.equal(complete("snapshot", "p"), "pool");
-  assert.equal(complete("snapshot", "rm", "--"), "--json --help");
-  assert.equal(complete("resume", "iaaa", "--p"), "--previous");
-  assert.equal(complete("fork", "--on"), "--on-timeout");
 });
 
 test("the version is that of the package", async () => {

@@ -16,6 +16,7 @@ import { addDoctor } from "./verbs/doctor.ts";
 import { addDown } from "./verbs/down.ts";
 import { addExec } from "./verbs/exec.ts";
 import { addFork } from "./verbs/fork.ts";
+import { addHelp } from "./verbs/help.ts";
 import { addInfo } from "./verbs/info.ts";
 import { addKeys } from "./verbs/keys.ts";
 import { addList } from "./verbs/list.ts";
@@ -25,6 +26,7 @@ import { addRemove } from "./verbs/remove.ts";
 import { addRun } from "./verbs/run.ts";
 import { addSnapshot } from "./verbs/snapshot.ts";
 import { addTimeout } from "./verbs/timeout.ts";
+import { addUninstall } from "./verbs/uninstall.ts";
 import { addUp } from "./verbs/up.ts";
 
 const helpColumns = 96;
@@ -82,12 +84,13 @@ Examples:
     );
   // Help and completion say what they can whatever is set.
   program.hook("preAction", (_program, verb) => {
-    if (verb.name() !== "completion") checkEnvironment(session.env);
+    if (!["completion", "help"].includes(verb.name())) checkEnvironment(session.env);
   });
   program.commandsGroup("Machine:");
   addUp(program, session);
   addDown(program, session);
   addDoctor(program, session);
+  addUninstall(program, session);
   program.commandsGroup("Sandboxes:");
   addRun(program, session);
   addCreate(program, session);
@@ -103,6 +106,7 @@ Examples:
   program.commandsGroup("Access:");
   addKeys(program, session);
   addCompletion(program, session);
+  addHelp(program);
   return program;
 }
 

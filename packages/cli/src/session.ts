@@ -6,6 +6,7 @@ import type { CreatedSandbox, SandboxInfo } from "./daemon-answers.ts";
 import { DaemonClient, type NewSandbox } from "./daemon-client.ts";
 import { startDaemonProcess } from "./daemon-process.ts";
 import type { Interrupt } from "./interrupt.ts";
+import { defaultLauncherPath } from "./launcher.ts";
 import type { Output } from "./output.ts";
 import { findSandbox } from "./sandbox-id.ts";
 import { noteDifferences } from "./settings-note.ts";
@@ -24,6 +25,10 @@ export interface SessionOptions {
   readonly cacheFolder: string;
   /** Answers and failures are for a script. */
   readonly asJson: boolean;
+  /** Where `torpor` is put on PATH. */
+  readonly launcherPath?: string;
+  /** Where set-up adds a source of Debian packages; only tests name another. */
+  readonly aptSourcePath?: string;
 }
 
 export class Session {
@@ -33,6 +38,8 @@ export class Session {
   readonly stateFolder: string;
   readonly cacheFolder: string;
   readonly asJson: boolean;
+  readonly launcherPath: string;
+  readonly aptSourcePath: string | undefined;
   /** The line to the daemon, whether or not one runs. */
   readonly client: DaemonClient;
   /** Of the program, set by verbs that end with another code than 0 without a failure. */
@@ -46,6 +53,8 @@ export class Session {
     this.stateFolder = options.stateFolder;
     this.cacheFolder = options.cacheFolder;
     this.asJson = options.asJson;
+    this.launcherPath = options.launcherPath ?? defaultLauncherPath();
+    this.aptSourcePath = options.aptSourcePath;
     this.client = new DaemonClient(join(options.stateFolder, stateFiles.socket));
   }
 

@@ -38,11 +38,11 @@ const stepCells = 34;
 const timeCells = 9;
 
 const nextSteps: readonly (readonly [string, string])[] = [
-  ["npx torpor run -- python3 -c 'print(2**64)'", "one command in a fresh sandbox"],
-  ["npx torpor create", "a sandbox that stays; prints its ID"],
-  ["npx torpor exec -t ID", "a shell in it"],
-  ["npx torpor pause ID", "put it to sleep; `resume ID` wakes it"],
-  ["npx torpor ls", "what there is; `rm ID` removes one"],
+  ["torpor run -- python3 -c 'print(2**64)'", "one command in a fresh sandbox"],
+  ["torpor create", "a sandbox that stays; prints its ID"],
+  ["torpor exec -t ID", "a shell in it"],
+  ["torpor pause ID", "put it to sleep; `resume ID` wakes it"],
+  ["torpor ls", "what there is; `rm ID` removes one"],
 ];
 
 interface Tour {

@@ -36,7 +36,7 @@ export const hostPackages: readonly HostPackage[] = [
 
 /** The release whose own QEMU is too old to be the first choice. */
 const backportsRelease = "bookworm";
-const backportsPath = "/etc/apt/sources.list.d/torpor-backports.sources";
+export const backportsPath = "/etc/apt/sources.list.d/torpor-backports.sources";
 
 const queryBudgetMs = 20_000;
 const updateBudgetMs = 5 * 60_000;

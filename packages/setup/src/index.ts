@@ -8,7 +8,12 @@ export {
   kernelArgumentsOf,
   machineOf,
 } from "./boot-guest.ts";
-export { type HostPackage, ensureDebianPackages, hostPackages } from "./debian-packages.ts";
+export {
+  type HostPackage,
+  backportsPath,
+  ensureDebianPackages,
+  hostPackages,
+} from "./debian-packages.ts";
 export { buildDiskImage } from "./disk-image.ts";
 export { type Check, type DoctorOptions, runDoctor } from "./doctor.ts";
 export { type CpioEntry, buildInitramfs, guestInitPath, writeNewc } from "./initramfs.ts";

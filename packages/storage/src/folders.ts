@@ -48,7 +48,18 @@ export const stateFiles = {
   workingSets: "working-sets",
 } as const;
 
+/** What a daemon puts into its state folder; SQLite has files beside its own. */
+export const stateEntryPattern = new RegExp(
+  `^(?:${Object.values(stateFiles)
+    .map((name) => RegExp.escape(name))
+    .join("|")})(?:-wal|-shm|-journal)?$`,
+);
+
 export const vmmCopyPrefix = "vmm-";
+
+/** What set-up puts into the cache folder, and the tests do. */
+export const cacheEntryPattern =
+  /^(?:(?:kernel|rootfs|base|vmm|nested)-.+|accelerator\.json|build\.lock|staging|templates)$/;
 
 export function templatesFolder(cacheFolder: string): string {
   return join(cacheFolder, "templates");

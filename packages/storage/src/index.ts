@@ -4,10 +4,12 @@ export { foldDiskLayers } from "./disk-fold.ts";
 export { planFold } from "./fold-plan.ts";
 export {
   SandboxFolder,
+  cacheEntryPattern,
   defaultCacheFolder,
   defaultKeyFile,
   defaultStateFolder,
   keyFileName,
+  stateEntryPattern,
   stateFiles,
   templatesFolder,
   vmmCopyFolder,

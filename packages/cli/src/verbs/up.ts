@@ -12,6 +12,7 @@ import {
   sleepUnlessAborted,
 } from "../daemon-log.ts";
 import { type Interrupt, interruptible } from "../interrupt.ts";
+import { launcherNote, makeLauncher } from "../launcher.ts";
 import { isRunningProcess } from "../process-state.ts";
 import type { Session } from "../session.ts";
 
@@ -76,6 +77,9 @@ async function prepareMachine(session: Session): Promise<void> {
   const { TerminalProgress, setUp } = await import("@torpor/setup");
   const progress = new TerminalProgress(process.stderr);
   await setUp({ progress, cacheFolder: session.cacheFolder });
+  const path = session.launcherPath;
+  const note = launcherNote(path, await makeLauncher(path), session.env);
+  if (note !== undefined) progress.note(note);
 }
 
 async function createFirstKey(daemon: DaemonClient): Promise<string | undefined> {
