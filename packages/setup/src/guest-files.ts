@@ -80,7 +80,9 @@ must mkdir -p /dev/pts /dev/shm
 must mount -t devpts -o nosuid,noexec,gid=5,mode=620,ptmxmode=666 devpts /dev/pts
 must mount -t tmpfs -o nosuid,nodev,mode=1777 shm /dev/shm
 must mount -t tmpfs -o nosuid,nodev,mode=755 run /run
-must mount -t tmpfs -o nosuid,nodev,mode=1777 tmp /tmp
+# On the disk: in memory its files would take what programs need, and be written with every pause.
+rm -rf /tmp
+must mkdir -m 1777 /tmp
 must mkdir -p /run/lock /run/user/${guestUserId}
 chmod 1777 /run/lock
 chown ${guestUserId}:${guestUserId} /run/user/${guestUserId}
