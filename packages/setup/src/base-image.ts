@@ -1,8 +1,8 @@
 /**
  * The files every template boots from: kernel, initramfs and base disk, built once and kept.
  *
- * Three layers (see layers.ts): `kernel` and `rootfs` are fetched from Debian, `base` is made of
- * those two and the agent, without the network. Debian's own versions are not part of a key, so what
+ * Four layers (see layers.ts): `kernel` and `rootfs` are fetched from Debian, `npm` from npm's registry,
+ * `base` is made of those and the agent, without the network. Debian's own versions are not part of a key, so what
  * was built once stays in use until its recipe changes or its folder is removed. Old `base` layers
  * are never removed here: the disks of sandboxes are overlays on them.
  */
@@ -16,6 +16,7 @@ import {
   guestFilesInputs,
   guestNodePath,
 } from "./guest-files.ts";
+import { buildGuestNpmLayer, guestNpmInputs } from "./guest-npm.ts";
 import { buildInitramfs, initramfsInit } from "./initramfs.ts";
 import { buildKernelLayer, kernelMetaPackage, kernelModules, loadKernelLayer } from "./kernel.ts";
 import {
@@ -32,10 +33,11 @@ import { type Progress, silentProgress } from "./progress.ts";
 import { buildRootfsLayer, guestRelease, rootfsInputs } from "./rootfs.ts";
 
 /** Raise it when the way a layer is built changes but none of its inputs does. */
-const recipes = { kernel: 1, rootfs: 1, base: 1 } as const;
+const recipes = { kernel: 1, rootfs: 1, npm: 1, base: 2 } as const;
 
 const kernelBudgetMs = 15 * 60_000;
 const rootfsBudgetMs = 60 * 60_000;
+const npmBudgetMs = 10 * 60_000;
 const diskBudgetMs = 10 * 60_000;
 /** Another builder may have all of it to do. */
 const lockBudgetMs = 90 * 60_000;
@@ -83,6 +85,7 @@ export async function prepareBaseImage(options: BaseImageOptions): Promise<BaseI
       await removeStaleStaging(cacheDir);
       await ensureKernel(cacheDir, progress);
       await ensureRootfs(cacheDir, progress);
+      await ensureGuestNpm(cacheDir, progress);
       await ensureBase(options, progress);
       const built = await findBaseImage(options);
       if (built === undefined) {
@@ -134,6 +137,15 @@ async function ensureRootfs(cacheDir: string, progress: Progress): Promise<void>
   });
 }
 
+async function ensureGuestNpm(cacheDir: string, progress: Progress): Promise<void> {
+  const key = guestNpmKey();
+  if (await exists(layerPath(cacheDir, "npm", key))) return;
+  await progress.step("Guest npm", async () => {
+    const deadline = Deadline.after(npmBudgetMs, "fetching npm for the guest");
+    await ensureLayer(cacheDir, "npm", key, async (dir) => buildGuestNpmLayer(dir, deadline));
+  });
+}
+
 async function ensureBase(options: BaseImageOptions, progress: Progress): Promise<void> {
   const { cacheDir, agentBundle } = options;
   const kernel = await loadKernelLayer(layerPath(cacheDir, "kernel", kernelKey()));
@@ -156,7 +168,8 @@ async function ensureBase(options: BaseImageOptions, progress: Progress): Promis
       );
       report(0.3, "adding the agent");
       const nodePath = guestNodePath(nodeModulesDir);
-      await addGuestFiles(rootDir, { nodePath, agentBundle, nodeModulesDir });
+      const npmDir = layerPath(cacheDir, "npm", guestNpmKey());
+      await addGuestFiles(rootDir, { nodePath, npmDir, agentBundle, nodeModulesDir });
       await buildInitramfs(join(dir, "initramfs.cpio"), {
         busyboxPath: join(rootDir, "usr/bin/busybox"),
         modulePaths: kernel.modulePaths,
@@ -184,6 +197,10 @@ function rootfsKey(): string {
   return layerKey({ recipe: recipes.rootfs, ...rootfsInputs });
 }
 
+function guestNpmKey(): string {
+  return layerKey({ recipe: recipes.npm, ...guestNpmInputs });
+}
+
 async function baseKey(options: BaseImageOptions, kernelPackageVersion: string): Promise<string> {
   const files = await guestFilesInputs(options.nodeModulesDir ?? defaultNodeModulesDir());
   return layerKey({
@@ -191,6 +208,7 @@ async function baseKey(options: BaseImageOptions, kernelPackageVersion: string):
     kernel: kernelKey(),
     kernelPackageVersion,
     rootfs: rootfsKey(),
+    npm: guestNpmKey(),
     agent: await hashFile(options.agentBundle),
     initramfs: initramfsInit(kernelModules),
     diskBytes: options.diskBytes ?? diskBytesDefault,

@@ -3,8 +3,8 @@ import { execFileSync } from "node:child_process";
 import {
   mkdir,
   mkdtempDisposable,
+  readFile,
   readdir,
-  readlink,
   stat,
   symlink,
   writeFile,
@@ -44,12 +44,25 @@ test("addGuestFiles() lays out the agent so that koffi is found, and can be repe
   );
   const nodePath = join(dir.path, "node");
   await writeFile(nodePath, "node");
-  const sources = { nodePath, agentBundle, nodeModulesDir: defaultNodeModulesDir() };
+  const npmDir = join(dir.path, "npm");
+  await mkdir(join(npmDir, "bin"), { recursive: true });
+  await writeFile(join(npmDir, "bin/npm-cli.js"), "npm", { mode: 0o700 });
+  await writeFile(join(npmDir, "package.json"), "{}", { mode: 0o600 });
+  const sources = { nodePath, npmDir, agentBundle, nodeModulesDir: defaultNodeModulesDir() };
   await addGuestFiles(root, sources);
   await addGuestFiles(root, sources);
   const agent = join(root, "usr/lib/torpor/agent.mjs");
   assert.equal(execFileSync(process.execPath, [agent]).toString(), "function");
-  assert.equal(await readlink(join(root, "usr/local/bin/node")), "/usr/lib/torpor/node");
+  const local = join(root, "usr/local");
+  const agentNode = await stat(join(root, "usr/lib/torpor/node"));
+  assert.equal((await stat(join(local, "bin/node"))).ino, agentNode.ino);
+  assert.equal(await readFile(join(local, "bin/npm"), "utf8"), "npm");
+  assert.equal((await stat(join(local, "bin/npm"))).mode & 0o777, 0o755);
+  const npm = join(local, "lib/node_modules/npm");
+  assert.equal((await stat(join(npm, "package.json"))).mode & 0o777, 0o644);
+  for (const folder of [local, join(local, "bin"), npm, join(npm, "bin")]) {
+    assert.equal((await stat(folder)).mode & 0o777, 0o777, folder);
+  }
   assert.equal((await stat(join(root, "sbin/torpor-init"))).mode & 0o777, 0o755);
   for (const moment of ["pre-snapshot", "post-restore"]) {
     const folder = join(root, `etc/torpor/hooks/${moment}.d`);

@@ -10,14 +10,17 @@ import {
   chmod,
   copyFile,
   lchown,
+  link,
   lutimes,
   mkdir,
   readFile,
+  readdir,
   rm,
+  stat,
   symlink,
   writeFile,
 } from "node:fs/promises";
-import { dirname, join } from "node:path";
+import { dirname, join, relative } from "node:path";
 import { guestModulesFolder, hookMoments, hooksFolder, nativeFolders } from "@torpor/agent";
 import { gatewayAddress, guestAddress, guestPrefixBits } from "@torpor/protocol";
 import { TorporError, parseJson, parseObject, parseString } from "@torpor/std";
@@ -144,6 +147,14 @@ const inittab = `# Read by busybox init, which is PID 1 (see ${guestInitPath}).
 ::shutdown:${busybox} umount -a -r
 `;
 
+/** Of login shells, whose /etc/profile sets PATH anew; others have it from the agent. */
+const localBin = `# Written by Torpor. Where "pip install --user" and its like put programs.
+case ":$PATH:" in
+  *":$HOME/.local/bin:"*) ;;
+  *) PATH="$HOME/.local/bin:$PATH" ;;
+esac
+`;
+
 const hosts = `127.0.0.1 localhost
 127.0.1.1 ${guestHostName}
 ::1 localhost ip6-localhost ip6-loopback
@@ -159,6 +170,7 @@ const textFiles: readonly TextFile[] = [
   { path: guestInitPath, mode: 0o755, text: torporInit() },
   { path: `${guestLibDir}/run-agent`, mode: 0o755, text: runAgent() },
   { path: "/etc/inittab", mode: 0o644, text: inittab },
+  { path: "/etc/profile.d/torpor-local-bin.sh", mode: 0o644, text: localBin },
   { path: "/etc/hostname", mode: 0o644, text: `${guestHostName}\n` },
   { path: "/etc/hosts", mode: 0o644, text: hosts },
   { path: "/etc/resolv.conf", mode: 0o644, text: `nameserver ${gatewayAddress}\n` },
@@ -182,9 +194,14 @@ const modules: readonly { readonly from: string; readonly to: string }[] = [
   },
 ];
 
+/** The folder below which programs go that are installed by hand, `npm install -g` and pip. */
+const localDir = "usr/local";
+
 export interface GuestFileSources {
   /** The pinned Node for the guest. */
   readonly nodePath: string;
+  /** The unpacked npm for the guest. */
+  readonly npmDir: string;
   /** The agent as one file. */
   readonly agentBundle: string;
   /** The folder that holds `koffi` and `@koromix`. */
@@ -229,10 +246,46 @@ export async function addGuestFiles(rootDir: string, sources: GuestFileSources):
   for (const { from, to, files } of nativeFolders()) {
     for (const file of files) await putFile(join(from, file), join(lib, to, file), 0o644);
   }
-  const link = join(rootDir, "usr/local/bin/node");
-  await rm(link, { force: true });
-  await symlink(`${guestLibDir}/node`, link);
-  await lchown(link, 0, 0);
+  await addPrograms(rootDir, sources.npmDir);
+}
+
+/**
+ * Node and npm for users. npm takes the folder above Node's own for where global packages go, and a
+ * symbolic link would lead it to the agent's; two names of one file share their memory.
+ */
+async function addPrograms(rootDir: string, npmDir: string): Promise<void> {
+  const local = join(rootDir, localDir);
+  const node = join(local, "bin/node");
+  await mkdir(dirname(node), { recursive: true });
+  await rm(node, { force: true });
+  await link(join(rootDir, guestLibDir, "node"), node);
+  await putTree(npmDir, join(local, "lib/node_modules/npm"));
+  for (const name of ["npm", "npx"]) {
+    const command = join(local, "bin", name);
+    await rm(command, { force: true });
+    await symlink(`../lib/node_modules/npm/bin/${name}-cli.js`, command);
+    await lchown(command, 0, 0);
+    await lutimes(command, sourceDateEpoch, sourceDateEpoch);
+  }
+  // COMPAT: as in E2B's templates, so that every user can install there, and all find it by any PATH.
+  for (const folder of await foldersIn(local)) await chmod(folder, 0o777);
+}
+
+async function foldersIn(folder: string): Promise<readonly string[]> {
+  const entries = await readdir(folder, { withFileTypes: true, recursive: true });
+  const below = entries.filter((entry) => entry.isDirectory());
+  return [folder, ...below.map((entry) => join(entry.parentPath, entry.name))];
+}
+
+/** Plain files and folders only; a file is a program for all if it is one for its owner. */
+async function putTree(from: string, target: string): Promise<void> {
+  await rm(target, { recursive: true, force: true });
+  for (const entry of await readdir(from, { withFileTypes: true, recursive: true })) {
+    if (!entry.isFile()) continue;
+    const file = join(entry.parentPath, entry.name);
+    const isProgram = ((await stat(file)).mode & 0o100) !== 0;
+    await putFile(file, join(target, relative(from, file)), isProgram ? 0o755 : 0o644);
+  }
 }
 
 async function putText(rootDir: string, file: TextFile): Promise<void> {
