@@ -18,6 +18,11 @@ test("commands by the published SDKs", async (story) => {
       assert.equal(result.exitCode, 0);
     });
 
+    await t.test("commands.run returns 20 MB of output within its default timeout", async () => {
+      const { stdout } = await sandbox.commands.run("head -c 20000000 /dev/zero | tr '\\0' x");
+      assert.equal(stdout.length, 20_000_000);
+    });
+
     await t.test("commands.run takes variables, a folder and a user", async () => {
       const line = 'echo "$GREETING $NAME $(pwd) $(whoami)"';
       const plain = await sandbox.commands.run(line, { envs: { NAME: "you" } });
