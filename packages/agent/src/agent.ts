@@ -39,7 +39,7 @@ export interface Agent extends AsyncDisposable {
 export async function startAgent(options: AgentOptions): Promise<Agent> {
   const { config, machine, log, failpoint } = options;
   const accounts = options.accounts ?? new Accounts();
-  const cgroup = config.userCgroup === null ? undefined : await UserCgroup.open(config.userCgroup);
+  const cgroup = config.userCgroup === null ? undefined : UserCgroup.open(config.userCgroup);
   if (cgroup === undefined) log.warn("no user cgroup: user processes will not be frozen");
 
   const timers = new QuietTimers();

@@ -7,24 +7,25 @@
  *
  * Called by server.ts for requests that carry the token. Failures are as those of `/files`.
  */
-import { constants, createReadStream } from "node:fs";
-import { type FileHandle, open, rename, rm, stat } from "node:fs/promises";
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { basename, dirname, join } from "node:path";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { TorporError, optional, parseJson, parseObject, parseString } from "@torpor/std";
 import type { Accounts, User } from "./accounts.ts";
 import { freshBytes } from "./entropy.ts";
+import { FileWork } from "./file-work.ts";
 import { readBody, sendError, sendJson } from "./http-answer.ts";
 import type { Identity } from "./identity.ts";
+import { OpenFile } from "./open-file.ts";
 import { makeOwnedFolder } from "./owned-folder.ts";
 import { resolvePath, resolveUser } from "./request-user.ts";
 import { asConnectError, httpStatus } from "./system-errors.ts";
-import { writeWhole } from "./whole-write.ts";
+import { removeTree } from "./tree-removal.ts";
 
 /** LIMITS of one call: paths only, and as many parts as a very large upload has. */
 const bodyBytesMax = 4 << 20;
 const sourcesMax = 10_000;
+const copyChunkBytes = 256 << 10;
 
 export interface ComposeContext {
   readonly accounts: Accounts;
@@ -42,10 +43,12 @@ export async function serveCompose(
   response: ServerResponse,
   context: ComposeContext,
 ): Promise<void> {
+  const work = new FileWork();
+  response.once("close", () => work.leave());
   try {
     const body = await readBody(request, bodyBytesMax);
     const composition = parseComposition(body, context);
-    await compose(composition);
+    await compose(composition, work);
     const path = composition.destination;
     sendJson(response, 200, { path, name: basename(path), type: "file" });
   } catch (cause) {
@@ -76,38 +79,42 @@ function parsePaths(value: unknown): readonly string[] {
   return value.map((path) => parseString(path, "source_paths"));
 }
 
-async function compose({ sources, destination, user }: Composition): Promise<void> {
-  const existing = await stat(destination).catch(() => undefined);
+async function compose(composition: Composition, work: FileWork): Promise<void> {
+  const { sources, destination, user } = composition;
+  const existing = await work.stat(destination).catch(() => undefined);
   if (existing?.isDirectory() === true) throw invalid(`path is a directory: '${destination}'`);
-  for (const source of sources) await checkPart(source);
-  await makeOwnedFolder(dirname(destination), user);
+  for (const source of sources) await checkPart(source, work);
+  await makeOwnedFolder(dirname(destination), user, work);
   const staged = join(dirname(destination), `.compose-${freshBytes(8).toString("hex")}`);
   await using undo = new AsyncDisposableStack();
-  undo.defer(async () => await rm(staged, { force: true }));
   {
-    await using file = await open(
-      staged,
-      constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL,
-    );
+    await using file = await OpenFile.create(staged, 0o600, work);
+    undo.defer(async () => await work.discard(staged));
     await file.chmod(existing === undefined ? 0o644 : existing.mode & 0o777);
     await file.chown(user.uid, user.gid);
-    for (const source of sources) await append(file, source);
+    for (const source of sources) await append(file, source, work);
+    await file.close();
   }
-  await rename(staged, destination);
+  await work.rename(staged, destination);
+  undo.move();
   // The destination may be one of the parts.
-  for (const source of sources) if (source !== destination) await rm(source, { force: true });
+  for (const source of sources) if (source !== destination) await removeTree(source, work);
 }
 
-async function checkPart(path: string): Promise<void> {
-  const stats = await stat(path).catch((cause: unknown) => {
+async function checkPart(path: string, work: FileWork): Promise<void> {
+  const stats = await work.stat(path).catch((cause: unknown) => {
     throw asConnectError(cause, path);
   });
   if (!stats.isFile()) throw invalid(`a part is not a file: '${path}'`);
 }
 
-async function append(file: FileHandle, source: string): Promise<void> {
-  for await (const chunk of createReadStream(source)) {
-    await writeWhole(file, chunk as Buffer);
+async function append(file: OpenFile, source: string, work: FileWork): Promise<void> {
+  await using part = await OpenFile.read(source, work);
+  const room = Buffer.allocUnsafe(copyChunkBytes);
+  for (;;) {
+    const read = await part.read(room, null);
+    if (read.length === 0) return;
+    await file.write(read);
   }
 }
 

@@ -7,18 +7,18 @@
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import type { Stats } from "node:fs";
-import { lstat, realpath, stat } from "node:fs/promises";
 import { basename } from "node:path";
 import { type EntryInfoSchema, FileType } from "@torpor/protocol";
 import type { Accounts } from "./accounts.ts";
+import type { FileWork } from "./file-work.ts";
 import { readMetadata } from "./metadata.ts";
 
 export type Entry = MessageInitShape<typeof EntryInfoSchema>;
 
 /** @throws system error: ENOENT when there is nothing, not even a dangling link. */
-export async function readEntry(path: string, accounts: Accounts): Promise<Entry> {
-  const own = await lstat(path);
-  const target = own.isSymbolicLink() ? await stat(path).catch(() => undefined) : own;
+export async function readEntry(path: string, accounts: Accounts, work: FileWork): Promise<Entry> {
+  const own = await work.lstat(path);
+  const target = own.isSymbolicLink() ? await work.stat(path).catch(() => undefined) : own;
   return {
     name: basename(path),
     type: target === undefined ? FileType.UNSPECIFIED : fileType(target),
@@ -29,8 +29,8 @@ export async function readEntry(path: string, accounts: Accounts): Promise<Entry
     owner: accounts.userName(own.uid),
     group: accounts.groupName(own.gid),
     modifiedTime: timestampFromMs(Math.floor(own.mtimeMs)),
-    ...(own.isSymbolicLink() ? { symlinkTarget: await linkTarget(path) } : {}),
-    metadata: target?.isFile() === true ? readMetadata(path) : {},
+    ...(own.isSymbolicLink() ? { symlinkTarget: await linkTarget(path, work) } : {}),
+    metadata: target?.isFile() === true ? await readMetadata(path, target, work) : {},
   };
 }
 
@@ -40,8 +40,8 @@ function fileType(stats: Stats): FileType {
   return FileType.UNSPECIFIED;
 }
 
-async function linkTarget(path: string): Promise<string> {
-  return await realpath(path).catch(() => path);
+async function linkTarget(path: string, work: FileWork): Promise<string> {
+  return await work.realpath(path).catch(() => path);
 }
 
 /** As Go prints a file mode: letters for what it is, `-` for a plain file, nine permissions. */

@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { gzipSync } from "node:zlib";
 import { type TestAgent, startTestAgent } from "./fixtures.ts";
+import { mountMemory } from "./mount-fixtures.ts";
 import { sign } from "./signature.ts";
 
 const isRoot = process.geteuid?.() === 0;
@@ -182,7 +183,7 @@ test("Wrong requests get the status of the wire", async () => {
   assert.equal(await status({}, { method: "POST", headers: raw, body: "x" }), 400);
   assert.equal(await status({ path: folder }, { method: "POST", headers: raw, body: "x" }), 400);
   const below = join(file, "x");
-  assert.equal(await status({ path: below }, { method: "POST", headers: raw, body: "x" }), 500);
+  assert.equal(await status({ path: below }, { method: "POST", headers: raw, body: "x" }), 400);
   const json = { "Content-Type": "application/json" };
   assert.equal(await status({ path: file }, { method: "POST", headers: json, body: "x" }), 400);
   const multipart = { "Content-Type": "multipart/form-data; boundary=b" };
@@ -193,9 +194,13 @@ test("Wrong requests get the status of the wire", async () => {
   assert.match(await proc.text(), /^Name:/);
 });
 
-test("A full disk is 507", async () => {
+test("A full disk is 507", { skip: !isRoot }, async () => {
   await using agent = await startTestAgent();
-  const response = await put(agent, "/dev/full", "x");
+  const folder = join(agent.folder, "disk");
+  await mkdir(folder);
+  using undo = new DisposableStack();
+  undo.use(mountMemory(folder, 1 << 20));
+  const response = await put(agent, join(folder, "file"), Buffer.alloc(2 << 20));
   assert.equal(response.status, 507);
 });
 

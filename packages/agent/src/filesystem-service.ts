@@ -5,22 +5,25 @@
  * what is created, not what may be done. SAFETY: whoever may call these may also start a process as
  * root, so a permission check here would protect nothing.
  */
-import { opendir, realpath, rename, rm, stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { Code, ConnectError, type HandlerContext, type ServiceImpl } from "@connectrpc/connect";
 import type { Filesystem } from "@torpor/protocol";
 import { systemCode } from "@torpor/std";
 import type { Accounts, User } from "./accounts.ts";
 import { type Entry, readEntry } from "./entry-info.ts";
+import { type FolderEntry, FileWork } from "./file-work.ts";
 import type { Identity } from "./identity.ts";
 import { makeOwnedFolder } from "./owned-folder.ts";
 import type { QuietTimers } from "./quiet-timers.ts";
 import { resolvePath, resolveUser, userNameOfHeader } from "./request-user.ts";
 import { asConnectError } from "./system-errors.ts";
+import { removeTree } from "./tree-removal.ts";
 import { WatchService } from "./watch-service.ts";
 
 /** LIMIT: entries of one listing, which is built in memory before it is sent. */
 const entriesMax = 100_000;
+/** Entries that are looked at together; the files of other requests come between. */
+const readTogether = 32;
 
 export interface FilesystemServiceContext {
   readonly accounts: Accounts;
@@ -43,48 +46,48 @@ export class FilesystemService implements ServiceImpl<typeof Filesystem> {
   }
 
   readonly stat: ServiceImpl<typeof Filesystem>["stat"] = async (request, context) => {
-    const { path } = this.#resolve(request.path, context);
-    return { entry: await this.#read(path) };
+    const { path, work } = this.#resolve(request.path, context);
+    return { entry: await this.#read(path, work) };
   };
 
   readonly makeDir: ServiceImpl<typeof Filesystem>["makeDir"] = async (request, context) => {
-    const { path, user } = this.#resolve(request.path, context);
-    const existing = await stat(path).catch(() => undefined);
+    const { path, user, work } = this.#resolve(request.path, context);
+    const existing = await work.stat(path).catch(() => undefined);
     if (existing?.isDirectory() === true) {
       throw new ConnectError(`directory already exists: '${path}'`, Code.AlreadyExists);
     }
     if (existing !== undefined) {
       throw new ConnectError(`path exists and is not a directory: '${path}'`, Code.InvalidArgument);
     }
-    await attempt(path, makeOwnedFolder(path, user));
-    return { entry: await this.#read(path) };
+    await attempt(path, makeOwnedFolder(path, user, work));
+    return { entry: await this.#read(path, work) };
   };
 
   readonly move: ServiceImpl<typeof Filesystem>["move"] = async (request, context) => {
-    const { path: source, user } = this.#resolve(request.source, context);
+    const { path: source, user, work } = this.#resolve(request.source, context);
     const { path: destination } = this.#resolve(request.destination, context);
-    await this.#read(source);
-    await attempt(destination, makeOwnedFolder(dirname(destination), user));
-    await attempt(source, rename(source, destination));
-    return { entry: await this.#read(destination) };
+    await this.#read(source, work);
+    await attempt(destination, makeOwnedFolder(dirname(destination), user, work));
+    await attempt(source, work.rename(source, destination));
+    return { entry: await this.#read(destination, work) };
   };
 
   readonly listDir: ServiceImpl<typeof Filesystem>["listDir"] = async (request, context) => {
-    const { path } = this.#resolve(request.path, context);
-    const root = await attempt(path, realpath(path));
-    const stats = await attempt(path, stat(root));
+    const { path, work } = this.#resolve(request.path, context);
+    const root = await attempt(path, work.realpath(path));
+    const stats = await attempt(path, work.stat(root));
     if (!stats.isDirectory()) {
       throw new ConnectError(`path is not a directory: '${path}'`, Code.InvalidArgument);
     }
     const entries: Entry[] = [];
-    await this.#list({ real: root, shown: path }, request.depth || 1, entries);
+    await this.#list({ real: root, shown: path }, request.depth || 1, entries, work);
     return { entries };
   };
 
   readonly remove: ServiceImpl<typeof Filesystem>["remove"] = async (request, context) => {
-    const { path } = this.#resolve(request.path, context);
+    const { path, work } = this.#resolve(request.path, context);
     if (path === "/") throw new ConnectError("the root cannot be removed", Code.InvalidArgument);
-    await attempt(path, rm(path, { recursive: true, force: true }));
+    await attempt(path, removeTree(path, work));
     return {};
   };
 
@@ -96,13 +99,14 @@ export class FilesystemService implements ServiceImpl<typeof Filesystem> {
     context,
   ) => {
     const { path } = this.#resolve(request.path, context);
-    return { watcherId: await this.#watches.create({ ...request, path }) };
+    return { watcherId: await this.#watches.create({ ...request, path }, context.signal) };
   };
 
   readonly getWatcherEvents: ServiceImpl<typeof Filesystem>["getWatcherEvents"] = async (
     request,
+    context,
   ) => ({
-    events: await this.#watches.take(request.watcherId),
+    events: await this.#watches.take(request.watcherId, new FileWork(context.signal)),
   });
 
   readonly removeWatcher: ServiceImpl<typeof Filesystem>["removeWatcher"] = (request) => {
@@ -110,15 +114,16 @@ export class FilesystemService implements ServiceImpl<typeof Filesystem> {
     return {};
   };
 
-  #resolve(path: string, context: HandlerContext): { path: string; user: User } {
+  #resolve(path: string, context: HandlerContext): { path: string; user: User; work: FileWork } {
     const { accounts, identity } = this.#context;
     const name = userNameOfHeader(context.requestHeader.get("authorization"));
     const user = resolveUser(name, accounts, identity);
-    return { path: resolvePath(path, user, identity.current.defaultWorkdir), user };
+    const resolved = resolvePath(path, user, identity.current.defaultWorkdir);
+    return { path: resolved, user, work: new FileWork(context.signal) };
   }
 
-  async #read(path: string): Promise<Entry> {
-    return await attempt(path, readEntry(path, this.#context.accounts));
+  async #read(path: string, work: FileWork): Promise<Entry> {
+    return await attempt(path, readEntry(path, this.#context.accounts, work));
   }
 
   /** Depth first, by name. Paths keep the prefix that was asked for, though it may be a link. */
@@ -126,37 +131,51 @@ export class FilesystemService implements ServiceImpl<typeof Filesystem> {
     folder: { readonly real: string; readonly shown: string },
     depth: number,
     entries: Entry[],
+    work: FileWork,
   ): Promise<void> {
-    const children: { name: string; isFolder: boolean }[] = [];
-    try {
-      for await (const child of await opendir(folder.real)) {
-        children.push({ name: child.name, isFolder: child.isDirectory() });
-      }
-    } catch (cause) {
-      if (isGone(cause)) return;
+    const children = await readChildren(folder.real, work).catch((cause: unknown) => {
+      if (isGone(cause)) return [];
       throw asConnectError(cause, folder.shown);
-    }
-    children.sort((a, b) => Buffer.compare(Buffer.from(a.name), Buffer.from(b.name)));
-    for (const { name, isFolder } of children) {
-      const below = { real: join(folder.real, name), shown: join(folder.shown, name) };
-      const entry = await this.#readUnlessGone(below.shown);
-      if (entry === undefined) continue;
-      if (entries.length >= entriesMax) {
-        throw new ConnectError(`more than ${entriesMax} entries`, Code.ResourceExhausted);
+    });
+    for (let at = 0; at < children.length; at += readTogether) {
+      const some = children.slice(at, at + readTogether);
+      const read = await Promise.all(
+        some.map(async ({ name }) => await this.#readUnlessGone(join(folder.shown, name), work)),
+      );
+      for (const [index, { name, isFolder }] of some.entries()) {
+        const entry = read[index];
+        if (entry === undefined) continue;
+        if (entries.length >= entriesMax) throw tooMany();
+        entries.push(entry);
+        if (!isFolder || depth === 1) continue;
+        const below = { real: join(folder.real, name), shown: join(folder.shown, name) };
+        await this.#list(below, depth - 1, entries, work);
       }
-      entries.push(entry);
-      if (isFolder && depth > 1) await this.#list(below, depth - 1, entries);
     }
   }
 
-  async #readUnlessGone(path: string): Promise<Entry | undefined> {
+  async #readUnlessGone(path: string, work: FileWork): Promise<Entry | undefined> {
     try {
-      return await readEntry(path, this.#context.accounts);
+      return await readEntry(path, this.#context.accounts, work);
     } catch (cause) {
       if (isGone(cause)) return undefined;
       throw asConnectError(cause, path);
     }
   }
+}
+
+/** By name, in the order of its bytes. @throws system error; ConnectError out_of_range */
+async function readChildren(path: string, work: FileWork): Promise<FolderEntry[]> {
+  const children: FolderEntry[] = [];
+  for await (const child of work.entries(path)) {
+    if (children.length >= entriesMax) throw tooMany();
+    children.push(child);
+  }
+  return children.sort((a, b) => Buffer.compare(Buffer.from(a.name), Buffer.from(b.name)));
+}
+
+function tooMany(): ConnectError {
+  return new ConnectError(`more than ${entriesMax} entries`, Code.OutOfRange);
 }
 
 function isGone(cause: unknown): boolean {

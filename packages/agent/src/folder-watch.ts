@@ -4,14 +4,22 @@
  * A tree is a watch on each of its folders. A folder that appears later is watched as soon as its
  * creation is reported; whatever was put into it before that is found by looking, so that it is
  * reported late rather than never (and an entry made in that moment possibly twice).
+ *
+ * Looking into a folder takes a thread, and meanwhile more happens. ORDER: reports wait for the one
+ * before, so that each finds the folders by the names they had then.
  */
-import { readdirSync } from "node:fs";
 import { join } from "node:path";
-import { ConnectError } from "@connectrpc/connect";
+import { Code, ConnectError } from "@connectrpc/connect";
 import { type InotifyEvent, inotify } from "@torpor/native";
 import { EventType } from "@torpor/protocol";
+import { systemCode } from "@torpor/std";
+import { FileWork } from "./file-work.ts";
 import type { FolderListener, InotifyHub } from "./inotify-hub.ts";
+import { toWireText } from "./path-name.ts";
 import { asConnectError } from "./system-errors.ts";
+
+/** LIMIT: reports that wait while a folder is looked into. */
+const waitingReportsMax = 16_384;
 
 export interface FolderWatchOptions {
   readonly root: string;
@@ -33,69 +41,122 @@ const typeByMask: readonly (readonly [number, EventType])[] = [
 export class FolderWatch implements FolderListener {
   readonly #hub: InotifyHub;
   readonly #options: FolderWatchOptions;
+  readonly #work = new FileWork();
   /** Folder of each watch, relative to the root, which is "". */
   readonly #folders = new Map<number, string>();
+  readonly #reports: InotifyEvent[] = [];
+  #isBusy = true;
+  #isClosed = false;
 
-  /** @throws ConnectError not_found, invalid_argument */
   constructor(hub: InotifyHub, options: FolderWatchOptions) {
     this.#hub = hub;
     this.#options = options;
+  }
+
+  /** Resolves when it watches. @throws ConnectError not_found, invalid_argument; closed then. */
+  async open(): Promise<void> {
     try {
-      this.#folders.set(hub.add(options.root, this), "");
-      if (options.recursive) this.#addFoldersIn("", false);
+      await this.#addFolder("");
+      if (this.#options.recursive) await this.#addFoldersIn("", false);
     } catch (cause) {
       this.close();
-      throw asConnectError(cause, options.root);
+      throw asConnectError(cause, this.#options.root);
     }
+    this.#isBusy = false;
+    this.#tellReports();
   }
 
   /** Safe to repeat. */
   close(): void {
+    this.#isClosed = true;
+    this.#work.leave();
+    this.#reports.length = 0;
     for (const watch of this.#folders.keys()) this.#hub.remove(watch, this);
     this.#folders.clear();
   }
 
   onEvent(event: InotifyEvent): void {
-    const folder = this.#folders.get(event.watch);
-    if (folder === undefined) return;
-    if (event.mask & inotify.ignored) this.#folders.delete(event.watch);
-    if (event.name === "") {
-      const isRoot = folder === "";
-      if (isRoot && event.mask & inotify.deleteSelf) this.#options.onEvent(EventType.REMOVE, ".");
-      if (isRoot && event.mask & inotify.moveSelf) this.#options.onEvent(EventType.RENAME, ".");
-      return;
+    this.#reports.push(event);
+    if (this.#reports.length > waitingReportsMax) {
+      this.#break(new ConnectError("too many changes at once", Code.DataLoss));
     }
-    const name = join(folder, event.name);
-    for (const [mask, type] of typeByMask) {
-      if (event.mask & mask) this.#options.onEvent(type, name);
-    }
-    if (!this.#options.recursive || !(event.mask & inotify.isFolder)) return;
-    if (event.mask & inotify.movedFrom) this.#forgetTree(name);
-    if (event.mask & (inotify.create | inotify.movedTo)) this.#addTree(name, true);
+    this.#tellReports();
   }
 
   onBroken(error: ConnectError): void {
     this.#folders.clear();
+    this.#break(error);
+  }
+
+  #break(error: ConnectError): void {
+    if (this.#isClosed) return;
+    this.close();
     this.#options.onBroken(error);
   }
 
-  #addTree(name: string, report: boolean): void {
-    try {
-      this.#folders.set(this.#hub.add(join(this.#options.root, name), this), name);
-      this.#addFoldersIn(name, report);
-    } catch (cause) {
-      const error = asConnectError(cause, name);
-      // One that vanished again has been reported as removed; anything else leaves a hole.
-      if (!isGone(cause)) this.#options.onBroken(error);
+  #tellReports(): void {
+    while (!this.#isBusy) {
+      const report = this.#reports.shift();
+      if (report === undefined) return;
+      const looking = this.#tell(report);
+      if (looking === undefined) continue;
+      this.#isBusy = true;
+      void this.#waitFor(looking);
     }
   }
 
-  #addFoldersIn(folder: string, report: boolean): void {
-    const entries = readdirSync(join(this.#options.root, folder), { withFileTypes: true });
-    for (const entry of entries) {
+  async #waitFor(looking: Promise<void>): Promise<void> {
+    try {
+      await looking;
+      this.#isBusy = false;
+      this.#tellReports();
+    } catch (cause) {
+      // What was not told leaves a hole.
+      this.#break(asConnectError(cause, this.#options.root));
+    }
+  }
+
+  /** A promise where the report makes it look into a folder. */
+  #tell(event: InotifyEvent): Promise<void> | undefined {
+    const folder = this.#folders.get(event.watch);
+    if (folder === undefined) return undefined;
+    if (event.mask & inotify.ignored) this.#folders.delete(event.watch);
+    if (event.name.length === 0) {
+      const isRoot = folder === "";
+      if (isRoot && event.mask & inotify.deleteSelf) this.#options.onEvent(EventType.REMOVE, ".");
+      if (isRoot && event.mask & inotify.moveSelf) this.#options.onEvent(EventType.RENAME, ".");
+      return undefined;
+    }
+    const name = join(folder, toWireText(event.name));
+    for (const [mask, type] of typeByMask) {
+      if (event.mask & mask) this.#options.onEvent(type, name);
+    }
+    if (!this.#options.recursive || !(event.mask & inotify.isFolder)) return undefined;
+    if (event.mask & inotify.movedFrom) this.#forgetTree(name);
+    return event.mask & (inotify.create | inotify.movedTo) ? this.#addTree(name, true) : undefined;
+  }
+
+  async #addFolder(name: string): Promise<void> {
+    const watch = await this.#hub.add(join(this.#options.root, name), this, this.#work);
+    if (this.#isClosed) this.#hub.remove(watch, this);
+    else this.#folders.set(watch, name);
+  }
+
+  async #addTree(name: string, report: boolean): Promise<void> {
+    try {
+      await this.#addFolder(name);
+      await this.#addFoldersIn(name, report);
+    } catch (cause) {
+      // One that vanished again has been reported as removed.
+      if (systemCode(cause) !== "ENOENT" && systemCode(cause) !== "ENOTDIR") throw cause;
+    }
+  }
+
+  async #addFoldersIn(folder: string, report: boolean): Promise<void> {
+    for await (const entry of this.#work.entries(join(this.#options.root, folder))) {
       const name = join(folder, entry.name);
       if (report) this.#options.onEvent(EventType.CREATE, name);
-      if (entry.isDirectory()) this.#addTree(name, report);
+      if (entry.isFolder) await this.#addTree(name, report);
     }
   }
 
@@ -106,8 +167,4 @@ export class FolderWatch implements FolderListener {
       this.#hub.remove(watch, this);
     }
   }
-}
-
-function isGone(cause: unknown): boolean {
-  return cause instanceof Error && "code" in cause && /^(ENOENT|ENOTDIR)$/.test(String(cause.code));
 }

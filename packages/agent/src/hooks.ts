@@ -18,7 +18,7 @@ import { Deadline, type Logger, systemCode } from "@torpor/std";
 import type { User } from "./accounts.ts";
 import type { AgentConfig, hookMoments } from "./config.ts";
 import type { Identity } from "./identity.ts";
-import { type LaunchContext, launch } from "./launch.ts";
+import { type LaunchContext, launchUnchecked } from "./launch.ts";
 import { LogBudget } from "./log-budget.ts";
 import { ManagedProcess } from "./process.ts";
 import type { UserEnvironment } from "./user-environment.ts";
@@ -142,7 +142,7 @@ export class Hooks {
       stdin: false,
       terminal: undefined,
     };
-    const launched = await launch(request, this.#context);
+    const launched = await launchUnchecked(request, this.#context);
     return await watch(new ManagedProcess(launched, processContext), deadline);
   }
 }

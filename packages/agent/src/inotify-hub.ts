@@ -19,6 +19,8 @@ import {
   parseInotify,
   removeInotifyWatch,
 } from "@torpor/native";
+import type { FileWork } from "./file-work.ts";
+import { toDiskPath } from "./path-name.ts";
 
 /** The same for all, because asking for another set of events would replace the first. */
 const mask =
@@ -42,23 +44,48 @@ export interface FolderListener {
 interface Line {
   readonly fd: number;
   readonly cat: ChildProcess;
+  /** Folders that are being added, each in a thread that uses the descriptor. */
+  adding: number;
 }
+
+/** LIMIT: events of folders that are being added. */
+const earlyEventsMax = 16_384;
 
 export class InotifyHub {
   readonly #listeners = new Map<number, Set<FolderListener>>();
   /** SNAPSHOT: descriptor, `cat` and watches are in the same snapshot and go on after a restore. */
   #line: Line | undefined;
+  /** Events of watches that the kernel has made and nobody here has heard of yet. */
+  #early: InotifyEvent[] = [];
+  /** Watches that were given back; the kernel tells when it has done with each. */
+  readonly #removed = new Set<number>();
 
-  /** @returns the number of the watch. @throws system error ENOENT, ENOTDIR, ENOSPC */
-  add(path: string, listener: FolderListener): number {
-    this.#line ??= this.#open();
+  /**
+   * @returns the number of the watch.
+   * @throws system error ENOENT, ENOTDIR, ENOSPC; ConnectError canceled when whoever asked has gone
+   */
+  async add(path: string, listener: FolderListener, work: FileWork): Promise<number> {
+    const give = (watch: number): void => this.remove(watch, listener);
+    return await work.run(async () => await this.#add(path, listener), give);
+  }
+
+  async #add(path: string, listener: FolderListener): Promise<number> {
+    const line = (this.#line ??= this.#open());
+    line.adding += 1;
     try {
-      const watch = addInotifyWatch(this.#line.fd, path, mask);
+      const watch = await addInotifyWatch(line.fd, toDiskPath(path), mask);
+      if (this.#line !== line) throw new ConnectError("watching has ended", Code.Aborted);
       const listeners = this.#listeners.get(watch) ?? new Set();
       this.#listeners.set(watch, listeners.add(listener));
+      const early = this.#early.filter((event) => event.watch === watch);
+      this.#early = this.#early.filter((event) => event.watch !== watch);
+      for (const event of early) this.#dispatch(event);
       return watch;
     } finally {
-      this.#closeIfUnused();
+      line.adding -= 1;
+      if (line.adding === 0) this.#early = [];
+      if (this.#line === line) this.#closeIfUnused();
+      else if (line.adding === 0) closeSync(line.fd);
     }
   }
 
@@ -67,6 +94,7 @@ export class InotifyHub {
     const listeners = this.#listeners.get(watch);
     if (listeners?.delete(listener) !== true || listeners.size > 0) return;
     this.#listeners.delete(watch);
+    this.#removed.add(watch);
     if (this.#line !== undefined) removeInotifyWatch(this.#line.fd, watch);
     this.#closeIfUnused();
   }
@@ -74,12 +102,12 @@ export class InotifyHub {
   #open(): Line {
     const fd = openInotify();
     const cat = spawn("cat", [], { stdio: [fd, "pipe", "ignore"] });
-    const line = { fd, cat };
+    const line: Line = { fd, cat, adding: 0 };
     let rest: Buffer = Buffer.alloc(0);
     cat.stdout?.on("data", (bytes: Buffer) => {
       const parsed = parseInotify(rest.length === 0 ? bytes : Buffer.concat([rest, bytes]));
       rest = parsed.rest;
-      for (const event of parsed.events) this.#dispatch(event);
+      for (const event of parsed.events) if (this.#line === line) this.#dispatch(event);
     });
     const onEnd = (): void => {
       if (this.#line === line) this.#break("watching has ended unexpectedly");
@@ -94,26 +122,48 @@ export class InotifyHub {
       this.#break("the kernel dropped file events: too many at once");
       return;
     }
-    for (const listener of this.#listeners.get(event.watch) ?? []) listener.onEvent(event);
+    const listeners = this.#listeners.get(event.watch);
+    if (listeners === undefined) {
+      this.#keepIfEarly(event);
+      return;
+    }
+    for (const listener of listeners) listener.onEvent(event);
     if (event.mask & inotify.ignored) {
       this.#listeners.delete(event.watch);
       this.#closeIfUnused();
     }
   }
 
+  #keepIfEarly(event: InotifyEvent): void {
+    if (this.#removed.has(event.watch)) {
+      if (event.mask & inotify.ignored) this.#removed.delete(event.watch);
+      return;
+    }
+    if ((this.#line?.adding ?? 0) === 0) return;
+    this.#early.push(event);
+    if (this.#early.length > earlyEventsMax) this.#break("too many file events at once");
+  }
+
   #break(reason: string): void {
     const listeners = new Set([...this.#listeners.values()].flatMap((set) => [...set]));
-    const error = new ConnectError(reason, Code.Internal);
-    for (const listener of listeners) listener.onBroken(error);
+    const error = new ConnectError(reason, Code.DataLoss);
     this.#listeners.clear();
-    this.#closeIfUnused();
+    this.#close();
+    for (const listener of listeners) listener.onBroken(error);
   }
 
   #closeIfUnused(): void {
-    if (this.#listeners.size > 0 || this.#line === undefined) return;
-    const { fd, cat } = this.#line;
+    if (this.#listeners.size === 0 && this.#line?.adding === 0) this.#close();
+  }
+
+  #close(): void {
+    if (this.#line === undefined) return;
+    const { fd, cat, adding } = this.#line;
     this.#line = undefined;
-    closeSync(fd);
+    this.#early = [];
+    this.#removed.clear();
+    // A thread that adds a folder uses the descriptor, and closes it when it is the last.
+    if (adding === 0) closeSync(fd);
     cat.kill("SIGKILL");
   }
 }

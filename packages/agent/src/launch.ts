@@ -13,7 +13,6 @@
  */
 import { type ChildProcess, type StdioOptions, spawn } from "node:child_process";
 import { closeSync, constants, existsSync, fchownSync } from "node:fs";
-import { access, stat } from "node:fs/promises";
 import { Socket } from "node:net";
 import { posix } from "node:path";
 import { Code, ConnectError } from "@connectrpc/connect";
@@ -21,8 +20,10 @@ import { openPipe, openPty, resizePty } from "@torpor/native";
 import { systemCode } from "@torpor/std";
 import type { User } from "./accounts.ts";
 import type { Gate } from "./gate.ts";
+import { access, stat, within } from "./launch-checks.ts";
 import { PtyStream } from "./pty-stream.ts";
 import type { QuietTimers } from "./quiet-timers.ts";
+import { isOnDisk } from "./root-disk.ts";
 import type { FamilyCgroup, UserCgroup } from "./user-cgroup.ts";
 
 const shell = "/bin/sh";
@@ -77,8 +78,19 @@ export interface Terminal {
 
 /** @throws ConnectError invalid_argument, resource_exhausted, unavailable */
 export async function launch(request: LaunchRequest, context: LaunchContext): Promise<Launched> {
-  await checkFolder(request.cwd);
-  await checkExecutable(request);
+  const checks = checkFolder(request.cwd).then(async () => await checkExecutable(request));
+  await within(checks, context.timers);
+  return await launchUnchecked(request, context);
+}
+
+/**
+ * Starts what is known to be there. Waits for no thread of the pool.
+ * @throws as `launch`
+ */
+export async function launchUnchecked(
+  request: LaunchRequest,
+  context: LaunchContext,
+): Promise<Launched> {
   try {
     return await spawnInto(request, context);
   } catch (cause) {
@@ -211,7 +223,7 @@ function becomeUser(user: User): Become {
 async function checkFolder(cwd: string): Promise<void> {
   const stats = await stat(cwd).catch((cause: unknown) => {
     if (systemCode(cause) === "ENOENT") return undefined;
-    throw new ConnectError(`cwd '${cwd}' cannot be used`, Code.InvalidArgument, {}, [], cause);
+    return refuseFolder(cwd)(cause);
   });
   if (stats === undefined) {
     throw new ConnectError(`cwd '${cwd}' does not exist`, Code.InvalidArgument);
@@ -219,6 +231,15 @@ async function checkFolder(cwd: string): Promise<void> {
   if (!stats.isDirectory()) {
     throw new ConnectError(`cwd '${cwd}' is not a directory`, Code.InvalidArgument);
   }
+  // The spawn goes there with the agent standing still: a server that is dead shall be noticed here.
+  if (!isOnDisk(stats)) await access(cwd, constants.X_OK).catch(refuseFolder(cwd));
+}
+
+function refuseFolder(cwd: string): (cause: unknown) => never {
+  return (cause) => {
+    if (cause instanceof ConnectError) throw cause;
+    throw new ConnectError(`cwd '${cwd}' cannot be used`, Code.InvalidArgument, {}, [], cause);
+  };
 }
 
 /** Finds the command as `exec` will, so that a missing one is an error of Start and not exit 127. */
@@ -235,7 +256,10 @@ async function checkExecutable(request: LaunchRequest): Promise<void> {
     : (env["PATH"] ?? "").split(":").map((folder) => posix.resolve(cwd, folder, command));
   let denied = false;
   for (const candidate of candidates) {
-    const stats = await stat(candidate).catch(() => undefined);
+    const stats = await stat(candidate).catch((cause: unknown) => {
+      if (cause instanceof ConnectError) throw cause;
+      return undefined;
+    });
     if (stats === undefined) continue;
     const runnable = stats.isFile() && (await isExecutable(candidate));
     if (runnable) return;

@@ -3,9 +3,13 @@
  *
  * Each upload replaces the whole set, so a file uploaded without any has none afterwards.
  */
+import type { Stats } from "node:fs";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { IncomingHttpHeaders } from "node:http";
-import { readXattrs, removeXattr, writeXattr } from "@torpor/native";
+import { type Xattr, hasXattrs, readXattrs, removeXattr, writeXattr } from "@torpor/native";
+import type { FileWork } from "./file-work.ts";
+import { toDiskPath } from "./path-name.ts";
+import { isOnDisk } from "./root-disk.ts";
 
 const headerPrefix = "x-metadata-";
 const attributePrefix = "user.e2b.";
@@ -45,19 +49,37 @@ export function parseMetadata(headers: IncomingHttpHeaders): Metadata {
   return metadata;
 }
 
-export function readMetadata(path: string): Metadata {
-  const attributes = readXattrs(path, attributePrefix);
+/** `stats` are those of the file. */
+export async function readMetadata(path: string, stats: Stats, work: FileWork): Promise<Metadata> {
+  // Nearly all have none, and on the disk that is told at once.
+  if (isOnDisk(stats) && !hasXattrs(toDiskPath(path))) return {};
+  const attributes = await readAll(path, work);
   return Object.fromEntries(
-    Array.from(attributes, ([name, value]) => [name.slice(attributePrefix.length), value]),
+    attributes.map(({ name, value }) => [keyOf(name), value.toString("utf8")]),
   );
 }
 
 /** @throws system error: ENOTSUP where the file system keeps no attributes and there are some. */
-export function replaceMetadata(path: string, metadata: Metadata): void {
-  for (const name of readXattrs(path, attributePrefix).keys()) {
-    if (!(name.slice(attributePrefix.length) in metadata)) removeXattr(path, name);
+export async function replaceMetadata(
+  path: string,
+  metadata: Metadata,
+  work: FileWork,
+): Promise<void> {
+  const disk = toDiskPath(path);
+  for (const { name } of await readAll(path, work)) {
+    if (!(keyOf(name) in metadata)) await work.run(() => removeXattr(disk, name));
   }
   for (const [key, value] of Object.entries(metadata)) {
-    writeXattr(path, `${attributePrefix}${key}`, value);
+    const attribute = { name: Buffer.from(`${attributePrefix}${key}`), value: Buffer.from(value) };
+    await work.run(() => writeXattr(disk, attribute, true));
   }
+}
+
+async function readAll(path: string, work: FileWork): Promise<readonly Xattr[]> {
+  const options = { follow: true, prefix: attributePrefix };
+  return await work.run(() => readXattrs(toDiskPath(path), options));
+}
+
+function keyOf(name: Buffer): string {
+  return name.toString("utf8").slice(attributePrefix.length);
 }

@@ -1,8 +1,8 @@
 /** Makes a folder and the missing ones above it, each owned by the user it is made for. */
-import { chown, mkdir, stat } from "node:fs/promises";
 import { dirname } from "node:path";
 import { systemCode } from "@torpor/std";
 import type { User } from "./accounts.ts";
+import type { FileWork } from "./file-work.ts";
 
 const folderMode = 0o755;
 
@@ -10,25 +10,25 @@ const folderMode = 0o755;
  * A folder that exists is left as it is; a race for the same folder is no failure.
  * @throws system error: EEXIST or ENOTDIR when something on the way is no folder.
  */
-export async function makeOwnedFolder(path: string, user: User): Promise<void> {
-  const made = await tryMake(path);
+export async function makeOwnedFolder(path: string, user: User, work: FileWork): Promise<void> {
+  const made = await tryMake(path, work);
   if (made === "exists") {
-    if (!(await stat(path)).isDirectory()) {
+    if (!(await work.stat(path)).isDirectory()) {
       throw Object.assign(new TypeError(`not a directory, '${path}'`), { code: "ENOTDIR" });
     }
     return;
   }
   if (made === "noParent") {
-    await makeOwnedFolder(dirname(path), user);
-    await makeOwnedFolder(path, user);
+    await makeOwnedFolder(dirname(path), user, work);
+    await makeOwnedFolder(path, user, work);
     return;
   }
-  await chown(path, user.uid, user.gid);
+  await work.chown(path, user.uid, user.gid);
 }
 
-async function tryMake(path: string): Promise<"made" | "exists" | "noParent"> {
+async function tryMake(path: string, work: FileWork): Promise<"made" | "exists" | "noParent"> {
   try {
-    await mkdir(path, folderMode);
+    await work.mkdir(path, folderMode);
     return "made";
   } catch (cause) {
     if (systemCode(cause) === "EEXIST") return "exists";

@@ -95,7 +95,7 @@ const steps: readonly Step<Preparation>[] = [
       if (cgroup === undefined) return;
       held.defer(() => cgroup.thaw());
       await cgroup.freeze(deadline);
-      preparation.processesFrozen = await cgroup.processCount();
+      preparation.processesFrozen = cgroup.processCount();
     },
   },
   {

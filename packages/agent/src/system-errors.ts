@@ -32,6 +32,7 @@ const statusByCode = new Map<Code, number>([
   [Code.PermissionDenied, 403],
   [Code.NotFound, 404],
   [Code.ResourceExhausted, 507],
+  [Code.Aborted, 503],
   [Code.Unavailable, 503],
 ]);
 

@@ -5,9 +5,20 @@
  * Children join theirs themselves, before they run anything of the user's, through a descriptor that
  * the agent opened: permission is checked at opening, so a child that is not root may join too. A child
  * that joins while the folder is frozen stops there and runs on when it is thawed.
+ *
+ * All calls are synchronous: the files are the kernel's, so nothing is waited for, and a pause needs no
+ * thread of the pool, whatever hangs there.
  */
-import { closeSync, mkdtempSync, openSync, rmdirSync, writeFileSync } from "node:fs";
-import { open, readFile, readdir, stat } from "node:fs/promises";
+import {
+  closeSync,
+  existsSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  readdirSync,
+  rmdirSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { type Deadline, systemCode } from "@torpor/std";
 
@@ -26,9 +37,8 @@ export class UserCgroup {
   }
 
   /** Undefined where the folder is missing or has no freezer. */
-  static async open(folder: string): Promise<UserCgroup | undefined> {
-    const found = await stat(join(folder, "cgroup.freeze")).catch(() => undefined);
-    return found === undefined ? undefined : new UserCgroup(folder);
+  static open(folder: string): UserCgroup | undefined {
+    return existsSync(join(folder, "cgroup.freeze")) ? new UserCgroup(folder) : undefined;
   }
 
   /** A folder for one process and its descendants. @throws system error */
@@ -47,7 +57,7 @@ export class UserCgroup {
    */
   async freeze(deadline: Deadline): Promise<void> {
     this.#write("1");
-    while (!(await this.#isFrozen())) {
+    while (!this.#isFrozen()) {
       deadline.check();
       await deadline.sleep(pollMs);
     }
@@ -59,8 +69,8 @@ export class UserCgroup {
   }
 
   /** Processes inside, those in folders below included. */
-  async processCount(): Promise<number> {
-    return await countProcesses(this.#folder);
+  processCount(): number {
+    return countProcesses(this.#folder);
   }
 
   /** One that is not empty is tried again later: those in it go on. */
@@ -72,15 +82,12 @@ export class UserCgroup {
     }
   }
 
-  /** A kernel file, so nothing is waited for; the thread pool would only add to every wake. */
   #write(value: "0" | "1"): void {
     writeFileSync(join(this.#folder, "cgroup.freeze"), value);
   }
 
-  async #isFrozen(): Promise<boolean> {
-    // A new handle each time: the kernel file is small and must be read from its start.
-    await using events = await open(join(this.#folder, "cgroup.events"));
-    return /^frozen 1$/m.test(await events.readFile("utf8"));
+  #isFrozen(): boolean {
+    return /^frozen 1$/m.test(readFileSync(join(this.#folder, "cgroup.events"), "utf8"));
   }
 }
 
@@ -113,11 +120,11 @@ export class FamilyCgroup implements Disposable {
   }
 }
 
-async function countProcesses(folder: string): Promise<number> {
-  const procs = await readFile(join(folder, "cgroup.procs"), "utf8");
+function countProcesses(folder: string): number {
+  const procs = readFileSync(join(folder, "cgroup.procs"), "utf8");
   let count = procs.split("\n").length - 1;
-  for (const entry of await readdir(folder, { withFileTypes: true })) {
-    if (entry.isDirectory()) count += await countProcesses(join(folder, entry.name));
+  for (const entry of readdirSync(folder, { withFileTypes: true })) {
+    if (entry.isDirectory()) count += countProcesses(join(folder, entry.name));
   }
   return count;
 }

@@ -4,7 +4,6 @@
  * Both are a `FolderWatch` that fills a bounded queue. A client that does not empty its queue in time
  * loses the watch with an error, never some events in silence.
  */
-import { stat, statfs } from "node:fs/promises";
 import { join } from "node:path";
 import { type MessageInitShape, create } from "@bufbuild/protobuf";
 import { Code, ConnectError, type HandlerContext } from "@connectrpc/connect";
@@ -18,6 +17,7 @@ import type { Accounts } from "./accounts.ts";
 import { readEntry } from "./entry-info.ts";
 import { freshBytes } from "./entropy.ts";
 import { EventQueue } from "./event-queue.ts";
+import { FileWork } from "./file-work.ts";
 import { FolderWatch } from "./folder-watch.ts";
 import { InotifyHub } from "./inotify-hub.ts";
 import type { QuietTimers } from "./quiet-timers.ts";
@@ -87,7 +87,8 @@ export class WatchService {
       keepalive: "keepalive",
       timeoutMs: parseTimeoutMs(context.values.get(timeoutKey)),
     } as const;
-    const watcher = await this.#open(request);
+    const watcher = await this.#open(request, context.signal);
+    const work = new FileWork(context.signal);
     this.#streams.add(watcher);
     context.responseHeader.set("X-Accel-Buffering", "no");
     try {
@@ -97,7 +98,7 @@ export class WatchService {
           yield keepalive;
           continue;
         }
-        const value = await this.#describe(request, change);
+        const value = await this.#describe(request, change, work);
         yield create(WatchDirResponseSchema, { event: { case: "filesystem", value } });
       }
     } finally {
@@ -107,23 +108,23 @@ export class WatchService {
   }
 
   /** @returns the id of the watcher. @throws ConnectError */
-  async create(request: WatchRequest): Promise<string> {
+  async create(request: WatchRequest, signal: AbortSignal): Promise<string> {
     if (this.#watchers.size >= watchersMax) {
-      throw new ConnectError(`more than ${watchersMax} watchers`, Code.ResourceExhausted);
+      throw new ConnectError(`more than ${watchersMax} watchers`, Code.FailedPrecondition);
     }
-    const watcher = await this.#open(request);
+    const watcher = await this.#open(request, signal);
     const id = `w${freshBytes(12).toString("hex")}`;
     this.#watchers.set(id, watcher);
     return id;
   }
 
   /** Takes what has happened since the last call. @throws ConnectError not_found */
-  async take(id: string): Promise<FileEvent[]> {
+  async take(id: string, work: FileWork): Promise<FileEvent[]> {
     const { request, changes, failure } = this.#find(id);
     const error = failure();
     if (error !== undefined) throw error;
     const taken = changes.drain().filter((change) => change !== "keepalive");
-    return await Promise.all(taken.map((change) => this.#describe(request, change)));
+    return await Promise.all(taken.map((change) => this.#describe(request, change, work)));
   }
 
   /** @throws ConnectError not_found */
@@ -139,8 +140,9 @@ export class WatchService {
     return watcher;
   }
 
-  async #open(request: WatchRequest): Promise<Watcher> {
-    await checkWatchable(request);
+  /** `signal` aborts when the client goes before it is open. */
+  async #open(request: WatchRequest, signal: AbortSignal): Promise<Watcher> {
+    await checkWatchable(request, new FileWork(signal));
     const changes: Watcher["changes"] = new EventQueue();
     let failure: ConnectError | undefined;
     const fail = (error: ConnectError): void => {
@@ -153,30 +155,47 @@ export class WatchService {
       recursive: request.recursive,
       onEvent: (type, name) => {
         if (changes.queuedBytes < queuedEventsMax) changes.push({ type, name }, 1);
-        else fail(new ConnectError("too many changes nobody fetched", Code.ResourceExhausted));
+        else fail(new ConnectError("too many changes nobody fetched", Code.DataLoss));
       },
-      onBroken: (error) => queueMicrotask(() => fail(error)),
+      onBroken: fail,
     });
+    const close = (): void => watch.close();
+    signal.addEventListener("abort", close, { once: true });
+    try {
+      await watch.open();
+    } catch (cause) {
+      throw failure ?? cause;
+    } finally {
+      signal.removeEventListener("abort", close);
+    }
     return { request, changes, watch, failure: () => failure };
   }
 
   /** Adds what is there now, for changes after which something should be there. */
-  async #describe(request: WatchRequest, { type, name }: Change): Promise<FileEvent> {
+  async #describe(
+    request: WatchRequest,
+    { type, name }: Change,
+    work: FileWork,
+  ): Promise<FileEvent> {
     if (!request.includeEntry || type === EventType.REMOVE || type === EventType.RENAME) {
       return { type, name };
     }
-    const entry = await readEntry(join(request.path, name), this.#accounts).catch(() => undefined);
+    const path = join(request.path, name);
+    const entry = await readEntry(path, this.#accounts, work).catch(() => undefined);
     return entry === undefined ? { type, name } : { type, name, entry };
   }
 }
 
 /** @throws ConnectError not_found, invalid_argument */
-async function checkWatchable({ path, allowNetworkMounts }: WatchRequest): Promise<void> {
+async function checkWatchable(
+  { path, allowNetworkMounts }: WatchRequest,
+  work: FileWork,
+): Promise<void> {
   try {
-    if (!(await stat(path)).isDirectory()) {
+    if (!(await work.stat(path)).isDirectory()) {
       throw new ConnectError(`path is not a directory: '${path}'`, Code.InvalidArgument);
     }
-    if (!allowNetworkMounts && networkTypes.has((await statfs(path)).type)) {
+    if (!allowNetworkMounts && networkTypes.has((await work.statfs(path)).type)) {
       throw new ConnectError(`path is on a network mount: '${path}'`, Code.InvalidArgument);
     }
   } catch (cause) {

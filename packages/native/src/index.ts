@@ -8,6 +8,7 @@ export {
   pinNeighbour,
   setHardwareAddress,
 } from "./network-device.ts";
+export { type DiskPath } from "./disk-path.ts";
 export { dataRanges, keepsHoles, tryShareBlocks } from "./file-extents.ts";
 export { type ViewEntry, hideFrom, withView } from "./filesystem-view.ts";
 export { type NearNetwork, NearNetworks, nearNetworksOf } from "./near-networks.ts";
@@ -43,7 +44,7 @@ export {
   type TcpConnectionName,
   destroyTcpConnections,
 } from "./socket-diag.ts";
-export { readXattrs, removeXattr, writeXattr } from "./xattr.ts";
+export { type Xattr, hasXattrs, readXattrs, removeXattr, writeXattr } from "./xattr.ts";
 export { type FileLock, tryLockFile } from "./file-lock.ts";
 export {
   type MemoryMapping,

@@ -5,7 +5,8 @@
  * The descriptor is blocking and is meant to be read by a process of its own that copies it into a
  * pipe; `parseInotify` takes those bytes apart.
  */
-import { check, libc } from "./libc.ts";
+import { type DiskPath, terminated } from "./disk-path.ts";
+import { check, lastErrno, libc, systemError } from "./libc.ts";
 
 export const inotify = {
   modify: 0x2,
@@ -30,7 +31,14 @@ const closeOnExec = 0o2_000_000;
 const inotifyInit = libc.func("int inotify_init1(int flags)") as (flags: number) => number;
 const inotifyAddWatch = libc.func(
   "int inotify_add_watch(int fd, const char *path, uint32_t mask)",
-) as (fd: number, path: string, mask: number) => number;
+) as unknown as {
+  async(
+    fd: number,
+    path: DiskPath,
+    mask: number,
+    done: (error: Error | null, watch: number) => void,
+  ): void;
+};
 const inotifyRemoveWatch = libc.func("int inotify_rm_watch(int fd, int watch)") as (
   fd: number,
   watch: number,
@@ -40,8 +48,8 @@ export interface InotifyEvent {
   /** Which watch: the number `addInotifyWatch` returned; -1 when the queue overflowed. */
   readonly watch: number;
   readonly mask: number;
-  /** Name inside the watched folder; empty for the folder itself. */
-  readonly name: string;
+  /** Name inside the watched folder, as it is on disk; empty for the folder itself. */
+  readonly name: Buffer;
 }
 
 /** @throws system error EMFILE when the user has too many. */
@@ -50,11 +58,18 @@ export function openInotify(): number {
 }
 
 /**
- * The same folder gives the same number again.
+ * The same folder gives the same number again. Runs in Node's thread pool, because the way to a folder may
+ * lead over a network mount.
  * @throws system error ENOENT, ENOTDIR, ENOSPC when the user has too many watches.
  */
-export function addInotifyWatch(fd: number, path: string, mask: number): number {
-  return check(inotifyAddWatch(fd, path, mask), "inotify_add_watch");
+export async function addInotifyWatch(fd: number, path: DiskPath, mask: number): Promise<number> {
+  const { promise, resolve, reject } = Promise.withResolvers<number>();
+  inotifyAddWatch.async(fd, terminated(path), mask, (error, watch) => {
+    if (error !== null) reject(error);
+    else if (watch === -1) reject(systemError(lastErrno(), "inotify_add_watch"));
+    else resolve(watch);
+  });
+  return await promise;
 }
 
 /** Removing one that is gone already is a success. */
@@ -70,12 +85,12 @@ export function parseInotify(bytes: Buffer): { events: InotifyEvent[]; rest: Buf
     const nameBytes = bytes.readUInt32LE(at + 12);
     const end = at + headerBytes + nameBytes;
     if (end > bytes.length) break;
-    const padded = bytes.toString("utf8", at + headerBytes, end);
-    const zero = padded.indexOf("\0");
+    const padded = bytes.subarray(at + headerBytes, end);
+    const zero = padded.indexOf(0);
     events.push({
       watch: bytes.readInt32LE(at),
       mask: bytes.readUInt32LE(at + 4),
-      name: zero === -1 ? padded : padded.slice(0, zero),
+      name: Buffer.from(zero === -1 ? padded : padded.subarray(0, zero)),
     });
     at = end;
   }

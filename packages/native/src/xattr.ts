@@ -1,69 +1,129 @@
 /**
  * Extended attributes of files, which Node has no API for.
  *
- * Calls are synchronous: one takes microseconds on a local file system. A file system without
- * attributes reads as having none; writing to it throws ENOTSUP. Links are followed.
+ * Calls run in Node's thread pool, because a network mount may answer late or never. A file system without
+ * attributes reads as having none; writing to it throws ENOTSUP.
  */
-import { check, libc } from "./libc.ts";
-import { systemCode } from "@torpor/std";
+import { constants } from "node:os";
+import { type DiskPath, terminated } from "./disk-path.ts";
+import { lastErrno, libc, systemError } from "./libc.ts";
 
 /** LIMIT: the kernel's own bounds on one value and on the list of names (XATTR_SIZE_MAX, XATTR_LIST_MAX). */
 const bytesMax = 65_536;
+const { ENODATA, ENOTSUP } = constants.errno;
 
-const listXattr = libc.func("long listxattr(const char *path, void *list, size_t bytes)") as (
-  path: string,
-  list: Buffer,
-  bytes: number,
-) => number;
-const getXattr = libc.func(
-  "long getxattr(const char *path, const char *name, void *value, size_t bytes)",
-) as (path: string, name: string, value: Buffer, bytes: number) => number;
-const setXattrRaw = libc.func(
-  "int setxattr(const char *path, const char *name, void *value, size_t bytes, int flags)",
-) as (path: string, name: string, value: Buffer, bytes: number, flags: number) => number;
-const removeXattrRaw = libc.func("int removexattr(const char *path, const char *name)") as (
-  path: string,
-  name: string,
-) => number;
+export interface Xattr {
+  readonly name: Buffer;
+  readonly value: Buffer;
+}
 
-/**
- * Scratch space for names and values.
- * SNAPSHOT: overwritten by each call and read only within it; nothing is carried across a cut.
- */
-let scratch: Buffer | undefined;
+/** Of a symbolic link: those of what it leads to, or its own. */
+export interface XattrOptions {
+  readonly follow: boolean;
+  /** Only those whose name starts so. */
+  readonly prefix?: string;
+}
 
-/** Every attribute whose name starts with `prefix`, by its full name, as UTF-8 text. */
-export function readXattrs(path: string, prefix: string): Map<string, string> {
-  scratch ??= Buffer.alloc(bytesMax);
-  const found = new Map<string, string>();
-  for (const name of listNames(path, scratch)) {
-    if (!name.startsWith(prefix)) continue;
-    const length = getXattr(path, name, scratch, bytesMax);
-    if (length >= 0) found.set(name, scratch.toString("utf8", 0, length));
+type Done = (error: Error | null, result: number) => void;
+interface Call<Arguments extends readonly unknown[]> {
+  (...args: Arguments): number;
+  async(...args: [...Arguments, Done]): void;
+}
+type ListCall = Call<[DiskPath, Buffer | null, number]>;
+type GetCall = Call<[DiskPath, DiskPath, Buffer, number]>;
+type SetCall = Call<[DiskPath, DiskPath, Buffer, number, number]>;
+type RemoveCall = Call<[DiskPath, DiskPath]>;
+
+const calls = { true: declare(""), false: declare("l") };
+
+/** Whether a file has any; links are followed. Looks at once, so not on a mount that may hang. */
+export function hasXattrs(path: DiskPath): boolean {
+  return calls.true.list(terminated(path), null, 0) > 0;
+}
+
+/** Every attribute, in the order of the kernel. */
+export async function readXattrs(path: DiskPath, options: XattrOptions): Promise<readonly Xattr[]> {
+  const { list, get } = calls[`${options.follow}`];
+  const disk = terminated(path);
+  // Most files have none: asking for the size alone takes no memory.
+  if ((await result((done) => list.async(disk, null, 0, done))) <= 0) return [];
+  const room = Buffer.allocUnsafe(bytesMax);
+  const length = await result((done) => list.async(disk, room, bytesMax, done));
+  const names = splitNames(room.subarray(0, Math.max(0, length)));
+  const found: Xattr[] = [];
+  for (const name of names) {
+    if (!name.toString("latin1").startsWith(options.prefix ?? "")) continue;
+    const bytes = await result((done) => get.async(disk, terminated(name), room, bytesMax, done));
+    if (bytes >= 0) found.push({ name, value: Buffer.from(room.subarray(0, bytes)) });
   }
   return found;
 }
 
 /** @throws system error: ENOTSUP, ENOSPC, EPERM */
-export function writeXattr(path: string, name: string, value: string): void {
-  const bytes = Buffer.from(value, "utf8");
-  check(setXattrRaw(path, name, bytes, bytes.length, 0), "setxattr");
+export async function writeXattr(path: DiskPath, attribute: Xattr, follow: boolean): Promise<void> {
+  const { set } = calls[`${follow}`];
+  const { name, value } = attribute;
+  const errno = await failure((done) =>
+    set.async(terminated(path), terminated(name), value, value.length, 0, done),
+  );
+  if (errno !== 0) throw systemError(errno, "setxattr");
 }
 
-/** Removing one that is not there is a success. */
-export function removeXattr(path: string, name: string): void {
-  try {
-    check(removeXattrRaw(path, name), "removexattr");
-  } catch (cause) {
-    if (systemCode(cause) !== "ENODATA" && systemCode(cause) !== "ENOTSUP") throw cause;
+/** Removing one that is not there is a success. Links are followed. @throws system error */
+export async function removeXattr(path: DiskPath, name: Buffer): Promise<void> {
+  const { remove } = calls.true;
+  const errno = await failure((done) => remove.async(terminated(path), terminated(name), done));
+  if (errno !== 0 && errno !== ENODATA && errno !== ENOTSUP) {
+    throw systemError(errno, "removexattr");
   }
 }
 
-function listNames(path: string, into: Buffer): string[] {
-  const length = listXattr(path, into, bytesMax);
-  if (length <= 0) return [];
-  return into
-    .toString("utf8", 0, length)
-    .split("\0")
-    .filter((name) => name !== "");
+function declare(links: "" | "l"): {
+  list: ListCall;
+  get: GetCall;
+  set: SetCall;
+  remove: RemoveCall;
+} {
+  const declared = (text: string): unknown => libc.func(text);
+  return {
+    list: declared(
+      `long ${links}listxattr(const char *path, void *list, size_t bytes)`,
+    ) as ListCall,
+    get: declared(
+      `long ${links}getxattr(const char *path, const char *name, void *value, size_t bytes)`,
+    ) as GetCall,
+    set: declared(
+      `int ${links}setxattr(const char *path, const char *name, void *value, size_t bytes, int flags)`,
+    ) as SetCall,
+    remove: declared(`int ${links}removexattr(const char *path, const char *name)`) as RemoveCall,
+  };
+}
+
+/** What the call returned; -1 for a failure, whatever it was. */
+async function result(begin: (done: Done) => void): Promise<number> {
+  const { promise, resolve, reject } = Promise.withResolvers<number>();
+  begin((error, value) => (error === null ? resolve(value) : reject(error)));
+  return await promise;
+}
+
+/** The number of its error, or 0. */
+async function failure(begin: (done: Done) => void): Promise<number> {
+  const { promise, resolve, reject } = Promise.withResolvers<number>();
+  // The number is that of the call only within its callback.
+  begin((error, value) => {
+    if (error === null) resolve(value === -1 ? lastErrno() : 0);
+    else reject(error);
+  });
+  return await promise;
+}
+
+function splitNames(list: Buffer): Buffer[] {
+  const names: Buffer[] = [];
+  for (let at = 0; at < list.length;) {
+    const end = list.indexOf(0, at);
+    if (end === -1) break;
+    if (end > at) names.push(Buffer.from(list.subarray(at, end)));
+    at = end + 1;
+  }
+  return names;
 }

@@ -55,6 +55,12 @@ const agentNodeFlags: readonly string[] = [
   "--disable-warning=ExperimentalWarning",
 ];
 
+/**
+ * Threads of the agent's pool. Half are for files of clients, a quarter for starting commands
+ * (thread-lane.ts of the agent); one more costs 9 KiB.
+ */
+const agentThreads = 16;
+
 /** Memory kept back from user processes, for the agent and the kernel. */
 const agentReserveMiB = 64;
 
@@ -138,6 +144,7 @@ echo $$ >/sys/fs/cgroup/agent/cgroup.procs
 export PATH=${path} HOME=/root USER=root LANG=C.UTF-8
 cd /
 [ -z "$torpor_emulated" ] || set -- ${emulatedNodeFlags.join(" ")}
+export UV_THREADPOOL_SIZE=${agentThreads}
 exec ${guestLibDir}/node ${agentNodeFlags.join(" ")} "$@" ${guestLibDir}/agent.mjs
 `;
 }

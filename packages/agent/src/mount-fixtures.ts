@@ -1,0 +1,38 @@
+/** Mounts for tests, which only root can make. Each is undone with what it returns. */
+import { execFileSync, spawnSync } from "node:child_process";
+import { closeSync, openSync } from "node:fs";
+
+/** Lays an empty file system in memory over a folder. */
+export function mountMemory(folder: string, sizeBytes: number): Disposable {
+  const options = `size=${sizeBytes},mode=755`;
+  execFileSync("mount", ["-n", "-t", "tmpfs", "-o", options, "test", folder]);
+  return { [Symbol.dispose]: () => void spawnSync("umount", ["-n", "-l", folder]) };
+}
+
+/** A mount that holds all who look at it, until it is disposed of. Undefined where none can be made. */
+export function mountWithoutServer(folder: string): Disposable | undefined {
+  const fd = openFuse();
+  if (fd === undefined) return undefined;
+  const options = "fd=3,rootmode=40000,user_id=0,group_id=0,allow_other";
+  const made = spawnSync("mount", ["-i", "-n", "-t", "fuse", "-o", options, "nobody", folder], {
+    stdio: ["ignore", "ignore", "ignore", fd],
+  });
+  let isOpen = true;
+  const release = (): void => {
+    if (!isOpen) return;
+    isOpen = false;
+    closeSync(fd);
+    spawnSync("umount", ["-i", "-l", folder], { stdio: "ignore" });
+  };
+  if (made.status === 0) return { [Symbol.dispose]: release };
+  release();
+  return undefined;
+}
+
+function openFuse(): number | undefined {
+  try {
+    return openSync("/dev/fuse", "r+");
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,53 @@
+/**
+ * Names of files as text. The kernel takes any bytes but zero and "/" for a name; the wire carries valid
+ * UTF-8 only.
+ *
+ * A byte that belongs to no valid UTF-8 sequence travels as one character of a private range, U+10FE80 to
+ * U+10FEFF for the bytes 0x80 to 0xFF. The bytes of a real character of that range travel in the same
+ * way, so that no two names have the same text, and `toDiskPath` gives the bytes of each text back.
+ * Everything above the system calls works on the text.
+ */
+import { isUtf8 } from "node:buffer";
+
+const escapeBase = 0x10_fe00;
+const firstEscape = escapeBase + 0x80;
+const lastEscape = escapeBase + 0xff;
+/** Every escape begins with this half; few other characters do. */
+const escapeHalf = "\uDBFF";
+
+/** Name or path of the kernel's, as the wire tells it. */
+export function toWireText(bytes: Buffer): string {
+  const text = bytes.toString("utf8");
+  return /[\uFFFD\uDBFF]/.test(text) ? escapeBytes(bytes) : text;
+}
+
+/** Path of the wire's, as system calls take it. */
+export function toDiskPath(path: string): string | Buffer {
+  if (!path.includes(escapeHalf)) return path;
+  const pieces = Array.from(path, (character) => {
+    const code = character.codePointAt(0) ?? 0;
+    const isEscape = code >= firstEscape && code <= lastEscape;
+    return isEscape ? Buffer.of(code - escapeBase) : Buffer.from(character);
+  });
+  return Buffer.concat(pieces);
+}
+
+function escapeBytes(bytes: Buffer): string {
+  let text = "";
+  for (let at = 0; at < bytes.length;) {
+    const character = bytes.subarray(at, at + sequenceBytes(bytes[at] ?? 0));
+    const decoded = isUtf8(character) ? character.toString("utf8") : "";
+    const code = decoded.codePointAt(0);
+    const isPlain = code !== undefined && (code < firstEscape || code > lastEscape);
+    text += isPlain ? decoded : String.fromCodePoint(escapeBase + (bytes[at] ?? 0));
+    at += isPlain ? character.length : 1;
+  }
+  return text;
+}
+
+/** Length of the UTF-8 sequence that a byte begins. */
+function sequenceBytes(lead: number): number {
+  if (lead < 0xc0) return 1;
+  if (lead < 0xe0) return 2;
+  return lead < 0xf0 ? 3 : 4;
+}

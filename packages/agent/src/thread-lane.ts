@@ -1,0 +1,92 @@
+/**
+ * Shares of the thread pool of Node. A file operation occupies a thread until the kernel lets it go, and
+ * on a mount whose server is dead the kernel never does.
+ *
+ * Each kind of work runs in a lane of its own, and all lanes together are narrower than the pool: whatever
+ * hangs in one lane leaves the threads of the others. Measured with Node 24: 12 more threads are 100 KiB
+ * of private memory, a second process would be 10 MiB and a copy of every byte.
+ *
+ * Everything that may touch a path of a client runs in a lane. Compression, writes to terminals and the
+ * kernel files that the agent reads for itself cannot hang, and use the pool directly.
+ */
+import { performance } from "node:perf_hooks";
+import { Code, ConnectError } from "@connectrpc/connect";
+
+/** How long an operation takes that nobody expects to end any more. */
+const hungAfterMs = 10_000;
+
+/** What runs in a lane, from `enter` to `leave`. */
+export interface LaneOperation {
+  /** SNAPSHOT: when it entered, by a clock that stands still in a snapshot. */
+  sinceMs: number;
+  /** Called when a thread is free, with the operation in the lane. */
+  begin(): void;
+}
+
+export class ThreadLane {
+  readonly #name: string;
+  readonly #width: number;
+  readonly #running = new Set<LaneOperation>();
+  readonly #waiting = new Set<LaneOperation>();
+
+  constructor(name: string, width: number) {
+    this.#name = name;
+    this.#width = Math.max(1, Math.floor(width));
+  }
+
+  /** Whether no thread is free. */
+  get isFull(): boolean {
+    return this.#running.size >= this.#width;
+  }
+
+  /**
+   * Begins an operation, at once or when a thread is free.
+   * @throws ConnectError aborted when every thread hangs, unless it `mustRun`, and be it never.
+   */
+  enter(operation: LaneOperation, mustRun = false): void {
+    if (!this.isFull) {
+      this.#begin(operation);
+      return;
+    }
+    if (!mustRun) this.#checkAlive();
+    this.#waiting.add(operation);
+  }
+
+  /** Takes back an operation that has not begun; returns whether it had not. */
+  withdraw(operation: LaneOperation): boolean {
+    return this.#waiting.delete(operation);
+  }
+
+  /** The kernel has let the thread of an operation go. */
+  leave(operation: LaneOperation): void {
+    this.#running.delete(operation);
+    if (this.#waiting.size === 0 || this.isFull) return;
+    const [next] = this.#waiting;
+    if (next === undefined) return;
+    this.#waiting.delete(next);
+    this.#begin(next);
+  }
+
+  #begin(operation: LaneOperation): void {
+    operation.sinceMs = performance.now();
+    this.#running.add(operation);
+    operation.begin();
+  }
+
+  #checkAlive(): void {
+    const hungSinceMs = performance.now() - hungAfterMs;
+    for (const { sinceMs } of this.#running) if (sinceMs > hungSinceMs) return;
+    throw new ConnectError(
+      `${this.#running.size} ${this.#name} hang in this sandbox, perhaps on a mount whose server is gone; unmount it`,
+      Code.Aborted,
+    );
+  }
+}
+
+/** libuv's own default, where the environment says nothing. */
+const poolThreads = Number(process.env["UV_THREADPOOL_SIZE"] ?? 4);
+
+/** Files of clients. */
+export const fileLane = new ThreadLane("file operations", poolThreads / 2);
+/** What is looked at before a command starts. */
+export const startLane = new ThreadLane("starts of commands", poolThreads / 4);
