@@ -11,6 +11,7 @@ const startMs = 60_000;
 const endMs = 30_000;
 const productionMain = fileURLToPath(import.meta.resolve("@torpor/host/main"));
 const supervisorMain = fileURLToPath(import.meta.resolve("@torpor/host/supervisor"));
+const fakeVmMain = fileURLToPath(new URL("fake-vm-daemon.ts", import.meta.url));
 const dyingMain = fileURLToPath(new URL("dying-daemon.ts", import.meta.url));
 
 /** Where in an operation the daemon kills itself. */
@@ -52,6 +53,14 @@ export async function spawnSupervisedDaemon(
   const supervised = await spawnServing(state, [supervisorMain], settings);
   // Killed, it would leave its daemon behind.
   return { ...supervised, [Symbol.asyncDispose]: () => supervised.stop() };
+}
+
+/** The same over fake VMs, which end with it. `TORPOR_CACHE` must hold a template of theirs. */
+export async function spawnFakeVmDaemon(
+  state: StateFolder,
+  settings: Readonly<Record<string, string>>,
+): Promise<DaemonProcess> {
+  return await spawnServing(state, [fakeVmMain], settings);
 }
 
 async function spawnServing(

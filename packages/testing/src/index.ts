@@ -2,6 +2,7 @@ export { type ApiAnswer, DaemonApi, type SandboxInfo } from "./daemon-api.ts";
 export {
   type DaemonProcess,
   type DeathPoint,
+  spawnFakeVmDaemon,
   spawnSupervisedDaemon,
   spawnTestDaemon,
 } from "./daemon-process.ts";

@@ -110,9 +110,14 @@ class Http2Answer implements ClientAnswer {
     // Node's imitation would send its own, and what is wrong with them would be thrown at nobody.
     stream.removeAllListeners("wantTrailers");
     stream.once("wantTrailers", () => this.#sendTrailers());
+    const fields = http2Fields(answerFields(head));
+    // Node takes 205 for a status without a body, and ends it there.
+    const isCut = head.status === 205 && !isWhole;
+    if (isCut) delete fields["content-length"];
+    const endStream = isWhole || isCut;
     stream.respond(
-      { ...http2Fields(answerFields(head)), ":status": head.status },
-      { endStream: isWhole, waitForTrailers: !isWhole },
+      { ...fields, ":status": head.status },
+      { endStream, waitForTrailers: !endStream },
     );
   }
 

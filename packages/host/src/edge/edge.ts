@@ -21,7 +21,7 @@ import { clientAnswerTo } from "./client-answer.ts";
 import { contain } from "./containment.ts";
 import { type EdgeSandbox, Entrance, refusalOf } from "./entrance.ts";
 import { type RequestHead, requestHead } from "./heads.ts";
-import { HttpExchange, type UpgradeWish } from "./http-exchange.ts";
+import { HttpExchange, type UpgradeWish, brokenBody } from "./http-exchange.ts";
 import { SyntaxFault } from "./http-syntax.ts";
 import { isHttp2 } from "./http2.ts";
 import { maskedHost } from "./ingress.ts";
@@ -103,7 +103,8 @@ export class Edge {
     wish: UpgradeWish | undefined,
   ): Promise<void> {
     // A client that hangs up in the middle is no news to anybody.
-    request.on("error", () => undefined);
+    let isBroken = false;
+    request.on("error", () => (isBroken = true));
     response.on("error", () => undefined);
     if (target.kind === "misnamed") {
       sendRefusal(request, response, { status: 400, message: target.message });
@@ -134,6 +135,7 @@ export class Edge {
         sendRefusal(request, response, admission.refusal);
         return;
       }
+      if (isBroken) throw brokenBody();
       const { sandbox, traffic } = admission;
       using uses = new DisposableStack();
       uses.use(sandbox.activity.begin());

@@ -146,6 +146,7 @@ function refused(status: number, sandboxId: string, message: string): Admission 
 /** What a client is told of a failure on the way to the guest. */
 export function refusalOf(cause: unknown, { sandboxId, port }: Visitor): Refusal {
   const { code, rawMessage } = TorporError.from(cause, "guest.unreachable");
+  if (code === "argument.invalid") return { status: 400, sandboxId, message: rawMessage };
   if (code === "deadline.exceeded") {
     return { status: 409, sandboxId, message: "The sandbox is still being paused or woken" };
   }

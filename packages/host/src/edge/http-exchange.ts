@@ -90,6 +90,7 @@ export class HttpExchange implements Exchange, CallEvents {
     using uses = new DisposableStack();
     uses.use(this.#to.traffic.begin(this));
     this.#on(response, "close", () => this.#finish());
+    if (this.#hasBody) this.#on(request, "error", () => this.#fail(brokenBody()));
     if (this.#answer.isGone) return;
     this.#ask();
     try {
@@ -238,4 +239,9 @@ export class HttpExchange implements Exchange, CallEvents {
   #contain(work: () => void | Promise<void>): void {
     contain(work, (cause) => this.#fail(cause));
   }
+}
+
+/** The client's body cannot be read to its end. */
+export function brokenBody(): TorporError {
+  return new TorporError("argument.invalid", "the body of the request is not valid HTTP");
 }

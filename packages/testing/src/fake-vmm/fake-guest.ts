@@ -21,6 +21,7 @@ import {
 } from "@torpor/protocol";
 import { TorporError, parseJson } from "@torpor/std";
 import { type FakeMemory, pageBytes } from "./fake-memory.ts";
+import { openFakeTunnel } from "./fake-tunnel.ts";
 
 export interface GuestMind {
   /** Whether user processes are frozen and no new work is taken. */
@@ -57,6 +58,7 @@ export class FakeGuest {
   constructor(options: FakeGuestOptions) {
     this.#options = options;
     this.#server = createServer((request, response) => void this.#serve(request, response));
+    this.#server.on("connect", openFakeTunnel);
   }
 
   /** @throws system error when the port is taken. */

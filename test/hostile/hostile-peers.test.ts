@@ -1,0 +1,123 @@
+/**
+ * Whatever clients and guests send, the daemon stays, answers each as it should, and mixes nothing up. Each
+ * row of the tables is a case; after each the daemon is asked whether it is the same process, and the
+ * sandbox beside whether it is served as ever.
+ */
+import assert from "node:assert/strict";
+import { after, before, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import { brokenOff, clientCases, fill } from "./client-cases.ts";
+import { askHttp2, describeAnswer, receive, statusesIn } from "./clients.ts";
+import { guestCases } from "./guest-cases.ts";
+import { sayHi } from "./raw-guest.ts";
+import type { ReadRequest } from "./request-reader.ts";
+import { type Rig, type Transport, startRig } from "./rig.ts";
+
+let rig: Rig;
+before(async () => {
+  rig = await startRig();
+});
+after(async () => {
+  await rig[Symbol.asyncDispose]();
+});
+
+const transports: readonly Transport[] = ["plain", "tls"];
+
+function inWords({ method, target, body }: ReadRequest): string {
+  return `${method} ${target} ${body}`;
+}
+
+async function playClient(
+  transport: Transport,
+  text: string,
+  wanted: readonly string[],
+): Promise<void> {
+  const socket = await rig.open(transport);
+  socket.write(text, "latin1");
+  const isCut = wanted.at(-1) === "cut";
+  const count = wanted.length;
+  const { text: seen, isClosed } = await receive(
+    socket,
+    (so) => !isCut && statusesIn(so).length >= count,
+  );
+  await sleep(5); // for what comes too much
+  socket.destroy();
+  const answers = [...statusesIn(seen), ...(isCut && isClosed ? ["cut"] : [])];
+  assert.match(answers.join(" "), new RegExp(`^${wanted.join(" ")}$`));
+}
+
+for (const transport of transports) {
+  for (const { name, text, answers, seen } of clientCases) {
+    test(`a client sends ${name}, ${transport}`, async () => {
+      rig.guest.respond = sayHi;
+      rig.guest.forget();
+      const filled = (one: string): string => fill(one, rig.host, rig.hostileId);
+      await playClient(transport, filled(text), answers);
+      assert.deepEqual(rig.guest.requests.map(inWords).sort(), seen.map(filled).sort());
+      assert.deepEqual(rig.guest.faults, [], "nothing but requests");
+      await rig.checkAlive();
+    });
+  }
+}
+
+test("clients go away in the middle of everything", async () => {
+  rig.guest.respond = () => undefined;
+  for (const transport of transports) {
+    for (const text of brokenOff) {
+      for (const isReset of [true, false]) {
+        const socket = await rig.open(transport);
+        socket.write(fill(text, rig.host, rig.hostileId), "latin1");
+        await sleep(5);
+        if (isReset && transport === "plain") socket.resetAndDestroy();
+        else socket.destroy();
+      }
+    }
+    await rig.checkAlive();
+  }
+  rig.guest.forget();
+});
+
+for (const { name, answer, http1, http2 = http1, upgrade } of guestCases) {
+  test(`a guest answers with ${name}`, async () => {
+    rig.guest.forget();
+    rig.guest.respond = (socket) => socket.end(answer, "latin1");
+    const session = rig.openHttp2();
+    assert.match(await askHttp2(session, "/by-2"), new RegExp(`^(?:${http2})$`));
+    session.destroy();
+    for (const transport of transports) {
+      for (const more of ["", "Connection: upgrade\r\nUpgrade: websocket\r\n"]) {
+        const socket = await rig.open(transport);
+        const close = more === "" ? "Connection: close\r\n" : "";
+        socket.write(`GET /a HTTP/1.1\r\nHost: ${rig.host}\r\n${close}${more}\r\n`);
+        const { text } = await receive(socket, () => false);
+        socket.destroy();
+        const wanted = more === "" ? http1 : (upgrade ?? http1);
+        assert.match(describeAnswer(text), new RegExp(`^(?:${wanted})$`));
+      }
+    }
+    await rig.checkAlive();
+  });
+}
+
+test("an answer of each kind leaves nothing behind for the next client", async () => {
+  for (const { name, answer } of guestCases) {
+    rig.guest.forget();
+    let answered = 0;
+    rig.guest.respond = (socket, request) => {
+      answered += 1;
+      if (answered > 1) sayHi(socket, request);
+      else socket.write(answer, "latin1");
+    };
+    const first = await rig.open("plain");
+    first.write(`GET /first HTTP/1.1\r\nHost: ${rig.host}\r\n\r\n`);
+    first.resume();
+    await sleep(10); // some of the answers never end
+    const second = await rig.open("plain");
+    second.write(`GET /second HTTP/1.1\r\nHost: ${rig.host}\r\nConnection: close\r\n\r\n`);
+    const { text } = await receive(second, () => false);
+    assert.equal(describeAnswer(text), "200 hi /second", name);
+    first.destroy();
+    second.destroy();
+  }
+  await rig.checkAlive();
+});
