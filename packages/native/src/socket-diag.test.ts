@@ -143,6 +143,43 @@ test(
 );
 
 test(
+  "connections that no program has accepted are destroyed, half open or whole",
+  asRoot,
+  async () => {
+    await using machines = await startMachines();
+    const { namespace, guest, outside } = machines;
+    // With TCP_DEFER_ACCEPT a connection stays in SYN_RECV until its first byte.
+    await guest.ask(
+      "server = listen('::', socket.AF_INET6);" +
+        "server.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 60)",
+    );
+    await outside.ask("silent = [connect('10.9.0.1') for _ in range(20)]");
+    await outside.ask("speaking = [connect('10.9.0.1') for _ in range(20)]");
+    await outside.ask("for one in speaking: one.send(b'before')");
+    const inState = (code: string): string =>
+      `sum(line.split()[3] == '${code}' for line in open('/proc/self/net/tcp6'))`;
+    assert.equal(await guest.ask("", inState("03")), 20, "SYN_RECV");
+    assert.equal(await guest.ask("", inState("01")), 20, "ESTABLISHED");
+    assert.equal(destroyIn(namespace), 40);
+    assert.equal(await guest.ask("", inState("03")), 0);
+    const reset = Array<string>(20).fill("ECONNRESET");
+    assert.deepEqual(await outside.ask("", "[state(one) for one in speaking]"), reset);
+    // The far end of a half open one hears of it with its first byte.
+    await outside.ask("for one in silent: one.send(b'late')");
+    assert.deepEqual(await outside.ask("", "[state(one) for one in silent]"), reset);
+    await outside.ask("fresh = connect('10.9.0.1'); fresh.send(b'after')");
+    await guest.ask("server.settimeout(10); queue = [server.accept()[0] for _ in range(21)]");
+    // Last words come first, as of any peer that goes away.
+    const words = "[one.recv(10).decode() for one in queue]";
+    assert.deepEqual(await guest.ask("", words), [...Array<string>(20).fill("before"), "after"]);
+    assert.deepEqual(await guest.ask("", "[state(one) for one in queue]"), [
+      ...Array<string>(20).fill("ECONNABORTED"),
+      "EAGAIN",
+    ]);
+  },
+);
+
+test(
   "loopback, the own address, who listens and the one that is named are spared",
   asRoot,
   async () => {
