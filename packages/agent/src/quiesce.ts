@@ -85,6 +85,7 @@ const steps: readonly Step<Preparation>[] = [
       const { tracker, held } = preparation;
       held.defer(() => tracker.cancel());
       preparation.connections = tracker.prepareForSnapshot();
+      await tracker.settled();
     },
   },
   {

@@ -25,6 +25,7 @@ import type { ServerHttp2Session } from "node:http2";
 import type { Socket } from "node:net";
 import { performance } from "node:perf_hooks";
 import type { TLSSocket } from "node:tls";
+import type { Closings, Manner } from "./closings.ts";
 import { type Exchanges, Http1Exchanges, Http2Exchanges } from "./exchanges.ts";
 
 /**
@@ -51,6 +52,8 @@ export interface ConnectionInfo {
 export interface ConnectionOptions {
   readonly generation: number;
   readonly encrypted: boolean;
+  /** Where its socket is closed. */
+  readonly closings: Closings;
   /** Whether every answer on this connection is to be its last. */
   isDraining(connection: Connection): boolean;
   /** Called once, when the socket has emitted "close". */
@@ -131,17 +134,21 @@ export class Connection {
 
   /**
    * Closes a connection with nothing in flight: an HTTP/1 socket before this call returns, an HTTP/2
-   * session as soon as GOAWAY is written.
+   * session as soon as GOAWAY is written. The peer reads an orderly end.
    */
   hangUp(): void {
     this.#enter("closed");
-    this.#exchanges.hangUp();
+    if (!this.#exchanges.sayGoodbye()) this.#destroy("close");
   }
 
-  /** Closes the socket before this call returns. Safe to repeat. */
+  /**
+   * Destroys the socket before this call returns, and has it reset: what was written and not
+   * acknowledged is not sent again. Safe to repeat.
+   */
   destroy(): void {
     this.#enter("closed");
-    this.#socket.destroy();
+    this.#destroy("reset");
+    this.#exchanges.abandon();
   }
 
   /** Removes every listener of this package from the sockets and what they carry. */
@@ -150,6 +157,11 @@ export class Connection {
     this.#transport.off("error", ignoreError);
     this.#transport.off("close", this.#onTransportClose);
     this.#secured?.off("error", ignoreError);
+  }
+
+  #destroy(manner: Manner): void {
+    this.#options.closings.defer(this.#transport, this.#socket, manner);
+    this.#socket.destroy();
   }
 
   /** The socket that carries HTTP. Destroying it destroys the one below it too. */

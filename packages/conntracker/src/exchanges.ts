@@ -24,8 +24,13 @@ export interface Exchanges {
   withdrawEnd(): void;
   /** Ends the connection, with nothing pending, once everything answered has been sent. */
   end(): void;
-  /** Closes the connection, with nothing pending and nothing to be sent but the announcement. */
-  hangUp(): void;
+  /**
+   * Announces the end and closes the connection behind it, with nothing pending. False when the
+   * protocol has no words for that now: the caller destroys the socket.
+   */
+  sayGoodbye(): boolean;
+  /** Ends what the protocol still holds, after the socket was destroyed. */
+  abandon(): void;
   /** Stops listening to the pending exchanges. */
   release(): void;
 }
@@ -121,8 +126,12 @@ export class Http1Exchanges implements Exchanges {
     else this.#socket.end();
   }
 
-  hangUp(): void {
-    this.#socket.destroy();
+  sayGoodbye(): boolean {
+    return false;
+  }
+
+  abandon(): void {
+    return;
   }
 
   release(): void {
@@ -171,11 +180,16 @@ export class Http2Exchanges implements Exchanges {
    * GOAWAY is written in the next turn of the event loop, and the socket is closed right behind it.
    * A peer that has just sent a request learns from GOAWAY that the request was not looked at.
    */
-  hangUp(): void {
-    const alreadyAnnounced = this.#session.closed || this.#session.destroyed;
+  sayGoodbye(): boolean {
+    if (this.#session.closed || this.#session.destroyed) return false;
     this.#session.close();
-    if (alreadyAnnounced) this.#socket.destroy();
-    else this.#socket.once("finish", () => this.#socket.destroy());
+    this.#socket.once("finish", () => this.#socket.destroy());
+    return true;
+  }
+
+  /** A session reads and writes below its socket, also what it has read already. */
+  abandon(): void {
+    this.#session.destroy();
   }
 
   release(): void {

@@ -134,12 +134,13 @@ export class RawClient {
   readonly socket: Socket;
   #heard = "";
   #closed = false;
+  #failure: string | undefined;
 
   constructor(socket: Socket) {
     this.socket = socket;
     socket.setEncoding("latin1");
     socket.on("data", (text: string) => (this.#heard += text));
-    socket.on("error", () => undefined);
+    socket.on("error", ({ code }: NodeJS.ErrnoException) => (this.#failure = code));
     socket.once("close", () => (this.#closed = true));
   }
 
@@ -154,6 +155,11 @@ export class RawClient {
 
   get closed(): boolean {
     return this.#closed;
+  }
+
+  /** The code of the error that closed it, if any did. */
+  get failure(): string | undefined {
+    return this.#failure;
   }
 
   /** Waits until `text` has been received, and returns and forgets everything received. */

@@ -2,7 +2,7 @@
  * Turns what a Node HTTP server does into calls on `Connection`, without changing what it does.
  *
  *   what happened                    seen through
- *   a socket was accepted            "connection", before Node's own listener
+ *   a socket was accepted            "connection", before Node's own listener; or "drop"
  *   its TLS handshake is done        "secureConnection", before Node's own listener
  *   an HTTP/2 session began          "session"
  *   HTTP/1 request headers arrived   the diagnostics channel `http.server.request.start`
@@ -40,20 +40,28 @@ interface RequestStart {
 
 type Tagged = { [tag: symbol]: Connection | undefined };
 
+/** Told of what the server takes from the kernel. */
+export interface Intake {
+  /** Makes the connection of a socket that was just accepted. */
+  accept(socket: Socket): Connection;
+  /** Node has accepted one more than `server.maxConnections`, and closed it. */
+  onRefused(): void;
+}
+
 export class ServerWatch {
   readonly #server: EventEmitter;
-  readonly #accept: (socket: Socket) => Connection;
+  readonly #intake: Intake;
   readonly #stopUpgrades: () => void;
   readonly #tag = Symbol("torpor.connection");
 
-  /** `accept` makes the connection of a socket that was just accepted. */
-  constructor(server: TrackableServer, accept: (socket: Socket) => Connection) {
+  constructor(server: TrackableServer, intake: Intake) {
     this.#server = server;
-    this.#accept = accept;
+    this.#intake = intake;
     // ORDER: before Node's own listeners, so that what they announce has a connection to belong to.
     this.#server.prependListener("connection", this.#onConnection);
     this.#server.prependListener("secureConnection", this.#onSecured);
     this.#server.prependListener("session", this.#onSession);
+    this.#server.on("drop", this.#onDrop);
     subscribe(requestStart, this.#onRequest);
     this.#stopUpgrades = watchUpgrades(server, (socket) => this.find(socket)?.upgrade());
   }
@@ -73,6 +81,7 @@ export class ServerWatch {
     this.#server.off("connection", this.#onConnection);
     this.#server.off("secureConnection", this.#onSecured);
     this.#server.off("session", this.#onSession);
+    this.#server.off("drop", this.#onDrop);
     unsubscribe(requestStart, this.#onRequest);
     this.#stopUpgrades();
   }
@@ -80,15 +89,17 @@ export class ServerWatch {
   readonly #onConnection = (socket: Socket): void => {
     // Proxies hand the socket of a CONNECT back to the server to read requests from it.
     if (this.find(socket) !== undefined) return;
-    this.#setTag(socket, this.#accept(socket));
+    this.#setTag(socket, this.#intake.accept(socket));
   };
+
+  readonly #onDrop = (): void => this.#intake.onRefused();
 
   readonly #onSecured = (secured: TLSSocket): void => {
     // `_parent` is not documented, and nothing documented names the socket under a TLSSocket. Without
     // it the connection would count twice, but still be tracked and closed.
     const { _parent: accepted } = secured as { _parent?: Socket };
     const known = accepted === undefined ? undefined : this.find(accepted);
-    const connection = known ?? this.#accept(secured);
+    const connection = known ?? this.#intake.accept(secured);
     connection.secure(secured);
     this.#setTag(secured, connection);
   };

@@ -36,10 +36,20 @@
  * SAFETY: the caller authenticates the requests that lead to these calls; the tracker cannot.
  * INVARIANT: the tracker's generation never falls. Without an adoption no connection's exceeds it.
  *
- * No call waits, sets a timer or does I/O other than closing sockets and sending GOAWAY.
+ * What had not been accepted. A connection may be with the kernel at the freeze and reach the process
+ * only after the restore was announced. The kernel hands them out in order: behind one that is newer than
+ * the snapshot there is no older one, and without one as many are old as the kernel holds at the restore.
+ *
+ * Ten thousand connections. Each is closed for the process when a call returns, and nothing is served on
+ * it any more; the kernel closes them in slices behind that. See closings.ts, and `settled`.
+ *
+ * No call but `settled` waits. None sets a timer or does I/O other than closing sockets, sending GOAWAY
+ * and reading the length of the kernel's queues.
  */
 import { TLSSocket, Server as TlsServer } from "node:tls";
 import type { Socket } from "node:net";
+import { waitingCount } from "./accept-queue.ts";
+import { Closings } from "./closings.ts";
 import { Connection, type ConnectionInfo, type ConnectionState } from "./connection.ts";
 import { checkGeneration } from "./errors.ts";
 import { ServerWatch, type TrackableServer } from "./server-watch.ts";
@@ -68,17 +78,25 @@ export class ServerConnTracker {
   readonly #connections = new Set<Connection>();
   readonly #watch: ServerWatch;
   readonly #encrypted: boolean;
+  readonly #server: TrackableServer;
+  readonly #closings = new Closings();
   #phase: "serving" | "prepared" = "serving";
   #generation = 0;
   #goneCount = 0;
+  /** Connections still to be accepted that are older than the last restore. */
+  #oldInQueue = 0;
 
   /**
    * Follows `server` from now on; connections it accepted earlier are not known. So attach before
    * `listen`. Use one tracker per server.
    */
   constructor(server: TrackableServer) {
+    this.#server = server;
     this.#encrypted = server instanceof TlsServer;
-    this.#watch = new ServerWatch(server, (socket) => this.#accept(socket));
+    this.#watch = new ServerWatch(server, {
+      accept: (socket) => this.#accept(socket),
+      onRefused: () => this.#takeFromQueue(),
+    });
   }
 
   /** The generation new connections belong to: 0 at first, then that of the last restore. */
@@ -127,7 +145,9 @@ export class ServerConnTracker {
 
   /**
    * Destroys every connection of a generation below `generation`, except the carrier's, and serves
-   * as before. Connections accepted from now on belong to `generation`.
+   * as before. Connections accepted from now on belong to `generation`, but for those that the kernel had
+   * before: they are destroyed as they come, and are not in the count. The peer of one that is destroyed
+   * is sent a reset, and nothing that was written to it is sent again.
    *
    * Without a `prepareForSnapshot` before it nothing is destroyed and only the generation advances.
    * Repeating it with the same generation changes nothing.
@@ -140,12 +160,24 @@ export class ServerConnTracker {
     if (generation === this.#generation) return { destroyed: 0 };
     this.#generation = generation;
     if (!this.prepared) return { destroyed: 0 };
-    const old = [...this.#connections].filter((connection) => connection.generation < generation);
-    const destroyed = old.filter((connection) => connection.state !== "closed").length;
-    for (const connection of old) connection.destroy();
     // Every connection left has proved newer than the snapshot, and is kept alive since it did.
     this.#phase = "serving";
+    const open = [...this.#connections];
+    const old = open.filter((connection) => connection.generation < generation);
+    const destroyed = old.filter((connection) => connection.state !== "closed").length;
+    this.#closings.resetWaiting();
+    for (const connection of old) connection.destroy();
+    this.#oldInQueue = old.length === open.length ? waitingCount(this.#server) : 0;
     return { destroyed };
+  }
+
+  /**
+   * Resolves when the kernel has closed what the calls before have closed. Wait for it between
+   * `prepareForSnapshot` and the snapshot. Ten thousand connections take some hundred turns of the event
+   * loop.
+   */
+  async settled(): Promise<void> {
+    await this.#closings.settled();
   }
 
   /**
@@ -196,6 +228,7 @@ export class ServerConnTracker {
   detach(): void {
     this.cancel();
     this.#watch.stop();
+    this.#oldInQueue = 0;
     for (const connection of this.#connections) connection.release();
     this.#connections.clear();
   }
@@ -208,11 +241,21 @@ export class ServerConnTracker {
     const connection = new Connection(socket, {
       generation: this.#generation,
       encrypted: this.#encrypted || socket instanceof TLSSocket,
+      closings: this.#closings,
       isDraining: (asking) => this.#isDraining(asking),
       onGone: (gone) => this.#forget(gone),
     });
     this.#connections.add(connection);
+    // Node's own listeners come first, which want an open socket; nothing is read before the next turn.
+    if (this.#takeFromQueue()) process.nextTick(() => connection.destroy());
     return connection;
+  }
+
+  /** One was accepted. Returns whether it is older than the last restore. */
+  #takeFromQueue(): boolean {
+    if (this.#oldInQueue === 0) return false;
+    this.#oldInQueue -= 1;
+    return true;
   }
 
   /** A connection that has proved newer than the snapshot is not held up by its preparation. */
