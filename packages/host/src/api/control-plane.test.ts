@@ -77,7 +77,7 @@ test("create keeps what it was asked for, and get tells it", async (t) => {
     },
     volumeMounts: [],
     mcp: null,
-    somethingNewer: true,
+    somethingNewer: null,
   });
   const { record } = api.sandboxes.get(id);
   assert.deepEqual(record.autoResume, { timeoutMs: 300_000 });

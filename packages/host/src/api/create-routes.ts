@@ -44,7 +44,8 @@ export function createRoutes(host: ApiHost): readonly Route[] {
       path: "/sandboxes/{sandboxID}/fork",
       access: "team",
       tag,
-      summary: "Make sandboxes that begin at this instant of another, which goes on",
+      summary:
+        "Make sandboxes that begin at this instant of another, which goes on",
       body: { schema: "ForkRequest", required: false },
       onRepeat: "asKeyed",
       answers: { 201: { listOf: "ForkResult" } },
@@ -54,11 +55,14 @@ export function createRoutes(host: ApiHost): readonly Route[] {
 }
 
 async function create(
-  { sandboxes, idempotency, policy }: ApiHost,
+  host: ApiHost,
   request: ApiRequest,
   generation: Generation,
 ): Promise<ApiAnswer> {
-  const wanted = parseNewSandbox(bodyOf(request), generation, policy.timeoutMsMax);
+  const { sandboxes, idempotency, policy } = host;
+  const body = bodyOf(request);
+  const wanted = parseNewSandbox(body, generation, policy.timeoutMsMax);
+  await refuseOtherSize(host, body, wanted.template);
   const product = idempotency.once(request.keyed, async (decided) => {
     const { sandbox, outcome } = await sandboxes.create(wanted, decided);
     return { made: [sandbox.record.id], timings: outcome.timings };
@@ -90,6 +94,31 @@ async function fork(
     return { made: forked.children.map(madeOf), timings: forked.timings };
   });
   return { status: 201, body: made.map((one) => toForkResult(sandboxes, one)), timings };
+}
+
+/**
+ * A machine has the size of its template, whose memory it begins with.
+ * @throws argument.invalid when another is asked for, template.missing
+ */
+async function refuseOtherSize(host: ApiHost, body: JsonObject, reference: string): Promise<void> {
+  const cpuCount = optional(body["cpuCount"], parseSize, "cpuCount");
+  const memoryMB = optional(body["memoryMB"], parseSize, "memoryMB");
+  if (cpuCount === undefined && memoryMB === undefined) return;
+  const snapshot = host.sandboxes.snapshots.find(reference);
+  const templateId = snapshot?.templateId ?? host.tags.resolve(reference);
+  const { vcpuCount, memoryMiB } = (await host.templates.open(templateId)).manifest.machine;
+  const isSame = (cpuCount ?? vcpuCount) === vcpuCount && (memoryMB ?? memoryMiB) === memoryMiB;
+  if (isSame) return;
+  const has = `${vcpuCount} CPU and ${memoryMiB} MiB`;
+  throw new TorporError(
+    "argument.invalid",
+    `cpuCount and memoryMB: sandboxes of ${reference} have ${has}, and no other size`,
+    { advice: "Leave both out, or name a template of the size that you need." },
+  );
+}
+
+function parseSize(value: unknown, what: string): number {
+  return parseInteger(value, what, 1, Number.MAX_SAFE_INTEGER);
 }
 
 function parseForkCount(value: unknown, what: string): number {

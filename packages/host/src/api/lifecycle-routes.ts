@@ -103,7 +103,10 @@ async function kill({ sandboxes }: ApiHost, request: ApiRequest): Promise<ApiAns
 }
 
 async function pause({ sandboxes }: ApiHost, request: ApiRequest): Promise<ApiAnswer> {
-  const keepMemory = optional(bodyOrNone(request)["memory"], parseBoolean, "memory") ?? true;
+  const body = bodyOrNone(request);
+  const keepMemory = optional(body["memory"], parseBoolean, "memory") ?? true;
+  // A pause waits for the agent's consent always, and leaves the sandbox running without it.
+  optional(body["requireHealthyGuest"], parseBoolean, "requireHealthyGuest");
   if (!keepMemory) refuse("a pause always keeps the memory here: memory: false is not supported");
   const { changed, timings } = await sandboxes.get(sandboxIdOf(request)).pause(commandOf(request));
   if (changed) return { ...noContent, timings };

@@ -107,7 +107,10 @@ function parseHost(value: unknown, what: string): string {
 }
 
 function refuseUnsupported(network: JsonObject): void {
-  const { httpsPorts, egressProxy, rules } = network;
+  const { httpsPorts, egressProxy, rules, dnsServers } = network;
+  if (parseEntries(dnsServers, "dnsServers").length > 0) {
+    refuse("names are looked up by the daemon for its sandboxes: dnsServers is not supported");
+  }
   if (Array.isArray(httpsPorts) && httpsPorts.length > 0) {
     for (const port of httpsPorts) parseInteger(port, "httpsPorts", 1, 65_535);
     refuse("guests are reached by plain HTTP only: httpsPorts is not supported");

@@ -2,8 +2,8 @@
  * The body of a request for a new sandbox, in both generations of the E2B wire.
  *
  * What this version cannot give is refused when it is asked for, and taken when it is named without
- * asking for anything, such as an empty list of volumes. Fields that nobody knows are passed over, as
- * the wire has it. `mcp` is for the client's own use and asks nothing of a server.
+ * asking for anything, such as an empty list of volumes. `mcp` is for the client's own use and asks
+ * nothing of a server.
  */
 import {
   type JsonObject,
@@ -43,12 +43,28 @@ export function parseNewSandbox(
   return {
     template: parseString(body["templateID"], "templateID", referenceCharsMax),
     metadata: optional(body["metadata"], parseStringMap, "metadata") ?? {},
-    envVars: optional(body["envVars"], parseStringMap, "envVars") ?? {},
+    envVars: optional(body["envVars"], parseEnvVars, "envVars") ?? {},
     lifetime,
     secure,
     network,
     autoResume,
   };
+}
+
+/** What a process can have: no name is empty or holds "=", and no byte is zero. @throws argument.invalid */
+function parseEnvVars(value: unknown, what: string): Readonly<Record<string, string>> {
+  const envVars = parseStringMap(value, what);
+  for (const [name, text] of Object.entries(envVars)) {
+    const shown = JSON.stringify(name);
+    if (name === "") throw new TorporError("argument.invalid", `${what}: a name is empty`);
+    if (name.includes("=")) {
+      throw new TorporError("argument.invalid", `${what}: the name ${shown} holds "="`);
+    }
+    if (`${name}${text}`.includes("\0")) {
+      throw new TorporError("argument.invalid", `${what}: ${shown} holds a zero byte`);
+    }
+  }
+  return envVars;
 }
 
 function parseAutoResume(body: JsonObject, { timeoutMs }: LifetimeRequest): AutoResume | undefined {

@@ -18,9 +18,10 @@ import {
 } from "../request-context.ts";
 import { isHttp2 } from "../edge/http2.ts";
 import type { ApiHost } from "./api-host.ts";
+import { refuseUnknownFields } from "./body-fields.ts";
 import { identify } from "./credentials.ts";
 import { sendError, sharedHeaders } from "./error-answer.ts";
-import { keyedRequestOf } from "./idempotency-key.ts";
+import { idempotencyHeader, keyedRequestOf } from "./idempotency-key.ts";
 import {
   type ListenerLimits,
   defaultLimits,
@@ -36,6 +37,8 @@ import { allRoutes } from "./routes.ts";
 /** LIMIT: the longest id or reference, percent-encoded. */
 const parameterCharsMax = 1_500;
 const preflightSeconds = 7_200;
+/** Those that clients send again; see e2b 2.60 and newer. */
+const repeatedStatuses: ReadonlySet<number> = new Set([429, 502, 503, 504]);
 
 export interface ApiOptions {
   readonly host: ApiHost;
@@ -81,6 +84,7 @@ export async function createApi(options: ApiOptions): Promise<FastifyInstance> {
     if (error.code === "internal") {
       options.host.log.error("a request failed", { requestId: request.torpor.id, cause: error });
     }
+    if (isNotToRepeat(error, request)) void reply.header("should-retry", "false");
     return reply.code(error.status).send(error.toBody());
   });
   app.setNotFoundHandler((request) => {
@@ -115,6 +119,7 @@ function addRoute(app: FastifyInstance, route: Route): void {
           body: request.body,
           headers: request.headers,
         };
+        if (route.body !== undefined) refuseUnknownFields(asked.body, route.body.schema);
         const keyed = keyedRequestOf(route, request.callerId, asked);
         return send(reply, await route.handle({ ...asked, keyed }));
       }),
@@ -207,6 +212,17 @@ function toTorporError(cause: unknown): TorporError {
   const status = cause instanceof Error && "statusCode" in cause ? cause.statusCode : undefined;
   const isClientFault = typeof status === "number" && status >= 400 && status < 500;
   return TorporError.from(cause, isClientFault ? "argument.invalid" : "internal");
+}
+
+/**
+ * E2B's clients repeat these statuses by themselves, creates included, unless they are told not to. A
+ * repeat is of use when the same request can succeed, and safe when it changes nothing twice.
+ */
+function isNotToRepeat({ status, retry, effect }: TorporError, request: FastifyRequest): boolean {
+  if (!repeatedStatuses.has(status)) return false;
+  const { route } = request.routeOptions.config;
+  const isOnce = route?.onRepeat === undefined || idempotencyHeader in request.headers;
+  return retry !== "sameRequest" || (effect !== "none" && !isOnce);
 }
 
 function formatTimings(timings: readonly StepTiming[]): string {

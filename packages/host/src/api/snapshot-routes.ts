@@ -1,11 +1,11 @@
 /** Snapshots that others are made from. They are deleted as the templates that they are to a client. */
-import { TorporError, optional, parseIntegerText, parseString } from "@torpor/std";
+import { TorporError, optional, parseBoolean, parseString } from "@torpor/std";
 import { idOf } from "../idempotency.ts";
 import type { SnapshotRecord } from "../records/snapshot-records.ts";
 import type { ApiHost } from "./api-host.ts";
-import { bodyOrNone, queryText, sandboxIdOf } from "./fields.ts";
-import { pageLimitOf } from "./list-query.ts";
+import { bodyOrNone, queryText, refuse, sandboxIdOf } from "./fields.ts";
 import { pageQuery } from "./look-routes.ts";
+import { cutPage } from "./pages.ts";
 import { type ApiAnswer, type ApiRequest, type Route, commandOf } from "./route.ts";
 import { toSnapshot } from "./sandbox-shape.ts";
 
@@ -43,7 +43,11 @@ export function snapshotRoutes(host: ApiHost): readonly Route[] {
 }
 
 async function take(host: ApiHost, request: ApiRequest): Promise<ApiAnswer> {
-  const name = optional(bodyOrNone(request)["name"], parseName, "name") ?? null;
+  const body = bodyOrNone(request);
+  const name = optional(body["name"], parseName, "name") ?? null;
+  if (!(optional(body["memory"], parseBoolean, "memory") ?? true)) {
+    refuse("a snapshot always keeps the memory here: memory: false is not supported");
+  }
   const sandboxId = sandboxIdOf(request);
   const command = commandOf(request);
   const { made } = await host.idempotency.once(request.keyed, async (decided) => {
@@ -74,16 +78,8 @@ function list(host: ApiHost, request: ApiRequest): ApiAnswer {
     if (sandboxId !== undefined && sandboxId !== one.sandboxId) return false;
     return name === undefined || namesOf(host, one).some((own) => own.split(":")[0] === name);
   });
-  const token = queryText(request, "nextToken") ?? "";
-  const first = token === "" ? 0 : positionAfter(found, token);
-  const page = found.slice(first, first + pageLimitOf(request));
-  const last = page.at(-1);
-  const more = last !== undefined && last !== found.at(-1);
-  return {
-    status: 200,
-    body: page.map((one) => shapeOf(host, one)),
-    headers: more ? { "x-next-token": encodeToken(last) } : {},
-  };
+  const { entries, headers } = cutPage(found, request);
+  return { status: 200, body: entries.map((one) => shapeOf(host, one)), headers };
 }
 
 function shapeOf(host: ApiHost, record: SnapshotRecord): ReturnType<typeof toSnapshot> {
@@ -93,23 +89,6 @@ function shapeOf(host: ApiHost, record: SnapshotRecord): ReturnType<typeof toSna
 
 function namesOf(host: ApiHost, { id, name }: SnapshotRecord): readonly string[] {
   return [...(name === null ? [] : [name]), ...host.tags.of(id).map((one) => one.name)];
-}
-
-/** The list is in the order of creation, and an entry that was removed leaves its instant. */
-function encodeToken({ createdAtMs, id }: SnapshotRecord): string {
-  return Buffer.from(`${createdAtMs}__${id}`).toString("base64url");
-}
-
-function positionAfter(records: readonly SnapshotRecord[], token: string): number {
-  const [ms, id] = Buffer.from(token, "base64url").toString().split("__");
-  if (id === undefined) {
-    throw new TorporError("argument.invalid", "nextToken is not one of this list");
-  }
-  const createdAtMs = parseIntegerText(ms, "nextToken", 0, Number.MAX_SAFE_INTEGER);
-  const same = records.findIndex((one) => one.id === id);
-  if (same >= 0) return same + 1;
-  const later = records.findIndex((one) => one.createdAtMs > createdAtMs);
-  return later < 0 ? records.length : later;
 }
 
 function parseName(value: unknown, what: string): string {

@@ -9,6 +9,8 @@ import type { Template } from "@torpor/storage";
 import { type Reference, defaultTag, parseReference, parseTag } from "../template-tags.ts";
 import type { ApiHost } from "./api-host.ts";
 import { bodyOf, refuse, templateIdOf } from "./fields.ts";
+import { pageQuery } from "./look-routes.ts";
+import { type Listed, cutPage } from "./pages.ts";
 import { type ApiAnswer, type ApiRequest, type Route, noContent } from "./route.ts";
 import { toDate } from "./sandbox-shape.ts";
 
@@ -37,7 +39,19 @@ export function templateRoutes(host: ApiHost): readonly Route[] {
       summary: "All templates",
       query: { teamID: { type: "string", description: "The one team, or absent" } },
       answers: { 200: { listOf: "Template" } },
-      handle: () => list(host),
+      handle: async () => ({ status: 200, body: await toTemplates(host, await listAll(host)) }),
+    },
+    {
+      ...shared,
+      method: "GET",
+      path: "/v2/templates",
+      summary: "Templates, oldest first; X-Next-Token leads to the next page",
+      query: pageQuery,
+      answers: { 200: { listOf: "Template" } },
+      handle: async (request) => {
+        const { entries, headers } = cutPage(await listAll(host), request);
+        return { status: 200, body: await toTemplates(host, entries), headers };
+      },
     },
     {
       ...shared,
@@ -95,15 +109,29 @@ export function templateRoutes(host: ApiHost): readonly Route[] {
   ];
 }
 
-async function list(host: ApiHost): Promise<ApiAnswer> {
-  const ids = await host.templates.ids();
+interface ListedTemplate extends Listed {
+  readonly template: Template;
+}
+
+/** Those that can be opened, oldest first. */
+async function listAll({ templates }: ApiHost): Promise<readonly ListedTemplate[]> {
   const opened = await Promise.all(
-    ids.map(async (id) => {
-      const template = await host.templates.open(id).catch(() => undefined);
-      return template === undefined ? [] : [await toTemplate(host, template)];
+    (await templates.ids()).map(async (id) => {
+      const template = await templates.open(id).catch(() => undefined);
+      if (template === undefined) return [];
+      return [{ id, createdAtMs: template.manifest.createdAtMs, template }];
     }),
   );
-  return { status: 200, body: opened.flat() };
+  const byAge = (a: Listed, b: Listed): number =>
+    a.createdAtMs - b.createdAtMs || (a.id < b.id ? -1 : 1);
+  return opened.flat().sort(byAge);
+}
+
+async function toTemplates(
+  host: ApiHost,
+  listed: readonly ListedTemplate[],
+): Promise<readonly JsonObject[]> {
+  return await Promise.all(listed.map(({ template }) => toTemplate(host, template)));
 }
 
 async function look(host: ApiHost, reference: string): Promise<ApiAnswer> {

@@ -37,6 +37,8 @@ export function sendRefusal(
     "Content-Length": Buffer.byteLength(text),
     "Cache-Control": "no-store",
     "Access-Control-Allow-Origin": "*",
+    // What is not there stays so, and what broke off may have had its effect.
+    ...(status === 502 ? { "Should-Retry": "false" } : {}),
   });
   response.end(request.method === "HEAD" ? undefined : text);
   request.resume(); // what is left of the body is in the way of the next request

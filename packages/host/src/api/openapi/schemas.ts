@@ -1,6 +1,6 @@
 /**
  * The JSON of requests and answers as JSON Schema, by name. Objects of answers list all that they hold
- * and must hold; bodies of requests may hold more, as the wire has it.
+ * and must hold. Bodies of requests list all fields that are known; see body-fields.ts for others.
  */
 export type Schema = Readonly<Record<string, unknown>>;
 
@@ -14,6 +14,21 @@ const textMap = { type: "object", additionalProperties: text } as const;
 const emptyList = { type: "array", maxItems: 0 } as const;
 const timeout = { type: "integer", minimum: 0, description: "Seconds" } as const;
 const timeoutMs = { type: ["integer", "null"], minimum: 0, description: "Null: never" } as const;
+
+const egress = {
+  allowOut: texts,
+  denyOut: texts,
+  dnsServers: emptyList,
+  egressProxy: { type: "null" },
+  rules: { type: "object", maxProperties: 0 },
+} as const;
+const lifetime = {
+  timeout,
+  timeoutMs,
+  autoPause: flag,
+  idleTimeoutMs: timeoutMs,
+  maxRunMs: timeoutMs,
+} as const;
 
 export const schemas = {
   Error: object({
@@ -30,25 +45,38 @@ export const schemas = {
   NewSandbox: body(
     {
       templateID: { ...text, description: "Id or name of a template or a snapshot" },
-      timeout,
-      timeoutMs,
-      idleTimeoutMs: timeoutMs,
-      maxRunMs: timeoutMs,
+      ...lifetime,
+      cpuCount: { ...count, description: "What the template has, or nothing is made" },
+      memoryMB: { ...count, description: "What the template has, or nothing is made" },
       secure: flag,
-      autoPause: flag,
-      autoPauseMemory: flag,
+      autoPauseMemory: { const: true },
       autoResume: { type: ["object", "null"], properties: { enabled: flag } },
       allow_internet_access: { type: ["boolean", "null"] },
-      network: { type: ["object", "null"] },
+      network: {
+        type: ["object", "null"],
+        properties: {
+          ...egress,
+          allowPublicTraffic: { type: ["boolean", "null"] },
+          maskRequestHost: text,
+          httpsPorts: emptyList,
+        },
+      },
       metadata: textMap,
       envVars: textMap,
       mcp: { type: ["object", "null"] },
+      iam: {
+        type: ["object", "null"],
+        properties: { tokens: { type: "object", maxProperties: 0 } },
+      },
       volumeMounts: emptyList,
     },
     ["templateID"],
   ),
-  ForkRequest: body({ timeout, timeoutMs, count: { type: "integer", minimum: 1, maximum: 100 } }),
-  PauseRequest: body({ memory: { const: true } }),
+  ForkRequest: body({ ...lifetime, count: { type: "integer", minimum: 1, maximum: 100 } }),
+  PauseRequest: body({
+    memory: { const: true },
+    requireHealthyGuest: { ...flag, description: "A pause here always needs the guest's agent" },
+  }),
   ConnectRequest: body({
     timeout,
     timeoutMs,
@@ -60,11 +88,11 @@ export const schemas = {
   TimeoutRequest: body({ timeout, timeoutMs }),
   RefreshRequest: body({ duration: { type: "integer", minimum: 0, maximum: 3600 } }),
   NetworkUpdate: body({
-    allowOut: texts,
-    denyOut: texts,
+    ...egress,
+    httpsPorts: emptyList,
     allow_internet_access: { type: ["boolean", "null"] },
   }),
-  SnapshotRequest: body({ name: text }),
+  SnapshotRequest: body({ name: text, memory: { const: true } }),
   PoolRequest: body({ count }, ["count"]),
   AssignTags: body({ target: text, tags: texts }, ["target", "tags"]),
   RemoveTags: body({ name: text, tags: texts }, ["name", "tags"]),
