@@ -347,7 +347,7 @@ test("a fork answers with one entry for each child", async (t) => {
   const one = await api.call("POST", `/sandboxes/${id}/fork`);
   assert.equal(one.status, 201);
   const [child] = one.body as { sandbox: { sandboxID: string } }[];
-  assert.equal(leftSeconds(api, child?.sandbox.sandboxID ?? ""), 15);
+  assert.equal(leftSeconds(api, child?.sandbox.sandboxID ?? ""), 300);
   const three = await api.call("POST", `/sandboxes/${id}/fork`, {
     body: { count: 3, timeout: 60 },
   });

@@ -45,7 +45,7 @@ export function createRoutes(host: ApiHost): readonly Route[] {
       access: "team",
       tag,
       summary:
-        "Make sandboxes that begin at this instant of another, which goes on",
+        "Make sandboxes that begin at this instant of another, which goes on; each ends after 300 s unless told otherwise",
       body: { schema: "ForkRequest", required: false },
       onRepeat: "asKeyed",
       answers: { 201: { listOf: "ForkResult" } },
@@ -86,7 +86,7 @@ async function fork(
 ): Promise<ApiAnswer> {
   const body = bodyOrNone(request);
   const count = optional(body["count"], parseForkCount, "count") ?? 1;
-  const lifetime = parseLifetime(body, defaultTimeoutMs.v1, policy.timeoutMsMax);
+  const lifetime = parseLifetime(body, defaultTimeoutMs.v2, policy.timeoutMsMax);
   const id = sandboxIdOf(request);
   const command = commandOf(request);
   const { made, timings } = await idempotency.once(request.keyed, async (decided) => {
