@@ -5,9 +5,10 @@
  * withdrawn, and what runs is left to the kernel: the request ends at once and no thread is taken for it
  * again.
  */
-import type { Dir, Dirent, Stats, StatsFs } from "node:fs";
+import type { BigIntStats, Dir, Dirent, Stats, StatsFs } from "node:fs";
 import * as fs from "node:fs/promises";
 import { Code, ConnectError } from "@connectrpc/connect";
+import { type Xattr, makeNode, readXattrs, setFileTimes, writeXattr } from "@torpor/native";
 import { toDiskPath, toWireText } from "./path-name.ts";
 import { type LaneOperation, type ThreadLane, fileLane } from "./thread-lane.ts";
 
@@ -22,6 +23,8 @@ const entriesPerRead = 256;
 
 export class FileWork {
   readonly #lane: ThreadLane;
+  /** Waits for a thread of its lane, and be it for ever. */
+  #isPatient = false;
   readonly #pending = new Set<Abandonable>();
   #hasLeft = false;
 
@@ -30,6 +33,13 @@ export class FileWork {
     this.#lane = lane;
     signal?.addEventListener("abort", () => this.leave(), { once: true });
     if (signal?.aborted === true) this.leave();
+  }
+
+  /** For what must be done to its end, whether or not its client is there. */
+  static untilDone(): FileWork {
+    const work = new FileWork();
+    work.#isPatient = true;
+    return work;
   }
 
   /** The client has gone. Safe to repeat. */
@@ -46,7 +56,7 @@ export class FileWork {
   async run<T>(start: () => Promise<T>, giveBack?: (late: T) => void): Promise<T> {
     if (this.#hasLeft) throw gone();
     const operation = new Operation(start, giveBack, this.#lane, this.#pending);
-    this.#lane.enter(operation);
+    this.#lane.enter(operation, this.#isPatient);
     this.#pending.add(operation);
     return await operation.promise;
   }
@@ -75,6 +85,10 @@ export class FileWork {
     return await this.run(() => fs.lstat(toDiskPath(path)));
   }
 
+  async lstatExact(path: string): Promise<BigIntStats> {
+    return await this.run(() => fs.lstat(toDiskPath(path), { bigint: true }));
+  }
+
   async statfs(path: string): Promise<StatsFs> {
     return await this.run(() => fs.statfs(toDiskPath(path)));
   }
@@ -83,12 +97,51 @@ export class FileWork {
     return toWireText(await this.run(() => fs.realpath(toDiskPath(path), "buffer")));
   }
 
+  async readlink(path: string): Promise<string> {
+    return toWireText(await this.run(() => fs.readlink(toDiskPath(path), "buffer")));
+  }
+
+  async symlink(target: string, path: string): Promise<void> {
+    await this.run(() => fs.symlink(toDiskPath(target), toDiskPath(path)));
+  }
+
+  async link(existing: string, path: string): Promise<void> {
+    await this.run(() => fs.link(toDiskPath(existing), toDiskPath(path)));
+  }
+
+  async mknod(path: string, mode: number, device: number): Promise<void> {
+    await this.run(() => makeNode(toDiskPath(path), mode, device));
+  }
+
   async mkdir(path: string, mode: number): Promise<void> {
     await this.run(() => fs.mkdir(toDiskPath(path), mode));
   }
 
   async chown(path: string, uid: number, gid: number): Promise<void> {
     await this.run(() => fs.chown(toDiskPath(path), uid, gid));
+  }
+
+  async lchown(path: string, uid: number, gid: number): Promise<void> {
+    await this.run(() => fs.lchown(toDiskPath(path), uid, gid));
+  }
+
+  async chmod(path: string, mode: number): Promise<void> {
+    await this.run(() => fs.chmod(toDiskPath(path), mode));
+  }
+
+  /** A link's own. */
+  async setTimes(path: string, accessedNs: bigint, modifiedNs: bigint): Promise<void> {
+    await this.run(() => setFileTimes(toDiskPath(path), accessedNs, modifiedNs));
+  }
+
+  /** A link's own. */
+  async readXattrs(path: string): Promise<readonly Xattr[]> {
+    return await this.run(() => readXattrs(toDiskPath(path), { follow: false }));
+  }
+
+  /** A link's own. */
+  async writeXattr(path: string, attribute: Xattr): Promise<void> {
+    await this.run(() => writeXattr(toDiskPath(path), attribute, false));
   }
 
   async rename(from: string, to: string): Promise<void> {

@@ -5,6 +5,7 @@ import { test } from "node:test";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { EventType, FileType, type WatchDirResponse } from "@torpor/protocol";
 import { asUser, startTestAgent } from "./fixtures.ts";
+import { mountMemory } from "./mount-fixtures.ts";
 
 const isRoot = process.geteuid?.() === 0;
 
@@ -87,6 +88,22 @@ test("Move makes the destination's parents; Remove is recursive and may be repea
   await agent.files.remove({ path: join(agent.folder, "x") });
   assert.equal(await codeOf(agent.files.stat({ path: destination })), Code.NotFound);
   assert.equal(await codeOf(agent.files.remove({ path: "/" })), Code.InvalidArgument);
+});
+
+test("Move reaches other file systems", { skip: !isRoot }, async () => {
+  await using agent = await startTestAgent();
+  const disk = join(agent.folder, "disk");
+  await mkdir(disk);
+  using undo = new DisposableStack();
+  undo.use(mountMemory(disk, 1 << 20));
+  const source = join(agent.folder, "from");
+  await mkdir(source);
+  await writeFile(join(source, "file"), "12345");
+  const destination = join(disk, "new", "to");
+  const { entry } = await agent.files.move({ source, destination });
+  assert.equal(entry?.type, FileType.DIRECTORY);
+  assert.equal((await agent.files.stat({ path: join(destination, "file") })).entry?.size, 5n);
+  assert.equal(await codeOf(agent.files.stat({ path: source })), Code.NotFound);
 });
 
 test("ListDir goes as deep as asked, by name, with the prefix that was asked for", async () => {

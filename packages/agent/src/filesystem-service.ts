@@ -17,6 +17,7 @@ import { makeOwnedFolder } from "./owned-folder.ts";
 import type { QuietTimers } from "./quiet-timers.ts";
 import { resolvePath, resolveUser, userNameOfHeader } from "./request-user.ts";
 import { asConnectError } from "./system-errors.ts";
+import { moveTree } from "./tree-move.ts";
 import { removeTree } from "./tree-removal.ts";
 import { WatchService } from "./watch-service.ts";
 
@@ -68,7 +69,7 @@ export class FilesystemService implements ServiceImpl<typeof Filesystem> {
     const { path: destination } = this.#resolve(request.destination, context);
     await this.#read(source, work);
     await attempt(destination, makeOwnedFolder(dirname(destination), user, work));
-    await attempt(source, work.rename(source, destination));
+    await attempt(source, moveTree(source, destination, work));
     return { entry: await this.#read(destination, work) };
   };
 

@@ -8,6 +8,7 @@
 import { type Stats, constants } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
 import { Code, ConnectError } from "@connectrpc/connect";
+import { nextDataRange } from "@torpor/native";
 import { systemCode } from "@torpor/std";
 import type { FileWork } from "./file-work.ts";
 import { toDiskPath } from "./path-name.ts";
@@ -75,9 +76,14 @@ export class OpenFile implements AsyncDisposable {
     }
   }
 
-  /** Writes all of some bytes to where it stands. */
-  async write(bytes: Buffer): Promise<void> {
-    await this.#run((file) => writeAll(file, bytes, null));
+  /** Writes all of some bytes, without a position to where it stands. */
+  async write(bytes: Buffer, position: number | null = null): Promise<void> {
+    await this.#run((file) => writeAll(file, bytes, position));
+  }
+
+  /** The first part at or behind `from` that is no hole. Moves the place where the file stands. */
+  async nextDataRange(from: number): Promise<{ start: number; end: number } | undefined> {
+    return await this.#run((file) => nextDataRange(file.fd, from));
   }
 
   /**

@@ -7,7 +7,7 @@
  */
 import { closeSync, ftruncateSync, openSync, unlinkSync, writeSync } from "node:fs";
 import { join } from "node:path";
-import { check, lastErrno, libc } from "./libc.ts";
+import { check, lastErrno, libc, systemError } from "./libc.ts";
 import { type AddressRange, pageBytes } from "./pagemap.ts";
 
 const SEEK_DATA = 3;
@@ -15,11 +15,15 @@ const SEEK_HOLE = 4;
 const ENXIO = 6;
 const FICLONE = 0x4004_9409;
 
-const lseek = libc.func("long lseek(int fd, long offset, int whence)") as (
-  fd: number,
-  offset: number,
-  whence: number,
-) => number;
+const lseek = libc.func("long lseek(int fd, long offset, int whence)") as {
+  (fd: number, offset: number, whence: number): number;
+  async(
+    fd: number,
+    offset: number,
+    whence: number,
+    done: (error: Error | null, at: number) => void,
+  ): void;
+};
 const ioctl = libc.func("int ioctl(int fd, unsigned long request, long value)") as (
   fd: number,
   request: number,
@@ -36,6 +40,28 @@ export function dataRanges(fd: number): readonly AddressRange[] {
     at = check(lseek(fd, start, SEEK_HOLE), "lseek");
     ranges.push({ start, end: at });
   }
+}
+
+/**
+ * The first part at or behind `from` that is no hole, found in Node's thread pool; undefined when only a
+ * hole is left. Moves the place where the file stands. @throws system error
+ */
+export async function nextDataRange(fd: number, from: number): Promise<AddressRange | undefined> {
+  const start = await seek(fd, from, SEEK_DATA);
+  if (start === undefined) return undefined;
+  const end = await seek(fd, start, SEEK_HOLE);
+  return end === undefined ? undefined : { start, end };
+}
+
+async function seek(fd: number, from: number, whence: number): Promise<number | undefined> {
+  const { promise, resolve, reject } = Promise.withResolvers<number | undefined>();
+  lseek.async(fd, from, whence, (error, at) => {
+    if (error !== null) reject(error);
+    else if (at !== -1) resolve(at);
+    else if (lastErrno() === ENXIO) resolve(undefined);
+    else reject(systemError(lastErrno(), "lseek"));
+  });
+  return await promise;
 }
 
 /** Whether a page that is written into a hole in this folder shows as that page and nothing else. */

@@ -8,8 +8,9 @@ export {
   pinNeighbour,
   setHardwareAddress,
 } from "./network-device.ts";
+export { makeNode, setFileTimes } from "./file-node.ts";
 export { type DiskPath } from "./disk-path.ts";
-export { dataRanges, keepsHoles, tryShareBlocks } from "./file-extents.ts";
+export { dataRanges, keepsHoles, nextDataRange, tryShareBlocks } from "./file-extents.ts";
 export { type ViewEntry, hideFrom, withView } from "./filesystem-view.ts";
 export { type NearNetwork, NearNetworks, nearNetworksOf } from "./near-networks.ts";
 export { NetworkNamespace } from "./network-namespace.ts";

@@ -1,0 +1,73 @@
+/**
+ * Moves a file or folder, also to another file system, where `rename` does not reach: it is copied, put in
+ * its place in one step, and only then removed. What it replaces is what `rename` replaces.
+ *
+ * Until then both the copy and, for a moment, the source have a name of their own, which begins with
+ * `.move-`. If anything fails before the copy is in its place, all is as it was; the client's going counts
+ * as failure while the copy is made, and no more afterwards.
+ */
+import { dirname, join } from "node:path";
+import { systemCode } from "@torpor/std";
+import { freshBytes } from "./entropy.ts";
+import { FileWork } from "./file-work.ts";
+import { copyTree } from "./tree-copy.ts";
+import { removeTree } from "./tree-removal.ts";
+
+/**
+ * @throws system error, with nothing done, unless all is at `to` and only the rest of `from` could not be
+ * removed
+ */
+export async function moveTree(from: string, to: string, work: FileWork): Promise<void> {
+  try {
+    await work.rename(from, to);
+  } catch (cause) {
+    if (systemCode(cause) !== "EXDEV") throw cause;
+    await moveAcross(from, to, work);
+  }
+}
+
+async function moveAcross(from: string, to: string, work: FileWork): Promise<void> {
+  await checkReplaceable(from, to, work);
+  const untilDone = FileWork.untilDone();
+  const copy = unusedSibling(to);
+  const old = unusedSibling(from);
+  await using undo = new AsyncDisposableStack();
+  undo.defer(async () => await removeTree(copy, untilDone));
+  await copyTree(from, copy, work);
+  // ORDER: tells whether the source may be removed from its place, while that can be undone.
+  await untilDone.rename(from, old);
+  undo.defer(async () => await untilDone.rename(old, from));
+  await untilDone.rename(copy, to);
+  undo.move();
+  try {
+    await removeTree(old, untilDone);
+  } catch (cause) {
+    // What is left shall be found where it was looked for.
+    await untilDone.rename(old, from).catch(() => undefined);
+    throw cause;
+  }
+}
+
+/** Tells before a long copy what `rename` would tell after it. @throws system error */
+async function checkReplaceable(from: string, to: string, work: FileWork): Promise<void> {
+  const existing = await work.lstat(to).catch((cause: unknown) => {
+    if (systemCode(cause) === "ENOENT") return undefined;
+    throw cause;
+  });
+  if (existing === undefined) return;
+  const isFolder = (await work.lstat(from)).isDirectory();
+  if (isFolder && !existing.isDirectory()) throw refusal("ENOTDIR", "a file is in its place");
+  if (!isFolder && existing.isDirectory()) throw refusal("EISDIR", "a directory is in its place");
+  if (!isFolder) return;
+  for await (const { name } of work.entries(to)) {
+    throw refusal("ENOTEMPTY", `the directory in its place is not empty: it has '${name}'`);
+  }
+}
+
+function unusedSibling(path: string): string {
+  return join(dirname(path), `.move-${freshBytes(8).toString("hex")}`);
+}
+
+function refusal(code: string, message: string): Error {
+  return Object.assign(new TypeError(message), { code });
+}
