@@ -26,6 +26,7 @@ import { measureEdge } from "./edge.bench.ts";
 import { measureFork } from "./fork.bench.ts";
 import { measureManyCreates } from "./many-creates.bench.ts";
 import { measureManyPauses } from "./many-pauses.bench.ts";
+import { measureManySleepers } from "./many-sleepers.bench.ts";
 import { measureOtherTools } from "./other-tools.bench.ts";
 import { measurePager } from "./pager.bench.ts";
 import { measurePause } from "./pause.bench.ts";
@@ -46,6 +47,7 @@ const benches = {
   checkpoint: measureCheckpoint,
   dirty: measureDirty,
   "many-pauses": measureManyPauses,
+  "many-sleepers": measureManySleepers,
   density: measureDensity,
   pager: measurePager,
   "other-tools": measureOtherTools,

@@ -14,6 +14,7 @@ import {
   Pagers,
   SandboxRecords,
   Sandboxes,
+  SnapshotLayers,
   SnapshotRecords,
   TemplateTags,
   WakeQueue,
@@ -83,10 +84,10 @@ export async function makeWorld(saveWhole: boolean): Promise<World> {
   const templates = new TemplateStore(templatesFolder(path));
   await makeFakeTemplate(templates, templateName);
   const sealer = new Sealer(KeyFile.open(join(path, keyFileName), silentLogger));
-  const store = await SnapshotStore.open(path, sealer);
-  const sealing = { sealer, store };
+  const sealing = { sealer, stateFolder: path };
   const database = await openDatabase(join(path, stateFiles.database), sealing);
   undo.defer(async () => await database.destroy());
+  const store = await SnapshotStore.open(path, sealer, new SnapshotLayers(database));
   const lives: { life: DaemonLife; database: Database }[] = [];
   undo.defer(async () => {
     for (const { life } of lives) life.bury();
@@ -159,7 +160,13 @@ async function makeHost(parts: HostParts): Promise<HostContext> {
   const { path, machine, templates, database, sealer, life, saveWhole } = parts;
   const { gate, failpoint } = life;
   const snapshotRecords = new SnapshotRecords(database);
-  const store = await SnapshotStore.open(path, sealer);
+  const layers = gated(
+    new SnapshotLayers(database),
+    "snapshot layers",
+    ["add", "snapshotIds", "layersOf", "usersOf", "remove"],
+    gate,
+  );
+  const store = await SnapshotStore.open(path, sealer, layers);
   const driver = new FakeDriver(machine, gate);
   return {
     stateFolder: path,
@@ -187,7 +194,7 @@ async function makeHost(parts: HostParts): Promise<HostContext> {
     workingSets: gated(
       await WorkingSets.open(path, silentLogger),
       "working sets",
-      ["plan", "share", "collect"],
+      ["plan", "share", "remove", "sweep"],
       gate,
     ),
     freshness: new Freshness(),

@@ -106,6 +106,8 @@ test("the daemon may be killed at any moment", async (t) => {
     {
       await using daemon = await startTestDaemon({ state });
       const sandbox = await TestSandbox.find(daemon.api, sandboxId);
+      // What the dead one left is collected in the background.
+      await daemon.idle();
       await check(sandbox, (await sandbox.info()).state);
       await daemon.idle();
     }

@@ -17,7 +17,8 @@ const checkMs = 10_000;
 /** Looks at all running sandboxes from now on, until disposed. */
 export function limitConsoles(sandboxes: Sandboxes, log: Logger): Disposable {
   const timer = setInterval(() => {
-    void cutLongConsoles(sandboxes.all(), log);
+    const running = sandboxes.all().filter(({ run }) => run !== undefined);
+    void cutLongConsoles(running, log);
   }, checkMs);
   timer.unref();
   return { [Symbol.dispose]: () => clearInterval(timer) };

@@ -54,6 +54,7 @@ import { type PagerSettings, Pagers } from "./pagers.ts";
 import { openDatabase } from "./records/database.ts";
 import { IdempotencyRecords } from "./records/idempotency-records.ts";
 import { SandboxRecords } from "./records/sandbox-records.ts";
+import { SnapshotLayers } from "./records/snapshot-layers.ts";
 import { SnapshotRecords } from "./records/snapshot-records.ts";
 import { RequestsUnderWay } from "./requests-under-way.ts";
 import { withRequestId } from "./request-context.ts";
@@ -141,9 +142,11 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
   undo.use(lockState(options.stateFolder));
   const keys = KeyFile.open(options.keyFile, options.log);
   const sealer = new Sealer(keys);
-  const store = await SnapshotStore.open(options.stateFolder, sealer);
   const databasePath = join(options.stateFolder, stateFiles.database);
-  const database = await openDatabase(databasePath, { sealer, store });
+  const database = await openDatabase(databasePath, {
+    sealer,
+    stateFolder: options.stateFolder,
+  });
   undo.defer(() => database.destroy());
   const templates = new TemplateStore(templatesFolder(options.cacheFolder));
   const accelerator = await acceleratorOf(templates);
@@ -161,7 +164,7 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
     outside: options.outside ?? undo.use(hostOutside()),
     records: new SandboxRecords(database, sealer),
     snapshotRecords: new SnapshotRecords(database),
-    store,
+    store: await SnapshotStore.open(options.stateFolder, sealer, new SnapshotLayers(database)),
     workingSets: await WorkingSets.open(options.stateFolder, log),
     tags: await TemplateTags.open(database),
     freshness: new Freshness(),

@@ -21,7 +21,9 @@ export class GuestMetrics implements Disposable {
   /** From now on until disposed. */
   constructor(all: () => readonly ApiSandbox[]) {
     this.#timer = setInterval(() => {
-      for (const sandbox of all()) void ignoreFailure("asked again", this.#sample(sandbox));
+      for (const sandbox of all()) {
+        if (sandbox.run !== undefined) void ignoreFailure("asked again", this.#sample(sandbox));
+      }
     }, sampleEveryMs);
     this.#timer.unref();
   }

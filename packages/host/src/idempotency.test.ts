@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { TorporError, silentLogger } from "@torpor/std";
-import { KeyFile, Sealer, SnapshotStore, keyFileName } from "@torpor/storage";
+import { KeyFile, Sealer, keyFileName } from "@torpor/storage";
 import { Idempotency, type Product } from "./idempotency.ts";
 import { type Database, openDatabase } from "./records/database.ts";
 import { IdempotencyRecords, type KeyedRequest } from "./records/idempotency-records.ts";
@@ -31,8 +31,7 @@ class World {
     t.after(() => folder.remove());
     const keys = KeyFile.open(join(folder.path, keyFileName), silentLogger);
     const sealer = new Sealer(keys);
-    const store = await SnapshotStore.open(folder.path, sealer);
-    const database = await openDatabase(":memory:", { sealer, store });
+    const database = await openDatabase(":memory:", { sealer, stateFolder: folder.path });
     t.after(() => database.destroy());
     return new World(database);
   }

@@ -5,6 +5,7 @@ export type { HostContext } from "./host-context.ts";
 export { type Database, openDatabase } from "./records/database.ts";
 export { type PagerSettings, Pagers } from "./pagers.ts";
 export { type SandboxRecord, SandboxRecords } from "./records/sandbox-records.ts";
+export { SnapshotLayers } from "./records/snapshot-layers.ts";
 export { SnapshotRecords } from "./records/snapshot-records.ts";
 export type { Sandbox } from "./sandbox/sandbox.ts";
 export { Sandboxes } from "./sandboxes.ts";

@@ -6,8 +6,8 @@
  * What happens to one sandbox is its own affair (sandbox/); here is what takes more than one, or knows
  * what others stand upon.
  */
-import { TorporError, ignoreFailure } from "@torpor/std";
-import type { Needs, SnapshotStore } from "@torpor/storage";
+import { TorporError } from "@torpor/std";
+import type { SnapshotStore } from "@torpor/storage";
 import { Deadlines, type MissedDeadline } from "./deadlines.ts";
 import { newSandboxId, newSecret, newSnapshotId } from "./entropy.ts";
 import type { HostContext } from "./host-context.ts";
@@ -16,7 +16,8 @@ import type { NetworkRequest } from "./network-request.ts";
 import { checkNetwork } from "./network-rules.ts";
 import type { AutoResume } from "./records/sandbox-records.ts";
 import type { Command, Outcome } from "./sandbox/command.ts";
-import { Sandbox } from "./sandbox/sandbox.ts";
+import { Sandbox, type SandboxEvents } from "./sandbox/sandbox.ts";
+import { isAtRest } from "./sandbox/settle.ts";
 import { Snapshots } from "./snapshots.ts";
 import { type Source, findSource } from "./source.ts";
 import { Spares } from "./spares.ts";
@@ -72,11 +73,16 @@ export class Sandboxes {
   readonly snapshots: Snapshots;
   readonly #host: HostContext;
   readonly #byId = new Map<string, Sandbox>();
-  /** Spares and those in the making too: what they stand upon is needed. */
+  /** Spares and those in the making too. */
   readonly #everyone = new Set<Sandbox>();
   readonly #spares: Spares;
   readonly #deadlines: Deadlines;
   readonly #upkeep: Upkeep;
+  readonly #events: SandboxEvents = {
+    saved: (sandbox) => this.#upkeep.after(sandbox),
+    timed: (sandbox) => this.#deadlines.watch(sandbox),
+    removed: (sandbox) => this.#everyone.delete(sandbox),
+  };
 
   private constructor(host: HostContext, snapshots: Snapshots) {
     this.#host = host;
@@ -94,24 +100,27 @@ export class Sandboxes {
       workingSets: host.workingSets,
       templateIds: () => host.templates.ids(),
       templateOf: async (id) => (await host.templates.open(id)).manifest,
-      needs: () => this.#needs(),
       log: host.log,
     });
   }
 
-  /** Opens the records and settles every sandbox in them before any request is taken. */
+  /**
+   * Opens the records and settles every sandbox in them before any request is taken. Most sleep and are
+   * settled, so what is done for each of them here has to be next to nothing.
+   */
   static async open(host: HostContext): Promise<Sandboxes> {
     const sandboxes = new Sandboxes(host, await Snapshots.open(host));
     const records = await host.records.all();
     for (const record of records) sandboxes.#byId.set(record.id, sandboxes.#make(record));
     await endStrayVms(host, records);
     // One that cannot be settled must not keep the daemon from serving the others.
-    await Promise.allSettled(sandboxes.all().map((sandbox) => sandbox.settle()));
-    for (const sandbox of sandboxes.all()) {
+    const unsettled = sandboxes.all().filter(({ record }) => !isAtRest(record.state));
+    await Promise.allSettled(unsettled.map((sandbox) => sandbox.settle()));
+    for (const sandbox of unsettled) {
       if (sandbox.record.state.kind === "removing") sandboxes.#forget(sandbox);
     }
     await removeStrayFolders(host, (id) => sandboxes.#byId.has(id));
-    await ignoreFailure("told in the log, and tried again later", sandboxes.#collect());
+    sandboxes.#upkeep.begin();
     return sandboxes;
   }
 
@@ -150,10 +159,12 @@ export class Sandboxes {
     checkNetwork(request.network, this.#host.outside);
     const source = await findSource(this.#host, this.snapshots, request.template);
     using holds = new DisposableStack();
-    holds.use(this.#host.store.keep(source.id));
-    // Kept from here on; it may have been removed while its template was opened.
-    if (source.snapshotId !== null && this.snapshots.find(source.snapshotId) === undefined) {
-      throw new TorporError("template.missing", `${request.template} has just been removed`);
+    if (source.snapshotId !== null) {
+      holds.use(this.#host.store.keep(source.snapshotId));
+      // Kept from here on; it may have been removed while its template was opened.
+      if (this.snapshots.find(source.snapshotId) === undefined) {
+        throw new TorporError("template.missing", `${request.template} has just been removed`);
+      }
     }
     const spare = this.#spares.take(source);
     if (spare !== undefined) {
@@ -208,7 +219,6 @@ export class Sandboxes {
     const outcome = await sandbox.remove(command);
     if (!outcome.changed) return outcome;
     this.#forget(sandbox);
-    await ignoreFailure("told in the log, and tried again later", this.#collect());
     return outcome;
   }
 
@@ -250,7 +260,6 @@ export class Sandboxes {
     const { id } = this.snapshots.get(reference);
     await this.snapshots.remove(id);
     await this.#spares.drop(id);
-    await ignoreFailure("told in the log, and tried again later", this.#collect());
   }
 
   /**
@@ -272,6 +281,7 @@ export class Sandboxes {
     }
     await this.#host.templates.remove(templateId);
     await this.#host.tags.forget(templateId);
+    await this.#host.workingSets.remove([templateId]);
   }
 
   /** Keeps `count` sandboxes of a snapshot ready. @throws template.missing */
@@ -315,9 +325,8 @@ export class Sandboxes {
   /** Lets go of all VMs, which go on running; spares are nobody's and end. */
   async release(): Promise<void> {
     this.#deadlines[Symbol.dispose]();
-    await this.#upkeep.end();
     await this.#spares.end();
-    await ignoreFailure("told in the log; the next daemon tries again", this.#collect());
+    await this.#upkeep.end();
     await Promise.allSettled(this.all().map((sandbox) => sandbox.release()));
   }
 
@@ -380,43 +389,13 @@ export class Sandboxes {
   }
 
   #make(record: Sandbox["record"]): Sandbox {
-    const sandbox: Sandbox = new Sandbox(this.#host, record, {
-      saved: () => this.#upkeep.after(sandbox),
-      timed: () => this.#deadlines.watch(sandbox),
-      removed: () => this.#everyone.delete(sandbox),
-    });
+    const sandbox = new Sandbox(this.#host, record, this.#events);
     this.#everyone.add(sandbox);
     return sandbox;
   }
 
   #forget(sandbox: Sandbox): void {
     this.#byId.delete(sandbox.record.id);
-  }
-
-  #needs(): Needs {
-    const records = [...this.#everyone].map(({ record }) => record);
-    const snapshots = records.flatMap(({ snapshotId, previousSnapshotId, state }) => [
-      snapshotId,
-      previousSnapshotId,
-      "pagedFrom" in state ? (state.pagedFrom ?? null) : null,
-    ]);
-    const disks = records.flatMap(({ diskLayers, state }) => [
-      ...diskLayers,
-      ...("openDisks" in state ? state.openDisks : []),
-    ]);
-    return {
-      snapshots: [...snapshots, ...this.snapshots.ids()].filter((id) => id !== null),
-      disks,
-    };
-  }
-
-  async #collect(): Promise<void> {
-    try {
-      await this.#upkeep.collect();
-    } catch (cause) {
-      this.#host.log.warn("what nobody needs could not be collected", { cause });
-      throw cause;
-    }
   }
 }
 

@@ -6,16 +6,21 @@ import type { SnapshotRecord } from "./records/snapshot-records.ts";
 import { type Reference, defaultTag } from "./template-tags.ts";
 
 /** What they are kept in, and what else has names. */
-type SnapshotsContext = Pick<HostContext, "snapshotRecords" | "tags" | "templates">;
+type SnapshotsContext = Pick<HostContext, "snapshotRecords" | "tags" | "templates"> & {
+  readonly store: Pick<HostContext["store"], "keep">;
+};
 
 export class Snapshots {
   readonly #host: SnapshotsContext;
   /** What the database has, changed right after it: read again, it could fail to be read. */
   #records: readonly SnapshotRecord[];
+  /** Keep each of them, by id. */
+  readonly #holds = new Map<string, Disposable>();
 
   private constructor(host: SnapshotsContext, records: readonly SnapshotRecord[]) {
     this.#host = host;
     this.#records = records;
+    for (const { id } of records) this.#hold(id);
   }
 
   static async open(host: SnapshotsContext): Promise<Snapshots> {
@@ -77,6 +82,7 @@ export class Snapshots {
       one.name !== null && one.name === record.name ? { ...one, name: null, pool: 0 } : one,
     );
     this.#records = [...others, record];
+    this.#hold(record.id);
   }
 
   async setPool(id: string, pool: number): Promise<void> {
@@ -88,5 +94,11 @@ export class Snapshots {
     await this.#host.snapshotRecords.remove(id);
     await this.#host.tags.forget(id);
     this.#records = this.#records.filter((one) => one.id !== id);
+    this.#holds.get(id)?.[Symbol.dispose]();
+    this.#holds.delete(id);
+  }
+
+  #hold(id: string): void {
+    this.#holds.set(id, this.#host.store.keep(id));
   }
 }

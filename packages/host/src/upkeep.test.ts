@@ -15,6 +15,8 @@ import {
   keyFileName,
 } from "@torpor/storage";
 import { newDiskLayerId } from "./entropy.ts";
+import { openDatabase } from "./records/database.ts";
+import { SnapshotLayers } from "./records/snapshot-layers.ts";
 import { type FoldedSandbox, Upkeep } from "./upkeep.ts";
 import { WorkingSets } from "./working-sets.ts";
 
@@ -50,7 +52,6 @@ class World {
       ...{ store, workingSets },
       templateIds: async () => [],
       templateOf: async () => template,
-      needs: () => ({ snapshots: [this.#snapshotId], disks: [] }),
       log: silentLogger,
     });
     const record = (): Record =>
@@ -100,7 +101,9 @@ class World {
 async function play(meanwhile: Meanwhile): Promise<World> {
   await using folder = await mkdtempDisposable(join(tmpdir(), "torpor-upkeep-"));
   const keys = KeyFile.open(join(folder.path, keyFileName), silentLogger);
-  const store = await SnapshotStore.open(folder.path, new Sealer(keys));
+  const sealer = new Sealer(keys);
+  const database = await openDatabase(":memory:", { sealer, stateFolder: folder.path });
+  const store = await SnapshotStore.open(folder.path, sealer, new SnapshotLayers(database));
   const workingSets = await WorkingSets.open(folder.path, silentLogger);
   const world = new World(store, workingSets, meanwhile);
   let disk: SnapshotManifest["disk"] = [];
@@ -109,6 +112,7 @@ async function play(meanwhile: Meanwhile): Promise<World> {
   }
   world.upkeep.after(world.sandbox);
   await world.upkeep.idle();
+  await database.destroy();
   return world;
 }
 

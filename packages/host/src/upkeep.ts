@@ -1,14 +1,14 @@
 /**
- * What is done in the background after a sandbox was saved: long chains of layers are folded, a VM that
- * runs is put upon what came of it, and what nobody needs any more is removed. Never on the way of a
- * pause or a resume; one thing at a time.
+ * What is done in the background. After a sandbox was saved long chains of layers are folded, and a VM that
+ * runs is put upon what came of it, one thing at a time; and what nobody needs any more is removed as soon
+ * as it is let go of. Never on the way of a request.
  */
 import { copyFile } from "node:fs/promises";
 import { join } from "node:path";
+import { setImmediate as nextTurn } from "node:timers/promises";
 import { type Logger, flush } from "@torpor/std";
 import {
   MemoryStack,
-  type Needs,
   type SavedDiskLayer,
   type SavedMemory,
   type SnapshotManifest,
@@ -38,21 +38,29 @@ export interface UpkeepOptions {
   /** Of all there are. */
   readonly templateIds: () => Promise<readonly string[]>;
   readonly templateOf: (templateId: string) => Promise<TemplateManifest>;
-  /** What all records name. */
-  readonly needs: () => Needs;
   readonly log: Logger;
 }
 
 export class Upkeep {
   readonly #options: UpkeepOptions;
   #work: Promise<void> = Promise.resolve();
+  #collecting: Promise<void> = Promise.resolve();
+  #isCollectingSoon = false;
+  #hasSwept = false;
   #ending = false;
+  #hasEnded = false;
 
   constructor(options: UpkeepOptions) {
     this.#options = options;
   }
 
-  /** Later: folds the layers of this sandbox, if they are many, and collects. */
+  /** From now on, when every record holds what it names: collects what an earlier daemon left, and what is let go of. */
+  begin(): void {
+    this.#options.store.onLetGo(() => this.#collectSoon());
+    this.#collectSoon();
+  }
+
+  /** Later: folds the layers of this sandbox, if they are many. */
   after(sandbox: FoldedSandbox): void {
     this.#later(async () => {
       await this.#fold(sandbox);
@@ -60,32 +68,61 @@ export class Upkeep {
     this.#later(async () => {
       await this.#shorten(sandbox);
     });
-    this.#later(async () => {
-      await this.collect();
-    });
-  }
-
-  /** Now: removes what nobody needs. */
-  async collect(): Promise<void> {
-    const { store, workingSets, needs, templateIds } = this.#options;
-    const layers = await store.collect(needs);
-    const records = await workingSets.collect(async () => [
-      ...(await templateIds()),
-      ...needs().snapshots,
-    ]);
-    const removed = [...layers, ...records];
-    if (removed.length > 0) this.#options.log.info("collected", { removed });
   }
 
   /** Settles when everything asked for so far is done. */
   async idle(): Promise<void> {
     await this.#work;
+    await this.#collecting;
   }
 
-  /** Begins nothing more, and waits for what is under way. */
+  /**
+   * Folds nothing more, waits for what is under way, and collects what was let go of until now; what is
+   * let go of later is the next daemon's.
+   */
   async end(): Promise<void> {
     this.#ending = true;
     await this.#work;
+    this.#collectSoon();
+    this.#hasEnded = true;
+    await this.#collecting;
+  }
+
+  /** What is let go of in between is collected at once. */
+  #collectSoon(): void {
+    if (this.#isCollectingSoon || this.#hasEnded) return;
+    this.#isCollectingSoon = true;
+    this.#collecting = this.#collectAfter(this.#collecting);
+  }
+
+  async #collectAfter(before: Promise<void>): Promise<void> {
+    await before;
+    await nextTurn();
+    this.#isCollectingSoon = false;
+    await this.#collect();
+  }
+
+  /** Never rejects: what could not be removed is tried again with the next that is let go of. */
+  async #collect(): Promise<void> {
+    const { store, workingSets, log } = this.#options;
+    try {
+      const letGo = await store.collect();
+      await workingSets.remove(letGo);
+      await this.#sweepOnce();
+      if (letGo.length > 0) log.info("collected", { letGo });
+    } catch (cause) {
+      log.warn("what nobody needs could not be collected", { cause });
+    }
+  }
+
+  async #sweepOnce(): Promise<void> {
+    if (this.#hasSwept) return;
+    const { store, workingSets, templateIds } = this.#options;
+    await workingSets.sweep(async (ids) => {
+      const templates = await templateIds();
+      return ids.map((id) => store.isKept(id) || templates.includes(id));
+    });
+    this.#hasSwept = true;
   }
 
   #later(work: () => Promise<void>): void {

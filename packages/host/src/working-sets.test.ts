@@ -135,13 +135,15 @@ test("a record that is damaged, or of another size, is done without and made ane
   }
 });
 
-test("collect() leaves the records of what is needed, and nothing else", async () => {
+test("sweep() leaves the records of what is needed, and nothing else", async () => {
   await using fixture = await open();
   const { sets, pathOf } = fixture;
   for (const name of [templateId, snapshotId, "gone", "half-written.new"]) {
     await record(pathOf(name), 1);
   }
-  const removed = await sets.collect(() => Promise.resolve([templateId, snapshotId]));
-  assert.deepEqual(removed.toSorted(), [pathOf("gone"), pathOf("half-written.new")].toSorted());
+  const needed = [templateId, snapshotId];
+  await sets.sweep(async (ids) => ids.map((id) => needed.includes(id)));
   assert.deepEqual((await readdir(fixture.folder)).toSorted(), [snapshotId, templateId]);
+  await sets.remove([snapshotId, "never was"]);
+  assert.deepEqual(await readdir(fixture.folder), [templateId]);
 });

@@ -78,18 +78,19 @@ export class WorkingSets {
     }
   }
 
+  /** Of templates and snapshots that are no more. */
+  async remove(ids: readonly string[]): Promise<void> {
+    for (const id of ids) await rm(this.#pathOf(id), { recursive: true, force: true });
+  }
+
   /**
-   * Removes those of templates and snapshots that are no more.
-   * @param neededIds Asked after the folder is listed, so that nothing newer is ever judged.
-   * @returns what was removed.
+   * Looks through the folder for those of templates and snapshots that are no more.
+   * @param areNeeded Asked after the folder is listed, so that nothing newer is ever judged.
    */
-  async collect(neededIds: () => Promise<readonly string[]>): Promise<readonly string[]> {
+  async sweep(areNeeded: (ids: readonly string[]) => Promise<readonly boolean[]>): Promise<void> {
     const names = await readdir(this.#folder);
-    if (names.length === 0) return [];
-    const needed = new Set(await neededIds());
-    const dead = names.filter((name) => !needed.has(name)).map((name) => this.#pathOf(name));
-    for (const path of dead) await rm(path, { recursive: true, force: true });
-    return dead;
+    const needed = await areNeeded(names);
+    await this.remove(names.filter((_name, index) => needed[index] !== true));
   }
 
   #pathOf(id: string): string {

@@ -44,7 +44,13 @@ export {
 export { type PageRun, pageBytes, stateData } from "./page-map.ts";
 export { createOverlay } from "./qcow2-overlay.ts";
 export { type SealingKey, type SealingKeys, Sealer, sealingKeyOf } from "./sealing.ts";
-export { type Needs, SnapshotStore, type StagedSnapshot, snapshotFiles } from "./snapshot-store.ts";
+export type { LayerUse, SnapshotLedger } from "./snapshot-ledger.ts";
+export {
+  SnapshotStore,
+  type StagedSnapshot,
+  sealSnapshots,
+  snapshotFiles,
+} from "./snapshot-store.ts";
 export {
   type StagedTemplate,
   type Template,

@@ -93,7 +93,7 @@ export interface SnapshotManifest {
   readonly disk: readonly SavedDiskLayer[];
 }
 
-/** Of an earlier version; see `SnapshotStore.sealAll`. */
+/** Of an earlier version; see `sealSnapshots`. */
 export interface PlainSnapshotManifest extends Omit<SnapshotManifest, "format"> {
   readonly format: typeof plainSnapshotFormat;
 }

@@ -5,8 +5,9 @@
  *     disks/<id>.qcow2  a disk layer, sealed once a snapshot lists it
  *
  * Both are written once and may be shared: a snapshot names the memory layers and disk layers it stands
- * upon, its own last, and so do its forks. Nothing is removed by whoever stops using it; `collect`
- * removes what nothing leads to.
+ * upon, its own last, and so do its forks. Users hold what they use by its id: a record what it names,
+ * an operation what it makes or reads. Nobody removes what it lets go of. `collect` does, once no hold and
+ * no held snapshot leads to it; garbage.ts decides that.
  *
  * INVARIANT: at every instant, also of a power cut, what a published snapshot names is whole.
  */
@@ -14,6 +15,7 @@ import { access, link, mkdir, readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { flush, flushFolder, renameDurably } from "@torpor/std";
 import { stateFiles } from "./folders.ts";
+import { Garbage, diskSuffix, stagedSuffix } from "./garbage.ts";
 import {
   type SavedDiskLayer,
   type SavedMemoryLayer,
@@ -25,9 +27,8 @@ import {
 } from "./manifest.ts";
 import type { StackedLayer } from "./memory-stack.ts";
 import type { Sealer } from "./sealing.ts";
+import type { SnapshotLedger } from "./snapshot-ledger.ts";
 
-const stagedSuffix = ".staged";
-const diskSuffix = ".qcow2";
 export const snapshotFiles = { deviceState: "device.state" } as const;
 
 export interface StagedSnapshot extends AsyncDisposable {
@@ -36,31 +37,33 @@ export interface StagedSnapshot extends AsyncDisposable {
   publish(manifest: SnapshotManifest): Promise<void>;
 }
 
-/** What somebody needs: ids of snapshots and of disk layers. */
-export interface Needs {
-  readonly snapshots: readonly string[];
-  readonly disks: readonly string[];
-}
-
 export class SnapshotStore {
   readonly #snapshots: string;
   readonly #disks: string;
   readonly #sealer: Sealer;
-  /** Ids that are being made or read, and how often; no record speaks for them yet. */
-  readonly #kept = new Map<string, number>();
-  /** What published snapshots name; they never change. */
-  readonly #names = new Map<string, Needs>();
-  #collecting: Promise<unknown> = Promise.resolve();
+  readonly #ledger: SnapshotLedger;
+  readonly #garbage: Garbage;
 
-  private constructor(stateFolder: string, sealer: Sealer) {
+  private constructor(stateFolder: string, sealer: Sealer, ledger: SnapshotLedger) {
     this.#sealer = sealer;
     this.#snapshots = join(stateFolder, stateFiles.snapshots);
     this.#disks = join(stateFolder, stateFiles.disks);
+    this.#ledger = ledger;
+    this.#garbage = new Garbage({
+      snapshotsFolder: this.#snapshots,
+      disksFolder: this.#disks,
+      ledger,
+      layersOf: async (snapshotId) => layersOf(await this.read(snapshotId)),
+    });
   }
 
   /** @param sealer For the host keys in manifests. */
-  static async open(stateFolder: string, sealer: Sealer): Promise<SnapshotStore> {
-    const store = new SnapshotStore(stateFolder, sealer);
+  static async open(
+    stateFolder: string,
+    sealer: Sealer,
+    ledger: SnapshotLedger,
+  ): Promise<SnapshotStore> {
+    const store = new SnapshotStore(stateFolder, sealer, ledger);
     await mkdir(store.#snapshots, { recursive: true, mode: 0o700 });
     await mkdir(store.#disks, { recursive: true, mode: 0o700 });
     return store;
@@ -96,28 +99,6 @@ export class SnapshotStore {
     return { ...stored, hostKey: this.#sealer.open(stored.hostKey, hostKeyPlace(snapshotId)) };
   }
 
-  /**
-   * Seals what an earlier version left in plain. Safe to repeat.
-   * @returns ids of snapshots that cannot be read, and stay as they are
-   */
-  async sealAll(): Promise<readonly string[]> {
-    const unread: string[] = [];
-    for (const id of await readdir(this.#snapshots)) {
-      if (id.endsWith(stagedSuffix)) continue;
-      const stored = await readSnapshotManifest(this.folder(id)).catch(() => undefined);
-      if (stored === undefined) unread.push(id);
-      else if (stored.format !== snapshotFormat) {
-        await replaceManifest(this.folder(id), this.#sealed({ ...stored, format: snapshotFormat }));
-      }
-    }
-    return unread;
-  }
-
-  #sealed(manifest: SnapshotManifest): SnapshotManifest {
-    const { hostKey, snapshotId } = manifest;
-    return { ...manifest, hostKey: this.#sealer.seal(hostKey, hostKeyPlace(snapshotId)) };
-  }
-
   async has(snapshotId: string): Promise<boolean> {
     return await access(this.folder(snapshotId)).then(
       () => true,
@@ -135,8 +116,11 @@ export class SnapshotStore {
     return {
       path,
       publish: async (manifest) => {
-        await writeManifest(path, this.#sealed(manifest));
-        await flushFolder(path);
+        // ORDER: a snapshot whose layers nobody has noted must never be found.
+        await Promise.all([
+          this.#note(manifest),
+          writeManifest(path, sealed(manifest, this.#sealer)).then(() => flushFolder(path)),
+        ]);
         // ORDER: whoever made a disk layer has flushed its content; its name is flushed before it is named.
         await flush(this.#disks);
         await renameDurably(path, this.folder(snapshotId));
@@ -169,85 +153,85 @@ export class SnapshotStore {
 
   /** Keeps these, and what they stand upon, from being collected until disposed; they may not exist yet. */
   keep(...ids: readonly string[]): Disposable {
-    for (const id of ids) this.#kept.set(id, (this.#kept.get(id) ?? 0) + 1);
+    this.hold(ids);
+    let isHeld = true;
     return {
       [Symbol.dispose]: () => {
-        for (const id of ids) {
-          const left = (this.#kept.get(id) ?? 1) - 1;
-          if (left === 0) this.#kept.delete(id);
-          else this.#kept.set(id, left);
-        }
+        if (isHeld) this.letGo(ids);
+        isHeld = false;
       },
     };
   }
 
+  /** As `keep`, until `letGo` of the same ids. For records, which are many and have no end of their own. */
+  hold(ids: readonly string[]): void {
+    this.#garbage.hold(ids);
+  }
+
+  letGo(ids: readonly string[]): void {
+    this.#garbage.letGo(ids);
+  }
+
+  isKept(id: string): boolean {
+    return this.#garbage.isHeld(id);
+  }
+
+  /** Calls this each time that something may have become garbage. One listener: the last. */
+  onLetGo(listener: () => void): void {
+    this.#garbage.onLetGo = listener;
+  }
+
   /**
-   * Removes what neither `needs` leads to nor anybody keeps. Safe at any time and after any crash: what
-   * is in the making is kept, and what is half made belongs to nobody. When a snapshot that is needed
-   * cannot be read, nothing is removed, because nobody knows what it needs.
-   * @param needs Asked after the folders are listed, so that nothing newer is ever judged.
-   * @returns the names of what was removed.
-   * @throws snapshot.corrupt, storage.failed
+   * Removes what was let go of since the last call and what nothing leads to any more. The first call of
+   * a process looks through both folders, for what an earlier process left, and so has to come when all
+   * records hold what they name. Safe at any time and after any crash.
+   * @returns the ids that are held no more: of each, all that could be removed is
+   * @throws storage.failed; snapshot.corrupt when an older version published a snapshot that is held
+   *   and cannot be read: nobody knows what it needs, so nothing is removed. The next call tries again.
    */
-  async collect(needs: () => Needs): Promise<readonly string[]> {
-    const work = this.#collecting.then(() => this.#collect(needs));
-    this.#collecting = work.catch(() => undefined);
-    return await work;
+  async collect(): Promise<readonly string[]> {
+    return await this.#garbage.collect();
   }
 
-  async #collect(needs: () => Needs): Promise<readonly string[]> {
-    const snapshots = await readdir(this.#snapshots);
-    const disks = await readdir(this.#disks);
-    // ORDER: both in one turn. What somebody keeps now a record may name a moment later, and is then no
-    // longer kept: asked at two times, each could say that the other speaks for it.
-    const kept = [...this.#kept.keys()];
-    const needed = needs();
-    const live = await this.#reach(
-      needed,
-      kept.filter((id) => snapshots.includes(id)),
-    );
-    for (const id of kept) live.add(id);
-    const isLive = (name: string, suffix: string): boolean => {
-      const id = name.endsWith(suffix) ? name.slice(0, -suffix.length) : name;
-      return live.has(id) || this.#kept.has(id);
-    };
-    const dead = [
-      ...snapshots
-        .filter((one) => !isLive(one, stagedSuffix))
-        .map((one) => join(this.#snapshots, one)),
-      ...disks.filter((one) => !isLive(one, diskSuffix)).map((one) => join(this.#disks, one)),
-    ];
-    for (const path of dead) await rm(path, { recursive: true, force: true });
-    for (const id of this.#names.keys()) if (!live.has(id)) this.#names.delete(id);
-    return dead;
-  }
-
-  /** @param kept Published snapshots that somebody uses; one that is given up meanwhile needs nothing. */
-  async #reach({ snapshots, disks }: Needs, kept: readonly string[]): Promise<Set<string>> {
-    const live = new Set([...snapshots, ...disks]);
-    for (const id of new Set([...snapshots, ...kept])) {
-      const names = await this.#namesOf(id).catch(async (cause: unknown) => {
-        if (snapshots.includes(id) || (await this.has(id))) throw cause;
-        return { snapshots: [], disks: [] };
-      });
-      for (const one of [...names.snapshots, ...names.disks]) live.add(one);
-    }
-    return live;
-  }
-
-  async #namesOf(snapshotId: string): Promise<Needs> {
-    const known = this.#names.get(snapshotId);
-    if (known !== undefined) return known;
-    const { memory, disk } = await this.read(snapshotId);
-    const names = {
-      snapshots: memory.kind === "layers" ? memory.layers.map((layer) => layer.snapshotId) : [],
-      disks: disk.map((layer) => layer.layerId),
-    };
-    this.#names.set(snapshotId, names);
-    return names;
+  async #note(manifest: SnapshotManifest): Promise<void> {
+    await this.#ledger.add(manifest.snapshotId, layersOf(manifest));
+    this.#garbage.noted();
   }
 }
 
 function hostKeyPlace(snapshotId: string): string {
   return `the snapshot ${snapshotId}`;
+}
+
+/** Ids of the memory layers, its own among them, and of the disk layers. */
+function layersOf({ memory, disk }: SnapshotManifest): readonly string[] {
+  const memoryIds = memory.kind === "layers" ? memory.layers.map((one) => one.snapshotId) : [];
+  return [...memoryIds, ...disk.map(({ layerId }) => layerId)];
+}
+
+/**
+ * Seals what an earlier version left in plain. Safe to repeat.
+ * @returns ids of snapshots that cannot be read, and stay as they are
+ */
+export async function sealSnapshots(
+  stateFolder: string,
+  sealer: Sealer,
+): Promise<readonly string[]> {
+  const folder = join(stateFolder, stateFiles.snapshots);
+  const unread: string[] = [];
+  for (const id of await readdir(folder).catch(() => [])) {
+    if (id.endsWith(stagedSuffix)) continue;
+    const path = join(folder, id);
+    const stored = await readSnapshotManifest(path).catch(() => undefined);
+    if (stored === undefined) unread.push(id);
+    else if (stored.format !== snapshotFormat) {
+      await replaceManifest(path, sealed({ ...stored, format: snapshotFormat }, sealer));
+    }
+  }
+  return unread;
+}
+
+function sealed(manifest: SnapshotManifest, sealer: Sealer): SnapshotManifest {
+  const { hostKey, snapshotId } = manifest;
+  return { ...manifest, hostKey: sealer.seal(hostKey, hostKeyPlace(snapshotId)) };
 }

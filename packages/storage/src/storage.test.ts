@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import { type ErrorCode, TorporError, silentLogger } from "@torpor/std";
+import { MemoryLedger } from "./fixtures.ts";
 import { keyFileName } from "./folders.ts";
 import { assertFreeSpace } from "./free-space.ts";
 import { KeyFile } from "./key-file.ts";
@@ -49,11 +50,14 @@ function manifestOf(
 }
 
 async function withStore(
-  work: (store: SnapshotStore, path: string) => Promise<void>,
+  work: (store: SnapshotStore, path: string, ledger: MemoryLedger, sealer: Sealer) => Promise<void>,
 ): Promise<void> {
   await using temporary = await mkdtempDisposable(join(tmpdir(), "torpor-snapshots-"));
   const keys = KeyFile.open(join(temporary.path, keyFileName), silentLogger);
-  await work(await SnapshotStore.open(temporary.path, new Sealer(keys)), temporary.path);
+  const ledger = new MemoryLedger();
+  const sealer = new Sealer(keys);
+  const store = await SnapshotStore.open(temporary.path, sealer, ledger);
+  await work(store, temporary.path, ledger, sealer);
 }
 
 async function publish(store: SnapshotStore, manifest: SnapshotManifest): Promise<void> {
@@ -113,14 +117,15 @@ test("copy() makes a snapshot of the same instant that outlives the first", asyn
     assert.deepEqual(await store.copy("a", "c", disk), { ...copy, snapshotId: "c", disk });
     assert.deepEqual((await store.read("c")).disk, disk);
     // Its memory is the first one's layer.
-    await store.collect(() => ({ snapshots: ["b"], disks: [] }));
+    store.hold(["b"]);
+    await store.collect();
     assert.deepEqual(await names(path), ["a", "b", "d1.qcow2"]);
     await rm(store.folder("a"), { recursive: true });
     assert.equal(await readFile(store.deviceStatePath("b"), "utf8"), "devices");
   });
 });
 
-test("collect() keeps what is needed, what that stands upon and what is in the making", async () => {
+test("collect() keeps what is held, what that stands upon and what is in the making", async () => {
   await withStore(async (store, path) => {
     await publish(store, manifestOf("a", [], ["d1"]));
     await publish(store, manifestOf("b", ["a"], ["d1", "d2"]));
@@ -128,55 +133,159 @@ test("collect() keeps what is needed, what that stands upon and what is in the m
     await writeFile(store.diskPath("d4"), "");
     await writeFile(store.diskPath("d5"), "");
     await store.stage("half");
+    const record = store.keep("b", "d4");
+    store.hold(["a"]);
     const making = store.keep("making", "d5");
     await store.stage("making");
-    const removed = await store.collect(() => ({ snapshots: ["b"], disks: ["d4"] }));
-    assert.equal(removed.length, 3);
+    await store.collect();
     const kept = ["a", "b", "making.staged", "d1.qcow2", "d2.qcow2", "d4.qcow2", "d5.qcow2"];
     assert.deepEqual(await names(path), [...kept].sort());
     making[Symbol.dispose]();
-    await store.collect(() => ({ snapshots: ["a"], disks: [] }));
+    record[Symbol.dispose]();
+    assert.deepEqual((await store.collect()).toSorted(), ["b", "d4", "d5", "making"]);
     assert.deepEqual(await names(path), ["a", "d1.qcow2"]);
-    await store.collect(() => ({ snapshots: [], disks: [] }));
+  });
+});
+
+test("collect() removes with the last of a family what the first was made with", async () => {
+  await withStore(async (store, path, ledger) => {
+    await publish(store, manifestOf("a", [], ["d1"]));
+    const holds = ["c1", "c2", "c3", "c4", "c5"].map((id) => store.keep(id));
+    for (const id of ["c1", "c2", "c3", "c4", "c5"]) {
+      await publish(store, manifestOf(id, ["a"], ["d1"]));
+    }
+    await store.collect();
+    const left = ["c1", "c2", "c3", "c4", "c5"];
+    for (const hold of holds) {
+      assert.deepEqual(await names(path), ["a", ...left, "d1.qcow2"]);
+      hold[Symbol.dispose]();
+      left.shift();
+      await store.collect();
+    }
     assert.deepEqual(await names(path), []);
+    assert.deepEqual(ledger.uses, []);
+  });
+});
+
+test("collect() reads a page of a family, however large it is, and nothing of others", async () => {
+  await withStore(async (store, _path, ledger) => {
+    const others = Array.from({ length: 50 }, (_, index) => `other${index}`);
+    using holds = new DisposableStack();
+    for (const id of others) {
+      await publish(store, manifestOf(id, ["a"], [`d-${id}`]));
+      holds.use(store.keep(id));
+    }
+    const last = store.keep("z");
+    await publish(store, manifestOf("z", ["a"], ["dz"]));
+    await store.collect();
+    ledger.rowsRead = 0;
+    last[Symbol.dispose]();
+    assert.deepEqual(await store.collect(), ["z"]);
+    assert.ok(ledger.rowsRead <= 4, `${ledger.rowsRead} rows`);
+    ledger.rowsRead = 0;
+    await store.collect();
+    assert.equal(ledger.rowsRead, 0);
   });
 });
 
 test("collect() keeps what its maker lets go of once a record names it", async () => {
-  await withStore(async (store, path) => {
-    await publish(store, manifestOf("a"));
+  await withStore(async (store, path, ledger) => {
+    await publish(store, manifestOf("a", [], ["d0"]));
+    store.hold(["a"]);
     const making = store.keep("b", "d1");
     await publish(store, manifestOf("b", [], ["d1"]));
-    await store.collect(() => {
-      // Asked a moment too early to name it, and by the time it is judged nobody keeps it.
+    using holds = new DisposableStack();
+    ledger.meanwhile = async () => {
+      holds.use(store.keep("b"));
       making[Symbol.dispose]();
-      return { snapshots: ["a"], disks: [] };
-    });
+    };
+    await store.collect();
+    await store.collect();
+    assert.deepEqual(await names(path), ["a", "b", "d0.qcow2", "d1.qcow2"]);
+  });
+});
+
+test("collect() sees a snapshot that is published while it looks for one", async () => {
+  await withStore(async (store, path, ledger) => {
+    await publish(store, manifestOf("a", [], ["d1"]));
+    const first = store.keep("a");
+    store.hold(["b"]);
+    await store.collect();
+    first[Symbol.dispose]();
+    // It was begun upon `a`, and its maker lets go of that as soon as it is published.
+    ledger.meanwhile = async () => await publish(store, manifestOf("b", ["a"], ["d1"]));
+    await store.collect();
     assert.deepEqual(await names(path), ["a", "b", "d1.qcow2"]);
   });
 });
 
-test("collect() keeps what a snapshot stands upon that somebody keeps", async () => {
-  await withStore(async (store, path) => {
+test("collect() finds what an earlier process left, whether it was noted, whole or neither", async () => {
+  await withStore(async (store, path, ledger, sealer) => {
+    await publish(store, manifestOf("kept", ["below"], ["d1"]));
+    await publish(store, manifestOf("below", [], ["d0"]));
+    await publish(store, manifestOf("given-up", ["below"], ["d2"]));
+    await ledger.add("never published", ["below", "d3"]);
+    await writeFile(store.diskPath("d4"), "");
+    await store.stage("half");
+    const next = await SnapshotStore.open(path, sealer, ledger);
+    next.hold(["kept"]);
+    await next.collect();
+    assert.deepEqual(await names(path), ["below", "d1.qcow2", "kept"]);
+    assert.deepEqual(await ledger.snapshotIds(), ["kept"]);
+  });
+});
+
+test("collect() notes what an older version published before it removes anything", async () => {
+  await withStore(async (store, path, ledger) => {
     await publish(store, manifestOf("a", [], ["d1"]));
-    await publish(store, manifestOf("b", ["a"], ["d1"]));
-    using holds = new DisposableStack();
-    holds.use(store.keep("b", "given-up"));
-    await store.collect(() => ({ snapshots: [], disks: [] }));
-    assert.deepEqual(await names(path), ["a", "b", "d1.qcow2"]);
+    await publish(store, manifestOf("b", ["a"], ["d1", "d2"]));
+    ledger.uses = [];
+    store.hold(["b"]);
+    await store.collect();
+    assert.deepEqual(await names(path), ["a", "b", "d1.qcow2", "d2.qcow2"]);
+    assert.deepEqual(await ledger.layersOf(["b"]), ["a", "b", "d1", "d2"]);
   });
 });
 
 test("collect() removes nothing while it cannot tell what is needed", async () => {
+  await withStore(async (store, path, ledger) => {
+    await publish(store, manifestOf("a"));
+    await publish(store, manifestOf("b", ["a"]));
+    ledger.uses = [];
+    const manifest = join(store.folder("b"), "manifest.json");
+    const good = await readFile(manifest, "utf8");
+    await writeFile(manifest, "{");
+    const held = store.keep("b");
+    await assert.rejects(store.collect(), fails("snapshot.corrupt"));
+    assert.deepEqual(await names(path), ["a", "b"]);
+    await writeFile(manifest, good);
+    await store.collect();
+    assert.deepEqual(await names(path), ["a", "b"]);
+    held[Symbol.dispose]();
+    await store.collect();
+    assert.deepEqual(await names(path), []);
+  });
+});
+
+test("collect() keeps what a damaged snapshot stands upon once that is noted", async () => {
   await withStore(async (store, path) => {
     await publish(store, manifestOf("a"));
     await publish(store, manifestOf("b", ["a"]));
+    await publish(store, manifestOf("c"));
     await writeFile(join(store.folder("b"), "manifest.json"), "{");
-    await assert.rejects(
-      store.collect(() => ({ snapshots: ["b"], disks: [] })),
-      fails("snapshot.corrupt"),
-    );
+    store.hold(["b"]);
+    await store.collect();
     assert.deepEqual(await names(path), ["a", "b"]);
+  });
+});
+
+test("collect() tries again what could not be removed", async () => {
+  await withStore(async (store, path, ledger) => {
+    await publish(store, manifestOf("a", [], ["d1"]));
+    ledger.meanwhile = () => Promise.reject(new Error("broken on purpose"));
+    await assert.rejects(store.collect(), /on purpose/);
+    await store.collect();
+    assert.deepEqual(await names(path), []);
   });
 });
 

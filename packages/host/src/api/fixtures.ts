@@ -32,6 +32,7 @@ import { openDatabase } from "../records/database.ts";
 import { IdempotencyRecords } from "../records/idempotency-records.ts";
 import { openNetwork } from "../network-request.ts";
 import type { SandboxRecord } from "../records/sandbox-records.ts";
+import { SnapshotLayers } from "../records/snapshot-layers.ts";
 import { SnapshotRecords } from "../records/snapshot-records.ts";
 import { RequestsUnderWay } from "../requests-under-way.ts";
 import type { Command } from "../sandbox/command.ts";
@@ -96,14 +97,14 @@ export async function startFakeApi(options: FakeApiOptions): Promise<FakeApi> {
   await using undo = new AsyncDisposableStack();
   const folder = undo.use(await mkdtempDisposable(join(tmpdir(), "torpor-api-")));
   const sealer = new Sealer(KeyFile.open(join(folder.path, keyFileName), silentLogger));
-  const store = await SnapshotStore.open(folder.path, sealer);
-  const database = await openDatabase(":memory:", { sealer, store });
+  const database = await openDatabase(":memory:", { sealer, stateFolder: folder.path });
+  const store = await SnapshotStore.open(folder.path, sealer, new SnapshotLayers(database));
   undo.defer(() => database.destroy());
   const templates = new TemplateStore(join(folder.path, "templates"));
   await publishTemplate(templates);
   const tags = await TemplateTags.open(database);
   const snapshotRecords = new SnapshotRecords(database);
-  const snapshots = await Snapshots.open({ snapshotRecords, tags, templates });
+  const snapshots = await Snapshots.open({ snapshotRecords, tags, templates, store });
   const sandboxes = new FakeSandboxes(folder.path, snapshots, store, templates, tags);
   const host: ApiHost = {
     sandboxes,

@@ -55,6 +55,12 @@ export interface SnapshotTable {
   pool: number;
 }
 
+/** That a snapshot stands upon a layer, one row each; of all snapshots, whoever they were made for. */
+export interface SnapshotLayerTable {
+  layer_id: string;
+  snapshot_id: string;
+}
+
 /** What a name with a tag means; without a tag the template store and the snapshots know. */
 export interface TemplateTagTable {
   name: string;
@@ -95,6 +101,7 @@ export interface IdempotencyKeyTable {
 export interface Tables {
   sandboxes: SandboxTable;
   snapshots: SnapshotTable;
+  snapshot_layers: SnapshotLayerTable;
   template_tags: TemplateTagTable;
   api_keys: ApiKeyTable;
   idempotency_keys: IdempotencyKeyTable;

@@ -2,7 +2,7 @@
  * The database's schema as steps, each applied once and in the order of their names. A step that was
  * released is never changed; what comes later is a step of its own.
  */
-import type { Sealer, SnapshotStore } from "@torpor/storage";
+import { type Sealer, sealSnapshots } from "@torpor/storage";
 import type { Kysely } from "kysely";
 import type { Migration } from "kysely/migration";
 import { sealSecrets } from "./sandbox-secrets.ts";
@@ -10,7 +10,8 @@ import { sealSecrets } from "./sandbox-secrets.ts";
 /** What seals secrets of an earlier version, in records and in snapshots. */
 export interface Sealing {
   readonly sealer: Sealer;
-  readonly store: Pick<SnapshotStore, "sealAll">;
+  /** Its snapshots are sealed, too. */
+  readonly stateFolder: string;
 }
 
 /** `sandboxes` before its secrets were sealed. */
@@ -29,6 +30,21 @@ export function migrationsWith(sealing: Sealing): Readonly<Record<string, Migrat
     ...tables,
     "0004-sealed-secrets": {
       up: async (database: Kysely<PlainTables>) => await seal(database, sealing),
+    },
+    "0005-snapshot-layers": {
+      up: async (database: Kysely<unknown>) => {
+        await database.schema
+          .createTable("snapshot_layers")
+          .addColumn("layer_id", "text", (column) => column.notNull())
+          .addColumn("snapshot_id", "text", (column) => column.notNull())
+          .addPrimaryKeyConstraint("snapshot_layers_layer_snapshot", ["layer_id", "snapshot_id"])
+          .execute();
+        await database.schema
+          .createIndex("snapshot_layers_snapshot")
+          .on("snapshot_layers")
+          .column("snapshot_id")
+          .execute();
+      },
     },
   };
 }
@@ -113,9 +129,12 @@ const tables: Readonly<Record<string, Migration>> = {
   },
 };
 
-async function seal(database: Kysely<PlainTables>, { sealer, store }: Sealing): Promise<void> {
+async function seal(
+  database: Kysely<PlainTables>,
+  { sealer, stateFolder }: Sealing,
+): Promise<void> {
   // ORDER: a crash in between repeats the step, and sealed snapshots stay as they are.
-  await store.sealAll();
+  await sealSnapshots(stateFolder, sealer);
   await database.schema
     .alterTable("sandboxes")
     .addColumn("secrets", "text", (column) => column.notNull().defaultTo(""))

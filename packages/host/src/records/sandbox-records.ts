@@ -52,9 +52,15 @@ export class SandboxRecords {
     this.#sealer = sealer;
   }
 
-  /** @throws secrets.locked, secrets.damaged */
+  /**
+   * Secrets are opened as they are asked for, which throws `secrets.damaged`: there are many records, and
+   * most are of sandboxes that sleep.
+   * @throws secrets.locked, secrets.damaged for the first of them
+   */
   async all(): Promise<readonly SandboxRecord[]> {
     const rows = await this.#database.selectFrom("sandboxes").selectAll().execute();
+    const [first] = rows;
+    if (first !== undefined) openSecrets(this.#sealer, first.id, first.secrets);
     return rows.map((row) => fromRow(row, this.#sealer));
   }
 
@@ -103,6 +109,8 @@ function toRow(record: SandboxRecord, sealer: Sealer): SandboxTable {
 
 /** The columns hold what `toRow` wrote; the database is the daemon's own. */
 function fromRow(row: Selectable<SandboxTable>, sealer: Sealer): SandboxRecord {
+  let opened: SandboxSecrets | undefined;
+  const secrets = (): SandboxSecrets => (opened ??= openSecrets(sealer, row.id, row.secrets));
   return {
     id: row.id,
     templateId: row.template_id,
@@ -113,7 +121,15 @@ function fromRow(row: Selectable<SandboxTable>, sealer: Sealer): SandboxRecord {
     state: JSON.parse(row.state) as SandboxState,
     diskLayers: JSON.parse(row.disk_layers) as string[],
     lifetime: JSON.parse(row.lifetime) as Lifetime,
-    ...openSecrets(sealer, row.id, row.secrets),
+    get hostKey() {
+      return secrets().hostKey;
+    },
+    get accessToken() {
+      return secrets().accessToken;
+    },
+    get envVars() {
+      return secrets().envVars;
+    },
     metadata: JSON.parse(row.metadata) as Record<string, string>,
     createdAtMs: row.created_at_ms,
     startedAtMs: row.started_at_ms,

@@ -11,6 +11,7 @@ import { KeyFile, Sealer, SnapshotStore, keyFileName, stateFiles } from "@torpor
 import { newLifetime } from "../lifecycle/lifetime.ts";
 import { type Database, openDatabase } from "./database.ts";
 import { migrationsWith } from "./migrations.ts";
+import { SnapshotLayers } from "./snapshot-layers.ts";
 import { type SandboxRecord, SandboxRecords } from "./sandbox-records.ts";
 
 const hostKey = "a0b1c2d3".repeat(8);
@@ -28,9 +29,12 @@ interface Opened {
 async function open(folder: string, undo: AsyncDisposableStack, key = "key"): Promise<Opened> {
   const keyFile = join(folder, "..", key, keyFileName);
   const sealer = new Sealer(KeyFile.open(keyFile, silentLogger));
-  const store = await SnapshotStore.open(folder, sealer);
-  const database = await openDatabase(join(folder, stateFiles.database), { sealer, store });
+  const database = await openDatabase(join(folder, stateFiles.database), {
+    sealer,
+    stateFolder: folder,
+  });
   undo.defer(() => database.destroy());
+  const store = await SnapshotStore.open(folder, sealer, new SnapshotLayers(database));
   return { database, store, records: new SandboxRecords(database, sealer) };
 }
 
@@ -80,7 +84,8 @@ function writePlainDatabase(path: string): void {
       disk_layers text NOT NULL, lifetime text NOT NULL, host_key text NOT NULL, access_token text NOT NULL,
       metadata text NOT NULL, env_vars text NOT NULL, created_at_ms bigint NOT NULL,
       started_at_ms bigint NOT NULL, network text, auto_resume text)`);
-  for (const name of Object.keys(migrationsWith({} as never)).slice(0, -1)) {
+  const names = Object.keys(migrationsWith({} as never));
+  for (const name of names.slice(0, names.indexOf("0004-sealed-secrets"))) {
     sqlite
       .prepare("INSERT INTO kysely_migration VALUES (?, ?)")
       .run(name, new Date(0).toISOString());

@@ -47,6 +47,10 @@ export async function enterPaused(turn: Turn, snapshotId: string): Promise<void>
   turn.run = undefined;
   turn.base = undefined;
   const { lifetime, startedAtMs } = turn.record;
+  // ORDER: a record that says "paused" is not looked at by the next daemon, so nothing is left by then.
+  await clearRuns(turn).catch((cause: unknown) => {
+    turn.log.warn("what a run left stays until the next pause or removal", { cause });
+  });
   await turn.rest(
     { kind: "paused" },
     {
@@ -55,7 +59,6 @@ export async function enterPaused(turn: Turn, snapshotId: string): Promise<void>
       lifetime: rest(lifetime, startedAtMs, Date.now()),
     },
   );
-  await clearRuns(turn);
   turn.events.saved();
   turn.events.timed();
 }

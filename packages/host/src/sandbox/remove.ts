@@ -29,6 +29,7 @@ export async function remove(turn: Turn): Promise<readonly StepTiming[]> {
   turn.run = undefined;
   turn.spare = undefined;
   turn.isRemoved = true;
+  turn.letGoOfLayers();
   turn.events.timed();
   turn.events.removed();
   return timings;

@@ -30,22 +30,49 @@ import { changeNetwork, changeTimeoutMs, extendTimeoutMs } from "./settings.ts";
 import { settle } from "./settle.ts";
 import { shortenDisk } from "./shorten.ts";
 import { endStall } from "./stall.ts";
-import { type SandboxEvents, SandboxWriter, type Turn } from "./writer.ts";
+import { namesOf } from "./names.ts";
+import { SandboxWriter, type Turn } from "./writer.ts";
 
+/** What happens to sandboxes that concerns others. */
+export interface SandboxEvents {
+  /** What the sandbox stands upon has changed: something may be folded. */
+  saved(sandbox: Sandbox): void;
+  /** A run begins, its lifetime is set anew, or it is over. */
+  timed(sandbox: Sandbox): void;
+  /** Nothing is left of it. */
+  removed(sandbox: Sandbox): void;
+}
+
+/** Most sandboxes sleep, some by the ten thousand: until it is first used one is hardly more than its record. */
 export class Sandbox {
-  readonly #writer: SandboxWriter;
+  readonly #host: HostContext;
+  readonly #firstRecord: SandboxRecord;
+  readonly #events: SandboxEvents;
+  #madeWriter: SandboxWriter | undefined;
 
+  /** From here on what the record names is kept. */
   constructor(host: HostContext, record: SandboxRecord, events: SandboxEvents) {
-    this.#writer = new SandboxWriter(host, record, events);
+    this.#host = host;
+    this.#firstRecord = record;
+    this.#events = events;
+    host.store.hold(namesOf(record));
+  }
+
+  get #writer(): SandboxWriter {
+    return (this.#madeWriter ??= new SandboxWriter(this.#host, this.#firstRecord, {
+      saved: () => this.#events.saved(this),
+      timed: () => this.#events.timed(this),
+      removed: () => this.#events.removed(this),
+    }));
   }
 
   get record(): SandboxRecord {
-    return this.#writer.record;
+    return this.#madeWriter?.record ?? this.#firstRecord;
   }
 
   /** The running VM, or undefined. */
   get run(): SandboxRun | undefined {
-    return this.#writer.run;
+    return this.#madeWriter?.run;
   }
 
   get folder(): SandboxFolder {
@@ -153,12 +180,12 @@ export class Sandbox {
 
   /** Settles when what was asked for so far is done, well or not. */
   async whenIdle(): Promise<void> {
-    await this.#writer.whenIdle();
+    await this.#madeWriter?.whenIdle();
   }
 
   /** Lets go of the VM without ending it; another daemon will adopt it. */
-  release(): Promise<void> {
-    return this.#writer.take(letGo);
+  async release(): Promise<void> {
+    await this.#madeWriter?.take(letGo);
   }
 }
 

@@ -25,6 +25,11 @@ const adoptBudgetMs = 15_000;
 /** The states in which there is a VM, as far as the record knows. */
 type StateWithVm = Extract<SandboxState, { kind: "running" | "checkpointing" | "pausing" }>;
 
+/** Whether there is nothing to settle: most sandboxes sleep, and a start must not cost more for each. */
+export function isAtRest({ kind }: SandboxState): boolean {
+  return kind === "paused" || kind === "failed";
+}
+
 export async function settle(turn: Turn): Promise<void> {
   const { state } = turn.record;
   switch (state.kind) {
@@ -42,10 +47,8 @@ export async function settle(turn: Turn): Promise<void> {
       await remove(turn);
       break;
     case "paused":
-      await clearRuns(turn);
-      break;
     case "failed":
-      break; // its console and logs stay readable until it is removed
+      break; // console and logs of one that failed stay readable until it is removed
   }
 }
 

@@ -19,16 +19,14 @@ import { type SandboxState, enter } from "../lifecycle/state.ts";
 import type { SandboxRecord } from "../records/sandbox-records.ts";
 import type { SandboxRun } from "../steps/run.ts";
 import type { WakeContext } from "../steps/wake.ts";
+import { namesOf } from "./names.ts";
 
 const storeRetryMs = 1_000;
 
-/** Who is told, and when. */
-export interface SandboxEvents {
-  /** What the sandbox stands upon has changed: something may be folded or collected. */
+/** See `SandboxEvents`; of the one sandbox that the turn is with. */
+export interface TurnEvents {
   saved(): void;
-  /** A run begins, its lifetime is set anew, or it is over. */
   timed(): void;
-  /** Nothing is left of it: it needs nothing any more. */
   removed(): void;
 }
 
@@ -36,7 +34,8 @@ export class SandboxWriter {
   readonly #turn: Turn;
   #queue: Promise<unknown> = Promise.resolve();
 
-  constructor(host: HostContext, record: SandboxRecord, events: SandboxEvents) {
+  /** @param record What it names is kept already. */
+  constructor(host: HostContext, record: SandboxRecord, events: TurnEvents) {
     this.#turn = new Turn(host, record, events, (work) => this.take(work));
   }
 
@@ -77,7 +76,7 @@ type Later = (work: (turn: Turn) => Promise<void>) => Promise<void>;
 
 export class Turn {
   readonly host: HostContext;
-  readonly events: SandboxEvents;
+  readonly events: TurnEvents;
   readonly later: Later;
   readonly log: Logger;
   readonly folder: SandboxFolder;
@@ -92,7 +91,7 @@ export class Turn {
   #isStored = true;
   #retry: NodeJS.Timeout | undefined;
 
-  constructor(host: HostContext, record: SandboxRecord, events: SandboxEvents, later: Later) {
+  constructor(host: HostContext, record: SandboxRecord, events: TurnEvents, later: Later) {
     this.host = host;
     this.events = events;
     this.later = later;
@@ -109,7 +108,7 @@ export class Turn {
   async save(change: Partial<SandboxRecord>): Promise<void> {
     const record = { ...this.#record, ...change };
     await this.host.records.save(record);
-    this.#record = record;
+    this.#believe(record);
     this.#isStored = true;
   }
 
@@ -119,7 +118,7 @@ export class Turn {
 
   /** To what the sandbox has come to already: believed first, then stored, now or later. Never fails. */
   async rest(to: SandboxState, change: Partial<SandboxRecord> = {}): Promise<void> {
-    this.#record = { ...this.#record, ...change, state: enter(this.#record.state, to) };
+    this.#believe({ ...this.#record, ...change, state: enter(this.#record.state, to) });
     this.#isStored = false;
     await this.storeRest();
   }
@@ -145,6 +144,19 @@ export class Turn {
   letGoOfRecord(): void {
     clearTimeout(this.#retry);
     this.#isStored = true;
+  }
+
+  /** Nothing is left of the sandbox: it needs nothing any more. */
+  letGoOfLayers(): void {
+    this.host.store.letGo(namesOf(this.#record));
+  }
+
+  #believe(record: SandboxRecord): void {
+    const before = this.#record;
+    this.#record = record;
+    // ORDER: what both name is held all the time.
+    this.host.store.hold(namesOf(record));
+    this.host.store.letGo(namesOf(before));
   }
 
   stepOptions(verb: string): RunStepsOptions {
