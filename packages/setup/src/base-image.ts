@@ -29,6 +29,7 @@ import {
   removeTree,
   withCacheLock,
 } from "./layers.ts";
+import { shareCommand } from "./shared-cache.ts";
 import { type Progress, silentProgress } from "./progress.ts";
 import { buildRootfsLayer, guestRelease, rootfsInputs } from "./rootfs.ts";
 
@@ -75,7 +76,13 @@ export async function prepareBaseImage(options: BaseImageOptions): Promise<BaseI
   const found = await findBaseImage(options);
   if (found !== undefined) return found;
   if (process.getuid?.() !== 0) {
-    throw new TorporError("root.required", "building the guest system needs root");
+    throw new TorporError(
+      "root.required",
+      `${cacheDir} has no template, and only root can build it`,
+      {
+        advice: `Run as root, once: ${shareCommand(cacheDir)}`,
+      },
+    );
   }
   return withCacheLock(
     cacheDir,

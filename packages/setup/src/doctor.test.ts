@@ -17,8 +17,11 @@ const healthy: DoctorFacts = {
   kernelRelease: "6.18.0",
   qemuVersion: "10.0.2",
   accelerator: { accelerator: "kvm", reason: "a guest booted" },
-  kvmDevice: true,
-  tunDevice: true,
+  kvmDevice: { path: "/dev/kvm", state: "usable", group: undefined },
+  tunDevice: { path: "/dev/net/tun", state: "usable", group: undefined },
+  networkKind: "namespace",
+  cacheDir: "/var/cache/torpor",
+  closedCachePath: undefined,
   egressProblem: undefined,
   cgroupProblem: undefined,
   missingNamespaces: [],
@@ -55,7 +58,8 @@ const broken: readonly (readonly [string, Partial<DoctorFacts>])[] = [
   ["QEMU", { qemuVersion: undefined }],
   ["QEMU", { qemuVersion: "7.1.9" }],
   ["KVM", { accelerator: { accelerator: "tcg", reason: "the guest did not boot" } }],
-  ["/dev/net/tun", { tunDevice: false }],
+  ["/dev/net/tun", { tunDevice: { path: "/dev/net/tun", state: "missing", group: undefined } }],
+  ["cache folder", { closedCachePath: "/var/cache/torpor" }],
   ["internet", { egressProblem: "the kernel refuses it" }],
   ["cgroups", { cgroupProblem: "no cgroup v2 is mounted" }],
   ["namespaces", { missingNamespaces: ["net"] }],
@@ -87,6 +91,35 @@ for (const [name, facts] of broken) {
     assert.match(failed[0]?.fix ?? "", /^[^\n]{10,160}$/);
   });
 }
+
+test("judge() asks nothing of a user without root that only root needs", () => {
+  const closed = { state: "closed", group: undefined } as const;
+  const facts: DoctorFacts = {
+    ...healthy,
+    isRoot: false,
+    networkKind: "user",
+    accelerator: { accelerator: "tcg", reason: "a guest stands still under KVM" },
+    kvmDevice: { path: "/dev/kvm", ...closed },
+    tunDevice: { path: "/dev/net/tun", ...closed },
+    layers: [],
+  };
+  assert.deepEqual(
+    judge(facts).filter((check) => check.required && !check.ok),
+    [],
+  );
+});
+
+test("judge() tells a device that is closed from one that is missing", () => {
+  const tunDevice = { path: "/dev/net/tun", state: "closed", group: undefined } as const;
+  const kvmDevice = { path: "/dev/kvm", state: "closed", group: "kvm" } as const;
+  const checks = judge({ ...healthy, tunDevice, kvmDevice, accelerator: undefined });
+  const of = (name: string): string => {
+    const { detail, fix } = checks.find((check) => check.name === name) ?? assert.fail();
+    return `${detail}: ${fix}`;
+  };
+  assert.match(of("/dev/net/tun"), /is there, and closed to this user: Run as root: setfacl /);
+  assert.match(of("KVM"), /is there, and closed to this user: Run as root: usermod .* kvm /);
+});
 
 test("gatherFacts() reads this machine and leaves the state folder as it was", async () => {
   await using dir = await mkdtempDisposable(join(tmpdir(), "torpor-doctor-"));

@@ -6,25 +6,24 @@
  * required only costs speed or a feature.
  */
 import { constants } from "node:fs";
-import {
-  access,
-  mkdir,
-  open,
-  readFile,
-  readdir,
-  readlink,
-  statfs,
-  writeFile,
-} from "node:fs/promises";
+import { access, mkdir, readFile, readdir, readlink, statfs, writeFile } from "node:fs/promises";
 import { release } from "node:os";
 import { dirname, join } from "node:path";
 import { inspectCgroups, qemuVersion } from "@torpor/vmm";
-import { egressProblem } from "@torpor/network";
-import { type Exposure, exposureOf, stateExposures, stateFiles } from "@torpor/storage";
+import { type NetworkKind, defaultNetworkKind, egressProblem } from "@torpor/network";
+import {
+  type Exposure,
+  exposureOf,
+  readSetting,
+  stateExposures,
+  stateFiles,
+} from "@torpor/storage";
 import { type AcceleratorVerdict, knownAccelerator } from "./accelerator.ts";
 import { type OsRelease, loadOsRelease } from "./apt.ts";
 import { installCommand, loadInstalledPackages, missingPackages } from "./debian-packages.ts";
+import { type DeviceFacts, deviceAdvice, inspectDevice } from "./device.ts";
 import { removeTree } from "./layers.ts";
+import { findClosed, shareCommand } from "./shared-cache.ts";
 import { type TemplateState, inspectTemplates } from "./template-check.ts";
 import { type VmmCopyState, inspectVmmCopies } from "./vmm-copies.ts";
 
@@ -62,8 +61,13 @@ export interface DoctorFacts {
   /** Undefined: not installed. */
   readonly qemuVersion: string | undefined;
   readonly accelerator: AcceleratorVerdict | undefined;
-  readonly kvmDevice: boolean;
-  readonly tunDevice: boolean;
+  readonly kvmDevice: DeviceFacts;
+  readonly tunDevice: DeviceFacts;
+  /** `user`: QEMU's own, which needs nothing of the host. */
+  readonly networkKind: NetworkKind;
+  readonly cacheDir: string;
+  /** What of the cache this user cannot read; undefined: nothing. */
+  readonly closedCachePath: string | undefined;
   /** Why sandboxes cannot reach the internet; undefined: they can. */
   readonly egressProblem: string | undefined;
   /** Why VMs run without limits of memory and processes; undefined: they have them. */
@@ -125,7 +129,12 @@ function judgeMachine(facts: DoctorFacts): readonly Check[] {
       os.prettyName,
       `Use Debian ${debianVersionMin} or newer.`,
     ),
-    check("root", facts.isRoot, facts.isRoot ? "yes" : "no", "Run the same command as root."),
+    hint(
+      "root",
+      facts.isRoot,
+      facts.isRoot ? "yes" : "no: VMs run unconfined as this user, and reach no network",
+      "Sandboxes run without it; run the daemon as root to confine them and to let them out.",
+    ),
     check(
       "node",
       nodeMajor >= nodeMajorMin,
@@ -155,18 +164,10 @@ function judgeVirtualisation(facts: DoctorFacts): readonly Check[] {
     hint(
       "KVM",
       accelerator?.accelerator === "kvm",
-      accelerator?.reason ??
-        (facts.kvmDevice ? "/dev/kvm is there, but was not tried" : "there is no /dev/kvm"),
-      accelerator === undefined && facts.kvmDevice
-        ? "Run `torpor up`: it tries KVM by booting a guest."
-        : "Sandboxes run by software emulation, slower; use a machine with virtualisation for speed.",
+      accelerator?.reason ?? shownDevice[facts.kvmDevice.state]("/dev/kvm", "was not tried yet"),
+      adviceOfKvm(facts),
     ),
-    check(
-      "/dev/net/tun",
-      facts.tunDevice,
-      facts.tunDevice ? "present" : "missing",
-      "Load it with `modprobe tun`; in a container, pass the device in.",
-    ),
+    judgeTun(facts),
     check(
       "namespaces",
       namespaces.length === 0,
@@ -194,8 +195,67 @@ function judgeVirtualisation(facts: DoctorFacts): readonly Check[] {
   ];
 }
 
+const shownDevice: Readonly<
+  Record<DeviceFacts["state"], (path: string, usable: string) => string>
+> = {
+  usable: (path, usable) => `${path} ${usable}`,
+  closed: (path) => `${path} is there, and closed to this user`,
+  dead: (path) => `${path} is there, and nothing answers behind it`,
+  missing: (path) => `there is no ${path}`,
+};
+
+function adviceOfKvm({ accelerator, kvmDevice }: DoctorFacts): string {
+  if (accelerator === undefined && kvmDevice.state === "closed") return deviceAdvice(kvmDevice);
+  if (accelerator === undefined && kvmDevice.state === "usable") {
+    return "Run `torpor up` as root: it tries KVM by booting a guest.";
+  }
+  return "Sandboxes run by software emulation, slower; use a machine with virtualisation for speed.";
+}
+
+function judgeTun({ networkKind, tunDevice }: DoctorFacts): Check {
+  const name = "/dev/net/tun";
+  if (networkKind === "user") {
+    return check(name, true, "not needed: the network of sandboxes is QEMU's own", "");
+  }
+  const { state } = tunDevice;
+  const fix =
+    state === "closed"
+      ? deviceAdvice(tunDevice)
+      : "Load it with `modprobe tun`; in a container, pass the device in.";
+  return check(name, state === "usable", shownDevice[state](name, "is there"), fix);
+}
+
+/** Root builds it; whoever is not only uses it. */
+function judgeBaseImage({ isRoot, layers }: DoctorFacts): readonly Check[] {
+  if (!isRoot) return [];
+  const base = layers.some((name) => name.startsWith("base-"));
+  const fix = "Run `torpor up`: it builds the base image.";
+  return [check("base image", base, base ? "built" : "not built yet", fix)];
+}
+
+function judgeCache({ cacheDir, closedCachePath }: DoctorFacts): Check {
+  return check(
+    "cache folder",
+    closedCachePath === undefined,
+    closedCachePath === undefined
+      ? `${cacheDir} is readable`
+      : `${closedCachePath} is closed to this user`,
+    `Run as root: ${shareCommand(cacheDir)}`,
+  );
+}
+
+function judgeTemplates({ isRoot, templates, cacheDir }: DoctorFacts): Check {
+  return check(
+    "templates",
+    templates.length > 0,
+    templates.length > 0 ? templates.join(", ") : "none",
+    isRoot
+      ? "Run `torpor up`: it makes the base template."
+      : `Run as root: ${shareCommand(cacheDir)}`,
+  );
+}
+
 function judgeState(facts: DoctorFacts): readonly Check[] {
-  const base = facts.layers.some((name) => name.startsWith("base-"));
   return [
     check(
       "state folder",
@@ -224,19 +284,10 @@ function judgeState(facts: DoctorFacts): readonly Check[] {
       gib(facts.memoryAvailableBytes),
       `Free at least ${memoryAvailableGiBMin} GiB of memory, or pause sandboxes.`,
     ),
-    check(
-      "base image",
-      base,
-      base ? "built" : "not built yet",
-      "Run `torpor up` as root: it builds the base image.",
-    ),
+    judgeCache(facts),
+    ...judgeBaseImage(facts),
     judgeVmmCopies(facts.vmmCopies),
-    check(
-      "templates",
-      facts.templates.length > 0,
-      facts.templates.length > 0 ? facts.templates.join(", ") : "none",
-      "Run `torpor up`: it makes the base template.",
-    ),
+    judgeTemplates(facts),
     judgeTemplateFiles(facts.templateStates),
   ];
 }
@@ -301,8 +352,11 @@ export async function gatherFacts(options: DoctorOptions): Promise<DoctorFacts> 
     kernelRelease: release(),
     qemuVersion: await qemuVersion().catch(() => undefined),
     accelerator: await knownAccelerator(cacheDir).catch(() => undefined),
-    kvmDevice: await canUse("/dev/kvm"),
-    tunDevice: await canUse("/dev/net/tun"),
+    kvmDevice: await inspectDevice("/dev/kvm"),
+    tunDevice: await inspectDevice("/dev/net/tun"),
+    networkKind: readSetting(process.env, "TORPOR_NETWORK") ?? defaultNetworkKind(),
+    cacheDir,
+    closedCachePath: await findClosed(cacheDir),
     egressProblem: egressProblem(),
     cgroupProblem: findCgroupProblem(),
     missingNamespaces: await findMissingNamespaces(),
@@ -317,7 +371,7 @@ export async function gatherFacts(options: DoctorOptions): Promise<DoctorFacts> 
     missingKeyFile: (await isMissingKey(stateDir, keyFile)) ? keyFile : undefined,
     layers: await readdir(cacheDir).catch(() => []),
     vmmCopies: await inspectVmmCopies(cacheDir),
-    templates: (await options.listTemplates?.()) ?? [],
+    templates: (await options.listTemplates?.().catch(() => undefined)) ?? [],
     templateStates: await inspectTemplates(cacheDir),
   };
 }
@@ -332,17 +386,6 @@ export function parseMemoryAvailable(meminfo: string): number {
 export function atLeast(version: string, least: readonly [number, number]): boolean {
   const [major = 0, minor = 0] = version.split(/[.-]/).map((part) => Number.parseInt(part, 10));
   return major > least[0] || (major === least[0] && minor >= least[1]);
-}
-
-/** There, and ours to open. A device node can exist while its driver does not. */
-async function canUse(path: string): Promise<boolean> {
-  return open(path, constants.O_RDWR).then(
-    async (handle) => {
-      await handle.close();
-      return true;
-    },
-    () => false,
-  );
 }
 
 function findCgroupProblem(): string | undefined {

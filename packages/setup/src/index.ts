@@ -27,6 +27,7 @@ export {
   silentProgress,
 } from "./progress.ts";
 export { type DebianTree, guestRelease, makeDebianTree } from "./rootfs.ts";
+export { shareCache } from "./shared-cache.ts";
 export { type SetUpOptions, baseImage, setUp } from "./set-up.ts";
 export {
   type GuestCommand,

@@ -13,7 +13,8 @@ import { chooseAccelerator } from "./accelerator.ts";
 import { type BaseImage, prepareBaseImage } from "./base-image.ts";
 import { ensureDebianPackages } from "./debian-packages.ts";
 import { type Progress, silentProgress } from "./progress.ts";
-import { prepareTemplate } from "./template.ts";
+import { findSharedTemplate, isShared, shareCache } from "./shared-cache.ts";
+import { baseTemplateName, prepareTemplate } from "./template.ts";
 import { ensureVmmCopy } from "./vmm-copy.ts";
 import { type VmmKind, defaultVmm } from "./vmm-choice.ts";
 
@@ -22,7 +23,12 @@ export interface SetUpOptions {
   readonly progress: Progress;
   /** What TORPOR_VMM says, unless told otherwise. */
   readonly vmmKind?: VmmKind;
+  /** Let other users of the machine read the cache; see shared-cache.ts. */
+  readonly share?: boolean;
 }
+
+const withoutRoot =
+  "Without root VMs are not confined: they run as this user, and their network is QEMU's own, which leads nowhere.";
 
 /** The guest's kernel and system as they are before the first boot, built when they are missing. */
 export async function baseImage(
@@ -43,8 +49,29 @@ export async function setUp({
   cacheFolder,
   progress,
   vmmKind = defaultVmm(),
+  share = false,
 }: SetUpOptions): Promise<Template> {
   await ensureDebianPackages({ progress });
+  if (process.getuid?.() !== 0) {
+    const template = await findSharedTemplate(cacheFolder, baseTemplateName);
+    progress.note(withoutRoot);
+    if (template !== undefined) return template;
+  }
+  const template = await build({ cacheFolder, progress, vmmKind });
+  if (share || (await isShared(cacheFolder))) {
+    await shareCache(cacheFolder);
+    progress.note(
+      `${cacheFolder} may be read by every user of this machine, all templates included.`,
+    );
+  }
+  return template;
+}
+
+async function build({
+  cacheFolder,
+  progress,
+  vmmKind,
+}: Required<Omit<SetUpOptions, "share">>): Promise<Template> {
   const base = await baseImage(cacheFolder, progress);
   const vmm = await ensureVmmCopy({ cacheFolder, progress });
   const { program } = vmm;

@@ -48,7 +48,7 @@ import type { VmmCopy } from "./vmm-copy.ts";
 import type { VmmKind } from "./vmm-choice.ts";
 import { extractVmlinux } from "./vmlinux.ts";
 
-const baseTemplateName = "base";
+export const baseTemplateName = "base";
 /** Raise it when the way a template is booted or warmed up changes but none of its inputs does. */
 const recipe = 4;
 const copyBudgetMs = 5 * 60_000;

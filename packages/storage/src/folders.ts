@@ -9,16 +9,19 @@
  *       working-sets/<id>          the same of a template or snapshot, for sandboxes made from it
  *       snapshots/ disks/          what sandboxes and templates stand upon: see snapshot-store.ts
  *     sealing.key                  TORPOR_KEY_FILE, else /etc/torpor or ~/.config/torpor: see key-file.ts
- *     <cache>/                     TORPOR_CACHE, else /var/cache/torpor or ~/.cache/torpor
+ *     <cache>/                     TORPOR_CACHE, else ~/.cache/torpor of a user who has one, else
+ *                                  /var/cache/torpor
  *       templates/<id>/            kernel, disk, memory image, device state, manifest
  *       vmm-<key>/                 a copy of the VMM, which the sandboxes of some templates run
  *
  * Templates stand apart from the state because they can be built again; several daemons share them.
  */
+import { existsSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
 
 export const keyFileName = "sealing.key";
+const systemCache = "/var/cache/torpor";
 const systemWide = process.getuid?.() === 0;
 
 export function defaultStateFolder(env: NodeJS.ProcessEnv = process.env): string {
@@ -26,7 +29,12 @@ export function defaultStateFolder(env: NodeJS.ProcessEnv = process.env): string
 }
 
 export function defaultCacheFolder(env: NodeJS.ProcessEnv = process.env): string {
-  return env["TORPOR_CACHE"] ?? ownFolder("/var/cache/torpor", ".cache/torpor");
+  return env["TORPOR_CACHE"] ?? usableCacheFolder(ownFolder(systemCache, ".cache/torpor"));
+}
+
+/** Only root can fill one, so that a user's own is of use where somebody put templates into it. */
+function usableCacheFolder(own: string): string {
+  return systemWide || existsSync(templatesFolder(own)) ? own : systemCache;
 }
 
 export function defaultKeyFile(env: NodeJS.ProcessEnv = process.env): string {

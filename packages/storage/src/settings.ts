@@ -56,7 +56,7 @@ const table = {
   },
   TORPOR_CACHE: {
     parse: parsePath,
-    shownDefault: "`/var/cache/torpor`; without root `~/.cache/torpor`",
+    shownDefault: "`/var/cache/torpor`; without root `~/.cache/torpor` if it is there",
     meaning: "guest system and templates; can be built anew",
     reader: "daemon",
   },

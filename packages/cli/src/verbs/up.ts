@@ -24,6 +24,7 @@ const lastLinesMs = 500;
 interface UpOptions {
   readonly tour?: boolean;
   readonly follow?: boolean;
+  readonly share?: boolean;
 }
 
 export function addUp(program: Command, session: Session): void {
@@ -33,6 +34,7 @@ export function addUp(program: Command, session: Session): void {
     .option("--tour", "show a first sandbox, then follow the daemon")
     .option("--follow", "stay and follow the daemon's log until Ctrl-C")
     .option("--no-follow", "return after the tour")
+    .option("--share", "let other users of this machine run sandboxes of what set-up builds")
     .option("--json", "print the daemon, and a first API key, as JSON")
     .addHelpText(
       "after",
@@ -45,7 +47,7 @@ Examples:
   torpor up --tour --no-follow`,
     )
     .action(async (options: UpOptions) => {
-      await prepareMachine(session);
+      await prepareMachine(session, options.share === true);
       session.exitCode = await interruptible(session.output, (interrupt) =>
         up(session, options, interrupt),
       );
@@ -72,11 +74,11 @@ async function up(session: Session, options: UpOptions, interrupt: Interrupt): P
 }
 
 /** Ctrl-C ends it as it ends any program: every part is safe to cut short and to repeat. */
-async function prepareMachine(session: Session): Promise<void> {
+async function prepareMachine(session: Session, share: boolean): Promise<void> {
   // Loaded here: it is large, and no other verb needs it.
   const { TerminalProgress, setUp } = await import("@torpor/setup");
   const progress = new TerminalProgress(process.stderr);
-  await setUp({ progress, cacheFolder: session.cacheFolder });
+  await setUp({ progress, cacheFolder: session.cacheFolder, share });
   const path = session.launcherPath;
   const note = launcherNote(path, await makeLauncher(path), session.env);
   if (note !== undefined) progress.note(note);
