@@ -22,11 +22,21 @@ export interface Reading {
 class Incomplete extends Error {}
 class Broken extends Error {}
 
-/** @param text Decoded as Latin-1. */
-export function readRequests(text: string): Reading {
+/**
+ * @param text Decoded as Latin-1.
+ * @param lineEnds Before a request, which a server should overlook (RFC 9112, 2.2) and nobody should send.
+ */
+export function readRequests(
+  text: string,
+  lineEnds: "overlooked" | "refused" = "refused",
+): Reading {
   const requests: ReadRequest[] = [];
   let at = 0;
   while (at < text.length) {
+    if (lineEnds === "overlooked" && (text[at] === "\r" || text[at] === "\n")) {
+      at += 1;
+      continue;
+    }
     const reader = new Reader(text, at);
     try {
       requests.push(readRequest(reader));

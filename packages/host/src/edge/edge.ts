@@ -2,7 +2,6 @@
  * The edge: carries what clients send to ports of sandboxes into the guests, and the answers back.
  *
  *     target    whom is it for?                     misnamed: 400, the API's: not ours
- *     head      can it be read in one way only?     400
  *     private   a route of the host alone?          404, before any look-up
  *     entrance  may it pass? is there a run?        403, 502, 409, 429; wakes, waits
  *     exchange  there and back                      502 when the guest does not answer
@@ -13,16 +12,14 @@
  * SAFETY: every exchange runs in `serve`, which never throws. What is not foreseen breaks off that one.
  */
 import { type IncomingMessage, ServerResponse } from "node:http";
-import type { Duplex } from "node:stream";
 import { agentPort, privateRoutes } from "@torpor/protocol";
 import { type Logger, silentLogger } from "@torpor/std";
 import type { Socket } from "node:net";
 import { clientAnswerTo } from "./client-answer.ts";
 import { contain } from "./containment.ts";
 import { type EdgeSandbox, Entrance, refusalOf } from "./entrance.ts";
-import { type RequestHead, requestHead } from "./heads.ts";
+import type { RequestHead } from "./heads.ts";
 import { HttpExchange, type UpgradeWish, brokenBody } from "./http-exchange.ts";
-import { SyntaxFault } from "./http-syntax.ts";
 import { isHttp2 } from "./http2.ts";
 import { maskedHost } from "./ingress.ts";
 import { sendRefusal } from "./refusal.ts";
@@ -39,6 +36,14 @@ export interface EdgeOptions {
 
 /** Who is asked for by a request that is not the API's. */
 export type EdgeTarget = Exclude<Target, { readonly kind: "api" }>;
+
+/** A request whose head was read. */
+export interface Named {
+  readonly target: EdgeTarget;
+  readonly head: RequestHead;
+}
+
+type Upgradable = Pick<UpgradeWish, "socket" | "first">;
 
 export class Edge {
   readonly #domain: string;
@@ -61,12 +66,12 @@ export class Edge {
   serve(
     request: IncomingMessage,
     response: ServerResponse,
-    target: EdgeTarget,
+    named: Named,
     wish?: UpgradeWish,
   ): void {
     const { socket } = request;
     contain(
-      () => this.#serve(request, response, target, wish),
+      () => this.#serve(request, response, named, wish),
       (cause) => {
         this.#log.error("an exchange of the edge failed", { cause });
         if (isHttp2(request)) clientAnswerTo(request, response).breakOff();
@@ -76,7 +81,7 @@ export class Edge {
   }
 
   /** Answers a request that wants another protocol than HTTP on its connection. Never throws. */
-  serveUpgrade(request: IncomingMessage, socket: Duplex, first: Buffer): void {
+  serveUpgrade(request: IncomingMessage, head: RequestHead, { socket, first }: Upgradable): void {
     contain(
       () => {
         socket.on("error", () => socket.destroy());
@@ -87,7 +92,7 @@ export class Edge {
         response.once("finish", () => socket.end());
         const wish = { protocol: request.headers.upgrade ?? "", socket, first };
         if (target === undefined) socket.destroy();
-        else this.serve(request, response, target, wish);
+        else this.serve(request, response, { target, head }, wish);
       },
       (cause) => {
         this.#log.error("an upgrade failed", { cause });
@@ -99,7 +104,7 @@ export class Edge {
   async #serve(
     request: IncomingMessage,
     response: ServerResponse,
-    target: EdgeTarget,
+    { target, head }: Named,
     wish: UpgradeWish | undefined,
   ): Promise<void> {
     // A client that hangs up in the middle is no news to anybody.
@@ -108,13 +113,6 @@ export class Edge {
     response.on("error", () => undefined);
     if (target.kind === "misnamed") {
       sendRefusal(request, response, { status: 400, message: target.message });
-      return;
-    }
-    const head = readHead(request);
-    if (typeof head === "string") {
-      // Where this request ends and the next begins may be anybody's guess.
-      response.shouldKeepAlive = false;
-      sendRefusal(request, response, { status: 400, message: head });
       return;
     }
     const route = head.path.split("?", 1)[0] ?? head.path;
@@ -145,15 +143,5 @@ export class Edge {
     } catch (cause) {
       sendRefusal(request, response, refusalOf(cause, visitor));
     }
-  }
-}
-
-/** @returns What is wrong with it, when something is. */
-function readHead(request: IncomingMessage): RequestHead | string {
-  try {
-    return requestHead(request);
-  } catch (cause) {
-    if (cause instanceof SyntaxFault) return `the request cannot be passed on: ${cause.message}`;
-    throw cause;
   }
 }

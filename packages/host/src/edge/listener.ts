@@ -4,7 +4,8 @@
  * Requests to change protocols are heeded for guests only; for the API they are ordinary ones, as a server
  * may always have it (RFC 9110, 7.8). So is `Upgrade: h2c`, which clients offer and nobody insists on; one
  * with a body, which would have to be read before the change; and one that was sent before all earlier
- * requests of its connection were answered, because it takes the connection over.
+ * requests of its connection were answered, because it takes the connection over. Such a request is the last
+ * of its connection.
  */
 import { type IncomingMessage, type Server, type ServerResponse, createServer } from "node:http";
 import type { Socket } from "node:net";
@@ -14,6 +15,8 @@ import { rawErrorAnswer, sendError } from "../api/error-answer.ts";
 import { clientAnswerTo } from "./client-answer.ts";
 import { contain } from "./containment.ts";
 import type { Edge } from "./edge.ts";
+import { type RequestHead, requestHead } from "./heads.ts";
+import { SyntaxFault } from "./http-syntax.ts";
 import { isHttp2 } from "./http2.ts";
 import { deadPeerMs, headBytesMax } from "./limits.ts";
 
@@ -25,7 +28,7 @@ export function createListener(
   edge: Edge,
   serveApi: (request: IncomingMessage, response: ServerResponse) => void,
 ): Server {
-  const unanswered = new UnansweredCounts();
+  const connections = new Connections();
   const options = {
     connectionsCheckingInterval: slowClientCheckMs,
     keepAlive: true,
@@ -35,22 +38,37 @@ export function createListener(
     requireHostHeader: false,
     shouldUpgradeCallback: (request: IncomingMessage) =>
       mayUpgrade(request) &&
-      !unanswered.has(request.socket) &&
+      !connections.owesAnswers(request.socket) &&
       edge.targetOf(request) !== undefined,
   };
-  const serve = (request: IncomingMessage, response: ServerResponse, offersBody = false): void => {
+  /** @param expectation What a client asks for besides: a word before its body, or what nobody knows. */
+  const serve = (
+    request: IncomingMessage,
+    response: ServerResponse,
+    expectation?: "continue" | "unknown",
+  ): void => {
     contain(
       () => {
-        if (!isHttp2(request)) unanswered.add(request.socket, response);
-        const error = malformation(request);
-        const target = edge.targetOf(request);
-        if (error !== undefined) {
-          refuse(request, response, error);
-        } else if (target !== undefined) {
-          edge.serve(request, response, target);
+        if (!connections.begin(request, response)) return;
+        // Node's parser drops what came together with it from here on, and begins in the middle of the rest.
+        if (request.headers.upgrade !== undefined && !isHttp2(request)) {
+          connections.giveUp(request);
+          response.shouldKeepAlive = false;
+        }
+        const head = readHead(request);
+        if (head instanceof TorporError) {
+          connections.giveUp(request);
+          refuse(request, response, head);
+        } else if (expectation === "unknown") {
+          refuse(request, response, unknownExpectation());
         } else {
-          if (offersBody) response.writeContinue();
-          serveApi(request, response);
+          const target = edge.targetOf(request);
+          if (target !== undefined) {
+            edge.serve(request, response, { target, head });
+          } else {
+            if (expectation === "continue") response.writeContinue();
+            serveApi(request, response);
+          }
         }
       },
       () => clientAnswerTo(request, response).breakOff(),
@@ -58,37 +76,51 @@ export function createListener(
   };
   const server = createServer(options, (request, response) => serve(request, response));
   // The guest decides whether a body that is offered shall come.
-  server.on("checkContinue", (request, response) => serve(request, response, true));
-  server.on("checkExpectation", (request, response) => {
-    const message = "the only expectation that is met here is 100-continue";
-    const error = new TorporError("request.expectation", message);
+  server.on("checkContinue", (request, response) => serve(request, response, "continue"));
+  server.on("checkExpectation", (request, response) => serve(request, response, "unknown"));
+  server.on("connect", (request, socket) => {
+    refuseTunnel(socket, connections.owesAnswers(request.socket));
+  });
+  server.on("upgrade", (request, socket, first) => {
     contain(
-      () => refuse(request, response, error),
-      () => clientAnswerTo(request, response).breakOff(),
+      () => {
+        const head = readHead(request);
+        if (head instanceof TorporError) endWith(socket, head);
+        else edge.serveUpgrade(request, head, { socket, first });
+      },
+      () => socket.destroy(),
     );
   });
-  server.on("connect", (request, socket) => {
-    refuseTunnel(socket, unanswered.has(request.socket));
-  });
-  server.on("upgrade", (request, socket, first) => edge.serveUpgrade(request, socket, first));
   return server;
 }
 
-/** Which connections have requests that are not answered yet. */
-class UnansweredCounts {
-  readonly #counts = new WeakMap<Socket, number>();
+/** What is to be known of connections of HTTP/1 beyond their requests. */
+class Connections {
+  readonly #unanswered = new WeakMap<Socket, number>();
+  readonly #givenUp = new WeakSet<Socket>();
 
-  has(socket: Socket): boolean {
-    return (this.#counts.get(socket) ?? 0) > 0;
+  /** Whether requests of it are not answered yet. */
+  owesAnswers(socket: Socket): boolean {
+    return (this.#unanswered.get(socket) ?? 0) > 0;
   }
 
-  add(socket: Socket, response: ServerResponse): void {
+  /** @returns false for a request that nobody may serve. */
+  begin(request: IncomingMessage, response: ServerResponse): boolean {
+    if (isHttp2(request)) return true;
+    const { socket } = request;
+    if (this.#givenUp.has(socket)) return false;
     this.#change(socket, 1);
     response.once("close", () => this.#change(socket, -1));
+    return true;
+  }
+
+  /** Where this request ends is anybody's guess, so what comes behind it is not served. */
+  giveUp(request: IncomingMessage): void {
+    if (!isHttp2(request)) this.#givenUp.add(request.socket);
   }
 
   #change(socket: Socket, by: number): void {
-    this.#counts.set(socket, (this.#counts.get(socket) ?? 0) + by);
+    this.#unanswered.set(socket, (this.#unanswered.get(socket) ?? 0) + by);
   }
 }
 
@@ -109,22 +141,36 @@ function refuse(request: IncomingMessage, response: ServerResponse, error: Torpo
   sendError(request, response, error);
 }
 
-/** A request that no server may take, whomever it is for. */
-function malformation(request: IncomingMessage): TorporError | undefined {
+function unknownExpectation(): TorporError {
+  const message = "the only expectation that is met here is 100-continue";
+  return new TorporError("request.expectation", message);
+}
+
+/** @returns Why no server may take it, whomever it is for, when there is a reason. */
+function readHead(request: IncomingMessage): RequestHead | TorporError {
   if (!isSpoken(request)) {
     const message = "this request line names a version of HTTP that is not spoken here";
     return new TorporError("request.badVersion", message);
   }
-  if (isHttp2(request) || request.httpVersion !== "1.1" || request.headers.host !== undefined) {
-    return undefined;
+  if (request.httpVersion === "1.1" && request.headers.host === undefined) {
+    return new TorporError("argument.invalid", "the request has no Host header");
   }
-  return new TorporError("argument.invalid", "the request has no Host header");
+  try {
+    return requestHead(request);
+  } catch (cause) {
+    if (!(cause instanceof SyntaxFault)) throw cause;
+    return new TorporError("argument.invalid", `the request cannot be taken: ${cause.message}`);
+  }
 }
 
 /** A tunnel is no business of this server's; one behind requests that are not answered is cut off. */
 function refuseTunnel(socket: Duplex, owesAnswers: boolean): void {
   socket.on("error", () => socket.destroy());
-  const error = new TorporError("route.missing", "there is no CONNECT here");
   if (owesAnswers) socket.destroy();
-  else socket.end(rawErrorAnswer(error), () => socket.destroy());
+  else endWith(socket, new TorporError("route.missing", "there is no CONNECT here"));
+}
+
+function endWith(socket: Duplex, error: TorporError): void {
+  socket.on("error", () => socket.destroy());
+  socket.end(rawErrorAnswer(error), () => socket.destroy());
 }

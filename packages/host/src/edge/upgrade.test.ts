@@ -4,6 +4,7 @@ import { once } from "node:events";
 import { createServer } from "node:http";
 import type { Duplex } from "node:stream";
 import { test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
 import { sandboxId, startTestEdge, textOf, userPort, type TestEdge } from "./fixtures.ts";
 
 const head =
@@ -129,10 +130,27 @@ test("an upgrade that is sent before an earlier answer is an ordinary request", 
     socket.write(`GET /first HTTP/1.1\r\n${first}\r\n${head}`);
     const text = (await readBytes(socket, "/chat")).toString();
     assert.match(text, /^HTTP\/1\.1 200 OK\r\n[^]*\/firstHTTP\/1\.1 200 OK\r\n[^]*\/chat$/);
-    socket.write(head);
-    await readBytes(socket, "101 Switching");
-    socket.destroy();
+    if (!socket.readableEnded) await once(socket, "end");
   }
+});
+
+test("what is sent behind an upgrade that is not heeded is not served", async () => {
+  await using edge = await startTestEdge();
+  const paths: string[] = [];
+  await edge.serve(userPort, (request, response) => {
+    paths.push(String(request.url));
+    request.pipe(response);
+  });
+  const host = `Host: ${userPort}-${sandboxId}.localhost\r\n`;
+  const socket = await edge.connect();
+  socket.write(
+    `PUT /first HTTP/1.1\r\n${host}Connection: Upgrade\r\nUpgrade: x\r\nContent-Length: 2\r\n\r\nhi` +
+      `PUT /second HTTP/1.1\r\n${host}Content-Length: 1000\r\n\r\n`,
+  );
+  await sleep(20);
+  socket.write(`GET /inside HTTP/1.1\r\n${host}\r\n`);
+  assert.match(await textOf(socket), /^HTTP\/1\.1 200 [^]*Connection: close[^]*hi/);
+  assert.deepEqual(paths, ["/first"]);
 });
 
 test("an upgrade with a body, or over HTTP/1.0, is an ordinary request", async () => {
