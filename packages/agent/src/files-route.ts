@@ -20,6 +20,7 @@ import { sendError, sendJson } from "./http-answer.ts";
 import type { Identity } from "./identity.ts";
 import { parseMetadata } from "./metadata.ts";
 import { type Part, parseBoundary, parseMultipart } from "./multipart.ts";
+import { decodePercents } from "./path-name.ts";
 import { resolvePath, resolveUser } from "./request-user.ts";
 import { signatureProblem } from "./signature.ts";
 import { asConnectError, httpStatus } from "./system-errors.ts";
@@ -45,7 +46,7 @@ export async function serveFiles(
       case "GET":
       case "HEAD":
         authorise(request, query, "read", context);
-        await download(request, response, downloadPath(query, context), work);
+        await download(request, response, downloadPath(request, query, context), work);
         break;
       case "POST":
         authorise(request, query, "write", context);
@@ -97,7 +98,7 @@ async function upload(
   const metadata = parseMetadata(request.headers);
   const type = request.headers["content-type"] ?? "";
   const [mediaType] = type.split(";", 1);
-  const given = query.get("path");
+  const given = pathOf(request, query);
   const write: WriteFile = async (path, body, bytesMax) =>
     await writeUpload({ path, body, bytesMax, user, metadata, work });
 
@@ -190,8 +191,20 @@ async function decoded<T>(
   }
 }
 
-function downloadPath(query: URLSearchParams, context: FilesContext): string {
-  return targetPath(query.get("path") ?? "", requestUser(query, context), context);
+function downloadPath(
+  request: IncomingMessage,
+  query: URLSearchParams,
+  context: FilesContext,
+): string {
+  return targetPath(pathOf(request, query) ?? "", requestUser(query, context), context);
+}
+
+/** Of a path that is no UTF-8 the parsed query has lost the bytes. */
+function pathOf(request: IncomingMessage, query: URLSearchParams): string | null {
+  const parsed = query.get("path");
+  if (parsed?.includes("\uFFFD") !== true) return parsed;
+  const raw = /[?&]path=([^&]*)/.exec(request.url ?? "")?.[1];
+  return raw === undefined ? parsed : decodePercents(raw);
 }
 
 function requestUser(query: URLSearchParams, { accounts, identity }: FilesContext): User {

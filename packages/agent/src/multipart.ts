@@ -6,6 +6,7 @@
  * browser's `fetch` percent-encodes in a name are decoded; nothing else is.
  */
 import { Code, ConnectError } from "@connectrpc/connect";
+import { toWireText } from "./path-name.ts";
 
 /** LIMIT: headers of one part; a path and a content type fit many times. */
 const headerBytesMax = 16 << 10;
@@ -83,7 +84,7 @@ function parseDisposition(header: Buffer): {
   name: string | undefined;
   filename: string | undefined;
 } {
-  for (const line of header.toString("utf8").split("\r\n")) {
+  for (const line of toWireText(header).split("\r\n")) {
     const match = /^content-disposition\s*:\s*form-data\s*(;.*)$/i.exec(line);
     if (match?.[1] === undefined) continue;
     const extended = /;\s*filename\*=utf-8''([^;\s]*)/i.exec(match[1]);

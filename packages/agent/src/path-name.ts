@@ -32,6 +32,14 @@ export function toDiskPath(path: string): string | Buffer {
   return Buffer.concat(pieces);
 }
 
+/** Text of a percent-encoded value of a URL, which may stand for any bytes. */
+export function decodePercents(value: string): string {
+  const bytes = value
+    .replaceAll("+", " ")
+    .replace(/%([0-9a-f]{2})/gi, (_match, hex: string) => String.fromCharCode(parseInt(hex, 16)));
+  return toWireText(Buffer.from(bytes, "latin1"));
+}
+
 function escapeBytes(bytes: Buffer): string {
   let text = "";
   for (let at = 0; at < bytes.length;) {

@@ -35,6 +35,10 @@ export function resolvePath(path: string, user: User, defaultWorkdir: string | n
   if (path.includes("\0")) {
     throw new ConnectError("path must not contain a zero byte", Code.InvalidArgument);
   }
+  // JSON can carry half a character, which the disk cannot: it would be another name there.
+  if (!path.isWellFormed()) {
+    throw new ConnectError("path must be valid Unicode", Code.InvalidArgument);
+  }
   if (path === "") return posix.resolve(user.home, defaultWorkdir ?? "");
   if (path === "~" || path.startsWith("~/")) return posix.join(user.home, `.${path.slice(1)}`);
   if (path.startsWith("~")) {
