@@ -3,9 +3,23 @@
  * ended at their time; and what the SDKs throw about one that is not there.
  */
 import assert from "node:assert/strict";
+import { once } from "node:events";
+import { type IncomingMessage, request } from "node:http";
 import { test } from "node:test";
 import { waitUntil } from "@torpor/testing";
 import { withEachSdk } from "./published-clients.ts";
+
+/** Undefined unless it is answered with 200. Browsers and curl look up names below localhost so, too. */
+async function textAt(url: string): Promise<string | undefined> {
+  const outgoing = request(url, {
+    lookup: (_name, _options, found) => found(null, [{ address: "127.0.0.1", family: 4 }]),
+  });
+  outgoing.end();
+  const [answer] = (await once(outgoing, "response")) as [IncomingMessage];
+  let text = "";
+  for await (const chunk of answer) text += String(chunk);
+  return answer.statusCode === 200 ? text : undefined;
+}
 
 test("sandboxes by the published SDKs", async (story) => {
   await withEachSdk(story, async (t, { Sandbox, ...sdk }) => {
@@ -194,8 +208,20 @@ test("sandboxes by the published SDKs", async (story) => {
       assert.deepEqual((await sandbox.getInfo()).network?.denyOut, ["0.0.0.0/0"]);
     });
 
-    await t.test("Sandbox.getHost names a port of the sandbox", async () => {
-      assert.match(sandbox.getHost(3000), new RegExp(`^3000-${sandbox.sandboxId}\\.`));
+    await t.test("Sandbox.getHost names an address at which a server answers", async () => {
+      await sandbox.files.write("/tmp/site/index.html", "hello");
+      await sandbox.commands.run("python3 -m http.server 3000 --directory /tmp/site", {
+        background: true,
+      });
+      const host = sandbox.getHost(3000);
+      assert.match(host, new RegExp(`^3000-${sandbox.sandboxId}\\.localhost:\\d+$`));
+      const found = await Sandbox.connect(sandbox.sandboxId);
+      assert.equal(found.getHost(3000), host);
+      const text = await waitUntil(
+        "the server answers",
+        async () => await textAt(`http://${host}/`),
+      );
+      assert.equal(text, "hello");
     });
 
     await t.test("git.init and git.status run in a sandbox", async (inner) => {

@@ -188,6 +188,7 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
   const edge = new Edge({ domain, find: (id) => sandboxes.find(id), log });
   let url = "";
   let tlsUrl: string | undefined;
+  const domainForClients = (): string => servedDomain(domain, tlsUrl ?? url);
   const describe = async (): Promise<JsonObject> => ({
     pid: process.pid,
     version,
@@ -198,7 +199,7 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
     url,
     tlsUrl: tlsUrl ?? null,
     domain,
-    servedDomain: servedDomain(domain, tlsUrl ?? url),
+    servedDomain: domainForClients(),
     templates: await templates.names(),
     sandboxCount: sandboxes.all().length,
     sparesReady: sandboxes.sparesReady,
@@ -220,6 +221,7 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
     logs: undo.use(new GuestLogs(() => sandboxes.all())),
     describe,
     requests,
+    servedDomain: domainForClients,
     log,
     policy: { ...defaultPolicy, ...options.policy },
   };

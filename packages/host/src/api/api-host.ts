@@ -55,6 +55,8 @@ export interface ApiHost {
   /** Facts about this daemon for `GET /torpor/daemon`. */
   readonly describe: () => Promise<JsonObject>;
   readonly requests: RequestsUnderWay;
+  /** What stands behind `<port>-<id>.` in an address of a sandbox; known once the daemon listens. */
+  readonly servedDomain: () => string;
   readonly log: Logger;
   readonly policy: ApiPolicy;
 }

@@ -7,7 +7,7 @@ import { type TestContext, test } from "node:test";
 import { TorporError } from "@torpor/std";
 import { Ajv2020 } from "ajv/dist/2020.js";
 import addFormats from "ajv-formats";
-import { type Answer, type FakeApi, startFakeApi } from "./fixtures.ts";
+import { type Answer, type FakeApi, servedDomain, startFakeApi } from "./fixtures.ts";
 
 async function start(t: TestContext, options: object = {}): Promise<FakeApi> {
   const validator = new Ajv2020({ strict: false });
@@ -48,7 +48,9 @@ test("the two generations of create differ in what is not said", async (t) => {
     assert.equal(answer.status, 201);
     const { sandboxID, envdAccessToken, trafficAccessToken, domain } = said(answer);
     assert.equal(typeof envdAccessToken === "string", secured);
-    assert.deepEqual([trafficAccessToken, domain], [null, null]);
+    assert.deepEqual([trafficAccessToken, domain], [null, servedDomain]);
+    const detail = said(await api.call("GET", `/sandboxes/${String(sandboxID)}`));
+    assert.equal(detail["domain"], servedDomain);
     assert.equal(leftSeconds(api, String(sandboxID)), seconds);
     assert.match(String(sandboxID), /^i[a-z0-9]{20}$/);
     assert.match(String(answer.headers["server-timing"]), /^init;dur=1\.0, total;dur=1\.0$/);

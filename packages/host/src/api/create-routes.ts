@@ -3,7 +3,7 @@ import { type JsonObject, TorporError, optional, parseInteger } from "@torpor/st
 import { type Product, idOf } from "../idempotency.ts";
 import type { Made } from "../records/idempotency-records.ts";
 import { forkCountMax } from "../sandboxes.ts";
-import type { ApiCreated, ApiHost, ApiSandboxes } from "./api-host.ts";
+import type { ApiCreated, ApiHost } from "./api-host.ts";
 import { bodyOf, bodyOrNone, sandboxIdOf } from "./fields.ts";
 import { type Generation, defaultTimeoutMs, parseLifetime } from "./lifetimes.ts";
 import { parseNewSandbox } from "./new-sandbox.ts";
@@ -77,13 +77,11 @@ async function create(
     product,
     giveBack,
   );
-  return { status: 201, body: toMade(sandboxes, idOf(made)), timings };
+  return { status: 201, body: toMade(host, idOf(made)), timings };
 }
 
-async function fork(
-  { sandboxes, idempotency, policy }: ApiHost,
-  request: ApiRequest,
-): Promise<ApiAnswer> {
+async function fork(host: ApiHost, request: ApiRequest): Promise<ApiAnswer> {
+  const { sandboxes, idempotency, policy } = host;
   const body = bodyOrNone(request);
   const count = optional(body["count"], parseForkCount, "count") ?? 1;
   const lifetime = parseLifetime(body, defaultTimeoutMs.v2, policy.timeoutMsMax);
@@ -93,7 +91,7 @@ async function fork(
     const forked = await sandboxes.fork(id, { count, lifetime }, command, decided);
     return { made: forked.children.map(madeOf), timings: forked.timings };
   });
-  return { status: 201, body: made.map((one) => toForkResult(sandboxes, one)), timings };
+  return { status: 201, body: made.map((one) => toForkResult(host, one)), timings };
 }
 
 /**
@@ -130,19 +128,19 @@ function madeOf(child: PromiseSettledResult<ApiCreated>): Made {
   return TorporError.from(child.reason, "internal").toBody();
 }
 
-function toForkResult(sandboxes: ApiSandboxes, made: Made): JsonObject {
+function toForkResult(host: ApiHost, made: Made): JsonObject {
   if (typeof made !== "string") return { error: made };
   try {
-    return { sandbox: toMade(sandboxes, made) };
+    return { sandbox: toMade(host, made) };
   } catch (cause) {
     return { error: TorporError.from(cause, "internal").toBody() };
   }
 }
 
 /** As it is now. @throws sandbox.notFound for one that is gone since, as a repeat may find */
-function toMade(sandboxes: ApiSandboxes, id: string): JsonObject {
+function toMade({ sandboxes, servedDomain }: ApiHost, id: string): JsonObject {
   try {
-    return toSandbox(sandboxes.get(id).record);
+    return toSandbox(sandboxes.get(id).record, servedDomain());
   } catch (cause) {
     const message = `sandbox ${id} was made by this request, and is gone`;
     throw new TorporError("sandbox.notFound", message, { cause, effect: "done" });

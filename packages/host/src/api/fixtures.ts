@@ -48,6 +48,7 @@ import { allRoutes } from "./routes.ts";
 import { createApi } from "./server.ts";
 
 const fakeTemplateId = "t".repeat(20);
+export const servedDomain = "box.localhost:7443";
 const bytesPerMiB = 1024 * 1024;
 
 /** Of a library for JSON Schema, which tests bring along. */
@@ -121,6 +122,7 @@ export async function startFakeApi(options: FakeApiOptions): Promise<FakeApi> {
     logs: { of: (sandbox) => Promise.resolve(sandboxes.logs.get(sandbox.record.id) ?? []) },
     describe: () => Promise.resolve({}),
     requests: new RequestsUnderWay(),
+    servedDomain: () => servedDomain,
     log: options.log ?? silentLogger,
     policy: {
       timeoutMsMax: 24 * 3_600_000,

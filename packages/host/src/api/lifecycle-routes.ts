@@ -114,7 +114,7 @@ async function pause({ sandboxes }: ApiHost, request: ApiRequest): Promise<ApiAn
 }
 
 async function connect(
-  { sandboxes, policy }: ApiHost,
+  { sandboxes, policy, servedDomain }: ApiHost,
   request: ApiRequest,
   generation: Generation,
 ): Promise<ApiAnswer> {
@@ -134,10 +134,13 @@ async function connect(
     policy.answerMsMax,
     sandbox.resume({ ...commandOf(request), timeoutMs, previous }),
   );
-  return { status: changed ? 201 : 200, body: toSandbox(sandbox.record), timings };
+  return { status: changed ? 201 : 200, body: toSandbox(sandbox.record, servedDomain()), timings };
 }
 
-async function resume({ sandboxes, policy }: ApiHost, request: ApiRequest): Promise<ApiAnswer> {
+async function resume(
+  { sandboxes, policy, servedDomain }: ApiHost,
+  request: ApiRequest,
+): Promise<ApiAnswer> {
   const sandbox = sandboxes.get(sandboxIdOf(request));
   const body = bodyOrNone(request);
   refuseColdBoot(body["memory"]);
@@ -156,7 +159,7 @@ async function resume({ sandboxes, policy }: ApiHost, request: ApiRequest): Prom
       onTimeout: parseOnTimeout(body),
     }),
   );
-  return { status: 201, body: toSandbox(sandbox.record), timings };
+  return { status: 201, body: toSandbox(sandbox.record, servedDomain()), timings };
 }
 
 async function setTimeout({ sandboxes, policy }: ApiHost, request: ApiRequest): Promise<ApiAnswer> {

@@ -59,7 +59,8 @@ export function lookRoutes(host: ApiHost): readonly Route[] {
       answers: { 200: "SandboxDetail" },
       handle: async (request) => {
         const { record } = visibleSandbox(host, sandboxIdOf(request));
-        return { status: 200, body: toSandboxDetail(record, await sizes.of(record.templateId)) };
+        const size = await sizes.of(record.templateId);
+        return { status: 200, body: toSandboxDetail(record, size, host.servedDomain()) };
       },
     },
   ];

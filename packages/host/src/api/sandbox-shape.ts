@@ -34,8 +34,8 @@ export function wireStateOf({ state, snapshotId }: SandboxRecord): WireState | u
   return wireStates[state.kind];
 }
 
-/** The answer of create and connect. */
-export function toSandbox(record: SandboxRecord): JsonObject {
+/** The answer of create and connect. @param domain As `ApiHost.servedDomain` tells it. */
+export function toSandbox(record: SandboxRecord, domain: string): JsonObject {
   return {
     sandboxID: record.id,
     templateID: record.templateId,
@@ -44,7 +44,7 @@ export function toSandbox(record: SandboxRecord): JsonObject {
     envdVersion,
     envdAccessToken: record.accessToken,
     trafficAccessToken: trafficTokenOf(record),
-    domain: null,
+    domain,
   };
 }
 
@@ -68,12 +68,16 @@ export function toListedSandbox(record: SandboxRecord, size: TemplateSize): Json
 }
 
 /** The answer of `GET /sandboxes/{id}`. */
-export function toSandboxDetail(record: SandboxRecord, size: TemplateSize): JsonObject {
+export function toSandboxDetail(
+  record: SandboxRecord,
+  size: TemplateSize,
+  domain: string,
+): JsonObject {
   const { network, lifetime, autoResume } = record;
   return {
     ...toListedSandbox(record, size),
     envdAccessToken: record.accessToken,
-    domain: null,
+    domain,
     allowInternetAccess: network?.allowInternetAccess ?? null,
     ...(network === null ? {} : { network: toNetwork(record) }),
     lifecycle: { autoResume: autoResume !== null, onTimeout: lifetime.onTimeout },

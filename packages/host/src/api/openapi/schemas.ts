@@ -11,6 +11,7 @@ const amount = { type: "number", minimum: 0 } as const;
 const instant = { type: "string", format: "date-time" } as const;
 const texts = { type: "array", items: text } as const;
 const textMap = { type: "object", additionalProperties: text } as const;
+const domain = { ...text, description: "Behind <port>-<id>. in addresses of the sandbox" } as const;
 const emptyList = { type: "array", maxItems: 0 } as const;
 const timeout = { type: "integer", minimum: 0, description: "Seconds" } as const;
 const timeoutMs = { type: ["integer", "null"], minimum: 0, description: "Null: never" } as const;
@@ -106,14 +107,14 @@ export const schemas = {
     envdVersion: text,
     envdAccessToken: { type: ["string", "null"] },
     trafficAccessToken: { type: ["string", "null"] },
-    domain: { type: ["string", "null"] },
+    domain,
   }),
   ListedSandbox: object(listed()),
   SandboxDetail: object(
     {
       ...listed(),
       envdAccessToken: { type: ["string", "null"] },
-      domain: { type: ["string", "null"] },
+      domain,
       allowInternetAccess: { type: ["boolean", "null"] },
       lifecycle: object({ autoResume: flag, onTimeout: { enum: ["kill", "pause"] } }),
       network: object(
