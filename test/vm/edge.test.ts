@@ -191,7 +191,8 @@ test("clients reach servers in the guest", async (t) => {
 
   await t.test("the agent's port wakes it only with the token", async () => {
     await sandbox.pause();
-    assert.equal((await sandbox.request(49_983, "GET", "/health")).status, 403);
+    assert.equal((await sandbox.request(49_983, "GET", "/files")).status, 403);
+    assert.equal((await sandbox.request(49_983, "GET", "/health")).status, 502);
     assert.equal((await sandbox.info()).state, "paused");
     assert.equal(await sandbox.shell("echo awake"), "awake");
   });

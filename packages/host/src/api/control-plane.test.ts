@@ -82,7 +82,7 @@ test("create keeps what it was asked for, and get tells it", async (t) => {
     somethingNewer: null,
   });
   const { record } = api.sandboxes.get(id);
-  assert.deepEqual(record.autoResume, { timeoutMs: 300_000 });
+  assert.deepEqual(record.autoResume, { timeoutMs: 60_000 });
   assert.equal(record.network?.allowInternetAccess, false);
   const detail = said(await api.call("GET", `/sandboxes/${id}`));
   assert.deepEqual(detail["metadata"], { owner: "me" });

@@ -22,8 +22,6 @@ import { type Generation, defaultTimeoutMs, parseLifetime } from "./lifetimes.ts
 import { parseNewNetwork } from "./network-body.ts";
 
 const referenceCharsMax = 400;
-/** A sandbox that traffic wakes is up for at least so long. */
-const autoResumeMsMin = 300_000;
 
 /** @throws argument.invalid, operation.unimplemented */
 export function parseNewSandbox(
@@ -70,7 +68,7 @@ function parseEnvVars(value: unknown, what: string): Readonly<Record<string, str
 function parseAutoResume(body: JsonObject, { timeoutMs }: LifetimeRequest): AutoResume | undefined {
   const { enabled } = optional(body["autoResume"], parseObject, "autoResume") ?? {};
   if (!(optional(enabled, parseBoolean, "autoResume.enabled") ?? false)) return undefined;
-  return { timeoutMs: typeof timeoutMs === "number" ? Math.max(timeoutMs, autoResumeMsMin) : null };
+  return { timeoutMs: timeoutMs ?? null };
 }
 
 /** @throws argument.invalid, and operation.unimplemented for a pause that would keep the disk only */

@@ -239,7 +239,12 @@ test("a sandbox that is not there is 502, in the words of the wire", async () =>
   edge.sandbox.end();
   const paused = await edge.get("/");
   assert.equal(paused.status, 502);
-  assert.match(paused.text, /The sandbox was not found: it is paused/);
+  assert.deepEqual(JSON.parse(paused.text), {
+    message: "The sandbox was not found: it is paused",
+    sandboxId,
+    code: 502,
+  });
+  assert.equal(paused.headers["should-retry"], "false");
   assert.equal(edge.sandbox.resumes, 0);
 });
 
@@ -316,7 +321,8 @@ test("a browser gets a page, a script of a page does not", async () => {
   });
   assert.equal(page.status, 502);
   assert.match(page.headers["content-type"] ?? "", /^text\/html/);
-  assert.match(page.text, new RegExp(`The sandbox was not found: it is paused.*${sandboxId}`, "s"));
+  assert.match(page.text, new RegExp(`is asleep.*torpor resume.*${sandboxId}`, "s"));
+  assert.doesNotMatch(page.text, /not found/);
   for (const more of [
     { "Sec-Fetch-Mode": "cors" },
     { "X-Requested-With": "x" },

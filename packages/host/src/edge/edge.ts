@@ -12,7 +12,7 @@
  * SAFETY: every exchange runs in `serve`, which never throws. What is not foreseen breaks off that one.
  */
 import { type IncomingMessage, ServerResponse } from "node:http";
-import { agentPort, privateRoutes } from "@torpor/protocol";
+import { agentPort, healthRoute, privateRoutes } from "@torpor/protocol";
 import { type Logger, silentLogger } from "@torpor/std";
 import type { Socket } from "node:net";
 import { clientAnswerTo } from "./client-answer.ts";
@@ -126,7 +126,9 @@ export class Edge {
     const isSecure = isHttp2(request)
       ? request.stream.session?.encrypted === true
       : "encrypted" in request.socket;
-    const visitor = { ...target, headers: request.headers };
+    const isProbe =
+      port === agentPort && route === healthRoute && /^(?:GET|HEAD)$/.test(head.method);
+    const visitor = { ...target, headers: request.headers, isProbe };
     try {
       const admission = await this.#entrance.admit(visitor);
       if (admission.kind === "refused") {
@@ -136,7 +138,7 @@ export class Edge {
       if (isBroken) throw brokenBody();
       const { sandbox, traffic } = admission;
       using uses = new DisposableStack();
-      uses.use(sandbox.activity.begin());
+      if (!isProbe) uses.use(sandbox.activity.begin());
       const to = { traffic, port, maskedHost: maskedHost(sandbox.record, port) };
       const client = { address, isSecure };
       await new HttpExchange(to, { head, client, request, response, wish }).run();

@@ -16,7 +16,7 @@ import {
   wakesOnTraffic,
   wokenTimeoutMs,
 } from "./ingress.ts";
-import type { Refusal } from "./refusal.ts";
+import type { Refusal, RefusalPage } from "./refusal.ts";
 import type { Traffic } from "./traffic.ts";
 
 /** LIMIT: how long a request waits for a sandbox that is being paused or woken. */
@@ -38,6 +38,8 @@ export interface Visitor {
   readonly sandboxId: string;
   readonly port: number;
   readonly headers: IncomingHttpHeaders;
+  /** Only looks whether the guest is there, and so is no reason for it to be. */
+  readonly isProbe: boolean;
 }
 
 export type Admission =
@@ -84,7 +86,7 @@ export class Entrance {
       }
       const isWhereItWas = sandbox.record.state === state && sandbox.run?.traffic === traffic;
       if (isWhereItWas || this.#find(sandboxId) !== sandbox) {
-        return notFound(sandboxId, "The sandbox was not found: it is not running");
+        return notFound(sandboxId, "The sandbox was not found: it is not running", notRunningPage);
       }
     }
   }
@@ -126,17 +128,29 @@ function admitted(sandbox: EdgeSandbox, traffic: Traffic, sandboxId: string): Ad
 }
 
 function wakeRefusalOf({ record }: EdgeSandbox, visitor: Visitor): Admission | undefined {
-  const { sandboxId, port, headers } = visitor;
-  if (!wakesOnTraffic(record)) {
-    return notFound(sandboxId, "The sandbox was not found: it is paused");
+  const { sandboxId, port, headers, isProbe } = visitor;
+  if (isProbe || !wakesOnTraffic(record)) {
+    return notFound(sandboxId, "The sandbox was not found: it is paused", asleepPage);
   }
   const denial = wakeDenialOf(record, port, headers);
   return denial === undefined ? undefined : refused(403, sandboxId, denial);
 }
 
+/** E2B's clients look for "was not found" in the message; people are told what is the matter. */
+const asleepPage: RefusalPage = {
+  title: "This sandbox is asleep",
+  advice:
+    "Nothing is lost. Whoever it belongs to can wake it with `torpor resume`, or by connecting to it with " +
+    "an E2B client; load this page again then. Made with autoResume, it is woken by its visitors.",
+};
+const notRunningPage: RefusalPage = {
+  title: "This sandbox is not running",
+  advice: "Whoever it belongs to sees why with `torpor info`.",
+};
+
 /** 502 and no 404: clients take a 404 for the guest's own. */
-function notFound(sandboxId: string, message: string): Admission {
-  return refused(502, sandboxId, message);
+function notFound(sandboxId: string, message: string, page?: RefusalPage): Admission {
+  return { kind: "refused", refusal: { status: 502, sandboxId, message, page } };
 }
 
 function refused(status: number, sandboxId: string, message: string): Admission {

@@ -12,24 +12,26 @@ const closedPortAdvice = "Start a server in the sandbox that listens on this por
 const noSandboxAdvice =
   "See with `torpor ls` whether it is there, and wake it with `torpor resume`.";
 
-export function errorPage({ status, message, sandboxId, port }: Refusal): string {
+export function errorPage({ status, message, sandboxId, port, page }: Refusal): string {
   const facts = [
     sandboxId === undefined ? undefined : `Sandbox ${sandboxId}`,
     port === undefined ? undefined : `port ${port}`,
   ].filter((fact) => fact !== undefined);
-  const next = advice[status] ?? (port === undefined ? noSandboxAdvice : closedPortAdvice);
+  const title = page?.title ?? message;
+  const next =
+    page?.advice ?? advice[status] ?? (port === undefined ? noSandboxAdvice : closedPortAdvice);
   return `<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width">
-<title>${status} ${escape(message)}</title>
+<title>${status} ${escape(title)}</title>
 <style>
 body { font: 1rem/1.5 system-ui, sans-serif; max-width: 36rem; margin: 20vh auto 0; padding: 0 1rem }
 h1 { font-size: 1.25rem }
 p { color: GrayText }
 :root { color-scheme: light dark }
 </style>
-<h1>${escape(message)}</h1>
+<h1>${escape(title)}</h1>
 <p>${escape(next)}</p>
 <p>${escape([...facts, `status ${status}`].join(", "))}</p>
 </html>

@@ -15,6 +15,13 @@ export interface Refusal {
   readonly port?: number;
   readonly path?: string;
   readonly connectionLimit?: number;
+  /** For people, where the message is in words that programs look for. */
+  readonly page?: RefusalPage | undefined;
+}
+
+export interface RefusalPage {
+  readonly title: string;
+  readonly advice: string;
 }
 
 const preflightSeconds = 86_400;
@@ -29,7 +36,7 @@ export function sendRefusal(
     sendPreflight(request, response);
     return;
   }
-  const { status, ...rest } = refusal;
+  const { status, page: _forPeople, ...rest } = refusal;
   const isPage = isForBrowser(request);
   const text = isPage ? errorPage(refusal) : JSON.stringify({ ...rest, code: status });
   response.writeHead(status, {

@@ -34,11 +34,35 @@ test("tokens are looked at before anything is woken", async () => {
       ...addressed(agentPort),
       ...(token === undefined ? {} : { "X-Access-Token": token }),
     };
-    assert.equal((await edge.get("/health", { headers })).status, 403);
+    assert.equal((await edge.get("/files", { headers })).status, 403);
   }
   assert.equal(edge.sandbox.resumes, 0);
   const headers = { ...addressed(agentPort), "X-Access-Token": "right" };
-  assert.equal((await edge.get("/health", { headers })).status, 200);
+  assert.equal((await edge.get("/files", { headers })).status, 200);
+  assert.equal(edge.sandbox.resumes, 1);
+});
+
+test("a look at the agent's health wakes nothing and is no use of the sandbox", async (t) => {
+  await using edge = await startTestEdge({ autoResume: true, accessToken: "right" });
+  const headers = { ...addressed(agentPort), "X-Access-Token": "right" };
+  const begin = t.mock.method(edge.sandbox.activity, "begin");
+  for (const method of ["GET", "HEAD"]) {
+    assert.equal((await edge.get("/health", { headers, method })).status, 200);
+  }
+  assert.equal(begin.mock.callCount(), 0);
+  edge.sandbox.end();
+  for (const [method, path] of [
+    ["GET", "/health"],
+    ["HEAD", "/health"],
+    ["GET", "/health?now"],
+  ] as const) {
+    const { status, text } = await edge.get(path, { headers, method });
+    assert.equal(status, 502);
+    if (method === "GET") assert.match(text, /was not found/);
+  }
+  assert.equal(edge.sandbox.resumes, 0);
+  // Whoever has work for the guest wakes it, also on a server's own /health.
+  assert.equal((await edge.get("/health", { headers, method: "POST" })).status, 200);
   assert.equal(edge.sandbox.resumes, 1);
 });
 
