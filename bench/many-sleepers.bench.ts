@@ -3,7 +3,7 @@
  * time that a removal takes while there are many others. Their records and snapshots are real, their
  * memory is a few bytes.
  *
- *     TORPOR_BENCH_OTHER=/path/to/another/checkout      measures that build beside this one
+ *     BENCH_OTHER_CHECKOUT=/path/to/another/checkout      measures that build beside this one
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
@@ -56,7 +56,7 @@ export async function measureManySleepers(): Promise<readonly Row[]> {
       1.5,
     ),
   ];
-  const other = process.env["TORPOR_BENCH_OTHER"];
+  const other = process.env["BENCH_OTHER_CHECKOUT"];
   if (other === undefined) return rows;
   const beside = await measureBuild(other);
   const ratio = addedCpuMs(own) / addedCpuMs(beside);

@@ -147,6 +147,12 @@ const table = {
   ),
   "storage.failed": row(500, "afterChange", "maybe", "Check the disk that holds the state folder."),
   "storage.noSpace": row(507, "afterChange", "none", "Free disk space and try again."),
+  "template.replaced": row(
+    409,
+    "afterChange",
+    "none",
+    "Put the template's folder back as it was, from a copy of the cache folder; else remove the sandbox.",
+  ),
   "template.missing": row(404, "afterChange", "none", "Build it with `torpor up`."),
   "vmm.damaged": row(
     500,

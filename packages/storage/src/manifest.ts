@@ -80,6 +80,8 @@ export interface SnapshotManifest {
   /** The sandbox that was saved; its forks have ids of their own. */
   readonly sandboxId: string;
   readonly templateId: string;
+  /** Of the template's content, which memory and disk are differences from; earlier versions did not say. */
+  readonly templateSha256?: string;
   readonly generation: number;
   readonly createdAtMs: number;
   readonly identity: SavedIdentity;

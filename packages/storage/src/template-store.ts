@@ -7,7 +7,7 @@
 import { chmod, mkdir, readFile, readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { TorporError, flushFolder, renameDurably, systemCode, writeFileDurably } from "@torpor/std";
-import { verifyChecksums, writeChecksums } from "./checksums.ts";
+import { contentSha256, verifyChecksums, writeChecksums } from "./checksums.ts";
 import { type TemplateManifest, readTemplateManifest, writeManifest } from "./manifest.ts";
 
 /** Snapshots that sandboxes are made from have names and ids of the same kinds. */
@@ -45,6 +45,14 @@ export class TemplateStore {
       : await this.#resolve(reference);
     const folder = join(this.#folder, templateId);
     return { manifest: await readTemplateManifest(folder), ...filesOf(folder) };
+  }
+
+  /**
+   * Tells one build of a template from another: a boot is not reproducible, so one that is made again from
+   * the same inputs has the same id and other memory. Undefined for one without checksums.
+   */
+  async contentOf(templateId: string): Promise<string | undefined> {
+    return await contentSha256(join(this.#folder, templateId));
   }
 
   /**

@@ -24,6 +24,8 @@ export interface RunningVm {
   readonly openDisks: readonly string[];
   /** The snapshot whose memory the VM's pager serves, and is compared with when the VM is saved. */
   readonly pagedFrom?: string;
+  /** Of the content of the template that the VM has mapped; not known of VMs of earlier versions. */
+  readonly templateSha256?: string;
 }
 
 export type SandboxState =
@@ -40,8 +42,15 @@ export type SandboxState =
 
 export type StateKind = SandboxState["kind"];
 
-export function runningVmOf({ vm, network, openDisks, pagedFrom }: RunningVm): RunningVm {
-  return { vm, network, openDisks, ...(pagedFrom === undefined ? {} : { pagedFrom }) };
+export function runningVmOf(state: RunningVm): RunningVm {
+  const { vm, network, openDisks, pagedFrom, templateSha256 } = state;
+  return {
+    vm,
+    network,
+    openDisks,
+    ...(pagedFrom === undefined ? {} : { pagedFrom }),
+    ...(templateSha256 === undefined ? {} : { templateSha256 }),
+  };
 }
 
 /** What causes each move. Read by `enter`, by tests and by whoever wants to know. */

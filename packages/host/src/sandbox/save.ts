@@ -5,6 +5,7 @@ import { type RunningVm, runningVmOf } from "../lifecycle/state.ts";
 import type { SandboxRun } from "../steps/run.ts";
 import type { SaveContext } from "../steps/save.ts";
 import { goOnBudgetMs } from "./stall.ts";
+import { contentToSaveOver } from "./template-content.ts";
 import type { Turn } from "./writer.ts";
 
 /** The run that is saved, and what its record goes on saying of it. */
@@ -26,19 +27,24 @@ export async function newSaveContext(
   run: SandboxRun,
 ): Promise<SaveContext> {
   const { host, log, record } = turn;
-  const { id, templateId, hostKey, diskLayers } = record;
+  const { id, templateId, hostKey, diskLayers, state } = record;
   const template = await host.templates.open(templateId);
   const driver = host.driverOf(template.manifest);
+  const base = await baseOf(turn);
+  const mapped = "templateSha256" in state ? state.templateSha256 : base?.templateSha256;
+  const sha256 = await host.templates.contentOf(templateId);
+  const templateSha256 = contentToSaveOver(mapped, { templateId, sha256 });
   return {
     snapshotId,
     sandboxId: id,
     templateId,
+    templateSha256,
     imagePath: template.memoryPath,
     hostKey,
     store: host.store,
     run,
     identity: { ...(await driver.identity()), version: run.vm.version },
-    base: await baseOf(turn),
+    base,
     diskLayers,
     saveWhole: host.saveWhole,
     drainMs: host.drainMs,

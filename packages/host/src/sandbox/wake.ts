@@ -12,6 +12,7 @@ import { type SandboxRun, endRun } from "../steps/run.ts";
 import { type WakeContext, wakeSteps, wokenRun } from "../steps/wake.ts";
 import type { Outcome } from "./command.ts";
 import { attach } from "./run.ts";
+import { assertMadeOver } from "./template-content.ts";
 import { recordWorkingSet } from "./working-set.ts";
 import type { Turn } from "./writer.ts";
 
@@ -39,6 +40,8 @@ export async function newWakeContext(
   await host.templates.assertWhole(templateId);
   const template = await host.templates.open(templateId);
   const snapshot = snapshotId === null ? undefined : await host.store.read(snapshotId);
+  const templateSha256 = await host.templates.contentOf(templateId);
+  if (snapshot !== undefined) assertMadeOver(snapshot, { templateId, sha256: templateSha256 });
   const savedGeneration = (snapshot ?? template.manifest).generation;
   const generation = Math.max(turn.record.generation, savedGeneration) + generations;
   const newDiskLayer = newDiskLayerId();
@@ -64,6 +67,7 @@ export async function newWakeContext(
     sandboxId: id,
     generation,
     template,
+    templateSha256,
     snapshot,
     store: host.store,
     folder: turn.folder,
@@ -125,7 +129,7 @@ export async function enterRunning(
   change: RecordChange = noChange,
 ): Promise<Outcome> {
   const run = wokenRun(context);
-  const { snapshot } = context;
+  const { snapshot, templateSha256 } = context;
   const sealed = snapshot?.disk.map(({ layerId }) => layerId) ?? [];
   const diskLayers = [...sealed, context.newDiskLayer];
   const nowMs = Date.now();
@@ -141,6 +145,7 @@ export async function enterRunning(
       ...(run.pager === undefined || snapshot === undefined
         ? {}
         : { pagedFrom: snapshot.snapshotId }),
+      ...(templateSha256 === undefined ? {} : { templateSha256 }),
     }),
     snapshotId: snapshot?.snapshotId ?? null,
     diskLayers,

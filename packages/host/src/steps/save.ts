@@ -34,6 +34,8 @@ export interface SaveContext {
   readonly snapshotId: string;
   readonly sandboxId: string;
   readonly templateId: string;
+  /** Of the content of the template that the VM has mapped. */
+  readonly templateSha256: string | undefined;
   /** The template's memory image. */
   readonly imagePath: string;
   readonly hostKey: string;
@@ -203,12 +205,13 @@ export async function publish(context: SaveContext): Promise<void> {
   const { staged, memory, run } = context;
   assert(staged !== undefined && memory !== undefined, "the snapshot is written");
   await closeBelow(context);
-  const { snapshotId, sandboxId, templateId, identity, hostKey } = context;
+  const { snapshotId, sandboxId, templateId, templateSha256, identity, hostKey } = context;
   const manifest: SnapshotManifest = {
     format: "torpor-snapshot-3",
     snapshotId,
     sandboxId,
     templateId,
+    ...(templateSha256 === undefined ? {} : { templateSha256 }),
     generation: run.generation,
     createdAtMs: Date.now(),
     identity,

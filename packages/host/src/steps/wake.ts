@@ -80,6 +80,8 @@ export interface WakeContext {
   readonly sandboxId: string;
   readonly generation: number;
   readonly template: Template;
+  /** Of the template's content; undefined for one without checksums. */
+  readonly templateSha256: string | undefined;
   /** The snapshot to go on from; undefined for a new sandbox of a template. */
   readonly snapshot: SnapshotManifest | undefined;
   readonly store: SnapshotStore;

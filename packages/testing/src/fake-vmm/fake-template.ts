@@ -23,11 +23,18 @@ export function imageCluster(cluster: number): string {
   return cluster % 2 === 0 ? `image cluster ${cluster}` : "";
 }
 
-/** @returns its id. */
-export async function makeFakeTemplate(templates: TemplateStore, name: string): Promise<string> {
+/**
+ * @param build Another build has other memory under the same id, as two boots of one recipe have.
+ * @returns its id.
+ */
+export async function makeFakeTemplate(
+  templates: TemplateStore,
+  name: string,
+  build = "",
+): Promise<string> {
   await using staged = await templates.stage(templateId);
   const { files } = staged;
-  const memory = imageMemory();
+  const memory = imageMemory(build);
   const disk = Array.from({ length: diskClusters }, (_, cluster) => imageCluster(cluster));
   const memorySha1 = createHash("sha1").update(memory).digest("hex");
   await writeFile(files.kernelPath, "");
@@ -57,7 +64,7 @@ export async function makeFakeTemplate(templates: TemplateStore, name: string): 
   return templateId;
 }
 
-function imageMemory(): Buffer {
+function imageMemory(build: string): Buffer {
   const pages = (memoryMiB * 1024 * 1024) / pageBytes;
   const mind = encodeMind({
     atRest: true,
@@ -69,7 +76,7 @@ function imageMemory(): Buffer {
     randomHash: "",
   });
   const others = Array.from({ length: pages - 1 }, (_, index) =>
-    patternOf(imagePage(index + 1), pageBytes),
+    patternOf(`${imagePage(index + 1)}${build}`, pageBytes),
   );
   return Buffer.concat([mind, ...others]);
 }
