@@ -24,22 +24,21 @@ class Broken extends Error {}
 
 /**
  * @param text Decoded as Latin-1.
- * @param lineEnds Before a request, which a server should overlook (RFC 9112, 2.2) and nobody should send.
+ * @param excess What means nothing but is too much: line ends before a request, which a server should
+ * overlook (RFC 9112, 2.2), and more than one space in its first line, which it may (3). Nobody should send it.
  */
-export function readRequests(
-  text: string,
-  lineEnds: "overlooked" | "refused" = "refused",
-): Reading {
+export function readRequests(text: string, excess: "overlooked" | "refused" = "refused"): Reading {
   const requests: ReadRequest[] = [];
+  const isOverlooked = excess === "overlooked";
   let at = 0;
   while (at < text.length) {
-    if (lineEnds === "overlooked" && (text[at] === "\r" || text[at] === "\n")) {
+    if (isOverlooked && (text[at] === "\r" || text[at] === "\n")) {
       at += 1;
       continue;
     }
     const reader = new Reader(text, at);
     try {
-      requests.push(readRequest(reader));
+      requests.push(readRequest(reader, isOverlooked));
     } catch (cause) {
       if (!(cause instanceof Incomplete) && !(cause instanceof Broken)) throw cause;
       const stop = cause instanceof Incomplete ? "incomplete" : "broken";
@@ -81,8 +80,9 @@ class Reader {
   }
 }
 
-function readRequest(reader: Reader): ReadRequest {
-  const parts = reader.line().split(" ");
+function readRequest(reader: Reader, isOverlooked: boolean): ReadRequest {
+  const line = reader.line();
+  const parts = (isOverlooked ? line.replaceAll(/ +/g, " ") : line).split(" ");
   const [method = "", target = "", version = ""] = parts;
   if (parts.length !== 3 || !/^[!-~]+$/.test(method) || !/^[!-~]+$/.test(target))
     throw new Broken();

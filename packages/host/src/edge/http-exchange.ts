@@ -7,7 +7,8 @@
  *
  * When the guest is paused, whoever has no answer yet gets one from the edge, a Connect stream gets its
  * last envelope if it is between two, and everything else is cut off where it is, so that no client
- * takes half an answer for a whole one.
+ * takes half an answer for a whole one. When it is stopped there is no last envelope: E2B's clients take a
+ * broken connection for the sign to ask whether the sandbox is still there, and say then that it is not.
  *
  * All that happens to it, from either side, passes `#contain`: what fails there fails this exchange.
  */
@@ -29,9 +30,11 @@ import { UpgradedPair } from "./upgraded-pair.ts";
 const lingerMs = 10_000;
 const repeatable = new Set(["GET", "HEAD", "OPTIONS"]);
 
-const endingMessages: Readonly<Record<Ending, string>> = {
-  paused: "The sandbox was paused",
-  stopped: "The sandbox was stopped",
+const pausedMessage = "The sandbox was paused";
+/** Clients know by the first words that there is no use in asking again. */
+const unansweredMessages: Readonly<Record<Ending, string>> = {
+  paused: "The sandbox was not found: it was paused",
+  stopped: "The sandbox was not found: it was stopped",
 };
 
 /** Where a request goes. */
@@ -106,14 +109,13 @@ export class HttpExchange implements Exchange, CallEvents {
 
   cut(ending: Ending): void {
     this.#contain(() => {
-      const message = endingMessages[ending];
       this.#call?.destroy();
       if (this.#pair !== undefined) {
         this.#pair.cut(ending);
       } else if (!this.#answer.isBegun) {
-        this.#over.reject(new TorporError("guest.unreachable", message));
-      } else if (this.#envelopes?.mayEnd === true) {
-        this.#answer.write(endOfStream("unavailable", message));
+        this.#over.reject(new TorporError("guest.unreachable", unansweredMessages[ending]));
+      } else if (ending === "paused" && this.#envelopes?.mayEnd === true) {
+        this.#answer.write(endOfStream("unavailable", pausedMessage));
         this.#answer.end(noFields);
         setTimeout(() => this.#answer.breakOff(), lingerMs).unref();
       } else {

@@ -7,6 +7,7 @@ import {
   type ClientHttp2Stream,
   type IncomingHttpHeaders,
   connect as connectHttp2,
+  constants,
 } from "node:http2";
 import { request as httpsRequest } from "node:https";
 import { tmpdir } from "node:os";
@@ -114,6 +115,18 @@ test("HTTP/2 is spoken with whoever speaks it, streams and trailers included", a
   const rest = textOf(cut);
   edge.sandbox.end();
   assert.match(await rest, /unavailable.*was paused/);
+
+  edge.sandbox.start();
+  const stopped = session.request({ ":method": "POST", ":path": "/" });
+  await once(stopped, "response");
+  const broken = textOf(stopped);
+  edge.sandbox.end("stopped");
+  await assert.rejects(broken);
+  assert.equal(
+    stopped.rstCode,
+    constants.NGHTTP2_INTERNAL_ERROR,
+    "clients take others for the end",
+  );
   session.close();
 });
 

@@ -154,7 +154,7 @@ test("a pause waits for short requests, for a bounded time, and not for streams"
   await traffic.drain(100);
   edge.sandbox.end();
   assert.deepEqual(JSON.parse((await hung).text), {
-    message: "The sandbox was paused",
+    message: "The sandbox was not found: it was paused",
     sandboxId: edge.sandbox.record.id,
     port: userPort,
     code: 502,
@@ -180,6 +180,23 @@ test("a Connect stream that is cut between envelopes says why", async () => {
     error: { code: "unavailable", message: "The sandbox was paused" },
   });
   await assert.rejects(textOf(half));
+});
+
+test("a stream of a sandbox that is stopped is broken off, between envelopes too", async () => {
+  await using edge = await startTestEdge();
+  await edge.serve(userPort, (_request, response) => {
+    response.writeHead(200, { "Content-Type": "application/connect+json" });
+    response.write(Buffer.from("\0\0\0\0\x02{}", "latin1"));
+  });
+  const stream = await edge.send("/");
+  await once(stream, "data");
+  const old = await edge.connect();
+  old.write("GET / HTTP/1.0\r\nE2b-Sandbox-Id: itest\r\nE2b-Sandbox-Port: 3000\r\n\r\n");
+  await once(old, "data");
+  const reset = once(old, "error");
+  edge.sandbox.end("stopped");
+  await assert.rejects(textOf(stream));
+  assert.match(String((await reset)[0]), /ECONNRESET/, "HTTP/1.0 knows no other sign");
 });
 
 test("a client that does not read holds nothing up, and keeps no sandbox awake", async () => {
