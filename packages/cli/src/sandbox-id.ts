@@ -5,8 +5,11 @@ import type { SandboxInfo } from "./daemon-answers.ts";
 /** LIMIT: fewer characters are more often a slip than a name. */
 const prefixCharsMin = 3;
 
-/** @throws argument.invalid when too short or ambiguous, sandbox.notFound */
-export function findSandbox(wanted: string, sandboxes: readonly SandboxInfo[]): SandboxInfo {
+/** @returns undefined when there is none. @throws argument.invalid when too short or ambiguous */
+export function findSandbox(
+  wanted: string,
+  sandboxes: readonly SandboxInfo[],
+): SandboxInfo | undefined {
   const exact = sandboxes.find(({ id }) => id === wanted);
   if (exact !== undefined) return exact;
   if (wanted.length < prefixCharsMin) {
@@ -15,10 +18,7 @@ export function findSandbox(wanted: string, sandboxes: readonly SandboxInfo[]): 
     });
   }
   const [match, ...others] = sandboxes.filter(({ id }) => id.startsWith(wanted));
-  if (match === undefined) {
-    throw new TorporError("sandbox.notFound", `no sandbox has the id ${wanted}`);
-  }
-  if (others.length > 0) {
+  if (match !== undefined && others.length > 0) {
     const candidates = [match, ...others].map(({ id }) => id).join(", ");
     throw new TorporError("argument.invalid", `${wanted} may mean any of ${candidates}`, {
       advice: "Give more characters of the id.",

@@ -10,6 +10,7 @@ import { defaultLauncherPath } from "./launcher.ts";
 import type { Output } from "./output.ts";
 import { findSandbox } from "./sandbox-id.ts";
 import { noteDifferences } from "./settings-note.ts";
+import { unknownSandbox, unknownTemplate } from "./unknown-name.ts";
 
 /** The part of standard input that is used here. */
 export interface Input extends AsyncIterable<unknown> {
@@ -93,14 +94,16 @@ export class Session {
   /** The sandbox that a full id, or the beginning of one, names. */
   async find(wanted: string): Promise<SandboxInfo> {
     const daemon = await this.daemon();
-    return findSandbox(wanted, await daemon.list());
+    return await namedSandbox(daemon, wanted, await daemon.list());
   }
 
   /** As `find`, for several; all are found before anything happens to one. */
   async findAll(wanted: readonly string[]): Promise<readonly SandboxInfo[]> {
     const daemon = await this.daemon();
     const sandboxes = await daemon.list();
-    return [...new Set(wanted.map((one) => findSandbox(one, sandboxes)))];
+    const found = new Set<SandboxInfo>();
+    for (const one of wanted) found.add(await namedSandbox(daemon, one, sandboxes));
+    return [...found];
   }
 
   /**
@@ -120,8 +123,29 @@ export class Session {
 
   async create(sandbox: NewSandbox): Promise<CreatedSandbox> {
     const daemon = await this.daemon();
-    return await this.output.busy("creating the sandbox", daemon.create(sandbox));
+    try {
+      return await this.output.busy("creating the sandbox", daemon.create(sandbox));
+    } catch (cause) {
+      if (!isMissing(cause)) throw cause;
+      throw await unknownTemplate(daemon, sandbox.template, cause);
+    }
   }
+}
+
+/** @throws argument.invalid, sandbox.notFound with what was probably meant */
+async function namedSandbox(
+  daemon: DaemonClient,
+  wanted: string,
+  sandboxes: readonly SandboxInfo[],
+): Promise<SandboxInfo> {
+  const found = findSandbox(wanted, sandboxes);
+  if (found === undefined) throw await unknownSandbox(daemon, wanted);
+  return found;
+}
+
+/** Also of a snapshot, which stands for one. */
+export function isMissing(cause: unknown): cause is TorporError {
+  return TorporError.is(cause) && cause.code === "template.missing";
 }
 
 /**

@@ -175,6 +175,7 @@ const table = {
   TORPOR_MODEL_SEEDS: { parse: wholeNumber(Number.MAX_SAFE_INTEGER), reader: "tests" },
   TORPOR_FUZZ_INPUTS: { parse: wholeNumber(Number.MAX_SAFE_INTEGER), reader: "tests" },
   TORPOR_FUZZ_SEED: { parse: wholeNumber(Number.MAX_SAFE_INTEGER), reader: "tests" },
+  TORPOR_BENCH_OTHER: { parse: parsePath, reader: "tests" },
   TORPOR_STRIPPED: { parse: parsePath, reader: "tests" },
   TORPOR_AGENT_ADDRESS: { parse: String, reader: "guest" },
   TORPOR_AGENT_PORT: { parse: String, reader: "guest" },

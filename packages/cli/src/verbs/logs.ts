@@ -37,14 +37,19 @@ async function showSandbox(session: Session, wanted: string, options: LogsOption
   if (options.follow === true) {
     throw usageError("only --daemon can be followed", "Leave out -f.");
   }
-  const { id } = await session.find(wanted);
+  const { id, state } = await session.find(wanted);
   const logs = await session.client.logs(id);
   if (session.asJson) {
     session.output.printJson(logs);
     return;
   }
   const text = options.vmm === true ? logs.vmm : logs.console;
-  if (text === "") session.output.note(`The log of ${id} is empty.`);
+  const isOver = state === "paused";
+  if (text === "" && isOver) {
+    session.output.note(
+      `${id} is paused: a console and a VMM's log last as long as a run. \`torpor resume ${id}\` begins one.`,
+    );
+  } else if (text === "") session.output.note(`The log of ${id} is empty so far.`);
   else session.output.print(text.trimEnd());
 }
 

@@ -2,7 +2,9 @@
 import type { Command } from "commander";
 import { type Interrupt, interruptible } from "../interrupt.ts";
 import { shownAge } from "../output.ts";
-import { type Session, forEach } from "../session.ts";
+import type { DaemonClient } from "../daemon-client.ts";
+import { type Session, forEach, isMissing } from "../session.ts";
+import { unknownSnapshot } from "../unknown-name.ts";
 import { wholeNumber } from "../usage.ts";
 
 export function addSnapshot(program: Command, session: Session): void {
@@ -95,7 +97,7 @@ async function remove(session: Session, references: readonly string[]): Promise<
   const removed: string[] = [];
   const work = async (interrupt: Interrupt): Promise<number> => {
     await forEach(session, interrupt, references, async (reference) => {
-      const removal = daemon.removeSnapshot(reference);
+      const removal = named(daemon, reference, daemon.removeSnapshot(reference));
       await session.awaitDaemon(interrupt, `removing ${reference}`, removal);
       removed.push(reference);
       if (!session.asJson) output.print(reference);
@@ -110,8 +112,19 @@ async function remove(session: Session, references: readonly string[]): Promise<
 }
 
 async function setPool(session: Session, reference: string, count: number): Promise<void> {
-  await (await session.daemon()).setPool(reference, count);
+  const daemon = await session.daemon();
+  await named(daemon, reference, daemon.setPool(reference, count));
   const kept =
     count === 0 ? "no sandbox is" : count === 1 ? "1 sandbox is" : `${count} sandboxes are`;
   session.output.print(`${kept} kept ready of ${reference}`);
+}
+
+/** What is done to a snapshot by its name. @throws what `work` throws, explained where there is none */
+async function named(daemon: DaemonClient, name: string, work: Promise<void>): Promise<void> {
+  try {
+    await work;
+  } catch (cause) {
+    if (!isMissing(cause)) throw cause;
+    throw await unknownSnapshot(daemon, name, cause);
+  }
 }
