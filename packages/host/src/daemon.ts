@@ -285,7 +285,9 @@ async function acceleratorOf(templates: TemplateStore): Promise<Accelerator> {
     const template = await templates.open(name).catch(() => undefined);
     if (template !== undefined) return template.manifest.identity.accelerator;
   }
-  throw new TorporError("template.missing", "there is no template yet that can be opened");
+  throw new TorporError("template.missing", "there is no template yet that can be opened", {
+    advice: "Build it with `torpor up`.",
+  });
 }
 
 function closeNow(server: Server): void {

@@ -50,7 +50,8 @@ export class TemplateTags {
     if (found !== undefined) return found.targetId;
     throw new TorporError(
       "template.missing",
-      `there is no template "${name}" with the tag "${tag}"`,
+      `there is no template or snapshot "${name}" with the tag "${tag}"`,
+      { advice: `See with \`torpor snapshot ls\` which tags there are, or leave out ":${tag}".` },
     );
   }
 
@@ -90,7 +91,9 @@ export class TemplateTags {
   /** @throws template.missing when there is no such tag */
   async remove(name: string, tag: string): Promise<void> {
     if (!this.#tags.has(`${name}:${tag}`)) {
-      throw new TorporError("template.missing", `"${name}" has no tag "${tag}"`);
+      throw new TorporError("template.missing", `"${name}" has no tag "${tag}"`, {
+        advice: `See with \`GET /templates/${name}/tags\` which it has.`,
+      });
     }
     await this.#database
       .deleteFrom("template_tags")

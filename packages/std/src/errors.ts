@@ -67,6 +67,12 @@ const table = {
   ),
   "guest.refused": row(502, "afterChange", "maybe", "Read the console with `torpor logs ID`."),
   "host.busy": row(429, "sameRequest", "none", "Repeat the request in a moment."),
+  "host.unknown": row(
+    421,
+    "never",
+    "none",
+    "Use an address of the form PORT-ID.DOMAIN, or send an API key to use the API.",
+  ),
   internal: row(500, "never", "maybe", "This is a bug in Torpor: please report it with the log."),
   "key.missing": row(404, "never", "none", "List the keys with `torpor keys ls`."),
   "network.failed": row(500, "afterChange", "none", "Run `torpor doctor` to check /dev/net/tun."),
@@ -153,7 +159,12 @@ const table = {
     "none",
     "Put the template's folder back as it was, from a copy of the cache folder; else remove the sandbox.",
   ),
-  "template.missing": row(404, "afterChange", "none", "Build it with `torpor up`."),
+  "template.missing": row(
+    404,
+    "afterChange",
+    "none",
+    "See which snapshots there are with `torpor snapshot ls`; `base` is the template that is there always.",
+  ),
   "vmm.damaged": row(
     500,
     "afterChange",

@@ -44,7 +44,12 @@ export class TemplateStore {
       ? reference
       : await this.#resolve(reference);
     const folder = join(this.#folder, templateId);
-    return { manifest: await readTemplateManifest(folder), ...filesOf(folder) };
+    try {
+      return { manifest: await readTemplateManifest(folder), ...filesOf(folder) };
+    } catch (cause) {
+      const isMissing = TorporError.is(cause) && cause.code === "template.missing";
+      throw isMissing ? noTemplate(reference, cause) : cause;
+    }
   }
 
   /**
@@ -152,9 +157,13 @@ export class TemplateStore {
       return (await readFile(join(this.#namesFolder, name), "utf8")).trim();
     } catch (cause) {
       if (systemCode(cause) !== "ENOENT") throw TorporError.from(cause, "storage.failed");
-      throw new TorporError("template.missing", `there is no template "${name}"`, { cause });
+      throw noTemplate(name, cause);
     }
   }
+}
+
+function noTemplate(reference: string, cause: unknown): TorporError {
+  return new TorporError("template.missing", `there is no template "${reference}"`, { cause });
 }
 
 function filesOf(folder: string): Omit<Template, "manifest"> {

@@ -31,6 +31,28 @@ test("everything but health and the document asks for a key", async (t) => {
   }
 });
 
+test("whoever names a sandbox wrongly by the host is told so, and not that a key is missing", async (t) => {
+  const api = await start(t);
+  const { key } = await api.host.apiKeys.create("one");
+  // The domain here is box.localhost.
+  const hosts: readonly (readonly [string, number])[] = [
+    ["shop.box.localhost:7443", 421],
+    ["inone.box.localhost", 421],
+    ["3000-iabc.e2b.app", 421],
+    ["api.box.localhost", 401],
+    ["box.localhost", 401],
+    ["127.0.0.1:7330", 401],
+    ["example.com", 401],
+  ];
+  for (const [host, status] of hosts) {
+    const answer = await api.call("GET", "/v2/sandboxes", { headers: { host } });
+    assert.equal(answer.status, status, host);
+    if (status === 421) assert.match(answer.text, /PORT-ID\.box\.localhost:7443/);
+    const known = { headers: { host, "x-api-key": key } };
+    assert.equal((await api.call("GET", "/v2/sandboxes", known)).status, 200, host);
+  }
+});
+
 test("an API key opens the sandboxes, and an access token the keys too", async (t) => {
   const api = await start(t);
   const { key } = await api.host.apiKeys.create("one");

@@ -7,6 +7,7 @@
  */
 import type { IncomingHttpHeaders } from "node:http";
 import { TorporError } from "@torpor/std";
+import { hostOf } from "../edge/target.ts";
 import { teamId } from "../team.ts";
 import type { ApiHost } from "./api-host.ts";
 import type { Access } from "./route.ts";
@@ -16,9 +17,11 @@ export interface Caller {
   readonly id: string | undefined;
 }
 
-/** @throws auth.missing, auth.forbidden */
+type Identifying = Pick<ApiHost, "apiKeys" | "accessTokens" | "servedDomain">;
+
+/** @throws auth.missing, auth.forbidden, host.unknown */
 export function identify(
-  { apiKeys, accessTokens }: Pick<ApiHost, "apiKeys" | "accessTokens">,
+  { apiKeys, accessTokens, servedDomain }: Identifying,
   access: Access,
   headers: IncomingHttpHeaders,
 ): Caller {
@@ -29,6 +32,8 @@ export function identify(
   const apiKey = typeof key === "string" ? apiKeys.find(key) : undefined;
   const found = token ?? apiKey;
   if (found === undefined) {
+    if (key === undefined && headers.authorization === undefined)
+      refuseOtherHost(headers, servedDomain());
     throw new TorporError("auth.missing", "the API key or access token is missing or unknown");
   }
   if (access === "token" && token === undefined) {
@@ -41,4 +46,19 @@ export function identify(
     throw new TorporError("auth.forbidden", "these credentials are not of that team");
   }
   return { id: found.id };
+}
+
+/**
+ * Whoever names a sandbox wrongly by the host has no business with keys: a name below the domain that is
+ * no sandbox's, or one of a sandbox below another domain. Clients of the API have `api.` in front.
+ * @throws host.unknown
+ */
+function refuseOtherHost(headers: IncomingHttpHeaders, servedDomain: string): void {
+  const name = hostOf(headers).replace(/:\d*$/, "").toLowerCase();
+  const domain = servedDomain.replace(/:\d+$/, "").toLowerCase();
+  const isBelow = name.endsWith(`.${domain}`) && name !== `api.${domain}`;
+  if (!isBelow && !/^\d+-[a-z0-9]+\./.test(name)) return;
+  throw new TorporError("host.unknown", `there is no sandbox at the host ${name}`, {
+    advice: `Use an address of the form PORT-ID.${servedDomain}.`,
+  });
 }

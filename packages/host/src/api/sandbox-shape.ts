@@ -102,9 +102,10 @@ export function toDate(ms: number): string {
   return new Date(ms).toISOString();
 }
 
-/** Of one that sleeps: since when. */
+/** Of one that sleeps: since when. One on its way there does so now: its record is of the run before. */
 function endAtMsOf(record: SandboxRecord): number {
-  const { lifetime, startedAtMs } = record;
+  const { lifetime, startedAtMs, state } = record;
+  if (state.kind === "pausing") return Date.now();
   if (wireStateOf(record) === "paused") return lifetime.endedAtMs ?? startedAtMs;
   return isEndless(lifetime) ? farFutureMs : (lifetime.endAtMs ?? startedAtMs);
 }
