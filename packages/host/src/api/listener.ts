@@ -51,6 +51,9 @@ export function limitServer(server: Server, limits: ListenerLimits): void {
   const underWay = new WeakMap<Socket, Set<Exchange>>();
   for (const name of ["request", "checkContinue", "checkExpectation"]) {
     server.prependListener(name, (request: IncomingMessage, response: ServerResponse) => {
+      // Errors are told to whoever listens; nobody has to, also when a request is served by nobody.
+      request.on("error", () => undefined);
+      response.on("error", () => undefined);
       if (isHttp2(request)) return;
       const exchanges = underWay.get(request.socket) ?? new Set();
       underWay.set(request.socket, exchanges);
@@ -107,9 +110,6 @@ function closeBehind(exchanges: ReadonlySet<Exchange>, cause: Error, socket: Soc
 /** A handler for requests that are short by nature. */
 export function limitHandler(handler: Handler, limits: ListenerLimits): Handler {
   return (request, response) => {
-    // A client that hangs up is noticed where its body is read or its answer is written.
-    request.on("error", () => undefined);
-    response.on("error", () => undefined);
     limitRest(request, response, limits.bodyMs);
     handler(request, response);
   };
