@@ -14,7 +14,7 @@ import { TorporError, optional, parseJson, parseObject, parseString } from "@tor
 import type { Accounts, User } from "./accounts.ts";
 import { freshBytes } from "./entropy.ts";
 import { FileWork } from "./file-work.ts";
-import { readBody, sendError, sendJson } from "./http-answer.ts";
+import { discardRest, readBody, sendError, sendJson } from "./http-answer.ts";
 import type { Identity } from "./identity.ts";
 import { OpenFile } from "./open-file.ts";
 import { makeOwnedFolder } from "./owned-folder.ts";
@@ -56,6 +56,7 @@ export async function serveCompose(
       ? invalid(cause.rawMessage, cause)
       : asConnectError(cause, "compose");
     sendError(response, httpStatus(error), error.rawMessage);
+    discardRest(request);
   }
 }
 

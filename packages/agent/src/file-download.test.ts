@@ -72,8 +72,10 @@ test("Files of the kernel come with the content they have, whatever size they cl
 
 test("A file that claims to be empty and is long comes whole, a part of it too", async (t) => {
   const path = "/proc/kallsyms";
-  const { length } = await readFile(path).catch(() => Buffer.alloc(0));
-  if (length < 1 << 20) {
+  // Programs of the kernel's users are at its end, and come and go.
+  const compared = 1 << 20;
+  const content = await readFile(path, "latin1").catch(() => "");
+  if (content.length < compared) {
     t.skip("this machine has no such file");
     return;
   }
@@ -82,7 +84,8 @@ test("A file that claims to be empty and is long comes whole, a part of it too",
     const response = await fetchFile(agent, path, headers);
     assert.equal(response.status, 200);
     assert.equal(response.headers.get("content-length"), null);
-    assert.equal((await response.text()).length, length);
+    const text = await response.text();
+    assert.ok(text.startsWith(content.slice(0, compared)));
   }
 });
 

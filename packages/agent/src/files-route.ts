@@ -5,7 +5,8 @@
  * Called by server.ts for requests that carry the token or a signature; which of the two is checked
  * here, because signed links are made for callers without a token.
  *
- * Failures are `{code, message}` in JSON: 400 for a wrong request, 401, 404, 507 when the disk is full.
+ * Failures are `{code, message}` in JSON: 400 for a wrong request, 401, 404, 507 when the disk is full, and
+ * what else system-errors.ts says.
  */
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { pipeline } from "node:stream/promises";
@@ -16,7 +17,7 @@ import type { Accounts, User } from "./accounts.ts";
 import { download } from "./file-download.ts";
 import { type WrittenFile, writeUpload } from "./file-upload.ts";
 import { FileWork } from "./file-work.ts";
-import { sendError, sendJson } from "./http-answer.ts";
+import { discardRest, sendError, sendJson } from "./http-answer.ts";
 import type { Identity } from "./identity.ts";
 import { parseMetadata } from "./metadata.ts";
 import { type Part, parseBoundary, parseMultipart } from "./multipart.ts";
@@ -60,6 +61,7 @@ export async function serveFiles(
     const error = asConnectError(cause, query.get("path") ?? "upload");
     if (response.headersSent) response.destroy();
     else sendError(response, httpStatus(error), error.rawMessage);
+    discardRest(request);
   }
 }
 

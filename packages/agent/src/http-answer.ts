@@ -33,3 +33,12 @@ export async function readBody(request: IncomingMessage, bytesMax: number): Prom
   request.once("error", reject);
   return await promise;
 }
+
+/**
+ * Lets go by what a client still sends after it was refused: most clients read no answer before they have
+ * sent all, and would wait for ever.
+ */
+export function discardRest(request: IncomingMessage): void {
+  request.removeAllListeners("readable");
+  request.resume();
+}

@@ -19,6 +19,7 @@ import {
   parseInotify,
   removeInotifyWatch,
 } from "@torpor/native";
+import { systemCode } from "@torpor/std";
 import type { FileWork } from "./file-work.ts";
 import { toDiskPath } from "./path-name.ts";
 
@@ -73,7 +74,7 @@ export class InotifyHub {
     const line = (this.#line ??= this.#open());
     line.adding += 1;
     try {
-      const watch = await addInotifyWatch(line.fd, toDiskPath(path), mask);
+      const watch = await addInotifyWatch(line.fd, toDiskPath(path), mask).catch(explainLimit);
       if (this.#line !== line) throw new ConnectError("watching has ended", Code.Aborted);
       const listeners = this.#listeners.get(watch) ?? new Set();
       this.#listeners.set(watch, listeners.add(listener));
@@ -166,4 +167,11 @@ export class InotifyHub {
     if (adding === 0) closeSync(fd);
     cat.kill("SIGKILL");
   }
+}
+
+/** The kernel says of too many watches that the disk is full. @throws its argument otherwise */
+function explainLimit(cause: unknown): never {
+  if (systemCode(cause) !== "ENOSPC") throw cause;
+  const text = "more folders than fs.inotify.max_user_watches allows to watch";
+  throw new ConnectError(text, Code.FailedPrecondition, {}, [], cause);
 }

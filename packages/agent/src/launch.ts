@@ -9,7 +9,7 @@
  * needed: when the user has groups besides the primary one, which Node's own `uid` option would drop.
  *
  * Fails with ConnectError `invalid_argument` for what the request got wrong (folder, command) and
- * `resource_exhausted` when the machine has no process, terminal or descriptor left.
+ * `aborted` or `failed_precondition` when the machine has no process, terminal, descriptor or room left.
  */
 import { type ChildProcess, type StdioOptions, spawn } from "node:child_process";
 import { closeSync, constants, existsSync, fchownSync } from "node:fs";
@@ -24,6 +24,7 @@ import { access, stat, within } from "./launch-checks.ts";
 import { PtyStream } from "./pty-stream.ts";
 import type { QuietTimers } from "./quiet-timers.ts";
 import { isOnDisk } from "./root-disk.ts";
+import { asConnectError, isLack } from "./system-errors.ts";
 import type { FamilyCgroup, UserCgroup } from "./user-cgroup.ts";
 
 const shell = "/bin/sh";
@@ -76,7 +77,7 @@ export interface Terminal {
   readonly pty: PtyStream;
 }
 
-/** @throws ConnectError invalid_argument, resource_exhausted, unavailable */
+/** @throws ConnectError invalid_argument, aborted, failed_precondition, unavailable */
 export async function launch(request: LaunchRequest, context: LaunchContext): Promise<Launched> {
   const checks = checkFolder(request.cwd).then(async () => await checkExecutable(request));
   await within(checks, context.timers);
@@ -276,12 +277,8 @@ async function isExecutable(path: string): Promise<boolean> {
   );
 }
 
-const exhausted = new Set(["EAGAIN", "EMFILE", "ENFILE", "ENOMEM", "ENOSPC"]);
-
 function asLaunchError(cause: unknown): ConnectError {
-  if (cause instanceof ConnectError) return cause;
-  const text = cause instanceof Error ? cause.message : String(cause);
-  const isExhausted = exhausted.has(systemCode(cause) ?? "");
-  const code = isExhausted ? Code.ResourceExhausted : Code.InvalidArgument;
-  return new ConnectError(`cannot start the process: ${text}`, code, {}, [], cause);
+  const error = asConnectError(cause, "cannot start the process");
+  if (error === cause || isLack(error)) return error;
+  return new ConnectError(error.rawMessage, Code.InvalidArgument, {}, [], cause);
 }

@@ -2,9 +2,9 @@
 import { execFileSync, spawnSync } from "node:child_process";
 import { closeSync, openSync } from "node:fs";
 
-/** Lays an empty file system in memory over a folder. */
-export function mountMemory(folder: string, sizeBytes: number): Disposable {
-  const options = `size=${sizeBytes},mode=755`;
+/** Lays an empty file system in memory over a folder. `filesMax` counts itself. */
+export function mountMemory(folder: string, sizeBytes: number, filesMax = 10_000): Disposable {
+  const options = `size=${sizeBytes},nr_inodes=${filesMax},mode=755`;
   execFileSync("mount", ["-n", "-t", "tmpfs", "-o", options, "test", folder]);
   return { [Symbol.dispose]: () => void spawnSync("umount", ["-n", "-l", folder]) };
 }

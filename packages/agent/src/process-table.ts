@@ -37,10 +37,10 @@ export class ProcessTable {
     this.#isSuccessor = isSuccessor;
   }
 
-  /** @throws ConnectError resource_exhausted when no further process may be started. */
+  /** @throws ConnectError aborted when no further process may be started. */
   checkRoom(): void {
     if (this.#running.size >= runningMax) {
-      throw new ConnectError(`more than ${runningMax} processes`, Code.ResourceExhausted);
+      throw new ConnectError(`more than ${runningMax} processes`, Code.Aborted);
     }
   }
 

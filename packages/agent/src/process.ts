@@ -99,11 +99,11 @@ export class ManagedProcess {
   /**
    * All events from now on; of one that has ended, just its end. With `from`, what was printed since
    * then comes first.
-   * @throws ConnectError out_of_range, resource_exhausted
+   * @throws ConnectError out_of_range, aborted
    */
   subscribe(from?: OutputOffsets): Subscription {
     if (this.#subscribers.size >= subscribersMax) {
-      throw new ConnectError("too many subscribers of this process", Code.ResourceExhausted);
+      throw new ConnectError("too many subscribers of this process", Code.Aborted);
     }
     const subscription: Subscription = new EventQueue({ onTaken: () => this.#onTaken() });
     for (const { kind, bytes } of from === undefined ? [] : this.#log.since(from)) {
@@ -330,12 +330,12 @@ export class ManagedProcess {
 
   #cut(subscriber: Subscription): void {
     this.#subscribers.delete(subscriber);
-    subscriber.cut(new ConnectError("the client reads too slowly", Code.ResourceExhausted));
+    subscriber.cut(new ConnectError("the client reads too slowly", Code.Aborted));
   }
 
   async #writeBounded(bytes: Uint8Array, write: () => Promise<void>): Promise<void> {
     if (this.#inputBytes + bytes.length > inputBytesMax) {
-      throw new ConnectError("the process does not read its input", Code.ResourceExhausted);
+      throw new ConnectError("the process does not read its input", Code.Aborted);
     }
     this.#inputBytes += bytes.length;
     try {

@@ -1,42 +1,94 @@
-/** Failed system calls in the words of the wire: RPC codes, and HTTP statuses for the plain routes. */
+/**
+ * Failed system calls in the words of the wire: codes of RPCs, statuses of the plain routes, and a text.
+ *
+ * COMPAT: E2B's clients say of `resource_exhausted` that a rate limit was hit, of `unavailable`,
+ * `canceled` and `deadline_exceeded` that time was over, and of `not_found`, `invalid_argument` and
+ * `unauthenticated` what those mean. The text of all others they show as it is. So what is wrong with the
+ * machine is `failed_precondition` where somebody has to change something, and `aborted` where it may be
+ * over the next time. Of the statuses, 507 is an error of its own to them.
+ */
 import { Code, ConnectError } from "@connectrpc/connect";
 import { systemCode } from "@torpor/std";
 
-const codeBySystemCode: Readonly<Record<string, Code>> = {
-  EACCES: Code.PermissionDenied,
-  EDQUOT: Code.ResourceExhausted,
-  EEXIST: Code.AlreadyExists,
-  EINVAL: Code.InvalidArgument,
-  EISDIR: Code.InvalidArgument,
-  ELOOP: Code.FailedPrecondition,
-  EMFILE: Code.ResourceExhausted,
-  ENAMETOOLONG: Code.InvalidArgument,
-  ENFILE: Code.ResourceExhausted,
-  ENOENT: Code.NotFound,
-  ENOSPC: Code.ResourceExhausted,
-  ENOTDIR: Code.InvalidArgument,
-  EPERM: Code.PermissionDenied,
+interface SystemError {
+  readonly code: Code;
+  readonly status: number;
+  /** In the place of the kernel's own words, where those mislead. */
+  readonly text?: string;
+}
+
+const forbidden: SystemError = { code: Code.PermissionDenied, status: 403 };
+const wrongPath: SystemError = { code: Code.InvalidArgument, status: 400 };
+const inTheWay: SystemError = { code: Code.FailedPrecondition, status: 409 };
+const unsupported: SystemError = { code: Code.FailedPrecondition, status: 400 };
+
+/** By the name of the error. What is not here is internal, with status 500. */
+export const systemErrors: Readonly<Record<string, SystemError>> = {
+  E2BIG: {
+    code: Code.InvalidArgument,
+    status: 400,
+    text: "arguments and environment are too long",
+  },
+  EACCES: forbidden,
+  EAGAIN: { code: Code.Aborted, status: 503, text: "the sandbox has no process or thread left" },
+  EBUSY: inTheWay,
+  EDQUOT: { code: Code.FailedPrecondition, status: 507, text: "the disk quota is used up" },
+  EEXIST: { code: Code.AlreadyExists, status: 409 },
+  EFBIG: { code: Code.OutOfRange, status: 413, text: "larger than this file system keeps files" },
+  EILSEQ: wrongPath,
+  EINVAL: wrongPath,
+  EISDIR: wrongPath,
+  ELOOP: {
+    code: Code.FailedPrecondition,
+    status: 400,
+    text: "too many symbolic links, perhaps in a circle",
+  },
+  EMFILE: { code: Code.Aborted, status: 503, text: "the agent has no descriptor left" },
+  EMLINK: inTheWay,
+  ENAMETOOLONG: wrongPath,
+  ENFILE: { code: Code.Aborted, status: 503, text: "the sandbox has no descriptor left" },
+  ENOENT: { code: Code.NotFound, status: 404 },
+  ENOEXEC: { code: Code.InvalidArgument, status: 400 },
+  ENOMEM: { code: Code.Aborted, status: 503, text: "the sandbox has no memory left" },
+  ENOSPC: { code: Code.FailedPrecondition, status: 507, text: "no space left on the disk" },
+  ENOTDIR: wrongPath,
+  ENOTEMPTY: inTheWay,
+  ENOTSUP: unsupported,
+  ENXIO: inTheWay,
+  EOPNOTSUPP: unsupported,
+  EPERM: forbidden,
+  EROFS: { code: Code.PermissionDenied, status: 403, text: "the file system is read-only" },
+  ETXTBSY: { code: Code.FailedPrecondition, status: 409, text: "the program is running" },
+  EXDEV: inTheWay,
 };
 
 /** Keeps a `ConnectError` as it is. `what` is the path or the deed. */
 export function asConnectError(cause: unknown, what: string): ConnectError {
   if (cause instanceof ConnectError) return cause;
-  const text = cause instanceof Error ? cause.message : String(cause);
-  const code = codeBySystemCode[systemCode(cause) ?? ""] ?? Code.Internal;
-  return new ConnectError(`${what}: ${text}`, code, {}, [], cause);
+  const known = systemErrors[systemCode(cause) ?? ""];
+  const own = cause instanceof Error ? cause.message : String(cause);
+  const text = known?.text === undefined ? own : `${known.text} (${systemCode(cause)})`;
+  return new ConnectError(`${what}: ${text}`, known?.code ?? Code.Internal, {}, [], cause);
+}
+
+/** Whether the machine lacks something, and what was asked for is right. */
+export function isLack({ code }: ConnectError): boolean {
+  return code === Code.Aborted || code === Code.FailedPrecondition;
 }
 
 const statusByCode = new Map<Code, number>([
   [Code.InvalidArgument, 400],
+  [Code.FailedPrecondition, 400],
+  [Code.OutOfRange, 400],
   [Code.Unauthenticated, 401],
   [Code.PermissionDenied, 403],
   [Code.NotFound, 404],
-  [Code.ResourceExhausted, 507],
   [Code.Aborted, 503],
   [Code.Unavailable, 503],
 ]);
 
 /** The status of a plain HTTP answer. */
 export function httpStatus(error: ConnectError): number {
-  return statusByCode.get(error.code) ?? 500;
+  const known = systemErrors[systemCode(error.cause) ?? ""];
+  return known?.code === error.code ? known.status : (statusByCode.get(error.code) ?? 500);
 }

@@ -285,8 +285,10 @@ function startError(cause: unknown, { argv, workdir }: GuestCommand): TorporErro
   if (error.code === Code.Unauthenticated || error.code === Code.PermissionDenied) {
     return refused(text, cannotRunCode, "Name a user that exists in the sandbox.");
   }
-  if (error.code === Code.ResourceExhausted) {
-    return refused(text, cannotRunCode, "End some processes in the sandbox, then try again.");
+  // `resource_exhausted` comes from agents of older templates.
+  const lacks: readonly Code[] = [Code.Aborted, Code.FailedPrecondition, Code.ResourceExhausted];
+  if (lacks.includes(error.code)) {
+    return refused(text, cannotRunCode, "Free what the sandbox lacks, then try again.");
   }
   if (error.code !== Code.InvalidArgument) return lineError(cause);
   if (text.includes("cwd")) {
