@@ -20,11 +20,12 @@ import { FileWork } from "./file-work.ts";
 import { discardRest, sendError, sendJson } from "./http-answer.ts";
 import type { Identity } from "./identity.ts";
 import { parseMetadata } from "./metadata.ts";
-import { type Part, parseBoundary, parseMultipart } from "./multipart.ts";
+import { type Part, type PartFilename, parseBoundary, parseMultipart } from "./multipart.ts";
 import { decodePercents } from "./path-name.ts";
 import { resolvePath, resolveUser } from "./request-user.ts";
 import { signatureProblem } from "./signature.ts";
 import { asConnectError, httpStatus } from "./system-errors.ts";
+import { uploadName } from "./upload-name.ts";
 
 /** LIMIT: files of one multipart request; the answer lists them all. */
 const filesMax = 10_000;
@@ -112,9 +113,11 @@ async function upload(
     }
     case "multipart/form-data": {
       const boundary = parseBoundary(type);
-      const target = (filename: string | undefined): string => {
-        const path = given === null || given === "" ? filename : given;
-        if (path === undefined || path === "") throw invalid("a file part has no filename");
+      const target = (filename: PartFilename | undefined): string => {
+        if (given !== null && given !== "") return targetPath(given, user, context);
+        const path =
+          filename === undefined ? "" : uploadName(filename, request.headers["user-agent"]);
+        if (path === "") throw invalid("a file part has no filename");
         return targetPath(path, user, context);
       };
       return await decoded(request, (body, announcedBytes) =>
@@ -134,7 +137,7 @@ type WriteFile = (
 
 async function writeParts(
   parts: AsyncIterable<Part>,
-  target: (filename: string | undefined) => string,
+  target: (filename: PartFilename | undefined) => string,
   announcedBytes: number | undefined,
   write: WriteFile,
 ): Promise<WrittenFile[]> {

@@ -2,8 +2,7 @@
  * Takes a `multipart/form-data` body apart while it arrives; nothing but the headers of a part and one
  * delimiter's length of its content is ever held.
  *
- * File names keep their folders: a client names the target path there. Quotes and line breaks that a
- * browser's `fetch` percent-encodes in a name are decoded; nothing else is.
+ * File names keep their folders: a client names the target path there.
  */
 import { Code, ConnectError } from "@connectrpc/connect";
 import { toWireText } from "./path-name.ts";
@@ -15,9 +14,12 @@ const preambleBytesMax = 16 << 10;
 const lineBreak = Buffer.from("\r\n");
 const blankLine = Buffer.from("\r\n\r\n");
 
+/** As the client escaped it (upload-name.ts), or in the form that says how it is encoded. */
+export type PartFilename = { readonly given: string } | { readonly decoded: string };
+
 export interface Part {
   readonly name: string | undefined;
-  readonly filename: string | undefined;
+  readonly filename: PartFilename | undefined;
   /** Read it to its end, or not at all: what is left is skipped before the next part. */
   readonly body: AsyncIterable<Buffer>;
 }
@@ -82,25 +84,32 @@ function readBody(input: Input, delimiter: Buffer): AsyncGenerator<Buffer, void,
 
 function parseDisposition(header: Buffer): {
   name: string | undefined;
-  filename: string | undefined;
+  filename: PartFilename | undefined;
 } {
   for (const line of toWireText(header).split("\r\n")) {
     const match = /^content-disposition\s*:\s*form-data\s*(;.*)$/i.exec(line);
     if (match?.[1] === undefined) continue;
-    const extended = /;\s*filename\*=utf-8''([^;\s]*)/i.exec(match[1]);
-    const plain = parameter(match[1], "filename");
+    const parameters = parseParameters(match[1]);
+    const extended = /^utf-8''(.*)$/i.exec(parameters.get("filename*") ?? "")?.[1];
+    const given = parameters.get("filename");
+    const plain: PartFilename | undefined = given === undefined ? undefined : { given };
     return {
-      name: parameter(match[1], "name"),
-      filename: extended?.[1] === undefined ? plain : decodeExtended(extended[1]),
+      name: parameters.get("name"),
+      filename: extended === undefined ? plain : { decoded: decodeExtended(extended) },
     };
   }
   return { name: undefined, filename: undefined };
 }
 
-function parameter(text: string, name: string): string | undefined {
-  const match = new RegExp(`;\\s*${name}=(?:"((?:[^"\\\\]|\\\\.)*)"|([^\\s;"]+))`, "i").exec(text);
-  const value = match?.[1]?.replace(/\\(["\\])/g, "$1") ?? match?.[2];
-  return value?.replace(/%22/g, '"').replace(/%0d/gi, "\r").replace(/%0a/gi, "\n");
+/** As they are sent. One after the other, so that none is found inside the value of another. */
+function parseParameters(text: string): Map<string, string> {
+  const parameters = new Map<string, string>();
+  const next = /\s*;\s*([^\s=;]+)=(?:"([^"]*)"|([^\s;"]*))/y;
+  for (let match = next.exec(text); match !== null; match = next.exec(text)) {
+    const name = match[1]?.toLowerCase() ?? "";
+    if (!parameters.has(name)) parameters.set(name, match[2] ?? match[3] ?? "");
+  }
+  return parameters;
 }
 
 function decodeExtended(text: string): string {
