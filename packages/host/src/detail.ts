@@ -5,6 +5,7 @@ import { Deadline, type JsonObject } from "@torpor/std";
 import type { SnapshotStore } from "@torpor/storage";
 import { readTail, runFiles } from "@torpor/vmm";
 import type { ApiSandbox, ApiSandboxes } from "./api/api-host.ts";
+import { readLastWords } from "./last-words.ts";
 
 /** LIMIT: how much of a log is shown. */
 const logBytesMax = 64 * 1024;
@@ -83,13 +84,15 @@ async function readSnapshotDetail(
   };
 }
 
-/** The console of the guest and the log of the VMM, of the newest run that is still on disk. */
+/** The console of the guest and the log of the VMM, of the run there is or else of the last one. */
 export async function readConsole({ record, folder }: ApiSandbox): Promise<JsonObject> {
-  const run = folder.run(record.generation);
-  return {
-    console: await readTail(join(run, runFiles.console), logBytesMax),
-    vmm: await readTail(join(run, runFiles.log), logBytesMax),
+  const read = async (name: string): Promise<string> => {
+    const text = await readTail(join(folder.run(record.generation), name), logBytesMax);
+    if (text !== "") return text;
+    const last = await readLastWords(folder, name);
+    return last === undefined ? "" : last.bytes.subarray(-logBytesMax).toString();
   };
+  return { console: await read(runFiles.console), vmm: await read(runFiles.log) };
 }
 
 async function folderBytes(folder: string): Promise<number> {

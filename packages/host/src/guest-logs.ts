@@ -3,16 +3,18 @@
  * of the kernel and of the guest's own start, which are text.
  *
  * A console is a file that goes away when the sandbox sleeps, so it is read along and the newest entries
- * are kept in memory. They go with the daemon and with the sandbox. What was printed between the last
- * look and a pause is lost.
+ * are kept in memory. Its end is kept on disk then, and read once more: so the last run's entries are
+ * there for a sandbox that sleeps, also in another daemon. Older ones go with the daemon.
  *
  * SAFETY: the guest is hostile and says what it likes, its clock included: every bound here is ours, and
  * an entry is never older than the one before it nor newer than now.
  */
 import { join } from "node:path";
 import { ignoreFailure, systemCode } from "@torpor/std";
+import type { SandboxFolder } from "@torpor/storage";
 import { openRunFile, runFiles } from "@torpor/vmm";
 import type { ApiSandbox } from "./api/api-host.ts";
+import { lastWordsBytesMax, readLastWords } from "./last-words.ts";
 import { type LogEntry, parseLogLine } from "./guest-log-line.ts";
 
 const lookEveryMs = 5_000;
@@ -74,14 +76,34 @@ async function readOn(sandbox: ApiSandbox, followed: Followed): Promise<void> {
   const { generation } = sandbox.record;
   if (followed.generation !== generation)
     Object.assign(followed, { generation, offsetBytes: 0, rest: "" });
-  const text = await readNew(join(sandbox.folder.run(generation), runFiles.console), followed);
+  const { folder } = sandbox;
+  const text =
+    (await readNew(join(folder.run(generation), runFiles.console), followed)) ??
+    (await readKept(folder, followed)) ??
+    "";
   const lines = `${followed.rest}${text}`.split("\n");
   followed.rest = (lines.pop() ?? "").slice(-lineCharsMax);
   for (const line of lines) keep(followed, line);
 }
 
-/** What was appended since the last look; the last part of it when that is much. */
-async function readNew(path: string, followed: Followed): Promise<string> {
+/** Of a run that is over. What was kept whole goes on where the last look ended. */
+async function readKept(folder: SandboxFolder, followed: Followed): Promise<string | undefined> {
+  const last = await readLastWords(folder, runFiles.console);
+  if (last === undefined) return undefined;
+  const { bytes, generation } = last;
+  // Those of an earlier run have been read, unless nothing has been yet.
+  if (generation !== followed.generation) {
+    return followed.entries.length === 0 ? bytes.toString() : undefined;
+  }
+  const isWhole = bytes.length < lastWordsBytesMax && bytes.length >= followed.offsetBytes;
+  if (!isWhole && followed.offsetBytes > 0) return undefined;
+  const fresh = bytes.subarray(followed.offsetBytes).toString();
+  followed.offsetBytes = bytes.length;
+  return fresh;
+}
+
+/** What was appended since the last look, its last part when that is much; undefined without a file. */
+async function readNew(path: string, followed: Followed): Promise<string | undefined> {
   try {
     await using file = await openRunFile(path, "read");
     const { size } = await file.stat();
@@ -92,7 +114,7 @@ async function readNew(path: string, followed: Followed): Promise<string> {
     followed.offsetBytes = from + bytesRead;
     return buffer.toString("utf8", 0, bytesRead);
   } catch (cause) {
-    if (systemCode(cause) === "ENOENT") return "";
+    if (systemCode(cause) === "ENOENT") return undefined;
     throw cause;
   }
 }

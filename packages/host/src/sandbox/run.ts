@@ -5,6 +5,7 @@
 import { rm } from "node:fs/promises";
 import { Deadline, ignoreFailure } from "@torpor/std";
 import type { VmExit } from "@torpor/vmm";
+import { keepLastWords } from "../last-words.ts";
 import { rest } from "../lifecycle/lifetime.ts";
 import { type SandboxRun, endRun } from "../steps/run.ts";
 import type { Turn } from "./writer.ts";
@@ -83,8 +84,9 @@ export async function endStrays({ host, folder, log }: Turn): Promise<void> {
   }
 }
 
-/** Removes the folders of VM runs; only called while none is running. */
-export async function clearRuns({ folder }: Turn): Promise<void> {
+/** Removes the folders of VM runs, and keeps what the last one said; only called while none is running. */
+export async function clearRuns({ folder, record }: Turn): Promise<void> {
+  await ignoreFailure("a full disk keeps none", keepLastWords(folder, record.generation));
   await rm(folder.runs, { recursive: true, force: true });
 }
 

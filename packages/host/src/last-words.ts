@@ -1,0 +1,58 @@
+/**
+ * What a run of a VM said last, kept when the run's folder goes: the ends of its console and of its VMM's
+ * log, in a folder that is named for the run's generation. Those of the next run take their place, and
+ * they go with the sandbox.
+ */
+import { mkdir, readFile, readdir, rm, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { systemCode } from "@torpor/std";
+import type { SandboxFolder } from "@torpor/storage";
+import { openRunFile, runFiles } from "@torpor/vmm";
+
+/** LIMIT: of each file; what is longer is cut at its beginning. */
+export const lastWordsBytesMax = 256 * 1024;
+
+export interface LastWords {
+  readonly generation: number;
+  readonly bytes: Buffer;
+}
+
+/** Before the folder of that run is removed. */
+export async function keepLastWords(folder: SandboxFolder, generation: number): Promise<void> {
+  const to = join(lastRunOf(folder), String(generation));
+  await rm(lastRunOf(folder), { recursive: true, force: true });
+  await mkdir(to, { recursive: true, mode: 0o700 });
+  for (const name of [runFiles.console, runFiles.log]) {
+    await writeFile(join(to, name), await readEnd(join(folder.run(generation), name)), {
+      mode: 0o600,
+    });
+  }
+}
+
+/** @param name Of a file of the run. @returns undefined when none are kept */
+export async function readLastWords(
+  folder: SandboxFolder,
+  name: string,
+): Promise<LastWords | undefined> {
+  try {
+    const [generation] = await readdir(lastRunOf(folder));
+    if (generation === undefined) return undefined;
+    const bytes = await readFile(join(lastRunOf(folder), generation, name));
+    return { generation: Number(generation), bytes };
+  } catch (cause) {
+    if (systemCode(cause) === "ENOENT") return undefined;
+    throw cause;
+  }
+}
+
+function lastRunOf({ path }: SandboxFolder): string {
+  return join(path, "last-run");
+}
+
+async function readEnd(path: string): Promise<Buffer> {
+  await using file = await openRunFile(path, "read");
+  const { size } = await file.stat();
+  const length = Math.min(size, lastWordsBytesMax);
+  const { buffer, bytesRead } = await file.read(Buffer.alloc(length), 0, length, size - length);
+  return buffer.subarray(0, bytesRead);
+}
