@@ -80,6 +80,22 @@ test("sandboxes by the published SDKs", async (story) => {
       assert.equal(await brief.isRunning(), false);
     });
 
+    await t.test("a command that runs at Sandbox.kill, or at the end, says so", async () => {
+      for (const end of ["kill", "timeout"]) {
+        const brief = await Sandbox.create();
+        const command = await brief.commands.run("sleep 1000", { background: true, timeoutMs: 0 });
+        const told = assert.rejects(
+          command.wait(),
+          (error) =>
+            error instanceof sdk.TimeoutError &&
+            /killed or reached its end of life/.test(error.message),
+        );
+        if (end === "kill") await brief.kill();
+        else await brief.setTimeout(1_000);
+        await told;
+      }
+    });
+
     await t.test("Sandbox.pause and Sandbox.connect keep memory, files and processes", async () => {
       const counter = await sandbox.commands.run(
         "echo kept > kept; n=0; while read line; do n=$((n + 1)); echo $n; done",

@@ -116,6 +116,18 @@ const upgrades: readonly ClientCase[] = [
     seen: ["GET /b "],
   },
   {
+    name: "an upgrade behind a request that is refused",
+    text: `${get}Host: b\r\n\r\n${get}${upgrade}\r\n`,
+    answers: ["400", "cut"],
+    seen: [],
+  },
+  {
+    name: "a request behind one that is refused",
+    text: `${post}Transfer-Encoding: identity\r\n\r\n${get}\r\n`,
+    answers: ["400", "cut"],
+    seen: [],
+  },
+  {
     name: "three upgrades at once",
     text: `${get}${upgrade}\r\n`.repeat(3),
     answers: ["200", "cut"],

@@ -9,6 +9,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { brokenOff, clientCases, fill } from "./client-cases.ts";
 import { askHttp2, describeAnswer, receive, statusesIn } from "./clients.ts";
 import { guestCases } from "./guest-cases.ts";
+import { http2Bytes, http2Cases } from "./http2-cases.ts";
 import { sayHi } from "./raw-guest.ts";
 import type { ReadRequest } from "./request-reader.ts";
 import { type Rig, type Transport, startRig } from "./rig.ts";
@@ -21,6 +22,7 @@ after(async () => {
   await rig[Symbol.asyncDispose]();
 });
 
+const pieceBytes = 16_384;
 const transports: readonly Transport[] = ["plain", "tls"];
 
 function inWords({ method, target, body }: ReadRequest): string {
@@ -75,6 +77,62 @@ test("clients go away in the middle of everything", async () => {
     await rig.checkAlive();
   }
   rig.guest.forget();
+});
+
+for (const name of Object.keys(http2Cases)) {
+  test(`a client of HTTP/2 sends ${name}`, async () => {
+    rig.guest.respond = sayHi;
+    rig.guest.forget();
+    for (const transport of transports) {
+      const socket = await rig.open(transport, ["h2"]);
+      socket.resume();
+      const bytes = http2Bytes(name, rig.host);
+      for (let at = 0; at < bytes.length; at += pieceBytes) {
+        if (!socket.destroyed) socket.write(bytes.subarray(at, at + pieceBytes));
+      }
+      await sleep(20);
+      socket.destroy();
+    }
+    const known = new Set(["POST /a ", "POST /a hi", "GET /a "]);
+    assert.deepEqual(
+      rig.guest.requests.map(inWords).filter((one) => !known.has(one)),
+      [],
+    );
+    assert.deepEqual(rig.guest.faults, []);
+    if (name === "a sound request") assert.equal(rig.guest.requests.length, transports.length);
+    await rig.checkAlive();
+  });
+}
+
+test("a preface of HTTP/2 that comes byte by byte, or stops, is no other's affair", async () => {
+  for (const transport of transports) {
+    const bytes = http2Bytes("a sound request", rig.host);
+    rig.guest.respond = sayHi;
+    rig.guest.forget();
+    const whole = await rig.open(transport, ["h2"]);
+    whole.resume();
+    for (const byte of bytes) {
+      whole.write(Buffer.from([byte]));
+      await sleep(0);
+    }
+    await sleep(20);
+    assert.ok(rig.guest.requests.length > 0);
+    whole.destroy();
+    for (const length of [1, 3, 10, 23, 24, 30]) {
+      const part = await rig.open(transport, ["h2"]);
+      part.write(bytes.subarray(0, length));
+      await sleep(1);
+      part.destroy();
+    }
+    const almost = await rig.open(transport);
+    almost.write(`PRI * HTTP/1.1\r\nHost: ${rig.host}\r\n\r\n`);
+    assert.match(
+      (await receive(almost, (text) => text.includes("\r\n\r\n"))).text,
+      /^HTTP\/1\.1 400/,
+    );
+    almost.destroy();
+    await rig.checkAlive();
+  }
 });
 
 for (const { name, answer, http1, http2 = http1, upgrade } of guestCases) {

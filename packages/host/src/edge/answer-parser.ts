@@ -21,6 +21,7 @@ const chunkLineBytesMax = 256;
 /** 13 hexadecimal digits are exact in a number. */
 const chunkLinePattern = /^([0-9a-f]{1,13})(?:[\t ]*;[\t\x20-\x7e\x80-\xff]*)?$/i;
 const statusLinePattern = /^HTTP\/(1\.[01]) ([1-5]\d\d)(?: ([^\r\n]*))?$/;
+const statusLineStart = "HTTP/1.";
 const headEnd = "\r\n\r\n";
 
 export interface AnswerHead {
@@ -97,6 +98,8 @@ export class AnswerParser {
   #take(bytes: Buffer): number {
     switch (this.#state) {
       case "head":
+        // Other protocols may send no line end for long.
+        if (!this.#held.mayStartWith(bytes, statusLineStart)) throw notHttp();
         return this.#takeText(bytes, headEnd, headBytesMax, (text) => this.#readHead(text));
       case "length":
       case "chunk":
@@ -149,7 +152,7 @@ export class AnswerParser {
   #readHead(text: string): void {
     const lineEnd = text.indexOf("\r\n");
     const match = statusLinePattern.exec(text.slice(0, lineEnd));
-    if (match === null) throw new SyntaxFault("its status line is none of HTTP/1");
+    if (match === null) throw notHttp();
     const [, version = "", digits = "", reason = ""] = match;
     const status = Number(digits);
     const fields = parseFields(text.slice(lineEnd + 2, -2));
@@ -195,6 +198,10 @@ function stateOf({ kind }: Framing): State {
   return kind === "length" ? "length" : "close";
 }
 
+function notHttp(): SyntaxFault {
+  return new SyntaxFault("its status line is none of HTTP/1");
+}
+
 const nothing = Buffer.alloc(0);
 
 /** What has come of a line or a head of which the end is still to come. */
@@ -208,8 +215,17 @@ class HeldBytes {
 
   /** Whether what is held, and `bytes` behind it, begin with `text`. */
   startsWith(bytes: Buffer, text: string): boolean {
-    const held = this.#bytes.toString("latin1", 0, Math.min(this.#length, text.length));
-    return (held + bytes.toString("latin1", 0, text.length)).startsWith(text);
+    return this.#start(bytes, text.length) === text;
+  }
+
+  /** Whether it does, or may once more has come. */
+  mayStartWith(bytes: Buffer, text: string): boolean {
+    return this.#length >= text.length || text.startsWith(this.#start(bytes, text.length));
+  }
+
+  #start(bytes: Buffer, length: number): string {
+    const held = this.#bytes.toString("latin1", 0, Math.min(this.#length, length));
+    return held + bytes.toString("latin1", 0, length - held.length);
   }
 
   /**

@@ -5,11 +5,11 @@
  * other sign than a reset, and HTTP/2 needs an error code, as clients take any other for the end.
  */
 import type { IncomingMessage, ServerResponse } from "node:http";
-import { type ServerHttp2Stream, constants } from "node:http2";
+import type { ServerHttp2Stream } from "node:http2";
 import type { AnswerHead } from "./answer-parser.ts";
 import { answerFields, http2Fields, reasonOf, trailerFields } from "./heads.ts";
 import { type Fields, noFields, valueOf } from "./http-syntax.ts";
-import { isHttp2 } from "./http2.ts";
+import { breakOffStream, isHttp2 } from "./http2.ts";
 
 export interface ClientAnswer {
   /** Whether the client has the head, so that no other answer can be given. */
@@ -137,8 +137,7 @@ class Http2Answer implements ClientAnswer {
   }
 
   breakOff(): void {
-    const stream = this.#stream;
-    if (!stream.closed) stream.close(constants.NGHTTP2_INTERNAL_ERROR);
+    if (!this.isGone) breakOffStream(this.#stream);
   }
 
   #sendTrailers(): void {

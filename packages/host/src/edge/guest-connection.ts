@@ -10,7 +10,7 @@ import type { Duplex } from "node:stream";
 import { TorporError } from "@torpor/std";
 import { type AnswerHead, AnswerParser, type AnswerSink } from "./answer-parser.ts";
 import type { CallEvents, GuestCall, GuestRequest } from "./guest-call.ts";
-import { protocolOf } from "./guest-protocol.ts";
+import { OtherProtocol, protocolOf } from "./guest-protocol.ts";
 import { type Fields, SyntaxFault, listOf, valueOf } from "./http-syntax.ts";
 
 /** A connection is taken out so long before the guest closes it. */
@@ -281,8 +281,7 @@ class Http1Call implements GuestCall, AnswerSink {
 
   #explained(cause: unknown, chunk: Buffer): unknown {
     const spoken = cause instanceof SyntaxFault ? protocolOf(chunk) : undefined;
-    if (spoken === undefined) return cause;
-    return new TorporError("guest.refused", `the server on this port speaks ${spoken}, not HTTP/1`);
+    return spoken === undefined ? cause : new OtherProtocol(spoken, cause);
   }
 
   #guarded(work: () => void): void {

@@ -13,12 +13,21 @@ import type { GuestLink } from "@torpor/guest";
 import { agentPort } from "@torpor/protocol";
 import { Deadline, TorporError } from "@torpor/std";
 import { GuestConnection } from "./guest-connection.ts";
+import { GuestHttp2 } from "./guest-http2.ts";
 
 /** LIMIT: of idle connections to one port. */
 const idleMax = 64;
 const connectBudgetMs = 30_000;
+/** LIMIT: a server of HTTP/2 sends its settings at once. */
+const settingsBudgetMs = 10_000;
+/** LIMIT: the same where it is only tried whether it is one. */
+const trialBudgetMs = 1_000;
 /** A server that was started a moment ago may not listen yet. */
 const refusedWaitsMs = [100, 200, 300, 400];
+
+function noop(): void {
+  // Whoever asked for it was told.
+}
 
 interface Idle {
   readonly connection: GuestConnection;
@@ -28,6 +37,9 @@ interface Idle {
 export class GuestPool implements Disposable {
   readonly #link: Pick<GuestLink, "connect">;
   readonly #idle = new Map<number, Idle[]>();
+  readonly #http2 = new Map<number, Promise<GuestHttp2>>();
+  /** What the server of a port was found to speak; another may listen there the next time. */
+  readonly spoken = new Map<number, "HTTP/1" | "HTTP/2">();
   #isOver = false;
 
   constructor(link: Pick<GuestLink, "connect">) {
@@ -44,15 +56,48 @@ export class GuestPool implements Disposable {
     );
   }
 
+  /** The one connection of HTTP/2 to a port. @throws as `take`, and guest.refused */
+  async takeHttp2(port: number): Promise<GuestHttp2> {
+    const kept = this.#http2.get(port);
+    const session = await (kept ?? this.#openHttp2(port, settingsBudgetMs));
+    return session.isAlive ? session : await this.#openHttp2(port, settingsBudgetMs);
+  }
+
+  /** Finds out, on a connection of its own, whether the server of a port speaks HTTP/2 only. */
+  async tryHttp2(port: number): Promise<boolean> {
+    const [result] = await Promise.allSettled([this.#openHttp2(port, trialBudgetMs)]);
+    const isOpen = result.status === "fulfilled";
+    this.spoken.set(port, isOpen ? "HTTP/2" : "HTTP/1");
+    return isOpen;
+  }
+
   closeIdle(): void {
     for (const idle of this.#idle.values()) for (const { connection } of idle) connection.destroy();
     this.#idle.clear();
+    for (const opening of this.#http2.values()) void opening.then((open) => open.closeIdle(), noop);
   }
 
   /** Nothing is kept from now on. */
   [Symbol.dispose](): void {
     this.#isOver = true;
     this.closeIdle();
+    for (const opening of this.#http2.values()) void opening.then((open) => open.destroy(), noop);
+    this.#http2.clear();
+  }
+
+  #openHttp2(port: number, budgetMs: number): Promise<GuestHttp2> {
+    const opening = this.#dialHttp2(port, budgetMs);
+    this.#http2.set(port, opening);
+    opening.catch(() => {
+      if (this.#http2.get(port) === opening) this.#http2.delete(port);
+    });
+    return opening;
+  }
+
+  async #dialHttp2(port: number, budgetMs: number): Promise<GuestHttp2> {
+    const socket = await this.#connect(port);
+    const deadline = Deadline.after(budgetMs, `HTTP/2 on port ${port} of the guest`);
+    return await GuestHttp2.open(socket, deadline);
   }
 
   /** The one that was used last is the likeliest to be alive. */

@@ -3,7 +3,20 @@
  * say so, and nothing is decided by it but whether HTTP/2 is tried.
  */
 
+import { TorporError } from "@torpor/std";
+
 export const http2Name = "HTTP/2";
+
+/** A server that was asked in HTTP/1 answered in something else. */
+export class OtherProtocol extends TorporError {
+  readonly spoken: string;
+
+  constructor(spoken: string, cause: unknown) {
+    const message = `the server on this port speaks ${spoken}, and was asked in HTTP/1`;
+    super("guest.refused", message, { cause });
+    this.spoken = spoken;
+  }
+}
 
 const http2FrameBytes = 9;
 /** SETTINGS, which every server sends first, and GOAWAY, from one that knows no request of HTTP/1. */

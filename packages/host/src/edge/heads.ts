@@ -153,6 +153,26 @@ export function requestFields(head: RequestHead, options: RequestFieldsOptions):
   return result;
 }
 
+/** The same for a guest's server of HTTP/2, which frames by itself. */
+export function http2RequestFields(
+  head: RequestHead,
+  options: Omit<RequestFieldsOptions, "upgrade">,
+): OutgoingHttpHeaders {
+  const { framing, method, path } = head;
+  const relayed: string[] = [];
+  relayRequestFields(head, relayed);
+  relayed.push(...forwardedFields(head, options.client));
+  if (framing.kind === "length") relayed.push("content-length", String(framing.bytes));
+  return {
+    ...http2Fields(relayed),
+    te: "trailers",
+    ":method": method,
+    ":scheme": "http",
+    ":authority": options.maskedHost ?? head.host,
+    ":path": path,
+  };
+}
+
 /** What passes as it came. */
 function relayRequestFields({ fields }: RequestHead, result: string[]): void {
   const { names, pairs } = fields;

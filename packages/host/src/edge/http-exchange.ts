@@ -15,14 +15,17 @@
 import type { EventEmitter } from "node:events";
 import type { IncomingMessage, ServerResponse } from "node:http";
 import type { Duplex } from "node:stream";
+import { agentPort } from "@torpor/protocol";
 import { TorporError, ignoreFailure } from "@torpor/std";
 import type { AnswerHead } from "./answer-parser.ts";
 import { type ClientAnswer, clientAnswerTo } from "./client-answer.ts";
 import { ConnectEnvelopes, endOfStream, isConnectStream } from "./connect-envelopes.ts";
 import { contain, listen } from "./containment.ts";
 import type { CallEvents, GuestCall } from "./guest-call.ts";
-import { type Client, type RequestHead, requestFields } from "./heads.ts";
+import { OtherProtocol, http2Name } from "./guest-protocol.ts";
+import { type Client, type RequestHead, http2RequestFields, requestFields } from "./heads.ts";
 import { type Fields, noFields, valueOf } from "./http-syntax.ts";
+import { isHttp2 } from "./http2.ts";
 import type { Ending, Exchange, ExchangeKind, Traffic } from "./traffic.ts";
 import { UpgradedPair } from "./upgraded-pair.ts";
 
@@ -174,28 +177,58 @@ export class HttpExchange implements Exchange, CallEvents {
   }
 
   onFailed(cause: unknown, isStale: boolean): void {
-    const { method } = this.#asked.head;
-    const mayRepeat = isStale && !this.#hasBody && repeatable.has(method);
-    if (mayRepeat && this.#to.traffic.phase !== "over") this.#ask();
+    const { traffic, port } = this.#to;
+    const isUnheard = cause instanceof OtherProtocol && cause.spoken === http2Name;
+    if (isUnheard) traffic.pool.spoken.set(port, "HTTP/2");
+    const mayRepeat = isUnheard
+      ? isHttp2(this.#asked.request)
+      : isStale && repeatable.has(this.#asked.head.method);
+    if (mayRepeat && !this.#hasBody && traffic.phase !== "over") this.#ask();
     else this.#fail(cause);
   }
 
   #ask(): void {
     this.#contain(async () => {
-      const { traffic, port, maskedHost } = this.#to;
-      const { head, client, wish } = this.#asked;
-      const connection = await traffic.pool.take(port);
-      if (this.#isOver) {
-        connection.destroy();
-        return;
-      }
-      const { method, path, framing } = head;
-      const upgrade = wish?.protocol;
-      const fields = requestFields(head, { maskedHost, upgrade, client });
-      const mayUpgrade = upgrade !== undefined;
-      this.#call = connection.send({ method, path, fields, framing, mayUpgrade }, this);
-      if (this.#hasBody) this.#sendBody(this.#call);
+      const call = (await this.#isForHttp2()) ? await this.#callHttp2() : await this.#callHttp1();
+      this.#call = call;
+      if (this.#isOver) call.destroy();
+      else if (this.#hasBody) this.#sendBody(call);
     });
+  }
+
+  /** HTTP/2 is spoken to a guest's server that knows nothing else, with clients that speak it, too. */
+  async #isForHttp2(): Promise<boolean> {
+    const { traffic, port } = this.#to;
+    if (!isHttp2(this.#asked.request) || port === agentPort) return false;
+    if (isGrpc(this.#asked.head)) return true;
+    const known = traffic.pool.spoken.get(port);
+    if (known !== undefined) return known === "HTTP/2";
+    // One without a body is sent again when the answer tells.
+    return this.#hasBody && (await traffic.pool.tryHttp2(port));
+  }
+
+  async #callHttp1(): Promise<GuestCall> {
+    const { traffic, port, maskedHost } = this.#to;
+    const { head, client, wish } = this.#asked;
+    const connection = await traffic.pool.take(port);
+    const { method, path, framing } = head;
+    const upgrade = wish?.protocol;
+    const fields = requestFields(head, { maskedHost, upgrade, client });
+    const mayUpgrade = upgrade !== undefined;
+    return connection.send({ method, path, fields, framing, mayUpgrade }, this);
+  }
+
+  async #callHttp2(): Promise<GuestCall> {
+    const { traffic, port, maskedHost } = this.#to;
+    const { head, client } = this.#asked;
+    try {
+      const connection = await traffic.pool.takeHttp2(port);
+      return connection.send(http2RequestFields(head, { maskedHost, client }), this.#hasBody, this);
+    } catch (cause) {
+      // Another server may listen there by now.
+      traffic.pool.spoken.delete(port);
+      throw cause;
+    }
   }
 
   #sendBody(call: GuestCall): void {
@@ -241,6 +274,11 @@ export class HttpExchange implements Exchange, CallEvents {
   #contain(work: () => void | Promise<void>): void {
     contain(work, (cause) => this.#fail(cause));
   }
+}
+
+/** gRPC is spoken over HTTP/2 only; what browsers have of it is not. */
+function isGrpc({ fields }: RequestHead): boolean {
+  return /^application\/grpc(?:$|[+;\s])/i.test(valueOf(fields, "content-type") ?? "");
 }
 
 /** The client's body cannot be read to its end. */

@@ -7,7 +7,7 @@
  * requests of its connection were answered, because it takes the connection over. Such a request is the last
  * of its connection.
  */
-import { type IncomingMessage, type Server, type ServerResponse, createServer } from "node:http";
+import type { IncomingMessage, Server, ServerResponse } from "node:http";
 import type { Socket } from "node:net";
 import type { Duplex } from "node:stream";
 import { TorporError } from "@torpor/std";
@@ -19,6 +19,7 @@ import { type RequestHead, requestHead } from "./heads.ts";
 import { SyntaxFault } from "./http-syntax.ts";
 import { isHttp2 } from "./http2.ts";
 import { deadPeerMs, headBytesMax } from "./limits.ts";
+import { TwoProtocolServer } from "./two-protocols.ts";
 
 /** How often slow clients are looked for. */
 const slowClientCheckMs = 1_000;
@@ -38,7 +39,7 @@ export function createListener(
     requireHostHeader: false,
     shouldUpgradeCallback: (request: IncomingMessage) =>
       mayUpgrade(request) &&
-      !connections.owesAnswers(request.socket) &&
+      connections.mayChange(request.socket) &&
       edge.targetOf(request) !== undefined,
   };
   /** @param expectation What a client asks for besides: a word before its body, or what nobody knows. */
@@ -74,12 +75,12 @@ export function createListener(
       () => clientAnswerTo(request, response).breakOff(),
     );
   };
-  const server = createServer(options, (request, response) => serve(request, response));
+  const server = new TwoProtocolServer(options, (request, response) => serve(request, response));
   // The guest decides whether a body that is offered shall come.
   server.on("checkContinue", (request, response) => serve(request, response, "continue"));
   server.on("checkExpectation", (request, response) => serve(request, response, "unknown"));
   server.on("connect", (request, socket) => {
-    refuseTunnel(socket, connections.owesAnswers(request.socket));
+    refuseTunnel(socket, connections.mayChange(request.socket));
   });
   server.on("upgrade", (request, socket, first) => {
     contain(
@@ -99,9 +100,9 @@ class Connections {
   readonly #unanswered = new WeakMap<Socket, number>();
   readonly #givenUp = new WeakSet<Socket>();
 
-  /** Whether requests of it are not answered yet. */
-  owesAnswers(socket: Socket): boolean {
-    return (this.#unanswered.get(socket) ?? 0) > 0;
+  /** Whether it may become something else: all its requests are answered, and the next one is served. */
+  mayChange(socket: Socket): boolean {
+    return (this.#unanswered.get(socket) ?? 0) === 0 && !this.#givenUp.has(socket);
   }
 
   /** @returns false for a request that nobody may serve. */
@@ -164,10 +165,10 @@ function readHead(request: IncomingMessage): RequestHead | TorporError {
 }
 
 /** A tunnel is no business of this server's; one behind requests that are not answered is cut off. */
-function refuseTunnel(socket: Duplex, owesAnswers: boolean): void {
+function refuseTunnel(socket: Duplex, mayAnswer: boolean): void {
   socket.on("error", () => socket.destroy());
-  if (owesAnswers) socket.destroy();
-  else endWith(socket, new TorporError("route.missing", "there is no CONNECT here"));
+  if (mayAnswer) endWith(socket, new TorporError("route.missing", "there is no CONNECT here"));
+  else socket.destroy();
 }
 
 function endWith(socket: Duplex, error: TorporError): void {

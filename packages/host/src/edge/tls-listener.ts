@@ -2,18 +2,13 @@
  * The same listener over TLS, with the user's certificate: HTTP/2 for those who speak it, HTTP/1.1 with
  * WebSockets for the others.
  *
- * Connections of HTTP/1.1 are handed to the plain server, requests of HTTP/2 too, by Node's own
- * interface for both. A certificate that is renewed on disk is taken up without a restart.
+ * Connections are handed to the plain server, which tells the two by their first bytes. A certificate that
+ * is renewed on disk is taken up without a restart.
  */
 import { once } from "node:events";
 import { unwatchFile, watchFile } from "node:fs";
 import { readFile } from "node:fs/promises";
 import type { Server } from "node:http";
-import {
-  type Http2ServerRequest,
-  type Http2ServerResponse,
-  createServer as createHttp2Server,
-} from "node:http2";
 import type { Socket } from "node:net";
 import { type TlsOptions, createServer as createTlsServer } from "node:tls";
 import { type Logger, TorporError } from "@torpor/std";
@@ -43,14 +38,6 @@ export async function listenTls(
   settings: TlsSettings,
   log: Logger,
 ): Promise<TlsListener> {
-  const http2 = createHttp2Server();
-  // The objects of both protocols have the same interface; the edge looks at the stream.
-  for (const name of ["request", "checkContinue", "checkExpectation"]) {
-    http2.on(name, (request: Http2ServerRequest, response: Http2ServerResponse) => {
-      announceBody(request);
-      plain.emit(name, request, response);
-    });
-  }
   const secure = await createSecure(settings);
   const sockets = new Set<Socket>();
   secure.on("connection", (socket: Socket) => {
@@ -59,7 +46,7 @@ export async function listenTls(
   });
   secure.on("secureConnection", (socket) => {
     socket.on("error", () => socket.destroy());
-    (socket.alpnProtocol === "h2" ? http2 : plain).emit("connection", socket);
+    plain.emit("connection", socket);
   });
   const port = await listenTcp(secure, settings.address, settings.port);
   const renew = (): void => {
@@ -79,15 +66,6 @@ export async function listenTls(
       if (secure.listening) await once(secure, "close");
     },
   };
-}
-
-/**
- * HTTP/2 needs no header to say that a body follows; whoever reads HTTP/1 takes one without for none.
- * No client can send this header over HTTP/2 (RFC 9113, 8.2.2).
- */
-function announceBody({ headers, stream }: Http2ServerRequest): void {
-  const isSaid = headers["content-length"] !== undefined;
-  if (!isSaid && !stream.endAfterHeaders) headers["transfer-encoding"] = "chunked";
 }
 
 async function createSecure(settings: TlsSettings): Promise<ReturnType<typeof createTlsServer>> {
