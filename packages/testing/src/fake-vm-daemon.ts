@@ -1,4 +1,5 @@
 /** The daemon as a program of its own, all of it real but its VMs: for tests that attack it from outside. */
+import { once } from "node:events";
 import { startDaemon } from "@torpor/host";
 import { jsonLogger } from "@torpor/std";
 import { defaultCacheFolder, defaultKeyFile, defaultStateFolder } from "@torpor/storage";
@@ -24,3 +25,6 @@ const daemon = await startDaemon({
   log,
 });
 log.info("serving", { url: daemon.url, tlsUrl: daemon.tlsUrl, socket: daemon.socketPath });
+await once(process, "SIGTERM");
+await daemon[Symbol.asyncDispose]();
+process.exit();
