@@ -288,7 +288,7 @@ async function handOver(root, args, isCli) {
 }
 
 /**
- * Runs `torpor argv…` from this checkout, after installing what is missing. Sets the exit code.
+ * Runs `torpor ARGV…` from this checkout, after installing what is missing. Sets the exit code.
  * @param {readonly string[]} argv
  */
 export async function runTorpor(argv, root = defaultRoot) {

@@ -200,6 +200,44 @@ test("README.md lists exactly the verbs and no option that does not exist", asyn
   }
 });
 
+test("every command that a message or a document names exists, with its options", async () => {
+  const program = buildProgram({} as Parameters<typeof buildProgram>[0]);
+  const wrong: string[] = [];
+  let count = 0;
+  for (const path of files) {
+    if (path.endsWith(".test.ts") || !/\.(?:ts|mjs|md)$/.test(path)) continue;
+    for (const line of commandsIn(await read(path))) {
+      count += 1;
+      if (!isCommand(program, line)) wrong.push(`${path}: ${line}`);
+    }
+  }
+  assert.deepEqual(wrong, []);
+  assert.ok(count > 100, `the search finds what it seeks: ${count}`);
+});
+
+/** Between backticks, those of a template of JavaScript among them, or at a prompt. */
+function commandsIn(text: string): readonly string[] {
+  const quoted = [...text.matchAll(/`(?:npx )?torpor ([^`\\]+)\\?`/g)];
+  const typed = [...text.matchAll(/^ *\$ (?:[A-Z]+=\$\()?torpor ([^#)\n]+)/gm)];
+  return [...quoted, ...typed].map(([, words = ""]) =>
+    words.replaceAll(/\$\{[^}]*\}/g, "X").trim(),
+  );
+}
+
+/** What stands behind `--`, a pipe or `&&` is another's; words in capitals are for the reader to fill in. */
+function isCommand(program: ReturnType<typeof buildProgram>, line: string): boolean {
+  const [verb = "", part = "", ...rest] = (line.split(/ -- | \| | && /)[0] ?? "").split(/\s+/);
+  if (/^(?:-|[A-Z])/.test(verb)) return true;
+  const found = program.commands.find((one) => one.name() === verb);
+  const inner = found?.commands.find((one) => one.name() === part);
+  const known = [found, inner].flatMap((one) => one?.options ?? []);
+  const options = [part, ...rest].filter((word) => /^--?[a-z]/.test(word));
+  return (
+    found !== undefined &&
+    options.every((word) => known.some(({ short, long }) => [short, long, "--help"].includes(word)))
+  );
+}
+
 test("README.md lists exactly the settings, with what they mean", async () => {
   const listed = tableRows(await read("README.md")).filter(([name]) =>
     /^`TORPOR_/.test(name ?? ""),

@@ -61,7 +61,7 @@ test("a mistake in the command line exits with 2 and says where to look", async 
     [["info"], /missing required argument 'id'/],
     [["rm"], /there is no sandbox to remove/],
     [["rm", "--all", "iaaa"], /--all stands alone/],
-    [["logs"], /one sandbox or --daemon/],
+    [["logs"], /neither a sandbox nor --daemon/],
     [["run"], /missing required argument 'command'/],
     [["run", "-e", "A", "--", "true"], /A is not set here/],
     [["exec", "iaaa"], /there is no command/],

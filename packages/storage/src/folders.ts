@@ -65,9 +65,9 @@ export const stateEntryPattern = new RegExp(
 
 export const vmmCopyPrefix = "vmm-";
 
-/** What set-up puts into the cache folder, and the tests do. */
+/** What set-up puts into the cache folder, layers by their name and key, and the tests do. */
 export const cacheEntryPattern =
-  /^(?:(?:kernel|rootfs|base|vmm|nested)-.+|accelerator\.json|build\.lock|staging|templates)$/;
+  /^(?:[a-z]+-[0-9a-f]{16}|nested-.+|accelerator\.json|build\.lock|staging|templates)$/;
 
 export function templatesFolder(cacheFolder: string): string {
   return join(cacheFolder, "templates");

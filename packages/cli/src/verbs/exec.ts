@@ -74,7 +74,8 @@ async function exec(
   let started: GuestProcess | undefined;
   const onStarted = (process: GuestProcess): void => void (started = process);
   const onForced = async (): Promise<void> => {
-    if (started === undefined) session.output.note("The command may have begun, and goes on then.");
+    if (started === undefined)
+      session.output.note("The command may have begun in the sandbox: nothing ended it.");
     else await started.signal("SIGKILL");
   };
   return await interruptible(

@@ -26,7 +26,10 @@ export function addLogs(program: Command, session: Session): void {
     .addHelpText("after", "\nExamples:\n  torpor logs ID\n  torpor logs --daemon -f")
     .action(async (id: string | undefined, options: LogsOptions) => {
       if ((id === undefined) !== (options.daemon === true)) {
-        throw usageError("one sandbox or --daemon is to be named", "See `torpor logs --help`.");
+        throw usageError(
+          "neither a sandbox nor --daemon is named, or both are",
+          "See `torpor logs --help`.",
+        );
       }
       if (id !== undefined) await showSandbox(session, id, options);
       else session.exitCode = await showDaemon(session, options);

@@ -10,7 +10,12 @@ async function leftFolders(t: TestContext): Promise<{ state: string; env: NodeJS
   const folder = await mkdtempDisposable(join(tmpdir(), "torpor-uninstall-"));
   t.after(() => folder.remove());
   const state = join(folder.path, "state");
-  for (const name of ["cache/templates/names", "cache/base-1", "sandboxes", "working-sets"]) {
+  for (const name of [
+    "cache/templates/names",
+    "cache/base-0123456789abcdef",
+    "sandboxes",
+    "working-sets",
+  ]) {
     await mkdir(join(state, name), { recursive: true });
   }
   for (const name of ["daemon.lock", "daemon.log", "cache/build.lock"]) {

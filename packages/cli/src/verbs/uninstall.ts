@@ -67,10 +67,10 @@ async function uninstall(
     throw usageError("nothing was removed", "Say `torpor uninstall --yes` to remove it all.");
   }
   session.exitCode = await interruptible(output, async (interrupt) => {
-    if (await isThere(join(places.stateFolder, stateFiles.database))) {
-      await removeSandboxes(session, interrupt);
-      await endDaemon(session, interrupt);
-    }
+    const sandboxes = join(places.stateFolder, stateFiles.sandboxes);
+    const isNeeded = (await readdir(sandboxes).catch(() => [])).length > 0;
+    if (isNeeded) await removeSandboxes(session, interrupt);
+    if (await session.client.isAnswering()) await endDaemon(session, interrupt);
     await removeEntries(session, places.stateFolder, stateEntryPattern);
     await removeEntries(session, places.cacheFolder, cacheEntryPattern);
     for (const path of [places.keyFile, places.aptSource]) await removeFile(session, path);
