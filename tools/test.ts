@@ -40,6 +40,7 @@ const unitFiles = await find([
   "packages/*/src/**/*.test.ts",
   "test/repository/*.test.ts",
   "test/model/*.test.ts",
+  "test/fuzz/*.test.ts",
   "test/hostile/*.test.ts",
   "test/nested/*.test.ts",
 ]);

@@ -22,7 +22,7 @@ export type Metadata = Readonly<Record<string, string>>;
 
 /** @throws ConnectError invalid_argument */
 export function parseMetadata(headers: IncomingHttpHeaders): Metadata {
-  const metadata: Record<string, string> = {};
+  const metadata = new Map<string, string>();
   let totalBytes = 0;
   for (const [header, given] of Object.entries(headers)) {
     if (!header.startsWith(headerPrefix) || given === undefined) continue;
@@ -38,7 +38,7 @@ export function parseMetadata(headers: IncomingHttpHeaders): Metadata {
       throw new ConnectError(`metadata '${key}' must be printable ASCII`, Code.InvalidArgument);
     }
     totalBytes += key.length + value.length;
-    metadata[key] = value;
+    metadata.set(key, value);
   }
   if (totalBytes > totalBytesMax) {
     throw new ConnectError(
@@ -46,7 +46,7 @@ export function parseMetadata(headers: IncomingHttpHeaders): Metadata {
       Code.InvalidArgument,
     );
   }
-  return metadata;
+  return Object.fromEntries(metadata);
 }
 
 /** `stats` are those of the file. */
@@ -67,7 +67,7 @@ export async function replaceMetadata(
 ): Promise<void> {
   const disk = toDiskPath(path);
   for (const { name } of await readAll(path, work)) {
-    if (!(keyOf(name) in metadata)) await work.run(() => removeXattr(disk, name));
+    if (!Object.hasOwn(metadata, keyOf(name))) await work.run(() => removeXattr(disk, name));
   }
   for (const [key, value] of Object.entries(metadata)) {
     const attribute = { name: Buffer.from(`${attributePrefix}${key}`), value: Buffer.from(value) };

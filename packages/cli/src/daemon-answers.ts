@@ -13,6 +13,7 @@ import {
   parseOneOf,
   parseString,
   parseStringMap,
+  shownValue,
 } from "@torpor/std";
 
 const sandboxStates = [
@@ -280,7 +281,10 @@ export function parseForkResult(value: unknown): string | TorporError {
 function parseState(value: unknown): SandboxStateName {
   const state = sandboxStates.find((name) => name === value);
   if (state === undefined) {
-    throw new TorporError("internal", `the daemon knows a state ${String(value)} that we do not`);
+    throw new TorporError(
+      "internal",
+      `the daemon knows a state ${shownValue(value)} that we do not`,
+    );
   }
   return state;
 }

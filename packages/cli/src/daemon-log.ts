@@ -1,7 +1,7 @@
 /** The daemon's log file: its lines as people read them, the last error in it, and following it. */
 import { open, stat } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
-import { TorporError, errorTable, parseJson, parseObject, systemCode } from "@torpor/std";
+import { TorporError, parseJson, parseObject, systemCode, shownValue } from "@torpor/std";
 
 const pollMs = 200;
 /** LIMIT: what is read of the end of the log. */
@@ -39,10 +39,10 @@ export function errorFromLog(log: string): TorporError | undefined {
   if (entry !== undefined) {
     const { code, message, advice } = entry;
     return TorporError.fromBody({
-      ...(isErrorCode(code) ? { error_code: code } : {}),
-      message: String(message),
+      error_code: code,
+      message: shownValue(message),
       effect: "none",
-      ...(typeof advice === "string" ? { advice } : {}),
+      advice,
     });
   }
   const raw = lines.filter((line) => parseEntry(line) === undefined).slice(-rawLinesShown);
@@ -55,11 +55,11 @@ export function shownLogLine(line: string): string {
   const entry = parseEntry(line);
   if (entry === undefined) return line;
   const { time, level, message, ...fields } = entry;
-  const clock = new Date(String(time)).toTimeString().slice(0, 8);
+  const clock = new Date(shownValue(time)).toTimeString().slice(0, 8);
   const details = Object.entries(fields)
-    .map(([key, value]) => `${key}=${typeof value === "string" ? value : JSON.stringify(value)}`)
+    .map(([key, value]) => `${key}=${shownValue(value)}`)
     .join(" ");
-  return `${clock} ${String(level).padEnd(5)} ${String(message)}  ${details}`.trimEnd();
+  return `${clock} ${shownValue(level).padEnd(5)} ${shownValue(message)}  ${details}`.trimEnd();
 }
 
 /** Calls `onLine` with every line written after `offset`, until `signal` aborts. */
@@ -115,8 +115,4 @@ function parseEntry(line: string): LogEntry | undefined {
     if (TorporError.is(error)) return undefined;
     throw error;
   }
-}
-
-function isErrorCode(value: unknown): value is keyof typeof errorTable {
-  return typeof value === "string" && value in errorTable;
 }

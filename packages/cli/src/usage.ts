@@ -46,7 +46,7 @@ export function parseEnv(
   return Object.fromEntries(
     (words ?? []).map((word) => {
       if (word.includes("=")) return splitPair(word, "--env");
-      const value = own[word];
+      const value = Object.hasOwn(own, word) ? own[word] : undefined;
       if (value !== undefined) return [word, value] as const;
       throw usageError(
         `--env ${word} has no value, and ${word} is not set here`,

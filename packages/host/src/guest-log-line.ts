@@ -1,5 +1,5 @@
 /** One line of a guest's console as a log entry. Pure; the guest is hostile and its clock may lie. */
-import { type JsonObject, parseJson, parseObject } from "@torpor/std";
+import { type JsonObject, parseJson, parseObject, shownValue } from "@torpor/std";
 
 export const logLevels = ["debug", "info", "warn", "error"] as const;
 export type LogLevel = (typeof logLevels)[number];
@@ -38,7 +38,7 @@ export function parseLogLine(line: string, afterMs: number, nowMs: number): LogE
   return {
     atMs,
     level: logLevels.find((one) => one === level) ?? "info",
-    message: String(message),
+    message: shownValue(message),
     fields: { ...Object.fromEntries(Object.entries(rest).map(toField)), logger: "agent" },
   };
 }
@@ -54,5 +54,5 @@ function parseAgentLine(text: string): JsonObject | undefined {
 }
 
 function toField([key, value]: [string, unknown]): [string, string] {
-  return [key, typeof value === "string" ? value : JSON.stringify(value)];
+  return [key, shownValue(value)];
 }

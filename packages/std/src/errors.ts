@@ -257,13 +257,16 @@ export class TorporError extends Error {
   }
 
   /** Rebuilds an error that another process sent; an unknown code becomes `internal`. */
-  static fromBody(body: Partial<ErrorBody>): TorporError {
-    const known = body.error_code !== undefined && body.error_code in table;
-    const code = known ? body.error_code : "internal";
-    return new TorporError(code, body.message ?? "no message", {
-      ...(body.effect === undefined ? {} : { effect: body.effect }),
-      ...(body.advice === undefined ? {} : { advice: body.advice }),
-    });
+  static fromBody(body: { readonly [Field in keyof ErrorBody]?: unknown }): TorporError {
+    const { error_code: code, message, effect, advice } = body;
+    return new TorporError(
+      isErrorCode(code) ? code : "internal",
+      typeof message === "string" ? message : "no message",
+      {
+        ...(effect === "none" || effect === "maybe" || effect === "done" ? { effect } : {}),
+        ...(typeof advice === "string" ? { advice } : {}),
+      },
+    );
   }
 }
 
@@ -279,6 +282,10 @@ export async function ignoreFailure(_why: string, work: Promise<unknown>): Promi
     () => undefined,
     () => undefined,
   );
+}
+
+function isErrorCode(value: unknown): value is ErrorCode {
+  return typeof value === "string" && Object.hasOwn(table, value);
 }
 
 function row(status: number, retry: Retry, effect: Effect, advice: string): ErrorRow {

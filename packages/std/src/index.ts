@@ -27,6 +27,7 @@ export {
   parseOneOf,
   parseString,
   parseStringMap,
+  shownValue,
 } from "./parse.ts";
 export {
   type Failpoint,

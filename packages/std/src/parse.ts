@@ -6,13 +6,40 @@ import { TorporError } from "./errors.ts";
 
 export type JsonObject = Readonly<Record<string, unknown>>;
 
-/** @throws argument.invalid when the text is not JSON. */
+/**
+ * LIMIT: nothing that Torpor reads has ten levels. JSON.parse reads any number of them, and whatever
+ * calls itself for each, JSON.stringify included, ends its stack at some thousands.
+ */
+const levelsMax = 200;
+
+/** @throws argument.invalid when the text is not JSON, or is nested too deeply. */
 export function parseJson(text: string, what: string): unknown {
+  if (isDeep(text)) throw invalid(what, `has more than ${levelsMax} levels`);
   try {
     return JSON.parse(text) as unknown;
   } catch (cause) {
     throw invalid(what, "is not valid JSON", cause);
   }
+}
+
+function isDeep(text: string): boolean {
+  // What opens so many closes as many.
+  if (text.length < 2 * levelsMax) return false;
+  let level = 0;
+  let isInString = false;
+  for (let at = 0; at < text.length && level <= levelsMax; at += 1) {
+    const mark = text[at];
+    if (mark === '"') isInString = !isInString;
+    else if (isInString) at += mark === "\\" ? 1 : 0;
+    else if (mark === "[" || mark === "{") level += 1;
+    else if (mark === "]" || mark === "}") level -= 1;
+  }
+  return level > levelsMax;
+}
+
+/** A value from outside in a message: text as it is, anything else as JSON. */
+export function shownValue(value: unknown): string {
+  return typeof value === "string" ? value : (JSON.stringify(value) ?? "nothing");
 }
 
 export function parseObject(value: unknown, what: string): JsonObject {

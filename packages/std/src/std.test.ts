@@ -7,7 +7,14 @@ import { runCommand } from "./command.ts";
 import { Deadline } from "./deadline.ts";
 import { writeFileDurably } from "./durable.ts";
 import { type ErrorCode, TorporError, errorTable } from "./errors.ts";
-import { optional, parseInteger, parseString, parseStringMap } from "./parse.ts";
+import {
+  optional,
+  parseInteger,
+  parseJson,
+  parseString,
+  parseStringMap,
+  shownValue,
+} from "./parse.ts";
 import { type Step, runSteps } from "./steps.ts";
 
 function fails(code: ErrorCode): (error: unknown) => boolean {
@@ -182,4 +189,30 @@ test("parsers name the field they refuse", () => {
   assert.throws(() => parseString(1, "name"), /name must be a string/);
   assert.throws(() => parseStringMap({ a: 1 }, "env"), /env\.a must be a string/);
   assert.equal(optional(null, parseString, "name"), undefined);
+});
+
+test("parseJson() refuses what is nested too deeply, and counts no bracket in a string", () => {
+  const nested = (levels: number): string =>
+    `${'[{"a":'.repeat(levels / 2)}1${"}]".repeat(levels / 2)}`;
+  assert.doesNotThrow(() => parseJson(nested(200), "it"));
+  assert.throws(() => parseJson(nested(202), "it"), /it has more than 200 levels/);
+  assert.throws(() => parseJson("[".repeat(1_000_000), "it"), fails("argument.invalid"));
+  const text = `\\"${"[".repeat(1_000)}`;
+  assert.equal(parseJson(JSON.stringify(text), "it"), text);
+  assert.deepEqual(parseJson(`[${"[],".repeat(1_000)}0]`, "it"), [...Array<[]>(1_000).fill([]), 0]);
+});
+
+test("shownValue() writes a value that would not become a string by itself", () => {
+  assert.equal(shownValue("text"), "text");
+  assert.equal(shownValue({ toString: 1 }), '{"toString":1}');
+  assert.equal(shownValue(undefined), "nothing");
+});
+
+test("fromBody() takes what another process sent for what it may be", () => {
+  const hostile = { error_code: "__proto__", message: { toString: 1 }, effect: "all", advice: 5 };
+  const error = TorporError.fromBody(hostile);
+  assert.equal(error.code, "internal");
+  assert.equal(error.rawMessage, "no message");
+  const whole = new TorporError("sandbox.notFound", "gone", { effect: "none", advice: "look" });
+  assert.deepEqual(TorporError.fromBody(whole.toBody()), whole);
 });

@@ -5,8 +5,8 @@
 import { createHash } from "node:crypto";
 import { readFile, writeFile } from "node:fs/promises";
 import { basename, join } from "node:path";
-import { TorporError, parseJson, systemCode } from "@torpor/std";
-import { type ChunkDigest, digestChunks, verifyChunks } from "./chunk-digest.ts";
+import { TorporError, parseJson, parseObject, systemCode } from "@torpor/std";
+import { type ChunkDigest, digestChunks, parseChunkDigest, verifyChunks } from "./chunk-digest.ts";
 
 const checksumsName = "checksums.json";
 
@@ -38,12 +38,13 @@ export async function verifyChecksums(folder: string): Promise<void> {
   const digests = await readChecksums(path).catch((cause: unknown) => {
     throw new TorporError("snapshot.corrupt", `${path} cannot be read`, { cause });
   });
-  for (const [name, digest] of Object.entries(digests)) {
+  for (const [name, digest] of digests) {
     await verifyChunks(join(folder, name), digest);
   }
 }
 
-/** Ours: `writeChecksums` wrote it, and a change of it shows as a file that does not match. */
-async function readChecksums(path: string): Promise<Readonly<Record<string, ChunkDigest>>> {
-  return parseJson(await readFile(path, "utf8"), path) as Record<string, ChunkDigest>;
+/** Ours, but what a disk returns may be damaged. @throws argument.invalid */
+async function readChecksums(path: string): Promise<readonly (readonly [string, ChunkDigest])[]> {
+  const digests = parseObject(parseJson(await readFile(path, "utf8"), path), path);
+  return Object.entries(digests).map(([name, digest]) => [name, parseChunkDigest(digest, name)]);
 }

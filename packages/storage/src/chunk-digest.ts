@@ -9,7 +9,7 @@ import { hash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
 import { sha256InBackground } from "@torpor/native";
-import { TorporError, systemCode } from "@torpor/std";
+import { TorporError, parseInteger, parseObject, parseString, systemCode } from "@torpor/std";
 import { chunkBytes as usualChunkBytes } from "./chunk-buffers.ts";
 import { runLanes } from "./lanes.ts";
 import { readWhole } from "./whole-io.ts";
@@ -28,6 +28,19 @@ const chunkBytesMax = 16 << 20;
 const smallBytesMax = 256 * 1024;
 /** LIMIT: one for each thread of the pool; more are no faster and crowd out the event loop. */
 const chunksInFlightMax = 4;
+
+/** @throws argument.invalid */
+export function parseChunkDigest(value: unknown, what: string): ChunkDigest {
+  const { bytes, chunkBytes, chunkSha256 } = parseObject(value, what);
+  if (!Array.isArray(chunkSha256)) {
+    throw new TorporError("argument.invalid", `${what} has no checksums`);
+  }
+  return {
+    bytes: parseInteger(bytes, `${what}: bytes`, 0, Number.MAX_SAFE_INTEGER),
+    chunkBytes: parseInteger(chunkBytes, `${what}: chunkBytes`, 1, chunkBytesMax),
+    chunkSha256: chunkSha256.map((one) => parseString(one, `${what}: chunkSha256`, 64)),
+  };
+}
 
 /** @throws snapshot.corrupt when there is no such file. */
 export async function digestChunks(path: string): Promise<ChunkDigest> {

@@ -9,7 +9,14 @@ import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { TorporError, parseJson, parseObject, systemCode, writeFileDurably } from "@torpor/std";
+import {
+  TorporError,
+  parseJson,
+  parseObject,
+  systemCode,
+  writeFileDurably,
+  shownValue,
+} from "@torpor/std";
 import type { ChunkDigest } from "./chunk-digest.ts";
 import type { MemoryLayerDigest } from "./memory-layer.ts";
 
@@ -140,7 +147,7 @@ async function readManifest<M extends AnyManifest>(
   if (!formats.some((format) => format === manifest["format"])) {
     throw new TorporError(
       "snapshot.incompatible",
-      `${path} has format ${String(manifest["format"])}; this version reads ${formats.join(", ")}`,
+      `${path} has format ${shownValue(manifest["format"])}; this version reads ${formats.join(", ")}`,
     );
   }
   if (file["digest"] !== digestOf(manifest)) {

@@ -31,9 +31,9 @@ export class BlockGraph {
     }
     for (const one of listOf(edges)) {
       const { parent, child, name } = parseObject(one, "block edge");
-      const below = names.get(Number(child)) ?? "";
+      const below = names.get(child as number) ?? "";
       this.#stoodUpon.add(below);
-      this.#below.get(names.get(Number(parent)) ?? "")?.set(String(name), below);
+      this.#below.get(names.get(parent as number) ?? "")?.set(parseString(name, "name"), below);
     }
   }
 

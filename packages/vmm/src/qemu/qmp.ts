@@ -6,7 +6,14 @@
  * deadline; a command that QEMU refuses becomes `vmm.failed` with QEMU's own words.
  */
 import type { Socket } from "node:net";
-import { type Deadline, type JsonObject, TorporError, parseJson, parseObject } from "@torpor/std";
+import {
+  type Deadline,
+  type JsonObject,
+  TorporError,
+  parseJson,
+  parseObject,
+  shownValue,
+} from "@torpor/std";
 import { awaitRunSocket } from "../run-files.ts";
 
 /** LIMIT: the longest answer used here is under 4 KiB. */
@@ -90,11 +97,11 @@ export class QmpClient {
   }
 
   #dispatch(message: JsonObject): void {
-    const waiter = this.#waiters.get(Number(message["id"]));
+    const waiter = this.#waiters.get(message["id"] as number);
     if (waiter === undefined) return; // the greeting or an event
     if ("error" in message) {
       const error = parseObject(message["error"], "QMP error");
-      waiter.reject(new TorporError("vmm.failed", `QEMU refused: ${String(error["desc"])}`));
+      waiter.reject(new TorporError("vmm.failed", `QEMU refused: ${shownValue(error["desc"])}`));
     } else {
       waiter.resolve(message["return"]);
     }

@@ -1,6 +1,6 @@
 /** A running QEMU guest: the `Vm` of this driver, over its control socket and its process. */
 import { readFileSync } from "node:fs";
-import { type Deadline, TorporError, parseObject, parseString } from "@torpor/std";
+import { type Deadline, TorporError, parseObject, parseString, shownValue } from "@torpor/std";
 import type {
   DiskLayer,
   LayerReplacement,
@@ -52,8 +52,8 @@ export class QemuVm implements Vm {
   static async open(handle: VmHandle, qmp: QmpClient, deadline: Deadline): Promise<QemuVm> {
     const answer = parseObject(await qmp.execute("query-version", {}, deadline), "version");
     const { major, minor, micro } = parseObject(answer["qemu"], "version");
-    const number = `${String(major)}.${String(minor)}.${String(micro)}`;
-    const revision = String(answer["package"]);
+    const number = [major, minor, micro].map(shownValue).join(".");
+    const revision = shownValue(answer["package"]);
     return new QemuVm(handle, qmp, revision === "" ? number : `${number} (${revision})`);
   }
 
@@ -78,10 +78,10 @@ export class QemuVm implements Vm {
     await this.#qmp.execute("migrate", { uri }, deadline);
     for (;;) {
       const answer = parseObject(await this.#qmp.execute("query-migrate", {}, deadline), "save");
-      const status = String(answer["status"]);
+      const status = shownValue(answer["status"]);
       if (status === "completed") break;
       if (status === "failed" || status === "cancelled") {
-        throw new TorporError("vmm.failed", `saving failed: ${String(answer["error-desc"])}`);
+        throw new TorporError("vmm.failed", `saving failed: ${shownValue(answer["error-desc"])}`);
       }
       deadline.check();
       await deadline.sleep(savePollMs);
