@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { parseRange as parseByteRange } from "../../packages/agent/src/byte-range.ts";
 import { parseMetadata } from "../../packages/agent/src/metadata.ts";
 import { parseBoundary, parseMultipart } from "../../packages/agent/src/multipart.ts";
+import { decodePercents, toDiskPath, toWireText } from "../../packages/agent/src/path-name.ts";
 import { signatureProblem } from "../../packages/agent/src/signature.ts";
 import {
   formatOutputOffsets,
@@ -116,6 +117,20 @@ const upload =
   "--b\r\nContent-Disposition: form-data; name=x; filename*=UTF-8''%C3%A9\r\n\r\n\r\n--b--\r\n";
 
 const toAgent: readonly Target[] = [
+  bytes(
+    "agent/src/path-name.ts decodePercents",
+    ["/a b/\xc3\xa9\xff", "%2f\xf4\x8f\xba\x80"],
+    (input) => {
+      const name = toWireText(input);
+      assert.ok(name.isWellFormed());
+      assert.ok(Buffer.from(toDiskPath(name)).equals(input));
+      const escaped = Array.from(input, (byte) => `%${byte.toString(16).padStart(2, "0")}`).join(
+        "",
+      );
+      assert.equal(decodePercents(escaped), name);
+      decodePercents(input.toString());
+    },
+  ),
   text("agent/src/byte-range.ts parseRange", ["bytes=0-9", "bytes=-5", "bytes=9-"], (header) => {
     const range = parseByteRange(header, 100) as { startByte?: number; endByte?: number };
     const numbers = Object.values(range).filter((one) => typeof one === "number");

@@ -33,8 +33,9 @@ const inputMsMax = 2_000;
 const slowTries = 3;
 const batchMin = 64;
 const batchMax = 8_192;
-/** LIMIT: of inputs that are kept. */
+/** LIMIT: of inputs that are kept; what is made of long ones is long, and takes long. */
 const corpusMax = 2_000;
+const keptBytesMax = 4_096;
 const shrinkTriesMax = 2_000;
 
 /** @returns the first failure, made as short as it could be; undefined when all inputs held. */
@@ -63,7 +64,9 @@ export async function fuzz(
     }
     const fresh = coverage.takeNew();
     batchInputs = fresh.size > 0 ? batchMin : Math.min(batchInputs * 2, batchMax);
-    if (corpus.length < corpusMax) corpus.push(...(await reaching(target, batch, fresh, coverage)));
+    if (corpus.length >= corpusMax) continue;
+    const kept = await reaching(target, batch, fresh, coverage);
+    corpus.push(...kept.filter(({ length }) => length <= keptBytesMax));
   }
   return undefined;
 }

@@ -6,6 +6,8 @@ const inputBytesMax = 1 << 16;
 const changesMax = 4;
 /** Deep enough to end the stack of whatever calls itself once a level. */
 const deepLevels = 20_000;
+/** Longer than any text that is taken. */
+const longChars = 70_000;
 
 const words = [
   ..."\0\n\r\t \"#%&'()*+,-./0123456789:;<=>?@[\\]^_`{|}~\x7f".split(""),
@@ -90,7 +92,6 @@ const values: readonly unknown[] = [
   "__proto__",
   "constructor",
   "x".repeat(300),
-  "x".repeat(70_000),
   [],
   {},
   [null],
@@ -128,7 +129,11 @@ function changeSome(root: Holder, donor: unknown, random: Random): void {
     holder = value as Holder;
     key = next;
   }
-  const value = random.chance(3) ? donor : pick(values, random);
+  const value = random.chance(100)
+    ? "x".repeat(longChars)
+    : random.chance(3)
+      ? donor
+      : pick(values, random);
   switch (random.below(4)) {
     case 0:
       if (holder !== root) delete holder[key];

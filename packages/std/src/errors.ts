@@ -256,9 +256,10 @@ export class TorporError extends Error {
     });
   }
 
-  /** Rebuilds an error that another process sent; an unknown code becomes `internal`. */
-  static fromBody(body: { readonly [Field in keyof ErrorBody]?: unknown }): TorporError {
-    const { error_code: code, message, effect, advice } = body;
+  /** Rebuilds an error that another process sent, whatever that is; an unknown code becomes `internal`. */
+  static fromBody(body: unknown): TorporError {
+    const fields = Object(body) as { readonly [Field in keyof ErrorBody]?: unknown };
+    const { error_code: code, message, effect, advice } = fields;
     return new TorporError(
       isErrorCode(code) ? code : "internal",
       typeof message === "string" ? message : "no message",

@@ -213,6 +213,7 @@ test("fromBody() takes what another process sent for what it may be", () => {
   const error = TorporError.fromBody(hostile);
   assert.equal(error.code, "internal");
   assert.equal(error.rawMessage, "no message");
+  for (const none of [null, 5, "text"]) assert.equal(TorporError.fromBody(none).code, "internal");
   const whole = new TorporError("sandbox.notFound", "gone", { effect: "none", advice: "look" });
   assert.deepEqual(TorporError.fromBody(whole.toBody()), whole);
 });
