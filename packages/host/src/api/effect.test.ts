@@ -133,3 +133,25 @@ test("a body of broken chunks is refused at once, and nothing is made", async ()
   assert.match(await textOf(socket), /^HTTP\/1\.1 400 [^]*"error_code":"argument\.invalid"/);
   assert.equal(all.api.sandboxes.all().length, 0);
 });
+
+test("an answer that comes before its work is done says that the work may take effect", async () => {
+  const policy = { answerMsMax: 200 };
+  await using all = await startAllListeners({ validator: trusting, policy });
+  const { sandboxes } = all.api;
+  const { id } = sandboxes.add({ state: { kind: "paused" } }).record;
+  const gate = Promise.withResolvers<void>();
+  sandboxes.beforeWork = () => gate.promise;
+  const late = [
+    ["/v2/sandboxes", JSON.stringify({ templateID: "base" })],
+    [`/v2/sandboxes/${id}/connect`, "{}"],
+    [`/sandboxes/${id}/connect`, '{"timeout":60}'],
+    [`/sandboxes/${id}/resume`, undefined],
+  ] as const;
+  for (const [path, body] of late) {
+    const { status, text } = await all.call("TCP", "POST", path, body);
+    assert.equal(status, 504, `${path}: ${text}`);
+    assert.match(text, /"error_code":"deadline\.exceeded","effect":"maybe"/);
+  }
+  gate.resolve();
+  while (sandboxes.get(id).record.state.kind !== "running") await sleep(10);
+});

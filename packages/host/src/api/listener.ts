@@ -52,8 +52,8 @@ export function limitServer(server: Server, limits: ListenerLimits): void {
   for (const name of ["request", "checkContinue", "checkExpectation"]) {
     server.prependListener(name, (request: IncomingMessage, response: ServerResponse) => {
       // Errors are told to whoever listens; nobody has to, also when a request is served by nobody.
-      request.on("error", () => undefined);
-      response.on("error", () => undefined);
+      request.on("error", ignore);
+      response.on("error", ignore);
       if (isHttp2(request)) return;
       const exchanges = underWay.get(request.socket) ?? new Set();
       underWay.set(request.socket, exchanges);
@@ -69,6 +69,8 @@ export function limitServer(server: Server, limits: ListenerLimits): void {
     else closeBehind(exchanges, cause, socket);
   });
 }
+
+function ignore(): void {}
 
 /** For what is no HTTP, has headers without end, or never comes to an end of them. */
 function refuseConnection(cause: Error, socket: Socket): void {

@@ -4,6 +4,7 @@
  * The refusals here say "effect: none", and that is true because nothing else says them: once the body
  * is whole, no limit of the listener answers for the work.
  */
+import { isUtf8 } from "node:buffer";
 import type { IncomingMessage } from "node:http";
 import { TorporError, parseJson } from "@torpor/std";
 
@@ -16,29 +17,33 @@ export async function readBody(request: IncomingMessage, bodyMs: number): Promis
   return bytes.length === 0 ? undefined : parseJson(decode(bytes), "the body");
 }
 
-async function readBytes(request: IncomingMessage, bodyMs: number): Promise<Buffer> {
+function readBytes(request: IncomingMessage, bodyMs: number): Promise<Buffer> {
   const { promise, resolve, reject } = Promise.withResolvers<Buffer>();
   const chunks: Buffer[] = [];
   let total = 0;
-  const take = (chunk: Buffer): void => {
-    total += chunk.length;
-    if (total > bodyBytesMax) {
-      reject(new TorporError("request.tooLarge", `the body is larger than ${bodyBytesMax} bytes`));
-    } else {
-      chunks.push(chunk);
-    }
-  };
-  const finish = (): void => resolve(Buffer.concat(chunks));
-  const fail = (): void =>
-    reject(new TorporError("argument.invalid", "the body is cut short or is not valid HTTP"));
-  const timer = setTimeout(() => reject(slowRequest()), bodyMs);
-  request.on("data", take).once("end", finish).once("error", fail).once("close", fail);
-  try {
-    return await promise;
-  } finally {
+  const stop = (): void => {
     clearTimeout(timer);
     request.off("data", take).off("end", finish).off("error", fail).off("close", fail);
-  }
+  };
+  const refuse = (error: TorporError): void => {
+    stop();
+    reject(error);
+  };
+  const take = (chunk: Buffer): void => {
+    total += chunk.length;
+    if (total <= bodyBytesMax) chunks.push(chunk);
+    else
+      refuse(new TorporError("request.tooLarge", `the body is larger than ${bodyBytesMax} bytes`));
+  };
+  const finish = (): void => {
+    stop();
+    resolve(chunks.length === 1 && chunks[0] !== undefined ? chunks[0] : Buffer.concat(chunks));
+  };
+  const fail = (): void =>
+    refuse(new TorporError("argument.invalid", "the body is cut short or is not valid HTTP"));
+  const timer = setTimeout(() => refuse(slowRequest()), bodyMs);
+  request.on("data", take).on("end", finish).on("error", fail).on("close", fail);
+  return promise;
 }
 
 export function slowRequest(): TorporError {
@@ -46,9 +51,6 @@ export function slowRequest(): TorporError {
 }
 
 function decode(bytes: Buffer): string {
-  try {
-    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
-  } catch (cause) {
-    throw new TorporError("argument.invalid", "the body is not valid UTF-8", { cause });
-  }
+  if (isUtf8(bytes)) return bytes.toString();
+  throw new TorporError("argument.invalid", "the body is not valid UTF-8");
 }
