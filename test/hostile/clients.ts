@@ -1,6 +1,6 @@
 /** Clients that say what they saw in a few words, and wait for no more than they need. */
 import { once } from "node:events";
-import type { ClientHttp2Session, IncomingHttpHeaders } from "node:http2";
+import type { ClientHttp2Session, IncomingHttpHeaders, OutgoingHttpHeaders } from "node:http2";
 import type { Socket } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 
@@ -58,12 +58,17 @@ export function describeAnswer(text: string): string {
 }
 
 /** The same by HTTP/2. */
-export async function askHttp2(session: ClientHttp2Session, path: string): Promise<string> {
-  const stream = session.request({ ":path": path });
+export async function askHttp2(
+  session: ClientHttp2Session,
+  path: string,
+  headers: OutgoingHttpHeaders = {},
+): Promise<string> {
+  const stream = session.request({ ":path": path, ...headers });
+  stream.end();
   let status = "cut";
   let body = "";
   let isBroken = false;
-  stream.on("response", (headers: IncomingHttpHeaders) => (status = String(headers[":status"])));
+  stream.on("response", (head: IncomingHttpHeaders) => (status = String(head[":status"])));
   stream.on("data", (chunk: Buffer) => (body += chunk.toString("latin1")));
   stream.on("error", () => (isBroken = true));
   await Promise.race([once(stream, "close").catch(() => undefined), sleep(patienceMs)]);

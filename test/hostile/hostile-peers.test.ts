@@ -4,12 +4,14 @@
  * sandbox beside whether it is served as ever.
  */
 import assert from "node:assert/strict";
+import { once } from "node:events";
+import { type AddressInfo, type Socket, connect, createServer } from "node:net";
 import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { brokenOff, clientCases, fill } from "./client-cases.ts";
 import { askHttp2, describeAnswer, receive, statusesIn } from "./clients.ts";
 import { guestCases } from "./guest-cases.ts";
-import { http2Bytes, http2Cases } from "./http2-cases.ts";
+import { http2Bytes, http2Cases, http2GuestBytes, http2GuestCases } from "./http2-cases.ts";
 import { sayHi } from "./raw-guest.ts";
 import type { ReadRequest } from "./request-reader.ts";
 import { type Rig, type Transport, startRig } from "./rig.ts";
@@ -103,6 +105,86 @@ for (const name of Object.keys(http2Cases)) {
     await rig.checkAlive();
   });
 }
+
+for (const name of Object.keys(http2GuestCases)) {
+  test(`a guest of HTTP/2 answers with ${name}`, async () => {
+    const sockets = new Set<Socket>();
+    const server = createServer((socket) => {
+      sockets.add(socket);
+      socket.on("error", () => socket.destroy());
+      socket.write(http2GuestBytes("nothing more"));
+      // Behind the client's preface and settings comes its request.
+      socket.once("data", () => {
+        setTimeout(() => socket.destroyed || socket.write(http2GuestBytes(name).subarray(18)), 5);
+        setTimeout(() => socket.destroy(), 50);
+      });
+    });
+    server.listen(0, "127.0.0.1");
+    await once(server, "listening");
+    const session = rig.openHttp2((server.address() as AddressInfo).port);
+    const grpc = { ":method": "POST", "content-type": "application/grpc" };
+    const seen = await askHttp2(session, "/x", grpc);
+    if (name === "a sound answer") assert.equal(seen, "200 hi");
+    if (name === "interim answers without end") assert.equal(seen, "502");
+    assert.match(seen, /^(?:200|502|cut)/);
+    session.destroy();
+    for (const socket of sockets) socket.destroy();
+    server.close();
+    await rig.checkAlive();
+  });
+}
+
+test("whatever passes behind an upgrade, either side may end it anywhere", async () => {
+  const agreed = "HTTP/1.1 101 Go\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+  for (const transport of transports) {
+    for (const frames of [
+      "",
+      "\x81\x05hello",
+      "\x81\x7f\xff",
+      "\x88\x02\x03\xe8",
+      "\0".repeat(70_000),
+    ]) {
+      for (const ends of ["client", "guest"]) {
+        rig.guest.forget();
+        rig.guest.respond = (socket) => {
+          socket.write(agreed + frames, "latin1");
+          if (ends === "guest") setTimeout(() => socket.resetAndDestroy(), 2);
+        };
+        const socket = await rig.open(transport);
+        socket.resume();
+        socket.write(
+          `GET /a HTTP/1.1\r\nHost: ${rig.host}\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n${frames}`,
+          "latin1",
+        );
+        await sleep(10);
+        socket.destroy();
+      }
+    }
+    await rig.checkAlive();
+  }
+});
+
+test("what is no TLS comes to the port of TLS", async () => {
+  for (const text of [
+    "",
+    "GET / HTTP/1.1\r\n\r\n",
+    "PRI * HTTP/2.0\r\n",
+    "\x16\x03\x01\xff\xff\x01",
+    "\x16\x03\x01\0\x05\x01\0\0\x01\0",
+  ]) {
+    for (const isReset of [true, false]) {
+      const socket = connect(rig.ports.tls, "127.0.0.1");
+      socket.on("error", () => socket.destroy());
+      await once(socket, "connect");
+      socket.resume();
+      socket.write(text, "latin1");
+      await sleep(5);
+      if (isReset) socket.resetAndDestroy();
+      else socket.destroy();
+    }
+  }
+  await rig.checkAlive();
+});
 
 test("a preface of HTTP/2 that comes byte by byte, or stops, is no other's affair", async () => {
   for (const transport of transports) {

@@ -148,6 +148,129 @@ export function http2Bytes(name: string, host: string): Buffer {
   return Buffer.concat([hello, ...frames.map((bytes) => withHost(bytes, host))]);
 }
 
+const settings = frame(SETTINGS, 0, 0);
+const accepted = frame(SETTINGS, 1, 0);
+
+function answer(fields: FieldList, flags = END_HEADERS): Buffer {
+  return frame(HEADERS, flags, 1, block(fields));
+}
+
+const sound = answer([[":status", "200"]]);
+
+/** What a guest's server of HTTP/2 sends to a request on stream 1, behind its settings. */
+export const http2GuestCases: Readonly<Record<string, readonly Buffer[]>> = {
+  "a sound answer": [sound, frame(DATA, END_STREAM, 1, "hi")],
+  "no status": [answer([["x", "1"]], END_HEADERS | END_STREAM)],
+  "a status of 99": [answer([[":status", "099"]], END_HEADERS | END_STREAM)],
+  "a status of 101": [answer([[":status", "101"]], END_HEADERS | END_STREAM)],
+  "a status of 600": [answer([[":status", "600"]], END_HEADERS | END_STREAM)],
+  "a status of 999": [answer([[":status", "999"]], END_HEADERS | END_STREAM)],
+  "a status in letters": [answer([[":status", "abc"]], END_HEADERS | END_STREAM)],
+  "two statuses": [
+    answer([
+      [":status", "200"],
+      [":status", "404"],
+    ]),
+  ],
+  "headers that HTTP/2 allows once": [
+    answer([
+      [":status", "200"],
+      ["etag", "a"],
+      ["etag", "b"],
+      ["location", "a"],
+      ["location", "b"],
+    ]),
+    frame(DATA, END_STREAM, 1, "hi"),
+  ],
+  "headers of one connection": [
+    answer([
+      [":status", "200"],
+      ["connection", "x"],
+      ["keep-alive", "1"],
+      ["upgrade", "x"],
+    ]),
+  ],
+  "settings of HTTP/2 as a header": [
+    answer(
+      [
+        [":status", "200"],
+        ["http2-settings", "x"],
+        ["te", "gzip"],
+      ],
+      END_HEADERS | END_STREAM,
+    ),
+  ],
+  "a line end in a header": [
+    answer([
+      [":status", "200"],
+      ["x", "1\r\ny: 2"],
+    ]),
+  ],
+  "a name in capitals": [
+    answer([
+      [":status", "200"],
+      ["X", "1"],
+    ]),
+  ],
+  "trailers of one connection": [
+    sound,
+    answer(
+      [
+        ["te", "x"],
+        ["http2-settings", "x"],
+      ],
+      END_HEADERS | END_STREAM,
+    ),
+  ],
+  "trailers with a status": [sound, answer([[":status", "200"]], END_HEADERS | END_STREAM)],
+  "trailers that frame and lead": [
+    sound,
+    answer(
+      [
+        ["content-length", "9"],
+        ["host", "x"],
+      ],
+      END_HEADERS | END_STREAM,
+    ),
+  ],
+  "trailers and then data": [
+    sound,
+    answer([["x", "1"]], END_HEADERS | END_STREAM),
+    frame(DATA, 0, 1, "hi"),
+  ],
+  "interim answers without end": Array.from({ length: 1_000 }, () => answer([[":status", "103"]])),
+  "a length that is not kept": [
+    answer([
+      [":status", "200"],
+      ["content-length", "9"],
+    ]),
+    frame(DATA, END_STREAM, 1, "hi"),
+  ],
+  "data before a head": [frame(DATA, END_STREAM, 1, "hi")],
+  "data on no stream": [frame(DATA, 0, 0, "hi")],
+  "data on another stream": [frame(DATA, 0, 3, "hi")],
+  "a push": [frame(PUSH, END_HEADERS, 1, "\0\0\0\x02\x82")],
+  "a request": [frame(HEADERS, END_HEADERS, 2, "\x82")],
+  "a reset with no error": [sound, frame(RST, 0, 1, "\0\0\0\0")],
+  "a reset": [sound, frame(RST, 0, 1, "\0\0\0\x02")],
+  "a reset without an answer": [frame(RST, 0, 1, "\0\0\0\x07")],
+  "a farewell": [frame(GOAWAY, 0, 0, "\0\0\0\0\0\0\0\x02")],
+  "a broken header block": [frame(HEADERS, END_HEADERS, 1, "\xff\xff\xff\xff\xff")],
+  "a window of zero": [frame(WINDOW, 0, 0, "\0\0\0\0")],
+  "settings of a wrong size": [frame(SETTINGS, 0, 0, "12345")],
+  "settings that allow no stream": [frame(SETTINGS, 0, 0, "\0\x03\0\0\0\0"), sound],
+  "settings that allow no window": [frame(SETTINGS, 0, 0, "\0\x04\0\0\0\0"), sound],
+  "settings without end": Array.from({ length: 5_000 }, () => settings),
+  "pings without end": Array.from({ length: 5_000 }, () => frame(PING, 0, 0, "12345678")),
+  "a frame that is too large": [Buffer.from("7fffff000000000001", "hex")],
+  "HTTP/1": [Buffer.from("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")],
+  "nothing more": [],
+};
+
+export function http2GuestBytes(name: string): Buffer {
+  return Buffer.concat([settings, accepted, ...(http2GuestCases[name] ?? [])]);
+}
+
 const hostMark = "host-goes-here";
 
 function withHost(bytes: Buffer, host: string): Buffer {

@@ -37,7 +37,8 @@ export interface Rig extends AsyncDisposable {
   readonly ports: Readonly<Record<Transport, number>>;
   /** A connection to the daemon. */
   open(transport: Transport, protocols?: readonly string[]): Promise<Socket>;
-  openHttp2(): ClientHttp2Session;
+  /** @param port Of the hostile sandbox; that of its guest unless told otherwise. */
+  openHttp2(port?: number): ClientHttp2Session;
   /** Fails unless the daemon is the same process, and the sandbox beside is served as ever. */
   checkAlive(): Promise<void>;
 }
@@ -90,11 +91,12 @@ export async function startRig(): Promise<Rig> {
       await once(socket, isPlain ? "connect" : "secureConnect");
       return socket;
     },
-    openHttp2: () => {
-      const session = connectHttp2(`https://${host}:${ports.tls}`, {
+    openHttp2: (port = guest.port) => {
+      const name = `${port}-${hostile.id}.${domain}`;
+      const session = connectHttp2(`https://${name}:${ports.tls}`, {
         ca,
         host: "127.0.0.1",
-        servername: host,
+        servername: name,
       });
       session.on("error", () => undefined);
       return session;

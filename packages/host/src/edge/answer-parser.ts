@@ -12,10 +12,8 @@
  */
 import { type Framing, answerFraming } from "./framing.ts";
 import { type Fields, SyntaxFault, noFields, parseFields } from "./http-syntax.ts";
-import { headBytesMax } from "./limits.ts";
+import { headBytesMax, interimMax } from "./limits.ts";
 
-/** LIMIT: of interim answers before one that is final. */
-const interimMax = 32;
 /** LIMIT: a line with the size of a chunk; no server is known to send extensions. */
 const chunkLineBytesMax = 256;
 /** 13 hexadecimal digits are exact in a number. */

@@ -18,6 +18,7 @@ import { contain } from "./containment.ts";
 import type { CallEvents, GuestCall } from "./guest-call.ts";
 import { type Fields, fieldsOf, isFieldValue, noFields } from "./http-syntax.ts";
 import { breakOffStream } from "./http2.ts";
+import { interimMax } from "./limits.ts";
 
 /** LIMIT: a server that has nothing to do is let go of after so long. */
 const idleMsMax = 60_000;
@@ -93,8 +94,13 @@ class Http2Call implements GuestCall {
         );
       });
     };
-    const interim = (headers: IncomingHttpHeaders): void => events.onInterim(headOf(headers));
-    on("continue", () => events.onInterim(headOf({ ":status": "100" })));
+    let interims = 0;
+    const interim = (headers: IncomingHttpHeaders): void => {
+      interims += 1;
+      if (interims > interimMax) throw new TorporError("guest.refused", "too many interim answers");
+      events.onInterim(headOf(headers));
+    };
+    on("continue", () => interim({ ":status": "100" }));
     on("headers", interim);
     on("response", (headers: IncomingHttpHeaders, flags: number) => {
       events.onHead(headOf(headers), (flags & constants.NGHTTP2_FLAG_END_STREAM) !== 0);
