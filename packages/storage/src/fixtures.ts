@@ -11,9 +11,8 @@ export class MemoryLedger implements SnapshotLedger {
   /** Called before the next answer of `usersOf` is given. */
   meanwhile: (() => Promise<void>) | undefined;
 
-  async add(snapshotId: string, layerIds: readonly string[]): Promise<void> {
-    await this.remove([snapshotId]);
-    const added = layerIds.map((layerId) => ({ snapshotId, layerId }));
+  async add(added: readonly LayerUse[]): Promise<void> {
+    await this.remove(added.map(({ snapshotId }) => snapshotId));
     const key = ({ snapshotId: id, layerId }: LayerUse): string => `${layerId} ${id}`;
     this.uses = [...this.uses, ...added].toSorted((a, b) => (key(a) < key(b) ? -1 : 1));
   }

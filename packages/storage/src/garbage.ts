@@ -16,20 +16,22 @@
 import { readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { setImmediate as nextTurn } from "node:timers/promises";
-import type { SnapshotLedger } from "./snapshot-ledger.ts";
+import type { LayerUse, SnapshotLedger } from "./snapshot-ledger.ts";
 
 export const stagedSuffix = ".staged";
 export const diskSuffix = ".qcow2";
 const stagedPattern = /\.staged$/;
 /** LIMIT: of ids in one question to the ledger; what else the process has to do comes in between. */
 const idsAtOnce = 256;
+/** LIMIT: of snapshots in one note, each with some 270 layers at worst: SQLite takes 32,766 values at once. */
+const notedAtOnce = 32;
 
 export interface GarbageOptions {
   readonly snapshotsFolder: string;
   readonly disksFolder: string;
   readonly ledger: SnapshotLedger;
   /** Read from the manifest. @throws snapshot.corrupt */
-  readonly layersOf: (snapshotId: string) => Promise<readonly string[]>;
+  readonly usesOf: (snapshotId: string) => Promise<readonly LayerUse[]>;
 }
 
 export class Garbage {
@@ -157,17 +159,26 @@ export class Garbage {
    * an older version has published, which noted nothing.
    */
   async #list(): Promise<void> {
-    const { snapshotsFolder, disksFolder, ledger, layersOf } = this.#options;
+    const { snapshotsFolder, disksFolder, ledger } = this.#options;
     const noted = new Set(await ledger.snapshotIds());
     const snapshots = await readdir(snapshotsFolder);
     const disks = await readdir(disksFolder);
-    for (const id of snapshots) {
-      if (noted.has(id) || !this.isHeld(id)) continue;
-      await ledger.add(id, await layersOf(id));
-    }
+    await this.#noteAll(snapshots.filter((id) => !noted.has(id) && this.isHeld(id)));
     const diskIds = disks.map((name) => name.slice(0, -diskSuffix.length));
     for (const name of [...snapshots, ...diskIds, ...noted]) {
       if (!this.isHeld(name)) this.#letGo.add(name.replace(stagedPattern, ""));
+    }
+  }
+
+  /** Some at a time: each note is flushed to disk, and there may be thousands. */
+  async #noteAll(snapshotIds: readonly string[]): Promise<void> {
+    for (let first = 0; first < snapshotIds.length; first += notedAtOnce) {
+      const uses: LayerUse[] = [];
+      for (const id of snapshotIds.slice(first, first + notedAtOnce)) {
+        await nextTurn();
+        uses.push(...(await this.#options.usesOf(id)));
+      }
+      await this.#options.ledger.add(uses);
     }
   }
 }

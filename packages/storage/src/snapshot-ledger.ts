@@ -10,8 +10,8 @@ export interface LayerUse {
 }
 
 export interface SnapshotLedger {
-  /** To be repeated without harm. */
-  add(snapshotId: string, layerIds: readonly string[]): Promise<void>;
+  /** All or none; to be repeated without harm. */
+  add(uses: readonly LayerUse[]): Promise<void>;
   /** Ids of all snapshots that are noted. */
   snapshotIds(): Promise<readonly string[]>;
   /** Ids of what these snapshots stand upon. */

@@ -27,7 +27,7 @@ import {
 } from "./manifest.ts";
 import type { StackedLayer } from "./memory-stack.ts";
 import type { Sealer } from "./sealing.ts";
-import type { SnapshotLedger } from "./snapshot-ledger.ts";
+import type { LayerUse, SnapshotLedger } from "./snapshot-ledger.ts";
 
 export const snapshotFiles = { deviceState: "device.state" } as const;
 
@@ -53,7 +53,7 @@ export class SnapshotStore {
       snapshotsFolder: this.#snapshots,
       disksFolder: this.#disks,
       ledger,
-      layersOf: async (snapshotId) => layersOf(await this.read(snapshotId)),
+      usesOf: async (snapshotId) => usesOf(await this.read(snapshotId)),
     });
   }
 
@@ -194,7 +194,7 @@ export class SnapshotStore {
   }
 
   async #note(manifest: SnapshotManifest): Promise<void> {
-    await this.#ledger.add(manifest.snapshotId, layersOf(manifest));
+    await this.#ledger.add(usesOf(manifest));
     this.#garbage.noted();
   }
 }
@@ -203,10 +203,11 @@ function hostKeyPlace(snapshotId: string): string {
   return `the snapshot ${snapshotId}`;
 }
 
-/** Ids of the memory layers, its own among them, and of the disk layers. */
-function layersOf({ memory, disk }: SnapshotManifest): readonly string[] {
+/** Of the memory layers, its own among them, and of the disk layers. */
+function usesOf({ snapshotId, memory, disk }: SnapshotManifest): readonly LayerUse[] {
   const memoryIds = memory.kind === "layers" ? memory.layers.map((one) => one.snapshotId) : [];
-  return [...memoryIds, ...disk.map(({ layerId }) => layerId)];
+  const layerIds = [...memoryIds, ...disk.map(({ layerId }) => layerId)];
+  return layerIds.map((layerId) => ({ snapshotId, layerId }));
 }
 
 /**

@@ -224,7 +224,9 @@ test("collect() finds what an earlier process left, whether it was noted, whole 
     await publish(store, manifestOf("kept", ["below"], ["d1"]));
     await publish(store, manifestOf("below", [], ["d0"]));
     await publish(store, manifestOf("given-up", ["below"], ["d2"]));
-    await ledger.add("never published", ["below", "d3"]);
+    await ledger.add(
+      ["below", "d3"].map((layerId) => ({ snapshotId: "never published", layerId })),
+    );
     await writeFile(store.diskPath("d4"), "");
     await store.stage("half");
     const next = await SnapshotStore.open(path, sealer, ledger);

@@ -12,11 +12,11 @@ export class SnapshotLayers implements SnapshotLedger {
     this.#database = database;
   }
 
-  async add(snapshotId: string, layerIds: readonly string[]): Promise<void> {
-    if (layerIds.length === 0) return;
+  async add(uses: readonly LayerUse[]): Promise<void> {
+    if (uses.length === 0) return;
     await this.#database
       .insertInto("snapshot_layers")
-      .values(layerIds.map((layerId) => ({ layer_id: layerId, snapshot_id: snapshotId })))
+      .values(uses.map((use) => ({ layer_id: use.layerId, snapshot_id: use.snapshotId })))
       .onConflict((conflict) => conflict.doNothing())
       .execute();
   }
