@@ -49,12 +49,17 @@ export class FileWork {
     this.#pending.clear();
   }
 
+  /** @throws ConnectError canceled when the client has gone */
+  checkThere(): void {
+    if (this.#hasLeft) throw gone();
+  }
+
   /**
    * Runs one operation; `giveBack` takes a result that came after the client had gone.
    * @throws ConnectError canceled when the client has gone, aborted when the lane hangs.
    */
   async run<T>(start: () => Promise<T>, giveBack?: (late: T) => void): Promise<T> {
-    if (this.#hasLeft) throw gone();
+    this.checkThere();
     const operation = new Operation(start, giveBack, this.#lane, this.#pending);
     this.#lane.enter(operation, this.#isPatient);
     this.#pending.add(operation);

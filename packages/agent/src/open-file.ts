@@ -12,12 +12,14 @@ import { nextDataRange } from "@torpor/native";
 import { systemCode } from "@torpor/std";
 import type { FileWork } from "./file-work.ts";
 import { toDiskPath } from "./path-name.ts";
+import { isOnDisk } from "./root-disk.ts";
 
 export class OpenFile implements AsyncDisposable {
   readonly #work: FileWork;
   readonly #handle: FileHandle;
   /** Of when it was opened. */
   readonly stats: Stats;
+  readonly #isOnDisk: boolean;
   /** The operation that runs; one that hangs holds the file open until it ends. */
   #running: Promise<unknown> = Promise.resolve();
   #isClosed = false;
@@ -26,6 +28,7 @@ export class OpenFile implements AsyncDisposable {
     this.#work = work;
     this.#handle = handle;
     this.stats = stats;
+    this.#isOnDisk = isOnDisk(stats);
   }
 
   /** @throws ConnectError invalid_argument for what is no regular file; system error */
@@ -128,12 +131,17 @@ export class OpenFile implements AsyncDisposable {
     await this.#work.cleanUp(this.#running, () => this.#handle.close());
   }
 
-  async #run<T>(operation: (file: FileHandle) => Promise<T>): Promise<T> {
-    return await this.#work.run(() => {
-      const running = operation(this.#handle);
-      this.#running = running;
-      return running;
-    });
+  /** On the disk an operation ends soon, and needs no lane, which costs as much as a small write does. */
+  #run<T>(operation: (file: FileHandle) => Promise<T>): Promise<T> {
+    if (!this.#isOnDisk) return this.#work.run(() => this.#begin(operation));
+    this.#work.checkThere();
+    return this.#begin(operation);
+  }
+
+  #begin<T>(operation: (file: FileHandle) => Promise<T>): Promise<T> {
+    const running = operation(this.#handle);
+    this.#running = running;
+    return running;
   }
 }
 
