@@ -127,6 +127,8 @@ export interface Daemon extends AsyncDisposable {
   readonly url: string;
   /** Undefined without a certificate. */
   readonly tlsUrl: string | undefined;
+  /** From now on the API starts nothing: what it would start would be cut short, or left out of a pause. */
+  readonly beginEnding: () => void;
   /** What is under way, in counts, ids and names of routes. Never throws. */
   readonly describeWork: () => JsonObject;
 }
@@ -206,6 +208,7 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
     settings: options.settings ?? {},
   });
   const requests = new RequestsUnderWay();
+  let isEnding = false;
   const apiHost: ApiHost = {
     sandboxes,
     templates,
@@ -222,6 +225,7 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
     describe,
     requests,
     servedDomain: domainForClients,
+    isEnding: () => isEnding,
     log,
     policy: { ...defaultPolicy, ...options.policy },
   };
@@ -248,6 +252,9 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
     socketPath,
     url,
     tlsUrl,
+    beginEnding: () => {
+      isEnding = true;
+    },
     describeWork: () => ({ version, ...countWork(sandboxes), requests: requests.describe() }),
     [Symbol.asyncDispose]: () => running.disposeAsync(),
   };

@@ -39,7 +39,15 @@ try {
   const { url, tlsUrl, socketPath } = daemon;
   log.info("serving", { url, tlsUrl, socket: socketPath });
   tellSupervisor("serving");
-  await stopOnSignal(daemon.sandboxes, onStop, log);
+  await stopOnSignal({
+    sandboxes: daemon.sandboxes,
+    onStop,
+    log,
+    onSignal: () => {
+      daemon.beginEnding();
+      tellSupervisor("ending");
+    },
+  });
 } catch (cause) {
   const error = TorporError.from(cause, "internal");
   log.error(error.rawMessage, { code: error.code, advice: error.advice, cause });

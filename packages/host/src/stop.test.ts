@@ -26,7 +26,12 @@ function start(
     },
   } as unknown as Pick<Sandboxes, "all" | "pauseAll">;
   const log = jsonLogger((line) => lines.push(JSON.parse(line) as Stop["lines"][number]));
-  return { process, lines, stopped: stopOnSignal(sandboxes, onStop, log, process) };
+  let signals = 0;
+  const onSignal = (): void => {
+    signals += 1;
+  };
+  const stopped = stopOnSignal({ sandboxes, onStop, log, onSignal, source: process });
+  return { process, lines, stopped: stopped.then(() => assert.equal(signals, 1)) };
 }
 
 function runOf(running: readonly string[], id: string): object | undefined {

@@ -6,7 +6,6 @@
  */
 import { type Logger, TorporError } from "@torpor/std";
 import type { Sandboxes } from "./sandboxes.ts";
-import { tellSupervisor } from "./supervisor.ts";
 
 export type OnStop = "leave" | "pause";
 
@@ -18,13 +17,23 @@ export interface SignalSource {
   off(name: NodeJS.Signals, listener: () => void): unknown;
 }
 
+export interface Stopping {
+  readonly sandboxes: Pick<Sandboxes, "all" | "pauseAll">;
+  readonly onStop: OnStop;
+  readonly log: Logger;
+  /** From the first signal on, before anything is paused. */
+  readonly onSignal: () => void;
+  readonly source?: SignalSource;
+}
+
 /** Waits for the signal, and returns when the sandboxes may be let go of. */
-export async function stopOnSignal(
-  sandboxes: Pick<Sandboxes, "all" | "pauseAll">,
-  onStop: OnStop,
-  log: Logger,
-  source: SignalSource = process,
-): Promise<void> {
+export async function stopOnSignal({
+  sandboxes,
+  onStop,
+  log,
+  onSignal,
+  source = process,
+}: Stopping): Promise<void> {
   using listeners = new DisposableStack();
   const first = Promise.withResolvers<NodeJS.Signals>();
   const second = new AbortController();
@@ -39,7 +48,7 @@ export async function stopOnSignal(
     listeners.defer(() => source.off(name, listener));
   }
   const signal = await first.promise;
-  tellSupervisor("ending");
+  onSignal();
   if (onStop === "leave") {
     log.info("ending; the VMs go on running", { signal });
     return;

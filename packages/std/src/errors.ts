@@ -46,6 +46,12 @@ const table = {
     "none",
     "Use the running daemon, or stop it first with `torpor down`.",
   ),
+  "daemon.ending": row(
+    503,
+    "afterChange",
+    "none",
+    "Start the daemon again with `torpor up`, then repeat the request.",
+  ),
   "daemon.unreachable": row(
     503,
     "sameRequest",

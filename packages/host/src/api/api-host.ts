@@ -57,6 +57,8 @@ export interface ApiHost {
   readonly requests: RequestsUnderWay;
   /** What stands behind `<port>-<id>.` in an address of a sandbox; known once the daemon listens. */
   readonly servedDomain: () => string;
+  /** Whether the daemon was told to end. */
+  readonly isEnding: () => boolean;
   readonly log: Logger;
   readonly policy: ApiPolicy;
 }

@@ -123,6 +123,7 @@ export async function startFakeApi(options: FakeApiOptions): Promise<FakeApi> {
     describe: () => Promise.resolve({}),
     requests: new RequestsUnderWay(),
     servedDomain: () => servedDomain,
+    isEnding: () => sandboxes.areEnding,
     log: options.log ?? silentLogger,
     policy: {
       timeoutMsMax: 24 * 3_600_000,
@@ -244,6 +245,8 @@ class FakeSandboxes implements ApiSandboxes {
   readonly snapshots: Snapshots;
   readonly store: SnapshotStore;
   readonly logs = new Map<string, readonly LogEntry[]>();
+  /** As if the daemon had been told to end. */
+  areEnding = false;
   /** Awaited by everything that takes effect; tests put what takes its time here. */
   beforeWork: () => Promise<void> = () => Promise.resolve();
   readonly #stateFolder: string;

@@ -125,6 +125,21 @@ test("clients are told not to repeat what would not help, or would be done twice
   }
 });
 
+test("a daemon that ends starts nothing more, and says so to clients that repeat", async () => {
+  await using api = await startFakeApi({ validator: trusting });
+  const { id } = api.sandboxes.add().record;
+  api.sandboxes.areEnding = true;
+  for (const { method, path } of api.routes) {
+    if (method === "GET") continue;
+    const answer = await api.call(method, path.replaceAll(/\{\w+\}/g, id), { body: base });
+    assert.equal(answer.status, 503, `${method} ${path}: ${answer.text}`);
+    assert.match(answer.text, /"error_code":"daemon.ending","effect":"none"/);
+    assert.equal(answer.headers["should-retry"], "false");
+  }
+  assert.equal((await api.call("GET", `/sandboxes/${id}`)).status, 200);
+  assert.equal(api.sandboxes.all().length, 1);
+});
+
 test("templates are listed in pages for the clients of today", async () => {
   await using api = await startFakeApi({ validator: trusting });
   const all = await api.call("GET", "/templates");

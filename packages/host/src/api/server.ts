@@ -166,6 +166,9 @@ function admitRequests(app: FastifyInstance, { host, requireKey }: ApiOptions): 
       answerPreflight(request, reply);
       return;
     }
+    if (request.method !== "GET" && host.isEnding()) {
+      throw new TorporError("daemon.ending", "the daemon is ending and starts nothing more");
+    }
     const access = request.routeOptions.config.route?.access ?? "team";
     if (requireKey && access !== "open") {
       request.callerId = identify(host, access, request.headers).id ?? "";
