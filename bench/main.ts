@@ -24,6 +24,7 @@ import { measureDensity } from "./density.bench.ts";
 import { measureDirty } from "./dirty.bench.ts";
 import { measureEdge } from "./edge.bench.ts";
 import { measureFork } from "./fork.bench.ts";
+import { measureHalfRequests } from "./half-requests.bench.ts";
 import { measureManyCreates } from "./many-creates.bench.ts";
 import { measureManyPauses } from "./many-pauses.bench.ts";
 import { measureManySleepers } from "./many-sleepers.bench.ts";
@@ -52,6 +53,7 @@ const benches = {
   pager: measurePager,
   "other-tools": measureOtherTools,
   edge: measureEdge,
+  "half-requests": measureHalfRequests,
   commands: measureCommands,
   transfers: measureTransfers,
   "vm-end": measureVmEnd,

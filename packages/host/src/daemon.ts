@@ -235,7 +235,7 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
   undo.defer(() => closeNow(tcp.server));
   url = `http://${loopback}:${await listenTcp(tcp.server, loopback, options.port)}`;
   if (options.tls !== undefined) {
-    const { port } = undo.use(await listenTls(tcp.server, options.tls, log));
+    const { port } = undo.use(await listenTls(tcp.server, edge.connections, options.tls, log));
     tlsUrl = `https://${domain}:${port}`;
   }
   const local = await createApi({ ...shared, requireKey: false });

@@ -12,6 +12,7 @@ export { makeNode, setFileTimes } from "./file-node.ts";
 export { type DiskPath } from "./disk-path.ts";
 export { dataRanges, keepsHoles, nextDataRange, tryShareBlocks } from "./file-extents.ts";
 export { type ViewEntry, hideFrom, withView } from "./filesystem-view.ts";
+export { descriptorsMax } from "./descriptor-limit.ts";
 export { type NearNetwork, NearNetworks, nearNetworksOf } from "./near-networks.ts";
 export { NetworkNamespace } from "./network-namespace.ts";
 export { type AddressRange, mappedPages, ownPages, pageBytes } from "./pagemap.ts";

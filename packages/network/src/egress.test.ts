@@ -21,6 +21,7 @@ import { FakeInternet } from "@torpor/testing";
 import { range } from "./address-range.ts";
 import { Egress } from "./egress.ts";
 import { parseNetworkPolicy } from "./network-policy.ts";
+import { PassageBudget } from "./passage-budget.ts";
 
 const gateway = "127.0.0.2";
 const host = "203.0.113.7";
@@ -32,16 +33,16 @@ class Guest implements AsyncDisposable {
   readonly namespace = NetworkNamespace.create();
   readonly egress: Egress;
 
-  constructor() {
+  constructor(budget?: PassageBudget) {
     this.namespace.enter(() => {
       bringUp("lo", "127.0.0.1", 8);
       routeEverythingHere();
     });
-    this.egress = new Egress(this.namespace, gateway, this.internet);
+    this.egress = new Egress(this.namespace, gateway, this.internet, budget);
   }
 
-  static async withHosts(t: TestContext): Promise<Guest> {
-    const guest = new Guest();
+  static async withHosts(t: TestContext, budget?: PassageBudget): Promise<Guest> {
+    const guest = new Guest(budget);
     t.after(() => guest[Symbol.asyncDispose]());
     for (const [address, port] of [
       [host, 7],
@@ -234,6 +235,28 @@ test(
     while ((await guest.say(host, 7, "hello")) !== "hello") await sleep(100);
   },
 );
+
+test("connections of all sandboxes together are bounded, and given back", asRoot, async (t) => {
+  const budget = new PassageBudget(20);
+  const guests = [await Guest.withHosts(t, budget), await Guest.withHosts(t, budget)] as const;
+  for (const { egress } of guests) egress.setPolicy(parseNetworkPolicy({}));
+  const carried = async (guest: Guest, count: number): Promise<Socket[]> => {
+    const sockets = Array.from({ length: count }, () => guest.connect(host, 7));
+    const answers = sockets.map(async (socket) => {
+      socket.on("error", () => undefined).write("hello");
+      return await once(socket, "data").then(
+        () => [socket],
+        () => [],
+      );
+    });
+    return (await Promise.all(answers)).flat();
+  };
+  const first = await carried(guests[0], 30);
+  assert.equal(first.length, 16);
+  assert.equal((await carried(guests[1], 30)).length, 4);
+  for (const socket of first) socket.destroy();
+  while ((await guests[1].say(host, 7, "hello")) !== "hello") await sleep(100);
+});
 
 test("names are resolved, and never to an address out of reach", asRoot, async (t) => {
   const guest = await Guest.withHosts(t);

@@ -32,11 +32,11 @@ import {
   namePorts,
 } from "./network-policy.ts";
 import type { Outside } from "./outside.ts";
+import { type PassageBudget, processBudget } from "./passage-budget.ts";
 import { Relay } from "./relay.ts";
 
 const namePort = 53;
-/** LIMITS: of connections at once, and of new ones a second, which all sandboxes' daemon has to accept. */
-const connectionsMax = 512;
+/** LIMIT: of new connections a second, which all sandboxes' daemon has to accept. */
 const connectionsPerSecondMax = 256;
 const breatherMs = 1_000;
 /** How soon an open connection ends that leads to a network which has become the host's. */
@@ -61,6 +61,7 @@ export class Egress implements Disposable {
   readonly #dispatch: ConnectionDispatch;
   readonly #held = new DisposableStack();
   readonly #passages = new Set<Passage>();
+  readonly #budget: PassageBudget;
   #policy: NetworkPolicy = closedPolicy;
   #newConnections = 0;
   #breather: NodeJS.Timeout | undefined;
@@ -69,8 +70,14 @@ export class Egress implements Disposable {
    * Closed until it has a policy.
    * @throws a system error where the kernel cannot do it, or another daemon does it.
    */
-  constructor(namespace: NetworkNamespace, gatewayAddress: string, outside: Outside) {
+  constructor(
+    namespace: NetworkNamespace,
+    gatewayAddress: string,
+    outside: Outside,
+    budget = processBudget,
+  ) {
     this.#outside = outside;
+    this.#budget = budget;
     try {
       const listener = namespace.enter(() => openBoundSocket("tcp", "0.0.0.0", 0));
       const server = createServer({ allowHalfOpen: true }, (inside) => this.#admit(inside));
@@ -119,6 +126,7 @@ export class Egress implements Disposable {
       if (passage.relay === undefined) this.#forget(passage);
     });
     this.#passages.add(passage);
+    this.#budget.take();
     this.#countNew();
     switch (this.#decide(address, port)) {
       case "allow":
@@ -195,7 +203,7 @@ export class Egress implements Disposable {
   }
 
   #forget(passage: Passage): void {
-    this.#passages.delete(passage);
+    if (this.#passages.delete(passage)) this.#budget.giveBack();
   }
 
   /** A guest that connects too much is refused by the kernel, for a breath, and costs nothing then. */
@@ -214,7 +222,8 @@ export class Egress implements Disposable {
   }
 
   #isBusy(): boolean {
-    return this.#newConnections >= connectionsPerSecondMax || this.#passages.size >= connectionsMax;
+    const isFast = this.#newConnections >= connectionsPerSecondMax;
+    return isFast || !this.#budget.allows(this.#passages.size);
   }
 
   #applyRules(): void {

@@ -55,7 +55,9 @@ export async function startAllListeners(options: FakeApiOptions): Promise<AllLis
   await once(local.server, "listening");
   const { ca, ...files } = await makeCertificate(folder, domain);
   const settings = { ...files, address: "127.0.0.1", port: 0 };
-  const { port: tlsPort } = undo.use(await listenTls(api.server, settings, silentLogger));
+  const { port: tlsPort } = undo.use(
+    await listenTls(api.server, edge.connections, settings, silentLogger),
+  );
   const host = "127.0.0.1";
   const servername = `api.${domain}`;
   const openSession = (): ClientHttp2Session =>

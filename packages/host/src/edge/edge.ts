@@ -12,16 +12,19 @@
  * SAFETY: every exchange runs in `serve`, which never throws. What is not foreseen breaks off that one.
  */
 import { type IncomingMessage, ServerResponse } from "node:http";
+import { descriptorsMax } from "@torpor/native";
 import { agentPort, healthRoute, privateRoutes } from "@torpor/protocol";
 import { type Logger, silentLogger } from "@torpor/std";
 import type { Socket } from "node:net";
 import { clientAnswerTo } from "./client-answer.ts";
+import { ClientConnections } from "./client-connections.ts";
 import { contain } from "./containment.ts";
 import { type EdgeSandbox, Entrance, refusalOf } from "./entrance.ts";
 import type { RequestHead } from "./heads.ts";
 import { HttpExchange, type UpgradeWish, brokenBody } from "./http-exchange.ts";
 import { isHttp2 } from "./http2.ts";
 import { maskedHost } from "./ingress.ts";
+import { type EdgeLimits, limitsFor } from "./limits.ts";
 import { sendRefusal } from "./refusal.ts";
 import { type Target, targetOf } from "./target.ts";
 
@@ -32,6 +35,8 @@ export interface EdgeOptions {
   /** How long a request waits for a sandbox on its way; only tests pass one. */
   readonly transitionMs?: number | undefined;
   readonly log?: Logger | undefined;
+  /** What this process may hold, unless told otherwise. */
+  readonly limits?: EdgeLimits | undefined;
 }
 
 /** Who is asked for by a request that is not the API's. */
@@ -46,13 +51,17 @@ export interface Named {
 type Upgradable = Pick<UpgradeWish, "socket" | "first">;
 
 export class Edge {
+  /** Of all listeners. */
+  readonly connections: ClientConnections;
   readonly #domain: string;
   readonly #entrance: Entrance;
   readonly #log: Logger;
 
-  constructor({ domain, find, transitionMs, log = silentLogger }: EdgeOptions) {
+  constructor({ domain, find, transitionMs, log = silentLogger, limits }: EdgeOptions) {
+    const held = limits ?? limitsFor(descriptorsMax());
+    this.connections = new ClientConnections(held);
     this.#domain = domain.toLowerCase();
-    this.#entrance = new Entrance(find, transitionMs);
+    this.#entrance = new Entrance(find, held, transitionMs);
     this.#log = log;
   }
 
@@ -85,6 +94,7 @@ export class Edge {
     contain(
       () => {
         socket.on("error", () => socket.destroy());
+        this.connections.keep(socket as Socket);
         const target = this.targetOf(request);
         const response = new ServerResponse(request);
         response.shouldKeepAlive = false;
@@ -128,7 +138,7 @@ export class Edge {
       : "encrypted" in request.socket;
     const isProbe =
       port === agentPort && route === healthRoute && /^(?:GET|HEAD)$/.test(head.method);
-    const visitor = { ...target, headers: request.headers, isProbe };
+    const visitor = { ...target, headers: request.headers, address, isProbe };
     try {
       const admission = await this.#entrance.admit(visitor);
       if (admission.kind === "refused") {
@@ -138,6 +148,7 @@ export class Edge {
       if (isBroken) throw brokenBody();
       const { sandbox, traffic } = admission;
       using uses = new DisposableStack();
+      uses.use(admission.place);
       if (!isProbe) uses.use(sandbox.activity.begin());
       const to = { traffic, port, maskedHost: maskedHost(sandbox.record, port) };
       const client = { address, isSecure };

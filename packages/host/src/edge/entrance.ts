@@ -12,17 +12,18 @@ import type { SandboxState } from "../lifecycle/state.ts";
 import {
   type IngressRecord,
   denialOf,
+  showsToken,
   wakeDenialOf,
   wakesOnTraffic,
   wokenTimeoutMs,
 } from "./ingress.ts";
+import { type EdgeLimits, retryAfterSeconds } from "./limits.ts";
 import type { Refusal, RefusalPage } from "./refusal.ts";
+import { type Excess, Shares } from "./shares.ts";
 import type { Traffic } from "./traffic.ts";
 
 /** LIMIT: how long a request waits for a sandbox that is being paused or woken. */
 const transitionBudgetMs = 60_000;
-/** LIMIT: each exchange holds two sockets of the daemon. */
-const exchangesMax = 10_000;
 
 /** What the edge needs of a sandbox. */
 export interface EdgeSandbox {
@@ -40,36 +41,56 @@ export interface Visitor {
   readonly headers: IncomingHttpHeaders;
   /** Only looks whether the guest is there, and so is no reason for it to be. */
   readonly isProbe: boolean;
+  /** Undefined on the Unix socket. */
+  readonly address: string | undefined;
 }
 
 export type Admission =
-  | { readonly kind: "admitted"; readonly sandbox: EdgeSandbox; readonly traffic: Traffic }
+  | {
+      readonly kind: "admitted";
+      readonly sandbox: EdgeSandbox;
+      readonly traffic: Traffic;
+      /** Disposing it gives its place to another. */
+      readonly place: Disposable;
+    }
   | { readonly kind: "refused"; readonly refusal: Refusal };
 
 export class Entrance {
   readonly #find: (sandboxId: string) => EdgeSandbox | undefined;
   readonly #wakes = new WeakMap<EdgeSandbox, Promise<WakeFailure | undefined>>();
   readonly #transitionMs: number;
+  readonly #limits: EdgeLimits;
+  readonly #shares: Shares;
 
   constructor(
     find: (sandboxId: string) => EdgeSandbox | undefined,
+    limits: EdgeLimits,
     transitionMs = transitionBudgetMs,
   ) {
     this.#find = find;
+    this.#limits = limits;
+    this.#shares = new Shares(limits);
     this.#transitionMs = transitionMs;
   }
 
   /** @throws deadline.exceeded when the sandbox is on its way for too long */
   async admit(visitor: Visitor): Promise<Admission> {
-    const { sandboxId, port, headers } = visitor;
+    const { sandboxId, port, headers, address } = visitor;
     const sandbox = this.#find(sandboxId);
     if (sandbox === undefined) return notFound(sandboxId, "The sandbox was not found");
     const denial = denialOf(sandbox.record, port, headers);
     if (denial !== undefined) return refused(403, sandboxId, denial);
+    const hasToken = (): boolean => showsToken(sandbox.record, port, headers);
+    // Whoever waits holds a place, too.
+    const taken = this.#shares.take({ sandboxId, address, hasToken });
+    if (typeof taken === "string") return overfull(taken, sandboxId, this.#limits);
+    using place = new DisposableStack();
+    place.use(taken);
     const deadline = Deadline.after(this.#transitionMs, "the sandbox's transition");
     for (;;) {
       const traffic = sandbox.run?.traffic;
-      if (traffic?.phase === "open") return admitted(sandbox, traffic, sandboxId);
+      if (traffic?.phase === "open")
+        return { kind: "admitted", sandbox, traffic, place: place.move() };
       deadline.check();
       if (traffic?.phase === "held") {
         await deadline.race(traffic.whenReleased());
@@ -120,11 +141,25 @@ async function wakeByTraffic(sandbox: EdgeSandbox): Promise<WakeFailure | undefi
   }
 }
 
-function admitted(sandbox: EdgeSandbox, traffic: Traffic, sandboxId: string): Admission {
-  if (traffic.count < exchangesMax) return { kind: "admitted", sandbox, traffic };
-  const message = `The sandbox has ${exchangesMax} requests in flight`;
-  const refusal = { status: 429, sandboxId, message, connectionLimit: exchangesMax };
-  return { kind: "refused", refusal };
+function overfull(excess: Excess, sandboxId: string, limits: EdgeLimits): Admission {
+  const inFlight: Readonly<Record<Excess, Omit<Refusal, "sandboxId">>> = {
+    sandbox: {
+      status: 429,
+      message: "The sandbox has as many requests in flight as it may",
+      connectionLimit: limits.exchangesPerSandbox,
+    },
+    address: {
+      status: 429,
+      message: "Your address has as many requests in flight as it may",
+      connectionLimit: limits.strangersPerAddress,
+    },
+    all: {
+      status: 503,
+      message: "There are as many requests to sandboxes in flight as there may be",
+      connectionLimit: limits.exchanges,
+    },
+  };
+  return { kind: "refused", refusal: { ...inFlight[excess], sandboxId, retryAfterSeconds } };
 }
 
 function wakeRefusalOf({ record }: EdgeSandbox, visitor: Visitor): Admission | undefined {
@@ -158,7 +193,10 @@ function refused(status: number, sandboxId: string, message: string): Admission 
 }
 
 /** What a client is told of a failure on the way to the guest. */
-export function refusalOf(cause: unknown, { sandboxId, port }: Visitor): Refusal {
+export function refusalOf(
+  cause: unknown,
+  { sandboxId, port }: Pick<Visitor, "sandboxId" | "port">,
+): Refusal {
   const { code, rawMessage } = TorporError.from(cause, "guest.unreachable");
   if (code === "argument.invalid") return { status: 400, sandboxId, message: rawMessage };
   if (code === "deadline.exceeded") {

@@ -18,10 +18,14 @@ import { Activity } from "../activity.ts";
 import { type NetworkRequest, openNetwork } from "../network-request.ts";
 import { Edge } from "./edge.ts";
 import type { EdgeSandbox } from "./entrance.ts";
+import type { ClientConnections } from "./client-connections.ts";
+import { limitsFor } from "./limits.ts";
 import { createListener } from "./listener.ts";
 import { type Ending, Traffic } from "./traffic.ts";
 
 export const sandboxId = "itest";
+/** Another one, with the same servers behind its ports. */
+export const otherSandboxId = "iother";
 export const userPort = 3000;
 
 export interface TestEdgeOptions {
@@ -30,6 +34,8 @@ export interface TestEdgeOptions {
   readonly network?: Partial<NetworkRequest>;
   readonly transitionMs?: number;
   readonly domain?: string;
+  /** What the process could have open, for the edge's limits. */
+  readonly descriptors?: number;
   /** What answers in place of the API. */
   readonly serveApi?: RequestListener;
 }
@@ -46,10 +52,10 @@ class FakeSandbox implements EdgeSandbox {
   idle: Promise<void> = Promise.resolve();
   readonly #dial: (port: number) => Socket;
 
-  constructor(options: TestEdgeOptions, dial: (port: number) => Socket) {
+  constructor(id: string, options: TestEdgeOptions, dial: (port: number) => Socket) {
     this.#dial = dial;
     this.record = {
-      id: sandboxId,
+      id,
       hostKey: "host key",
       accessToken: options.accessToken ?? "token",
       autoResume: options.autoResume === true ? { timeoutMs: 300_000 } : null,
@@ -95,6 +101,7 @@ export interface TestEdge extends AsyncDisposable {
   readonly sandbox: FakeSandbox;
   /** The listener itself. */
   readonly listener: Server;
+  readonly connections: ClientConnections;
   /** Puts a server behind a port of the guest. */
   serve(port: number, handler: RequestListener | Server): Promise<Server>;
   /** Lets a port of the guest lead to one of this machine's loopback. */
@@ -140,12 +147,14 @@ export async function startTestEdge(options: TestEdgeOptions = {}): Promise<Test
     await once(server, "listening");
     return (server.address() as AddressInfo).port;
   };
-  const sandbox = new FakeSandbox(options, dial);
-  undo.defer(() => sandbox.end("stopped"));
+  const sandbox = new FakeSandbox(sandboxId, options, dial);
+  const other = new FakeSandbox(otherSandboxId, options, dial);
+  undo.defer(() => [sandbox, other].forEach((one) => one.end("stopped")));
   const edge = new Edge({
     domain: options.domain ?? "localhost",
-    find: (id) => (id === sandboxId ? sandbox : undefined),
+    find: (id) => [sandbox, other].find(({ record }) => record.id === id),
     transitionMs: options.transitionMs,
+    limits: options.descriptors === undefined ? undefined : limitsFor(options.descriptors),
   });
   const listener = createListener(edge, options.serveApi ?? echoApi);
   const port = await listen(listener);
@@ -169,6 +178,7 @@ export async function startTestEdge(options: TestEdgeOptions = {}): Promise<Test
     port,
     sandbox,
     listener,
+    connections: edge.connections,
     dials,
     serve,
     lead: (guestPort, to) => void upstreams.set(guestPort, to),

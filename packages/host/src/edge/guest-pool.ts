@@ -15,7 +15,7 @@ import { Deadline, TorporError } from "@torpor/std";
 import { GuestConnection } from "./guest-connection.ts";
 import { GuestHttp2 } from "./guest-http2.ts";
 
-/** LIMIT: of idle connections to one port. */
+/** LIMIT: of idle connections to one guest, over all its ports. */
 const idleMax = 64;
 const connectBudgetMs = 30_000;
 /** LIMIT: a server of HTTP/2 sends its settings at once. */
@@ -40,6 +40,7 @@ export class GuestPool implements Disposable {
   readonly #http2 = new Map<number, Promise<GuestHttp2>>();
   /** What the server of a port was found to speak; another may listen there the next time. */
   readonly spoken = new Map<number, "HTTP/1" | "HTTP/2">();
+  #idleCount = 0;
   #isOver = false;
 
   constructor(link: Pick<GuestLink, "connect">) {
@@ -75,6 +76,7 @@ export class GuestPool implements Disposable {
     for (const idle of this.#idle.values()) for (const { connection } of idle) connection.destroy();
     this.#idle.clear();
     for (const opening of this.#http2.values()) void opening.then((open) => open.closeIdle(), noop);
+    this.#idleCount = 0;
   }
 
   /** Nothing is kept from now on. */
@@ -106,6 +108,7 @@ export class GuestPool implements Disposable {
     for (;;) {
       const last = idle?.pop();
       if (last === undefined) return undefined;
+      this.#idleCount -= 1;
       if (last.connection.isAlive && performance.now() < last.untilMonoMs) return last.connection;
       last.connection.destroy();
     }
@@ -113,12 +116,13 @@ export class GuestPool implements Disposable {
 
   #keep(port: number, connection: GuestConnection, idleMs: number): void {
     const idle = this.#idle.get(port) ?? [];
-    if (this.#isOver || idle.length >= idleMax) {
+    if (this.#isOver || this.#idleCount >= idleMax) {
       connection.destroy();
       return;
     }
     idle.push({ connection, untilMonoMs: performance.now() + idleMs });
     this.#idle.set(port, idle);
+    this.#idleCount += 1;
   }
 
   async #connect(port: number): Promise<Duplex> {

@@ -43,6 +43,18 @@ export function wakeDenialOf(
   return `The sandbox is paused, and only a request with its ${accessTokenHeader} header wakes it`;
 }
 
+/** Whether it shows the token that this port of the sandbox asks for; false where it asks for none. */
+export function showsToken(
+  record: IngressRecord,
+  port: number,
+  headers: IncomingHttpHeaders,
+): boolean {
+  const isAgent = port === agentPort;
+  const wanted = isAgent ? record.accessToken : trafficTokenOf(record);
+  const name = isAgent ? accessTokenHeader : trafficTokenHeader;
+  return wanted !== null && isSame(headers[name], wanted);
+}
+
 export function wakesOnTraffic({ autoResume }: IngressRecord): boolean {
   return autoResume !== null;
 }

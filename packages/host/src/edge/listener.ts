@@ -51,6 +51,7 @@ export function createListener(
     contain(
       () => {
         if (!connections.begin(request, response)) return;
+        edge.connections.serve(request, response);
         // Node's parser drops what came together with it from here on, and begins in the middle of the rest.
         if (request.headers.upgrade !== undefined && !isHttp2(request)) {
           connections.giveUp(request);
@@ -76,6 +77,7 @@ export function createListener(
     );
   };
   const server = new TwoProtocolServer(options, (request, response) => serve(request, response));
+  server.on("connection", (socket) => edge.connections.admit(socket));
   // The guest decides whether a body that is offered shall come.
   server.on("checkContinue", (request, response) => serve(request, response, "continue"));
   server.on("checkExpectation", (request, response) => serve(request, response, "unknown"));

@@ -15,6 +15,8 @@ export interface Refusal {
   readonly port?: number;
   readonly path?: string;
   readonly connectionLimit?: number;
+  /** Of one that is refused for want of room: its connection ends, too. */
+  readonly retryAfterSeconds?: number;
   /** For people, where the message is in words that programs look for. */
   readonly page?: RefusalPage | undefined;
 }
@@ -36,9 +38,13 @@ export function sendRefusal(
     sendPreflight(request, response);
     return;
   }
-  const { status, page: _forPeople, ...rest } = refusal;
+  const { status, retryAfterSeconds, page: _forPeople, ...rest } = refusal;
   const isPage = isForBrowser(request);
   const text = isPage ? errorPage(refusal) : JSON.stringify({ ...rest, code: status });
+  if (retryAfterSeconds !== undefined) {
+    response.shouldKeepAlive = false;
+    response.setHeader("Retry-After", retryAfterSeconds);
+  }
   response.writeHead(status, {
     "Content-Type": `${isPage ? "text/html" : "application/json"}; charset=utf-8`,
     "Content-Length": Buffer.byteLength(text),

@@ -43,7 +43,9 @@ async function startSecure(options: TestEdgeOptions = {}): Promise<Secure> {
   const { ca, ...files } = await makeCertificate(folder, domain);
   const edge = undo.use(await startTestEdge({ domain, ...options }));
   const settings = { ...files, address: "127.0.0.1", port: 0 };
-  const { port } = undo.use(await listenTls(edge.listener, settings, silentLogger));
+  const { port } = undo.use(
+    await listenTls(edge.listener, edge.connections, settings, silentLogger),
+  );
   const owned = undo.move();
   return { edge, port, ca, [Symbol.asyncDispose]: () => owned.disposeAsync() };
 }
@@ -244,7 +246,7 @@ test("files that are no certificate are refused by name", async () => {
   await using edge = await startTestEdge();
   const settings = { certPath: "/nowhere", keyPath: "/nowhere", address: "127.0.0.1", port: 0 };
   await assert.rejects(
-    listenTls(edge.listener, settings, silentLogger),
+    listenTls(edge.listener, edge.connections, settings, silentLogger),
     (error) => TorporError.is(error) && error.code === "argument.invalid",
   );
 });

@@ -13,6 +13,7 @@ import type { Socket } from "node:net";
 import { type TlsOptions, createServer as createTlsServer } from "node:tls";
 import { type Logger, TorporError } from "@torpor/std";
 import { listenTcp } from "../listen.ts";
+import type { ClientConnections } from "./client-connections.ts";
 import { deadPeerMs } from "./limits.ts";
 
 const renewalPollMs = 60_000;
@@ -35,12 +36,14 @@ export interface TlsListener extends AsyncDisposable {
 /** @throws argument.invalid when certificate or key cannot be used; port.inUse */
 export async function listenTls(
   plain: Server,
+  connections: ClientConnections,
   settings: TlsSettings,
   log: Logger,
 ): Promise<TlsListener> {
   const secure = await createSecure(settings);
   const sockets = new Set<Socket>();
   secure.on("connection", (socket: Socket) => {
+    connections.admit(socket);
     sockets.add(socket);
     socket.once("close", () => sockets.delete(socket));
   });

@@ -11,13 +11,14 @@ import {
   createServer as createHttp2Server,
 } from "node:http2";
 import type { Socket } from "node:net";
+import { streamsMax } from "./limits.ts";
 
 const preface = Buffer.from("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "latin1");
 
 type ServeConnection = (this: Server, socket: Socket) => void;
 
 export class TwoProtocolServer extends Server {
-  readonly #http2 = createHttp2Server();
+  readonly #http2 = createHttp2Server({ settings: { maxConcurrentStreams: streamsMax } });
   /** Those that HTTP/1 does not know of, or not yet. */
   readonly #others = new Set<Socket>();
 

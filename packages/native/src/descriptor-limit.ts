@@ -1,0 +1,15 @@
+/** How many descriptors this process may have open (RLIMIT_NOFILE of getrlimit(2)). */
+import { readFileSync } from "node:fs";
+
+/** LIMIT: Linux's own, where nobody set one (fs.nr_open). */
+const unlimitedDescriptors = 1_048_576;
+
+/**
+ * Node raises the limit at its start as far as it may (`PlatformInit` in its node.cc), so what counts is the
+ * hard limit that the process was started with.
+ */
+export function descriptorsMax(): number {
+  const limits = readFileSync("/proc/self/limits", "utf8");
+  const found = /^Max open files\s+(\d+)\s/m.exec(limits);
+  return found === null ? unlimitedDescriptors : Number(found[1]);
+}
