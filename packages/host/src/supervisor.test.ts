@@ -15,7 +15,12 @@ interface Outcome {
 }
 
 /** `first` is what the program does the first time, `next` what it does later. */
-async function runSupervised(first: string, next: string, endAfterStart = false): Promise<Outcome> {
+async function runSupervised(
+  first: string,
+  next: string,
+  endAfterStart = false,
+  downAtMs = () => 0,
+): Promise<Outcome> {
   await using folder = await mkdtempDisposable(join(tmpdir(), "torpor-supervisor-"));
   const path = join(folder.path, "starts");
   const program = `
@@ -33,6 +38,7 @@ async function runSupervised(first: string, next: string, endAfterStart = false)
     argv: [process.execPath, "-e", program],
     log: silentLogger,
     signal: end.signal,
+    downAtMs,
   });
   if (endAfterStart) {
     while ((await startsOf()) === 0) await sleep(20);
@@ -83,4 +89,11 @@ for (const [title, first, next, outcome] of ways) {
 test("a supervisor that is told to end tells its daemon, and ends with it", async () => {
   const first = `process.on("SIGTERM", () => process.exit(0)); ${serve} setInterval(() => {}, 1e6);`;
   assert.deepEqual(await runSupervised(first, "", true), { code: 0, starts: 1 });
+});
+
+test("none is started again once nobody wants one", async () => {
+  const outcome = await runSupervised(`${serve} ${kill}`, "process.exit(0);", false, () =>
+    Date.now(),
+  );
+  assert.deepEqual(outcome, { code: 0, starts: 1 });
 });

@@ -35,10 +35,12 @@ export interface Supervised {
   readonly log: Logger;
   /** Aborts when the supervisor is told to end. */
   readonly signal: AbortSignal;
+  /** When somebody last said that no daemon is wanted, on the wall clock; 0: never. */
+  readonly downAtMs: () => number;
 }
 
 /** Returns the exit code of the last daemon. */
-export async function supervise({ argv, log, signal }: Supervised): Promise<number> {
+export async function supervise({ argv, log, signal, downAtMs }: Supervised): Promise<number> {
   let hasServed = false;
   let waitMs = firstWaitMs;
   for (;;) {
@@ -49,8 +51,10 @@ export async function supervise({ argv, log, signal }: Supervised): Promise<numb
     if (!hasCrashed || end.wasEnding || !hasServed || signal.aborted) return end.code ?? 1;
     if (performance.now() - startedMonoMs >= steadyMs) waitMs = firstWaitMs;
     log.warn("the daemon crashed and is started again", { ...end, waitMs });
+    const crashedAtMs = Date.now();
     await sleep(waitMs);
-    if (signal.aborted) return 0;
+    // No daemon answers meanwhile that could be asked to end.
+    if (signal.aborted || downAtMs() >= crashedAtMs) return 0;
     waitMs = Math.min(2 * waitMs, waitMsMax);
   }
 }

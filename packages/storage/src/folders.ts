@@ -48,6 +48,8 @@ function ownFolder(systemPath: string, homePath: string): string {
 export const stateFiles = {
   lock: "daemon.lock",
   log: "daemon.log",
+  /** Written when somebody wants no daemon: a supervisor that waits to start one gives up. */
+  down: "daemon.down",
   socket: "torpor.sock",
   database: "torpor.sqlite",
   sandboxes: "sandboxes",

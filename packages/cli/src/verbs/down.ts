@@ -1,4 +1,8 @@
 /** `torpor down`: ends the daemon and leaves the sandboxes as they are, or puts them to sleep first. */
+import { writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { ignoreFailure } from "@torpor/std";
+import { stateFiles } from "@torpor/storage";
 import type { Command } from "commander";
 import type { SandboxInfo } from "../daemon-answers.ts";
 import { endDaemonProcess } from "../daemon-process.ts";
@@ -30,6 +34,11 @@ async function down(session: Session, options: DownOptions): Promise<void> {
   if (!(await client.isAnswering())) {
     if (session.asJson) output.printJson({ ended: false });
     else output.print("No daemon runs.");
+    // One that crashed may be about to be started again.
+    await ignoreFailure(
+      "without a state folder there is no supervisor",
+      writeFile(join(session.stateFolder, stateFiles.down), "", { mode: 0o600 }),
+    );
     return;
   }
   const paused: string[] = [];
