@@ -144,6 +144,32 @@ test("a server that knows HTTP/2 only is found out, with a body and without", as
   }
 });
 
+test("many requests at once find out together, on one connection", async () => {
+  await using edge = await startTestEdge();
+  using _ = await serveHttp2(edge);
+  using session = open(edge);
+  const asked = Array.from({ length: 20 }, () => ask(session, { ":method": "POST" }, "hello"));
+  for (const { text } of await Promise.all(asked)) assert.equal(text, "hello");
+  assert.equal(edge.dials.length, 1);
+});
+
+test("a session that is silent is closed, but for its streams", async () => {
+  await using edge = await startTestEdge();
+  edge.listener.keepAliveTimeout = 50;
+  using _ = await serveHttp2(edge);
+  using session = open(edge);
+  const stream = session.request({ ":authority": host, ":method": "POST", ":path": "/", ...grpc });
+  stream.write("one");
+  await once(stream, "data");
+  await once(session, "goaway");
+  stream.write("two");
+  assert.equal(String((await once(stream, "data"))[0]), "two");
+  const closed = once(session, "close");
+  stream.end();
+  stream.resume();
+  await closed;
+});
+
 test("a stream that the guest resets is broken off", async () => {
   await using edge = await startTestEdge();
   using _ = await serveHttp2(edge);

@@ -60,11 +60,13 @@ export class GuestPool implements Disposable {
   /** The one connection of HTTP/2 to a port. @throws as `take`, and guest.refused */
   async takeHttp2(port: number): Promise<GuestHttp2> {
     const kept = this.#http2.get(port);
-    const session = await (kept ?? this.#openHttp2(port, settingsBudgetMs));
-    return session.isAlive ? session : await this.#openHttp2(port, settingsBudgetMs);
+    const session = await kept;
+    if (session?.isAlive === true) return session;
+    if (this.#http2.get(port) === kept) this.#http2.delete(port);
+    return await this.#openHttp2(port, settingsBudgetMs);
   }
 
-  /** Finds out, on a connection of its own, whether the server of a port speaks HTTP/2 only. */
+  /** Finds out whether the server of a port speaks HTTP/2 only. */
   async tryHttp2(port: number): Promise<boolean> {
     const [result] = await Promise.allSettled([this.#openHttp2(port, trialBudgetMs)]);
     const isOpen = result.status === "fulfilled";
@@ -87,7 +89,10 @@ export class GuestPool implements Disposable {
     this.#http2.clear();
   }
 
+  /** One for all who wait. */
   #openHttp2(port: number, budgetMs: number): Promise<GuestHttp2> {
+    const underWay = this.#http2.get(port);
+    if (underWay !== undefined) return underWay;
     const opening = this.#dialHttp2(port, budgetMs);
     this.#http2.set(port, opening);
     opening.catch(() => {

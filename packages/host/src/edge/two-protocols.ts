@@ -36,6 +36,10 @@ export class TwoProtocolServer extends Server {
         }
       });
     });
+    this.#http2.on("session", (session) => {
+      // Streams that are open go on, however silent they are.
+      session.setTimeout(this.keepAliveTimeout, () => session.close());
+    });
     for (const name of ["request", "checkContinue"]) {
       this.#http2.on(name, (request: Http2ServerRequest, response: Http2ServerResponse) => {
         announceBody(request);
