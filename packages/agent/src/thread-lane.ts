@@ -6,8 +6,8 @@
  * hangs in one lane leaves the threads of the others. Measured with Node 24: 12 more threads are 100 KiB
  * of private memory, a second process would be 10 MiB and a copy of every byte.
  *
- * Everything that may touch a path of a client runs in a lane. Compression, writes to terminals and the
- * kernel files that the agent reads for itself cannot hang, and use the pool directly.
+ * Everything that may touch a path of a client runs in a lane. What cannot hang alone uses the pool directly:
+ * files that are open on the agent's own disk, compression, and writes to terminals.
  */
 import { performance } from "node:perf_hooks";
 import { Code, ConnectError } from "@connectrpc/connect";
