@@ -38,6 +38,7 @@ const guestPackages: readonly string[] = [
   "procps",
   "python-is-python3",
   "python3",
+  "python3-dev",
   "python3-pip",
   "python3-venv",
   "rsync",
@@ -57,6 +58,9 @@ const excludedPaths: readonly string[] = [
   "/usr/share/locale/*",
   "/usr/share/man/*",
   "/usr/lib/x86_64-linux-gnu/perl/*/CORE/*",
+  // For programs with a Python inside them; modules in C need the headers only.
+  "/usr/lib/python3*/config-*/libpython*.a",
+  "/usr/lib/x86_64-linux-gnu/libpython3*.a",
   // Shows what a compiler wrote for itself; as large as the compiler.
   "/usr/bin/*-lto-dump-*",
   // Without the mark `pip install` works, with no flag (PEP 668): nobody else uses this system.
