@@ -27,6 +27,8 @@ const root = join(import.meta.dirname, "..");
 const filesAtOnce = 2;
 /** A hung test file is ended, and fails, after this. */
 const fileBudgetMs = 15 * 60_000 * budgetFactor;
+/** Those of test/long try a million inputs, or wait for a hundred sleeps. */
+const longFileBudgetMs = 3 * 60 * 60_000 * budgetFactor;
 const safetyFiles = safetyMatrix.map(({ file }) => join(root, "test/vm", file));
 
 interface Counts {
@@ -51,10 +53,11 @@ const counts: Counts = { passed: 0, failed: 0, skipped: 0 };
 
 const unit = selected(unitFiles, "unit");
 const long = selection.length === 0 ? [] : selected(longFiles, "long");
-const onVms = [...selected(vmFiles, "vm"), ...selected(e2bFiles, "e2b"), ...long];
-const runOnVms = onVms.length > 0 && (await isSetUp());
-if (unit.length > 0) await runFiles(unit);
-if (runOnVms) await runFiles(onVms);
+const onVms = [...selected(vmFiles, "vm"), ...selected(e2bFiles, "e2b")];
+const runOnVms = onVms.length + long.length > 0 && (await isSetUp());
+if (unit.length > 0) await runFiles(unit, fileBudgetMs);
+if (runOnVms && onVms.length > 0) await runFiles(onVms, fileBudgetMs);
+if (runOnVms && long.length > 0) await runFiles(long, longFileBudgetMs);
 
 if (counts.skipped > 0) process.stdout.write(`\n${counts.skipped} skipped`);
 process.stdout.write(`\n${counts.passed} passed, ${counts.failed} failed\n`);
@@ -89,9 +92,9 @@ async function isSetUp(): Promise<boolean> {
   }
 }
 
-async function runFiles(files: readonly string[]): Promise<void> {
+async function runFiles(files: readonly string[], timeout: number): Promise<void> {
   const concurrency = Math.min(filesAtOnce, availableParallelism());
-  const events = run({ files: [...files], concurrency, timeout: fileBudgetMs });
+  const events = run({ files: [...files], concurrency, timeout });
   events.on("test:pass", (event) => {
     if (event.details.type === "suite" || isFile(event)) return;
     if (event.skip === undefined && event.todo === undefined) counts.passed += 1;

@@ -101,7 +101,7 @@ const values: readonly unknown[] = [
 
 /** JSON stays JSON: what is changed are values and fields. What is none is changed as bytes are. */
 export function mutateJson(input: Buffer, other: Buffer, random: Random): Buffer {
-  if (random.chance(200)) return Buffer.from(deepen(input.toString(), random));
+  if (random.chance(1_000)) return Buffer.from(deepen(input.toString(), random));
   try {
     const holder = { value: JSON.parse(input.toString()) as unknown };
     const donor = JSON.parse(other.toString()) as unknown;
@@ -129,7 +129,7 @@ function changeSome(root: Holder, donor: unknown, random: Random): void {
     holder = value as Holder;
     key = next;
   }
-  const value = random.chance(100)
+  const value = random.chance(1_000)
     ? "x".repeat(longChars)
     : random.chance(3)
       ? donor

@@ -18,6 +18,9 @@ export function regressionsOf({ name }: Target): readonly Buffer[] {
 
 export const regressionNames: readonly string[] = Object.keys(regressions);
 
+/** What `npm run test:long` tries of each parser. */
+export const longInputs = 1_000_000;
+
 export function testTarget(target: Target, inputs: number): void {
   test(`${target.name} holds`, async () => {
     for (const input of regressionsOf(target)) {
