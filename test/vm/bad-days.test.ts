@@ -531,6 +531,12 @@ test("a full disk", { skip: isRoot ? false : "needs root to mount" }, async (t) 
         const { bavail, bsize } = await statfs(disk.path);
         return bavail * bsize < bytesPerMiB ? true : undefined;
       });
+      await waitUntil("it is said to stand still", async () => {
+        const info = await sandbox.info();
+        const isSaid = info.state === "stalled" && /free space/.test(info.reason ?? "");
+        return isSaid ? true : undefined;
+      });
+      await assert.rejects(sandbox.shell("true"), /stands still|503|unavailable/i);
     } finally {
       await rm(join(disk.path, "filler"));
     }
@@ -541,6 +547,7 @@ test("a full disk", { skip: isRoot ? false : "needs root to mount" }, async (t) 
     });
     const after = "sudo sh -c 'echo 3 > /proc/sys/vm/drop_caches'; sha256sum < big | cmp - sum";
     assert.equal(await sandbox.shell(after), "");
+    assert.equal((await sandbox.info()).state, "running");
     await sandbox.shell("rm big");
   });
 

@@ -19,6 +19,7 @@ import {
 const sandboxStates = [
   "creating",
   "running",
+  "stalled",
   "checkpointing",
   "pausing",
   "paused",
@@ -94,7 +95,7 @@ export interface SandboxInfo {
   readonly template: string;
   readonly templateId: string;
   readonly state: SandboxStateName;
-  /** Why it failed; null in every other state. */
+  /** Why it failed, or stands still; null in every other state. */
   readonly reason: string | null;
   /** Of a VM that ended by itself: what console and VMM said last. */
   readonly lastLines: readonly string[];

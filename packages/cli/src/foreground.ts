@@ -187,6 +187,7 @@ const wait = (id: string): string => `Wait until \`torpor info ${id}\` says that
 const adviceFor: Readonly<Record<SandboxInfo["state"], (id: string) => string>> = {
   creating: wait,
   running: wait,
+  stalled: () => "Free space on the disk that holds TORPOR_HOME; it goes on within seconds.",
   checkpointing: wait,
   pausing: (id) => `Wait a moment, then wake it with \`torpor resume ${id}\`.`,
   paused: (id) => `Wake it with \`torpor resume ${id}\`; its processes go on where they were.`,

@@ -164,6 +164,20 @@ test("exec in a paused sandbox says how to wake it", async () => {
   assert.match(stderr, /^error: sandbox iaaa is paused\n {2}next: .*`torpor resume iaaa`/);
 });
 
+test("exec in a sandbox that stands still says why and what to do, and does not wait", async () => {
+  await using daemon = await FakeDaemon.start();
+  const reason = "the host's disk is full or failed a write";
+  daemon.sandboxes = [sandboxInfo({ id: "iaaa", state: "stalled", reason })];
+  const { exitCode, stderr } = await daemon.run(["exec", "iaaa", "--", "true"]);
+  assert.equal(exitCode, 1);
+  assert.match(
+    stderr,
+    /^error: sandbox iaaa is stalled: the host's disk is full[^\n]*\n {2}next: Free space/,
+  );
+  const { stdout } = await daemon.run(["ls"]);
+  assert.match(stdout, /iaaa +stalled/);
+});
+
 test("a sandbox that is paused meanwhile is told as that, not as a broken line", async () => {
   await using daemon = await start("iaaa");
   daemon.guest.onStart = () => {

@@ -6,6 +6,7 @@ import type { SnapshotStore } from "@torpor/storage";
 import { readTail, runFiles } from "@torpor/vmm";
 import type { ApiSandbox, ApiSandboxes } from "./api/api-host.ts";
 import { readLastWords } from "./last-words.ts";
+import { stallReason } from "./sandbox/stall.ts";
 
 /** LIMIT: how much of a log is shown. */
 const logBytesMax = 64 * 1024;
@@ -23,12 +24,13 @@ export async function readDetail(
   const { record } = sandbox;
   const { lifetime } = record;
   const { state } = record;
+  const isStalled = state.kind === "running" && sandbox.run?.isStalled === true;
   return {
     id: record.id,
     template: record.templateName,
     templateId: record.templateId,
-    state: state.kind,
-    reason: state.kind === "failed" ? state.reason : null,
+    state: isStalled ? "stalled" : state.kind,
+    reason: isStalled ? stallReason : state.kind === "failed" ? state.reason : null,
     lastLines: state.kind === "failed" ? state.lastLines : [],
     generation: record.generation,
     pid: "vm" in state ? state.vm.pid : null,

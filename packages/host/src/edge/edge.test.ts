@@ -424,3 +424,16 @@ test("a reason that no header may hold is replaced by the usual one", async () =
   const answer = await edge.send("/");
   assert.equal(`${answer.statusMessage} ${await textOf(answer)}`, "OK hi");
 });
+
+test("a sandbox that stands still for want of disk space is said to, and served when it goes on", async () => {
+  await using edge = await startTestEdge();
+  await edge.serve(userPort, (_request, response) => response.end("guest"));
+  const { run } = edge.sandbox;
+  assert.ok(run !== undefined);
+  run.isStalled = true;
+  const { status, headers, text } = await edge.get("/");
+  assert.deepEqual([status, headers["retry-after"]], [503, "1"]);
+  assert.match(text, /stands still/);
+  run.isStalled = false;
+  assert.equal((await edge.get("/")).text, "guest");
+});

@@ -28,7 +28,7 @@ const transitionBudgetMs = 60_000;
 /** What the edge needs of a sandbox. */
 export interface EdgeSandbox {
   readonly record: IngressRecord & { readonly state: Pick<SandboxState, "kind"> };
-  readonly run: { readonly traffic: Traffic } | undefined;
+  readonly run: { readonly traffic: Traffic; readonly isStalled?: boolean } | undefined;
   readonly activity: Activity;
   resume(command: { readonly timeoutMs?: number | null }): Promise<unknown>;
   /** Settles when what was asked of it so far is done. */
@@ -89,6 +89,7 @@ export class Entrance {
     const deadline = Deadline.after(this.#transitionMs, "the sandbox's transition");
     for (;;) {
       const traffic = sandbox.run?.traffic;
+      if (sandbox.run?.isStalled === true) return stalled(sandboxId);
       if (traffic?.phase === "open")
         return { kind: "admitted", sandbox, traffic, place: place.move() };
       deadline.check();
@@ -160,6 +161,12 @@ function overfull(excess: Excess, sandboxId: string, limits: EdgeLimits): Admiss
     },
   };
   return { kind: "refused", refusal: { ...inFlight[excess], sandboxId, retryAfterSeconds } };
+}
+
+/** Nobody would answer before there is room on the host's disk again. */
+function stalled(sandboxId: string): Admission {
+  const message = "The sandbox stands still, because the disk of its host is full";
+  return { kind: "refused", refusal: { status: 503, sandboxId, message, retryAfterSeconds } };
 }
 
 function wakeRefusalOf({ record }: EdgeSandbox, visitor: Visitor): Admission | undefined {

@@ -43,7 +43,7 @@ export interface TestEdgeOptions {
 /** A sandbox that a test moves; `EdgeSandbox` is what the edge sees of it. */
 class FakeSandbox implements EdgeSandbox {
   record: EdgeSandbox["record"];
-  run: { readonly traffic: Traffic; readonly link: GuestLink } | undefined;
+  run: { readonly traffic: Traffic; readonly link: GuestLink; isStalled?: boolean } | undefined;
   readonly activity = new Activity();
   /** How often it was asked to wake. */
   resumes = 0;

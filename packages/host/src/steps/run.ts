@@ -22,6 +22,8 @@ export interface SandboxRun {
   readonly randomHash?: string | undefined;
   /** Of the record that its wake began with, if there was one; not known of a run that was adopted. */
   readonly workingSetPages?: number | undefined;
+  /** Whether its VMM holds it because the host's disk failed a write; kept by stall.ts. */
+  isStalled?: boolean;
 }
 
 /**
