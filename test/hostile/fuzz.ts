@@ -66,7 +66,7 @@ async function playClient(
   }
   counts.sent += requests.length;
   assert.deepEqual(edge.faults, [], JSON.stringify(text));
-  const targets = requests.map(({ target }) => target.replace(`http://${fuzzHost}`, ""));
+  const targets = requests.map(({ target }) => pathOf(target));
   checkOrder(seen.text, targets, text);
 }
 
@@ -117,7 +117,13 @@ function echo(line: Duplex, { method, target }: ReadRequest): void {
 }
 
 function inWords({ method, target, body }: ReadRequest): string {
-  return `${method} ${target.replace(`http://${fuzzHost}`, "")} ${JSON.stringify(body)}`;
+  return `${method} ${pathOf(target)} ${JSON.stringify(body)}`;
+}
+
+/** A guest is asked with a path also when the edge was asked with a URL. */
+function pathOf(target: string): string {
+  const url = /^https?:/i.test(target) ? URL.parse(target) : null;
+  return url === null ? target : `${url.pathname}${url.search}`;
 }
 
 function requestsText(random: Random, input: number): string {
