@@ -16,6 +16,7 @@ import { format } from "prettier";
 import { Sandbox } from "e2b";
 import { endpointRows } from "./compatibility-endpoints.ts";
 import { sdks } from "../test/e2b/published-clients.ts";
+import { pythonSdkVersion, pythonStoryTitles } from "../test/e2b/python-client.ts";
 import type { VmmName } from "../test/nested/plan.ts";
 import { type AllResults, type KeptResults, readResults } from "../test/nested/results.ts";
 import { safetyMatrix } from "../test/vm/safety-matrix.ts";
@@ -68,6 +69,9 @@ const requests: Readonly<Record<string, string>> = {
   "pty.resize": "`process.Process/Update`",
   "pty.sendInput": "`process.Process/SendInput`",
 };
+
+/** Calls whose name in Python is not the one in JavaScript with underscores. */
+const pythonNames: Readonly<Record<string, string>> = { "pty.sendInput": "pty.send_stdin" };
 
 /** Groups of the command line; `e2b auth` and what builds templates from a folder need E2B's own services. */
 const commandGroups = [["sandbox"], ["sandbox", "snapshot"], ["template"]] as const;
@@ -138,6 +142,18 @@ function stateOf(call: string, behaviours: readonly ShownBehaviour[]): string {
   return behaviours.some(({ calls }) => calls.includes(call)) ? "works" : "no test";
 }
 
+/** "files.make_dir" of "files.makeDir". */
+function pythonNameOf(call: string): string {
+  return (
+    pythonNames[call] ?? call.replace(/[a-z][A-Z]/g, ([a, b]) => `${a}_${b?.toLowerCase() ?? ""}`)
+  );
+}
+
+function pythonStateOf(call: string, titles: readonly string[]): string {
+  const named = new RegExp(`\\b${pythonNameOf(call).replace(".", "\\.")}\\b`);
+  return titles.some((title) => named.test(title)) ? "works" : "no test";
+}
+
 function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
   const ruler = head.map(() => "---");
   return [head, ruler, ...rows].map((cells) => `| ${cells.join(" | ")} |`).join("\n");
@@ -195,10 +211,12 @@ function versionNumber(results: KeptResults | undefined): string {
 /** The text that COMPATIBILITY.md must have. */
 export async function compatibilityText(): Promise<string> {
   const behaviours = await readBehaviours();
+  const pythonTitles = await pythonStoryTitles();
   const sdkRows = listSdkCalls().map((call) => [
     `\`${call}\``,
     requests[call] ?? "",
     ...sdks.map(() => stateOf(call, behaviours)),
+    pythonStateOf(call, pythonTitles),
   ]);
   const commandRows = listCommands().map((command) => [
     `\`${command}\``,
@@ -222,7 +240,17 @@ export async function compatibilityText(): Promise<string> {
     "## The SDK",
     "Of `Sandbox` static methods and those of an instance are not told apart. The methods of `git` run " +
       "commands in the sandbox and need `git` in its template.",
-    table(["Call", "Sends", ...sdks.map(({ name }) => `\`${name}\``)], sdkRows),
+    table(
+      [
+        "Call",
+        "Sends",
+        ...sdks.map(({ name }) => `\`${name}\``),
+        `Python ${await pythonSdkVersion()}`,
+      ],
+      sdkRows,
+    ),
+    "The Python SDK has the same calls with names such as `files.make_dir`. Its column is shown by stories " +
+      "that run with both of its clients, sync and async.",
     "## The command line",
     table(["Command", `\`${commandLineName}\``], commandRows),
     "## The endpoints",
@@ -236,6 +264,7 @@ export async function compatibilityText(): Promise<string> {
     ...vmmText(await listVmmBehaviours(), await readResults()),
     "## What the tests show",
     ...shown,
+    `[stories.py](test/e2b/python/stories.py), sync and async:\n\n${pythonTitles.map((title) => `- ${title}`).join("\n")}`,
   ].join("\n\n");
   return await format(text, { parser: "markdown", printWidth: 100 });
 }
