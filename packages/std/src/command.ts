@@ -8,9 +8,10 @@ import { spawn } from "node:child_process";
 import type { Deadline } from "./deadline.ts";
 import { TorporError, systemCode } from "./errors.ts";
 
-/** LIMIT: enough for every tool called here; more output than this is cut at the front. */
+/** LIMIT: enough for every tool called here. Output beyond this loses its front. */
 const outputBytesMax = 1 << 20;
 
+/** How `runCommand` starts a program. */
 export interface CommandOptions {
   readonly cwd?: string;
   readonly env?: Readonly<Record<string, string>>;
@@ -20,12 +21,16 @@ export interface CommandOptions {
   readonly onLine?: (line: string) => void;
 }
 
+/**
+ * What a program wrote before it exited with 0; each text is at most `outputBytesMax` characters.
+ */
 export interface CommandResult {
   readonly stdout: string;
   readonly stderr: string;
 }
 
 /**
+ * Runs a program to its end.
  * @throws command.notFound when the program does not exist,
  * @throws command.failed when it exits with anything but 0; the message ends with its last lines,
  * @throws deadline.exceeded after killing it.

@@ -9,18 +9,19 @@ import { setTimeout as sleepFor } from "node:timers/promises";
 import { TorporError } from "./errors.ts";
 
 /**
- * What every budget is multiplied with, on a machine that is slower than any that users have: one that
- * is emulated, say. TORPOR_BUDGET_FACTOR, from 1 to 100.
+ * Multiplies every budget, for a machine that is slower than any that users have: an emulated one,
+ * for instance. TORPOR_BUDGET_FACTOR, from 1 to 100.
  */
 export const budgetFactor = readBudgetFactor(process.env["TORPOR_BUDGET_FACTOR"]);
 
-/** @throws argument.invalid */
+/** Parses TORPOR_BUDGET_FACTOR; 1 when it is not set. @throws argument.invalid */
 export function readBudgetFactor(text: string | undefined): number {
   const factor = Number(text ?? "1");
   if (factor >= 1 && factor <= 100) return factor;
   throw new TorporError("argument.invalid", `TORPOR_BUDGET_FACTOR is from 1 to 100, not "${text}"`);
 }
 
+/** The instant on the monotonic clock by which a piece of work must be over. */
 export class Deadline {
   #atMonoMs: number;
   readonly #what: string;
@@ -64,7 +65,9 @@ export class Deadline {
     return new TorporError("deadline.exceeded", `${this.#what} took too long`, { cause });
   }
 
-  /** Timers fire up to a millisecond early; who was told that it has passed shall not find otherwise. */
+  /**
+   * Timers fire up to a millisecond early; once a caller has seen the abort, `expired` must hold.
+   */
   #pass(): TorporError {
     this.#atMonoMs = Math.min(this.#atMonoMs, performance.now());
     return this.error();

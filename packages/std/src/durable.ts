@@ -1,5 +1,5 @@
 /**
- * Writing so that a power cut leaves the old or the new, never a mixture.
+ * Durable writes: after a power cut a path has the old content or the new, never a mixture.
  *
  * ORDER: contents are flushed before the name appears, and the folder that holds the name is
  * flushed after; otherwise a crash can leave a name that points at nothing.
@@ -13,7 +13,7 @@ export async function flush(path: string): Promise<void> {
   await handle.sync();
 }
 
-/** Flushes everything below a folder, together, and the names after what they name. */
+/** Flushes everything below a folder, in parallel; each folder after its entries. */
 export async function flushFolder(path: string): Promise<void> {
   const entries = await readdir(path, { withFileTypes: true });
   await Promise.all(
@@ -25,7 +25,7 @@ export async function flushFolder(path: string): Promise<void> {
   await flush(path);
 }
 
-/** Replaces the whole content of `path`. */
+/** Replaces the whole content of `path` atomically and flushes it. */
 export async function writeFileDurably(
   path: string,
   content: string | Uint8Array,
@@ -40,7 +40,9 @@ export async function writeFileDurably(
   await renameDurably(staged, path);
 }
 
-/** Moves a finished file or folder to its public name. */
+/**
+ * Moves a finished file or folder to its public name, and flushes the folder that holds that name.
+ */
 export async function renameDurably(from: string, to: string): Promise<void> {
   await rename(from, to);
   await flush(dirname(to));

@@ -10,14 +10,16 @@
 /** Whether a failed request may have changed anything. */
 export type Effect = "none" | "maybe" | "done";
 
-/** When sending the same request again can help. */
+/**
+ * When sending the same request again can help: never, as it is, or only after something changed.
+ */
 export type Retry = "never" | "sameRequest" | "afterChange";
 
 interface ErrorRow {
   /** HTTP status of the answer. */
   readonly status: number;
   readonly retry: Retry;
-  /** What is assumed unless the thrower knows better. */
+  /** The effect unless the thrower knows better. */
   readonly effect: Effect;
   /** One sentence: what to do next. */
   readonly advice: string;
@@ -182,12 +184,13 @@ const table = {
   "vmm.missing": row(503, "afterChange", "none", "Install QEMU: run `torpor up` as root."),
 } as const satisfies Record<string, ErrorRow>;
 
+/** A code of the table; part of the API, so that a client can rely on it. */
 export type ErrorCode = keyof typeof table;
 
 /** All codes with their rows, for documentation and exhaustive tests. */
 export const errorTable: Readonly<Record<ErrorCode, ErrorRow>> = table;
 
-/** Two copies of this package may meet in one process, so errors are known by this brand. */
+/** Two copies of this package may meet in one process, so errors are recognized by this brand. */
 const brand: unique symbol = Symbol.for("torpor.error");
 
 /** The form in which an error crosses a process boundary. */
@@ -200,6 +203,7 @@ export interface ErrorBody {
   readonly advice: string;
 }
 
+/** Overrides for what the table says of the code, and what the error carries besides. */
 export interface TorporErrorOptions {
   readonly effect?: Effect;
   /** Ids and numbers for a program; never a sentence. */
@@ -209,6 +213,10 @@ export interface TorporErrorOptions {
   readonly advice?: string;
 }
 
+/**
+ * A failure that a user can meet: a code of the table, what happened, its effect and the advice.
+ * Its `message` is the code and what happened; `rawMessage` is the latter alone.
+ */
 export class TorporError extends Error {
   readonly code: ErrorCode;
   /** What happened, without the code in front. */
@@ -262,7 +270,10 @@ export class TorporError extends Error {
     });
   }
 
-  /** Rebuilds an error that another process sent, whatever that is; an unknown code becomes `internal`. */
+  /**
+   * Rebuilds an error that another process sent, whatever it sent; an unknown code becomes
+   * `internal`.
+   */
   static fromBody(body: unknown): TorporError {
     const fields = Object(body) as { readonly [Field in keyof ErrorBody]?: unknown };
     const { error_code: code, message, effect, advice } = fields;
@@ -283,7 +294,9 @@ export function systemCode(value: unknown): string | undefined {
   return typeof value.code === "string" ? value.code : undefined;
 }
 
-/** Swallows a failure on purpose, with the reason at the call, so that every place can be found. */
+/**
+ * Ignores a failure on purpose, with the reason at the call, so that every such place can be found.
+ */
 export async function ignoreFailure(_why: string, work: Promise<unknown>): Promise<void> {
   await work.then(
     () => undefined,

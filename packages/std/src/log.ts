@@ -6,8 +6,12 @@ export interface Logger {
   child(fields: LogFields): Logger;
 }
 
+/** Values that a log line carries beside its message; errors are written with their stack. */
 export type LogFields = Readonly<Record<string, unknown>>;
 
+/**
+ * Makes a logger that gives `write` one line at a time, newline included; `base` is in every line.
+ */
 export function jsonLogger(write: (line: string) => void, base: LogFields = {}): Logger {
   const emit = (level: string, message: string, fields: LogFields = {}): void => {
     const entry = { time: new Date().toISOString(), level, message, ...base, ...fields };

@@ -1,4 +1,4 @@
-/** Ranges of a guest's memory, and bytes that belong there. */
+/** Ranges of a guest's memory, and bytes at a place in it. */
 
 /** Half-open, page-aligned; bytes from the beginning of the memory image. */
 export interface MemoryRange {
@@ -6,12 +6,13 @@ export interface MemoryRange {
   readonly endBytes: number;
 }
 
+/** Bytes of guest memory, and where they begin in the memory image. */
 export interface MemoryPiece {
   readonly offsetBytes: number;
   readonly bytes: Uint8Array;
 }
 
-/** @returns ascending and apart from each other */
+/** Merges ranges that overlap or touch. @returns ascending and apart from each other */
 export function joinRanges(ranges: readonly MemoryRange[]): readonly MemoryRange[] {
   const joined: { startBytes: number; endBytes: number }[] = [];
   for (const range of ranges.toSorted((one, other) => one.startBytes - other.startBytes)) {
@@ -23,6 +24,7 @@ export function joinRanges(ranges: readonly MemoryRange[]): readonly MemoryRange
   return joined;
 }
 
+/** The sum of the ranges' lengths; overlaps count twice. */
 export function totalBytes(ranges: readonly MemoryRange[]): number {
   return ranges.reduce((sum, { startBytes, endBytes }) => sum + endBytes - startBytes, 0);
 }

@@ -1,15 +1,15 @@
-/** Which of some names was probably meant by one that is none of them. */
+/** Finds which known name a user probably meant by an unknown one. */
 
 /** LIMIT: more edits than a third of a name's characters make it another name. */
 const charsPerEdit = 3;
 
-/** @returns undefined when nothing is near. */
+/** The name nearest to `wanted`. @returns undefined when nothing is near. */
 export function nearestName(wanted: string, names: readonly string[]): string | undefined {
   const [nearest] = nearestNames(wanted, names);
   return nearest;
 }
 
-/** The nearest first. One that begins with the other is as near as one edit. */
+/** The near names, nearest first. A name that begins with the other counts as one edit away. */
 export function nearestNames(wanted: string, names: readonly string[]): readonly string[] {
   if (wanted === "") return [];
   return names
@@ -24,8 +24,8 @@ function distance(wanted: string, name: string): number {
 }
 
 /**
- * How many characters are to be inserted, removed, replaced, or changed with their neighbour ("optimal
- * string alignment").
+ * Counts the characters to insert, remove, replace, or swap with their neighbour ("optimal string
+ * alignment").
  */
 export function countEdits(from: string, to: string): number {
   const [before, after] = [Array.from(from), Array.from(to)];

@@ -4,11 +4,12 @@
  */
 import { TorporError } from "./errors.ts";
 
+/** A parsed JSON object whose fields are not checked yet. */
 export type JsonObject = Readonly<Record<string, unknown>>;
 
 /**
- * LIMIT: nothing that Torpor reads has ten levels. JSON.parse reads any number of them, and whatever
- * calls itself for each, JSON.stringify included, ends its stack at some thousands.
+ * LIMIT: nothing that Torpor reads has ten levels. JSON.parse accepts any number of them, but a
+ * function that recurses for each, JSON.stringify included, overflows its stack at some thousands.
  */
 const levelsMax = 200;
 
@@ -23,7 +24,7 @@ export function parseJson(text: string, what: string): unknown {
 }
 
 function isDeep(text: string): boolean {
-  // What opens so many closes as many.
+  // Every bracket that opens also closes, so a shorter text cannot be too deep.
   if (text.length < 2 * levelsMax) return false;
   let level = 0;
   let isInString = false;
@@ -37,11 +38,12 @@ function isDeep(text: string): boolean {
   return level > levelsMax;
 }
 
-/** A value from outside in a message: text as it is, anything else as JSON. */
+/** Shows a value from outside in a message: text as it is, anything else as JSON. */
 export function shownValue(value: unknown): string {
   return typeof value === "string" ? value : (JSON.stringify(value) ?? "nothing");
 }
 
+/** Accepts an object that is neither null nor an array. @throws argument.invalid */
 export function parseObject(value: unknown, what: string): JsonObject {
   if (typeof value !== "object" || value === null || Array.isArray(value)) {
     throw invalid(what, "must be an object");
@@ -49,12 +51,14 @@ export function parseObject(value: unknown, what: string): JsonObject {
   return value as JsonObject;
 }
 
+/** Accepts a string of at most `charsMax` UTF-16 code units. @throws argument.invalid */
 export function parseString(value: unknown, what: string, charsMax = 65_536): string {
   if (typeof value !== "string") throw invalid(what, "must be a string");
   if (value.length > charsMax) throw invalid(what, `must have at most ${charsMax} characters`);
   return value;
 }
 
+/** Accepts a whole number from `min` to `max`, both included. @throws argument.invalid */
 export function parseInteger(value: unknown, what: string, min: number, max: number): number {
   if (typeof value !== "number" || !Number.isSafeInteger(value)) {
     throw invalid(what, "must be a whole number");
@@ -63,25 +67,32 @@ export function parseInteger(value: unknown, what: string, min: number, max: num
   return value;
 }
 
-/** Decimal digits and nothing else, as headers, queries and variables hold numbers: no "", "0x10", "1e3". */
+/**
+ * Accepts decimal digits and nothing else, as headers, queries and variables hold numbers: no "",
+ * "0x10", "1e3". @throws argument.invalid
+ */
 export function parseIntegerText(text: unknown, what: string, min: number, max: number): number {
   const isNumber = typeof text === "string" && /^\d{1,16}$/.test(text);
   return parseInteger(isNumber ? Number(text) : undefined, what, min, max);
 }
 
+/** Accepts true or false. @throws argument.invalid */
 export function parseBoolean(value: unknown, what: string): boolean {
   if (typeof value !== "boolean") throw invalid(what, "must be true or false");
   return value;
 }
 
-/** One of a closed list of words. */
+/** Accepts one of a closed list of words. @throws argument.invalid */
 export function parseOneOf<T extends string>(value: unknown, what: string, words: readonly T[]): T {
   const found = words.find((word) => word === value);
   if (found !== undefined) return found;
   throw invalid(what, `must be one of ${words.join(", ")}`);
 }
 
-/** A map from string to string, such as environment variables or metadata. */
+/**
+ * Accepts a map from string to string, such as environment variables or metadata. @throws
+ * argument.invalid
+ */
 export function parseStringMap(value: unknown, what: string): Readonly<Record<string, string>> {
   const entries = Object.entries(parseObject(value, what));
   return Object.fromEntries(

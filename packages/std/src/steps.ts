@@ -1,21 +1,22 @@
 /**
  * Runs a lifecycle verb as a list of named steps.
  *
- * Each step has a budget and acquires its undo together with what it did, by `undo.defer(…)` on the
- * stack it is given. If a step fails, everything so far is undone, newest first, under a budget of
+ * Each step has a budget and acquires its undo together with its effect, by `undo.defer(…)` on the
+ * stack it receives. If a step fails, everything so far is undone, newest first, under a budget of
  * its own that the caller's cancellation cannot shorten. A step marked `commit` is the point of no
- * return: after it nothing is undone, because the result is already what was asked for; a failure
- * later is reported with effect "done".
+ * return: after it nothing is undone, because the result is already what the caller asked for; a
+ * later failure is reported with effect "done".
  *
  * A `Failpoint` sees every step before and after it runs. Production passes none; fault-injection
- * tests use it to fail, repeat or kill at each step by name. One that answers "repeat" after a step has
- * it run once more: a step may be repeated because the answer to its first run was lost, and then either
- * works or fails and is undone.
+ * tests use it to fail, repeat or kill at each step by name. If it answers "repeat" after a step,
+ * the step runs once more: a caller may repeat a step because the answer to its first run was lost,
+ * and the repetition must then either work or fail and be undone.
  */
 import { performance } from "node:perf_hooks";
 import { Deadline } from "./deadline.ts";
 import { TorporError } from "./errors.ts";
 
+/** One step of a lifecycle verb; every step of a verb shares its `context`. */
 export interface Step<Context> {
   readonly name: string;
   readonly budgetMs: number;
@@ -23,19 +24,22 @@ export interface Step<Context> {
   run(context: Context, deadline: Deadline, undo: AsyncDisposableStack): Promise<void>;
 }
 
+/** How long a step took, its failpoint included. */
 export interface StepTiming {
   readonly step: string;
   readonly tookMs: number;
 }
 
-/** `undefined` lets the work go on. "repeat" is heard after a step only, and once. */
+/** `undefined` lets the work continue. "repeat" counts only after a step, and only once. */
 export type FailpointAnswer = "repeat" | undefined | void;
 
+/** A hook of fault-injection tests around every step; it fails the step by throwing. */
 export type Failpoint = (
   step: string,
   moment: "before" | "after",
 ) => Promise<FailpointAnswer> | FailpointAnswer;
 
+/** What `runSteps` needs besides the steps and their context. */
 export interface RunStepsOptions {
   /** The verb, for messages: "pause". */
   readonly verb: string;
