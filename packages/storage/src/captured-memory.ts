@@ -1,6 +1,6 @@
 /**
- * A copy of what a guest may have changed, taken while its vCPUs are held, so that they may go on
- * before the pages are compared and written.
+ * A copy of the pages that a guest may have changed, taken while its vCPUs are held, so that they
+ * can continue before the pages are compared and written.
  */
 import { type MemoryMapping, readMemory, writeMemory } from "@torpor/native";
 import { type MemoryRange, assert, totalBytes } from "@torpor/std";
@@ -8,10 +8,11 @@ import { chunkBytes, takeChunkBuffer } from "./chunk-buffers.ts";
 import type { ReadableMemory } from "./memory-stack.ts";
 
 interface CapturedRange extends MemoryRange {
-  /** Of its copy. */
+  /** Where the copy of this range begins, in this process. */
   readonly address: number;
 }
 
+/** The captured ranges of a guest's memory; reads outside of them are a bug. */
 export class CapturedMemory implements ReadableMemory {
   readonly sizeBytes: number;
   readonly #captured: readonly CapturedRange[];
@@ -23,7 +24,8 @@ export class CapturedMemory implements ReadableMemory {
 
   /**
    * Copies `ranges`, ascending, of `memory`.
-   * @param room Where to, at least as long as they are together; stays for as long as this is read.
+   * @param room Receives the copy: at least as long as the ranges together. The caller keeps it
+   * mapped for as long as this is read.
    */
   static async capture(
     memory: ReadableMemory,
@@ -68,7 +70,7 @@ export class CapturedMemory implements ReadableMemory {
   }
 }
 
-/** Short ranges are put together first: there are hundreds, and each call into memory has its price. */
+/** Collects short ranges first: there are hundreds, and each call into memory has its price. */
 function readPieces(memory: ReadableMemory, ranges: readonly MemoryRange[], to: number): void {
   using chunk = takeChunkBuffer();
   let [address, filledBytes] = [to, 0];

@@ -1,6 +1,6 @@
 /**
- * Checksums of the large files of a folder, in a file beside them: too many for a manifest that is read
- * with every use.
+ * Checksums of the large files of a folder, in a file beside them: too many for a manifest that
+ * every use reads.
  */
 import { createHash } from "node:crypto";
 import { readFile, writeFile } from "node:fs/promises";
@@ -10,7 +10,10 @@ import { type ChunkDigest, digestChunks, parseChunkDigest, verifyChunks } from "
 
 const checksumsName = "checksums.json";
 
-/** Not flushed: it becomes durable with the folder it is published in. */
+/**
+ * Writes the checksums of `paths`, all in `folder`. Not flushed: the file becomes durable with the
+ * folder it is published in.
+ */
 export async function writeChecksums(folder: string, paths: readonly string[]): Promise<void> {
   const digests: Record<string, ChunkDigest> = {};
   for (const path of paths) digests[basename(path)] = await digestChunks(path);
@@ -18,8 +21,8 @@ export async function writeChecksums(folder: string, paths: readonly string[]): 
 }
 
 /**
- * What the folder's files are, as one SHA-256 in hex: that of their checksums, which never change once they
- * are written. Undefined where there are none.
+ * Identifies the content of the folder's files by one SHA-256 in hex: that of the checksums file,
+ * which never changes once it is written. Undefined where there is none.
  */
 export async function contentSha256(folder: string): Promise<string | undefined> {
   try {
@@ -32,7 +35,10 @@ export async function contentSha256(folder: string): Promise<string | undefined>
   }
 }
 
-/** @throws snapshot.corrupt naming the first file that is missing or not as it was. */
+/**
+ * Reads every file that has a checksum. @throws snapshot.corrupt naming the first file that is
+ * missing or has changed.
+ */
 export async function verifyChecksums(folder: string): Promise<void> {
   const path = join(folder, checksumsName);
   const digests = await readChecksums(path).catch((cause: unknown) => {
@@ -43,7 +49,7 @@ export async function verifyChecksums(folder: string): Promise<void> {
   }
 }
 
-/** Ours, but what a disk returns may be damaged. @throws argument.invalid */
+/** Torpor wrote this file, but a disk may return damaged bytes. @throws argument.invalid */
 async function readChecksums(path: string): Promise<readonly (readonly [string, ChunkDigest])[]> {
   const digests = parseObject(parseJson(await readFile(path, "utf8"), path), path);
   return Object.entries(digests).map(([name, digest]) => [name, parseChunkDigest(digest, name)]);

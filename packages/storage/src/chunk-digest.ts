@@ -1,9 +1,9 @@
 /**
- * Checksums of a large file in chunks, made when it is saved and checked before it is used.
+ * Checksums of a large file in chunks, made when the file is saved and checked before it is used.
  *
- * Chunks let damage be named by its place, and let the hashing happen in Node's thread pool: a file
- * takes a few buffers and leaves the event loop free. Files with holes are usual, so a chunk of
- * zeros has a known checksum and is not hashed.
+ * With chunks an error can name the place of the damage, and Node's thread pool can do the hashing:
+ * a file takes a few buffers and leaves the event loop free. Files with holes are usual, so a chunk
+ * of zeros has a known checksum and is not hashed.
  */
 import { hash } from "node:crypto";
 import { readFileSync } from "node:fs";
@@ -14,22 +14,22 @@ import { chunkBytes as usualChunkBytes } from "./chunk-buffers.ts";
 import { runLanes } from "./lanes.ts";
 import { readWhole } from "./whole-io.ts";
 
-/** Part of a manifest. */
+/** The checksums of one file; part of a manifest. */
 export interface ChunkDigest {
   readonly bytes: number;
   readonly chunkBytes: number;
-  /** Of each chunk in order, the last of which may be shorter. */
+  /** SHA-256, hex, of each chunk in order; the last chunk may be shorter. */
   readonly chunkSha256: readonly string[];
 }
 
-/** LIMIT: a digest made elsewhere must not make the reader ask for all memory. */
+/** LIMIT: a digest made elsewhere must not make the reader allocate all memory. */
 const chunkBytesMax = 16 << 20;
-/** LIMIT: read and hashed in one go, within a millisecond. */
+/** LIMIT: files up to this size are read and hashed in one go, within a millisecond. */
 const smallBytesMax = 256 * 1024;
 /** LIMIT: one for each thread of the pool; more are no faster and crowd out the event loop. */
 const chunksInFlightMax = 4;
 
-/** @throws argument.invalid */
+/** Checks the shape of a digest, not the file. @throws argument.invalid */
 export function parseChunkDigest(value: unknown, what: string): ChunkDigest {
   const { bytes, chunkBytes, chunkSha256 } = parseObject(value, what);
   if (!Array.isArray(chunkSha256)) {
@@ -42,13 +42,16 @@ export function parseChunkDigest(value: unknown, what: string): ChunkDigest {
   };
 }
 
-/** @throws snapshot.corrupt when there is no such file. */
+/** Hashes a file. @throws snapshot.corrupt when there is no such file. */
 export async function digestChunks(path: string): Promise<ChunkDigest> {
   await using file = await openFile(path);
   return await hashChunks(path, file, (await file.stat()).size, usualChunkBytes);
 }
 
-/** @throws snapshot.corrupt naming the file and the first damaged chunk. */
+/**
+ * Compares a file with its checksums. @throws snapshot.corrupt naming the file and the first
+ * damaged chunk.
+ */
 export async function verifyChunks(path: string, expected: ChunkDigest): Promise<void> {
   const { bytes, chunkBytes, chunkSha256 } = expected;
   const isSound = chunkBytes > 0 && chunkBytes <= chunkBytesMax;
@@ -72,7 +75,7 @@ async function hashLarge(
   return (await hashChunks(path, file, bytes, chunkBytes)).chunkSha256;
 }
 
-/** Synchronous: a wake waits for it, and trips through the thread pool take far longer. */
+/** Synchronous: a wake waits for this, and trips through the thread pool take far longer. */
 function hashSmall(path: string, { bytes, chunkBytes }: ChunkDigest): readonly string[] {
   const content = readSmall(path);
   assertSize(path, content.length, bytes);

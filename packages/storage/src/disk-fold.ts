@@ -1,12 +1,12 @@
 /**
  * Folds disk layers that lie on each other into one that means the same.
  *
- * A guest cluster is what the newest layer that has it says: data, or zeros. What no layer has stays
- * out of the new one too, because it is read from whatever lies below the fold. Zeros are kept for
- * the same reason: leaving them out would bring back what is below.
+ * The newest layer that has a guest cluster decides its content: data, or zeros. A cluster that no
+ * layer has stays out of the new one too, because it is read from whatever lies below the fold.
+ * Zeros are kept for the same reason: leaving them out would expose the content below.
  *
- * The layers are sealed and only read. Data goes through two buffers, one being filled while the other
- * is written, so a fold takes the same memory for any disk.
+ * The layers are sealed and only read. Data passes through two buffers, one being filled while the
+ * other is written, so a fold takes the same memory for any disk.
  */
 import { assert } from "@torpor/std";
 import {
@@ -26,15 +26,15 @@ const zeroCluster = Buffer.alloc(clusterBytes);
 /** The guest clusters of one L2 table, as all layers together have them. */
 interface MergedTable {
   readonly states: Float64Array;
-  /** Which layer's file holds the data. */
+  /** The layer that holds the data of each cluster. */
   readonly sources: Qcow2Reader[];
 }
 
 /**
- * Writes `target`, one overlay in place of `layers`, which are named oldest first. Not flushed: it
+ * Writes `target`, one overlay in place of `layers`, which are listed oldest first. Not flushed: it
  * becomes durable with the rename that puts it in their place. A failure leaves no target behind.
  * @throws snapshot.corrupt naming the layer and the place,
- * @throws storage.failed when the target is already there,
+ * @throws storage.failed when the target already exists,
  * @throws the reason of `signal`.
  */
 export async function foldDiskLayers(
@@ -78,7 +78,7 @@ async function mergeTables(
   return merged;
 }
 
-/** Copies the data of one merged table after the other into the new image. */
+/** Copies the data of one merged table after another into the new image. */
 class TableCopier {
   readonly #image: Qcow2Writer;
   readonly #signal: AbortSignal | undefined;
@@ -118,12 +118,16 @@ class TableCopier {
     [this.#filling, this.#writing] = [this.#writing, this.#filling];
     const data = this.#writing.subarray(0, kept.length * clusterBytes);
     this.#written = this.#image.write(offsetBytes, data);
-    // Seen by the next batch or the end of the table; until then it must not count as unhandled.
+    // The next batch or the end of the table awaits this; until then a failure must not count as
+    // unhandled.
     this.#written.catch(() => undefined);
   }
 }
 
-/** Fills the buffer with the clusters of a batch; those that lie in a row in one file in one read. */
+/**
+ * Fills the buffer with the clusters of a batch; one read takes clusters that are adjacent in one
+ * file.
+ */
 async function readBatch(
   { states, sources }: MergedTable,
   batch: readonly number[],
@@ -152,8 +156,8 @@ async function readBatch(
 }
 
 /**
- * Clusters of nothing but zeros become entries of the table, and the others move together.
- * @returns which guest clusters the buffer then holds, in order.
+ * Turns clusters of nothing but zeros into entries of the table, and moves the others together.
+ * @returns the guest clusters that the buffer then holds, in order.
  */
 function dropZeros(batch: readonly number[], buffer: Buffer, table: Buffer): readonly number[] {
   const kept: number[] = [];

@@ -4,11 +4,14 @@ import type { LayerUse, SnapshotLedger } from "./snapshot-ledger.ts";
 /** LIMIT: small, so that tests turn pages. */
 const pageRows = 2;
 
+/**
+ * A `SnapshotLedger` that counts what is read from it, and can let a test act between two pages.
+ */
 export class MemoryLedger implements SnapshotLedger {
   uses: readonly LayerUse[] = [];
-  /** Rows that were handed out by `usersOf`. */
+  /** Rows that `usersOf` has returned. */
   rowsRead = 0;
-  /** Called before the next answer of `usersOf` is given. */
+  /** Called once, before `usersOf` next returns. */
   meanwhile: (() => Promise<void>) | undefined;
 
   async add(added: readonly LayerUse[]): Promise<void> {

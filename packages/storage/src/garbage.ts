@@ -1,46 +1,56 @@
 /**
- * Which snapshots and disk layers are of no use any more, found without looking at the others.
+ * Finds which snapshots and disk layers are unused, without looking at the others.
  *
- * Users hold ids, and let go of them. What is let go of for good is looked at once, with what it stood upon:
+ * Users hold ids, and release them. A collection looks once at each id whose last hold was
+ * released, and at the layers below it:
  *
- *     held                               stays; looked at again when it is let go of
- *     a held snapshot stands upon it     stays; looked at again when that snapshot is let go of
+ *     held                               stays; looked at again when it is released
+ *     a held snapshot is built on it     stays; looked at again when that snapshot is released
  *     else                               its files are removed
  *
- * So a removal costs what it removes, however much else there is. What was let go of is only known in
- * memory: the first collection of a process lists both folders and looks at all that nobody holds.
+ * So a removal costs what it removes, however much else there is. Released ids are known in memory
+ * only: the first collection of a process lists both folders and looks at everything that nobody
+ * holds.
  *
- * A snapshot that is noted while it is looked for was made upon one that is held, or it would stand upon
- * nothing old. It counts from the moment it is noted, so a search that began before begins again.
+ * A snapshot that is added to the ledger during a search was built on a held one, or on no old
+ * layer at all. It counts from the moment it is in the ledger, so a search that began before it
+ * begins again.
  */
 import { readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import type { LayerUse, SnapshotLedger } from "./snapshot-ledger.ts";
 
+/** Ends the name of a snapshot's folder until it is published. */
 export const stagedSuffix = ".staged";
+/** Ends the name of a disk layer's file, after its id. */
 export const diskSuffix = ".qcow2";
 const stagedPattern = /\.staged$/;
-/** LIMIT: of ids in one question to the ledger; what else the process has to do comes in between. */
+/** LIMIT: ids in one query to the ledger; the process does its other work between two. */
 const idsAtOnce = 256;
-/** LIMIT: of snapshots in one note, each with some 270 layers at worst: SQLite takes 32,766 values at once. */
+/**
+ * LIMIT: snapshots in one insert, each with some 270 layers at worst: SQLite takes 32,766 values at
+ * once.
+ */
 const notedAtOnce = 32;
 
+/** The folders to collect in, and where their contents are known from. */
 export interface GarbageOptions {
   readonly snapshotsFolder: string;
   readonly disksFolder: string;
   readonly ledger: SnapshotLedger;
-  /** Read from the manifest. @throws snapshot.corrupt */
+  /** The layers that a snapshot is built on, from its manifest. @throws snapshot.corrupt */
   readonly usesOf: (snapshotId: string) => Promise<readonly LayerUse[]>;
 }
 
+/** Counts the holds on snapshots and disk layers, and removes what no hold leads to. */
 export class Garbage {
   onLetGo: (() => void) | undefined;
   readonly #options: GarbageOptions;
   readonly #holds = new Map<string, number>();
-  /** What nobody holds any more, and nobody has looked at since. */
+  /** Ids that nobody holds any more, and that no collection has looked at since. */
   #letGo = new Set<string>();
-  /** How many snapshots were noted. */
+  /** How many snapshots were added to the ledger. */
   #notes = 0;
   #hasListed = false;
   #collecting: Promise<unknown> = Promise.resolve();
@@ -57,12 +67,15 @@ export class Garbage {
     return this.#holds.has(id);
   }
 
-  /** The ledger names one more snapshot. */
+  /** The ledger has one more snapshot: a search that is under way begins again. */
   noted(): void {
     this.#notes += 1;
   }
 
-  /** One collection after the other. */
+  /**
+   * Garbage-collects, after the collection before it has ended. @returns ids that were looked at
+   * and not held
+   */
   async collect(): Promise<readonly string[]> {
     const work = this.#collecting.then(() => this.#collect());
     this.#collecting = work.catch(() => undefined);
@@ -100,7 +113,7 @@ export class Garbage {
     return looked;
   }
 
-  /** @returns those that nobody holds */
+  /** Removes the files of those that nothing uses. @returns those that nobody holds */
   async #lookAt(ids: readonly string[]): Promise<readonly string[]> {
     const { ledger } = this.#options;
     const free = ids.filter((id) => !this.isHeld(id));
@@ -109,12 +122,12 @@ export class Garbage {
     for (const id of await this.#unused([...new Set([...free, ...below])])) {
       await this.#removeFiles(id);
     }
-    // ORDER: after the files, which are found by these if this process ends in between.
+    // ORDER: after the files, which these rows lead to if this process ends in between.
     await ledger.remove(free);
     return free;
   }
 
-  /** Of these, what is not held and no held snapshot stands upon. */
+  /** Selects the ids that are not held and that no held snapshot is built on. */
   async #unused(ids: readonly string[]): Promise<readonly string[]> {
     for (;;) {
       const notesBefore = this.#notes;
@@ -127,8 +140,8 @@ export class Garbage {
   }
 
   /**
-   * Of these, what held snapshots stand upon. A family may share a layer by the thousand: no more of it is
-   * read than the page with the first that is held.
+   * Selects the ids that held snapshots are built on. A family may share a layer by the thousand:
+   * its rows are read only up to the page with the first held snapshot.
    */
   async #used(ids: readonly string[]): Promise<ReadonlySet<string>> {
     const used = new Set<string>();
@@ -155,8 +168,8 @@ export class Garbage {
   }
 
   /**
-   * Once in a process: lets go of all that lies there or is noted, and that nobody holds; and notes what
-   * an older version has published, which noted nothing.
+   * Runs once in a process: marks as released everything that is on disk or in the ledger and that
+   * nobody holds; and adds to the ledger what an older version, which kept none, has published.
    */
   async #list(): Promise<void> {
     const { snapshotsFolder, disksFolder, ledger } = this.#options;
@@ -170,7 +183,7 @@ export class Garbage {
     }
   }
 
-  /** Some at a time: each note is flushed to disk, and there may be thousands. */
+  /** Adds a few at a time: each insert is flushed to disk, and there may be thousands. */
   async #noteAll(snapshotIds: readonly string[]): Promise<void> {
     for (let first = 0; first < snapshotIds.length; first += notedAtOnce) {
       const uses: LayerUse[] = [];

@@ -1,8 +1,8 @@
 /**
- * The keys of this host that seal secrets at rest: a file, not in the state folder, so that a copy of that
- * folder tells no secret. Each line is one key; the first seals, all open.
+ * The keys of this host that seal secrets at rest: a file outside the state folder, so that a copy
+ * of that folder reveals no secret. Each line is one key; the first seals, all open.
  *
- * A file that is not there is made when something is to be sealed, never when something is to be opened.
+ * A missing file is made when a secret is to be sealed, never when one is to be opened.
  */
 import { randomBytes } from "node:crypto";
 import { closeSync, fsyncSync, linkSync, mkdirSync, openSync, rmSync, writeSync } from "node:fs";
@@ -15,6 +15,7 @@ const linePrefix = "torpor-sealing-key-1:";
 /** LIMIT: far more keys than anybody replaces. */
 const fileBytesMax = 65_536;
 
+/** The sealing keys in a file that is its owner's alone. */
 export class KeyFile implements SealingKeys {
   readonly place: string;
   readonly #log: Logger;
@@ -59,7 +60,9 @@ export class KeyFile implements SealingKeys {
   }
 }
 
-/** One that another daemon made at the same moment is kept. */
+/**
+ * Makes a key file with one key; if another daemon made one at the same moment, that one is kept.
+ */
 function makeKeyFile(path: string): void {
   const folder = dirname(path);
   mkdirSync(folder, { recursive: true, mode: 0o700 });
@@ -77,7 +80,7 @@ function makeKeyFile(path: string): void {
   fsyncSync(undo.adopt(openSync(folder, "r"), closeSync));
 }
 
-/** None when there is no file. */
+/** Reads and checks the keys. @returns none when there is no file. */
 function readKeys(path: string, log: Logger): readonly SealingKey[] {
   refuseOpenWay(path);
   const text = readOwnFile(path, fileBytesMax, log);

@@ -1,10 +1,11 @@
-/** Work on many things, some at a time. */
+/** Runs work on many items, a few at a time. */
 
 /**
- * Lanes share the items: each takes the next one when it is done with the one before. Once one has failed
- * none takes another. Settles when all have come to their end, so that nothing goes on behind the caller.
- * @param lane Goes through the items that come to it.
- * @throws what the first of the lanes that failed has thrown
+ * Runs lanes that share the items: each lane takes the next item when it is done with the one
+ * before. Once one has failed, none takes another item. Settles when all lanes have ended, so that
+ * no work continues behind the caller.
+ * @param lane Loops over the items it receives.
+ * @throws what the first lane that failed has thrown
  */
 export async function runLanes<Item>(
   laneCount: number,
@@ -17,7 +18,7 @@ export async function runLanes<Item>(
   await Promise.all(lanes);
 }
 
-/** A loop that is left by an error closes a generator, for everybody who is in a loop over it. */
+/** A generator closes for every loop over it when one loop is left by an error. */
 function* share<Item>(items: Iterable<Item>): Generator<Item> {
   yield* items;
 }

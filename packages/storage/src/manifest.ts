@@ -2,8 +2,7 @@
  * The description that makes a folder of files a snapshot or a template: a JSON file with a format
  * number and a checksum over itself.
  *
- * A reader refuses a format it does not know and a description that was changed, before it looks at
- * any other file.
+ * A reader refuses an unknown format and a changed description before it looks at any other file.
  */
 import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
@@ -22,11 +21,12 @@ import type { MemoryLayerDigest } from "./memory-layer.ts";
 
 const manifestName = "manifest.json";
 const templateFormat = "torpor-template-3";
+/** The format of the snapshots that this version writes. */
 export const snapshotFormat = "torpor-snapshot-3";
-/** The same, with the host key as it is. */
+/** The older format that differs only in its host key, which is not sealed. */
 export const plainSnapshotFormat = "torpor-snapshot-2";
 
-/** What device state is tied to; compared by the VMM package before a load. */
+/** The machine that device state is tied to; the VMM package compares it before a load. */
 export interface SavedIdentity {
   readonly vmm: "qemu" | "firecracker";
   readonly version: string;
@@ -35,8 +35,9 @@ export interface SavedIdentity {
   readonly tscKhz: number;
 }
 
+/** The virtual hardware of a saved machine. */
 export interface SavedMachine {
-  /** What the guest sees of it, in the VMM's own words; compared before a load. */
+  /** What the guest sees of the hardware, in the VMM's own words; compared before a load. */
   readonly guestVisible: readonly string[];
   readonly vcpuCount: number;
   readonly memoryMiB: number;
@@ -44,6 +45,7 @@ export interface SavedMachine {
   readonly guestMac: string;
 }
 
+/** The description of a published template. */
 export interface TemplateManifest {
   readonly format: typeof templateFormat;
   readonly templateId: string;
@@ -62,37 +64,43 @@ export interface TemplateManifest {
 }
 
 /**
- * Where the memory of a snapshot is. `layers`: differences from the template's image, oldest first, the
- * last one in the snapshot's own folder. `whole`: in the device state's file, as the VMM's own save
- * writes it.
+ * Where the memory of a snapshot is. `layers`: differences from the template's image, oldest first,
+ * the last one in the snapshot's own folder. `whole`: in the file of the device state, as the VMM's
+ * own save writes it.
  */
 export type SavedMemory =
   | { readonly kind: "layers"; readonly layers: readonly SavedMemoryLayer[] }
   | { readonly kind: "whole" };
 
+/** A memory layer that a snapshot is built on, and its checksums. */
 export interface SavedMemoryLayer {
   /** The snapshot whose folder holds it. */
   readonly snapshotId: string;
   readonly digest: MemoryLayerDigest;
 }
 
+/** A disk layer that a snapshot is built on, and its checksums. */
 export interface SavedDiskLayer {
   readonly layerId: string;
   readonly digest: ChunkDigest;
 }
 
+/** The description of a published snapshot. */
 export interface SnapshotManifest {
   readonly format: typeof snapshotFormat;
   readonly snapshotId: string;
   /** The sandbox that was saved; its forks have ids of their own. */
   readonly sandboxId: string;
   readonly templateId: string;
-  /** Of the template's content, which memory and disk are differences from; earlier versions did not say. */
+  /**
+   * Identifies the template's content, which memory and disk are differences from; earlier versions
+   * did not record it.
+   */
   readonly templateSha256?: string;
   readonly generation: number;
   readonly createdAtMs: number;
   readonly identity: SavedIdentity;
-  /** The VMM's command line, for whoever has to find out why it does not load. */
+  /** The VMM's command line, for finding out why a snapshot does not load. */
   readonly commandLine: readonly string[];
   /** Authorises the first private call to a guest restored from this snapshot. Sealed in the file. */
   readonly hostKey: string;
@@ -102,14 +110,17 @@ export interface SnapshotManifest {
   readonly disk: readonly SavedDiskLayer[];
 }
 
-/** Of an earlier version; see `sealSnapshots`. */
+/** A snapshot of an earlier version; see `sealSnapshots`. */
 export interface PlainSnapshotManifest extends Omit<SnapshotManifest, "format"> {
   readonly format: typeof plainSnapshotFormat;
 }
 
 type AnyManifest = TemplateManifest | SnapshotManifest | PlainSnapshotManifest;
 
-/** Not flushed: it becomes durable with the folder it is published in. */
+/**
+ * Writes the manifest of a staged folder. Not flushed: it becomes durable with the folder it is
+ * published in.
+ */
 export async function writeManifest(
   folder: string,
   manifest: TemplateManifest | SnapshotManifest,
@@ -117,17 +128,20 @@ export async function writeManifest(
   await writeFile(join(folder, manifestName), manifestText(manifest), { mode: 0o600 });
 }
 
-/** Puts another in the place of one that is published. */
+/** Replaces the manifest of a published snapshot. */
 export async function replaceManifest(folder: string, manifest: SnapshotManifest): Promise<void> {
   await writeFileDurably(join(folder, manifestName), manifestText(manifest));
 }
 
-/** @throws template.missing when there is none, snapshot.corrupt or snapshot.incompatible. */
+/**
+ * Reads and checks a template's manifest. @throws template.missing when there is none,
+ * snapshot.corrupt or snapshot.incompatible.
+ */
 export function readTemplateManifest(folder: string): Promise<TemplateManifest> {
   return readManifest<TemplateManifest>(folder, [templateFormat]);
 }
 
-/** @throws snapshot.corrupt or snapshot.incompatible. */
+/** Reads and checks a snapshot's manifest. @throws snapshot.corrupt or snapshot.incompatible. */
 export function readSnapshotManifest(
   folder: string,
 ): Promise<SnapshotManifest | PlainSnapshotManifest> {
@@ -162,7 +176,7 @@ function readText(path: string, isTemplate: boolean): string {
   try {
     return readFileSync(path, "utf8");
   } catch (cause) {
-    // A template may well not be there; a snapshot is only looked for where one was published.
+    // A template may be missing; a snapshot is looked for only where one was published.
     const missing = isTemplate ? "template.missing" : "snapshot.corrupt";
     const code = systemCode(cause) === "ENOENT" ? missing : "storage.failed";
     throw new TorporError(code, `${path} cannot be read`, { cause });

@@ -1,8 +1,10 @@
 /**
- * Compares ranges of memory with a stack, page by page, and has what differs written.
+ * Compares ranges of memory with a stack, page by page, and gives a layer writer the pages that
+ * differ.
  *
- * Reads are synchronous: the guest may stand still meanwhile, there are hundreds of short ranges, and
- * a trip through the thread pool for each costs more than the read. Others get their turn regularly.
+ * Reads are synchronous: the guest may be stopped during them, there are hundreds of short ranges,
+ * and a trip through the thread pool for each costs more than the read. The comparison yields to
+ * the event loop regularly.
  */
 import type { FileHandle } from "node:fs/promises";
 import { setImmediate as yieldToOthers } from "node:timers/promises";
@@ -14,6 +16,7 @@ import { pageBytes } from "./page-map.ts";
 
 const zeroPage = Buffer.alloc(pageBytes);
 
+/** Compares the memory of one guest with the stack below it and the template's image. */
 export class MemoryComparison implements Disposable {
   readonly #below: MemoryStack;
   readonly #image: FileHandle;

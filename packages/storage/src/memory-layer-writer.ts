@@ -1,9 +1,9 @@
 /**
- * Writes a layer page by page, in ascending order, over what was begun in the folder and given up. Not
- * flushed: it becomes durable with the snapshot it is published in.
+ * Writes a layer page by page, in ascending order, over an abandoned one in the folder. Not
+ * flushed: the layer becomes durable with the snapshot it is published in.
  *
- * Writing a chunk and its checksum happen in Node's thread pool while the next one is collected: a
- * guest may stand still for as long as all of it takes.
+ * Node's thread pool writes and hashes a chunk while the next one is collected: a guest may be
+ * stopped for as long as all of it takes.
  */
 import { hash } from "node:crypto";
 import { type FileHandle, open, writeFile } from "node:fs/promises";
@@ -23,6 +23,7 @@ import { writeWhole } from "./whole-io.ts";
 
 const chunksInFlightMax = 16;
 
+/** A memory layer in the making; `finish` completes it. */
 export class MemoryLayerWriter implements AsyncDisposable {
   readonly #folder: string;
   readonly #file: FileHandle;
@@ -56,7 +57,7 @@ export class MemoryLayerWriter implements AsyncDisposable {
     await this.#finished.at(-chunksInFlightMax);
   }
 
-  /** Both files are written once this returns. */
+  /** Completes the layer: both files are written once this returns. */
   async finish(): Promise<MemoryLayerDigest> {
     if (this.#filledBytes > 0) this.#finishChunk();
     const chunkSha256 = await Promise.all(this.#finished);
@@ -78,7 +79,7 @@ export class MemoryLayerWriter implements AsyncDisposable {
 
   #finishChunk(): void {
     const written = this.#write(this.#chunk, this.#filledBytes, this.#finished.length * chunkBytes);
-    // Seen by `finish`; until then a failure must not count as unhandled.
+    // `finish` awaits this; until then a failure must not count as unhandled.
     written.catch(() => undefined);
     this.#finished.push(written);
     this.#chunk = takeChunkBuffer();
@@ -89,7 +90,7 @@ export class MemoryLayerWriter implements AsyncDisposable {
     const chunk = buffer.bytes.subarray(0, lengthBytes);
     const hashed = sha256InBackground(chunk);
     const written = writeWhole(this.#file, chunk, offsetBytes);
-    // ORDER: both are done with the buffer before another has it, also when one of them fails.
+    // ORDER: both are done with the buffer before it is used again, also when one of them fails.
     await Promise.allSettled([hashed, written]);
     buffer[Symbol.dispose]();
     await written;

@@ -1,9 +1,9 @@
 /**
  * A memory layer on disk: `memory.map` and `memory.pages` in one folder, written once.
  *
- * The data pages stand in `memory.pages` in the order of the map. Both files are covered by checksums
- * that the snapshot's manifest keeps, the pages in chunks, so that damage is found before a single
- * page reaches a guest.
+ * `memory.pages` holds the data pages in the order of the map. The snapshot's manifest keeps
+ * checksums of both files, of the pages in chunks, so that damage is found before a single page
+ * reaches a guest.
  */
 import { hash } from "node:crypto";
 import { closeSync, fstatSync, openSync, read, readFileSync, readSync } from "node:fs";
@@ -28,7 +28,7 @@ export interface MemoryLayerDigest {
   readonly chunkSha256: readonly string[];
 }
 
-/** What a layer takes on disk, nearly. */
+/** Estimates what a layer takes on disk. */
 export function layerBytes({ dataPages }: MemoryLayerDigest): number {
   return dataPages * pageBytes;
 }
@@ -36,12 +36,15 @@ export function layerBytes({ dataPages }: MemoryLayerDigest): number {
 /** Consecutive data pages of a chunk. */
 export interface ChunkPart {
   readonly index: number;
-  /** Of the first page within the chunk. */
+  /** The position of the first page within the chunk. */
   readonly firstPage: number;
   readonly pageCount: number;
 }
 
-/** A layer opened for reading: its map is checked at once, its pages chunk by chunk as they are asked for. */
+/**
+ * A layer opened for reading: its map is checked at once, its pages chunk by chunk as they are
+ * read.
+ */
 export class MemoryLayer implements Disposable {
   readonly runs: readonly PageRun[];
   readonly #fd: number;
@@ -51,7 +54,7 @@ export class MemoryLayer implements Disposable {
   /** The chunk that `read` has loaded. */
   #chunk: ChunkBuffer | undefined;
   #chunkIndex = -1;
-  /** One for each chunk that was found to be as it should. */
+  /** A byte for each chunk: 1 once its checksum was found to match. */
   readonly #verified: Uint8Array;
 
   private constructor(
@@ -69,7 +72,8 @@ export class MemoryLayer implements Disposable {
   }
 
   /**
-   * Synchronous: a wake waits for it, and trips through the thread pool take far longer.
+   * Opens a layer. Synchronous: a wake waits for it, and trips through the thread pool take far
+   * longer.
    * @throws snapshot.corrupt naming the file, when it is missing, damaged or too short.
    */
   static open(folder: string, digest: MemoryLayerDigest, sizeBytes: number): MemoryLayer {
@@ -89,14 +93,17 @@ export class MemoryLayer implements Disposable {
     return new MemoryLayer({ fd, file: undo.move() }, path, digest, runs);
   }
 
-  /** For reads that bring their own proof, or need none; see `MemoryStack.readBelow`. */
+  /**
+   * The file of the pages, for reads that bring their own proof or need none; see
+   * `MemoryStack.readBelow`.
+   */
   get fd(): number {
     return this.#fd;
   }
 
   /**
-   * Between one and `pageCount` data pages from `position` on, counted in the order of the map. Valid
-   * until the next call.
+   * Reads between one and `pageCount` data pages from `position` on, counted in the order of the
+   * map. The result is valid until the next call.
    * @throws snapshot.corrupt before anything of a damaged chunk is returned.
    */
   async read(position: number, pageCount: number): Promise<Buffer> {
@@ -116,7 +123,7 @@ export class MemoryLayer implements Disposable {
     return layerBytes(this.#digest);
   }
 
-  /** Data pages, counted in the order of the map, by the chunks that hold them. */
+  /** Lists data pages, counted in the order of the map, by the chunks that hold them. */
   *partsOf(position: number, pageCount: number): Generator<ChunkPart> {
     for (let done = 0; done < pageCount;) {
       const firstPage = (position + done) % pagesPerChunk;
@@ -127,7 +134,8 @@ export class MemoryLayer implements Disposable {
   }
 
   /**
-   * Fills `into`, of a chunk's size, with a chunk, and checks it unless that has been done.
+   * Fills `into`, which has the size of a chunk, with a chunk, and checks it unless it was checked
+   * before.
    * @throws snapshot.corrupt
    */
   async load(index: number, into: Buffer): Promise<void> {
@@ -139,8 +147,8 @@ export class MemoryLayer implements Disposable {
   }
 
   /**
-   * Looks once at every chunk that holds one of these data pages, for whoever takes them from the file
-   * by himself. Blocks, because a guest's page fault waits for it.
+   * Checks, at most once, every chunk that holds one of these data pages, for a caller that reads
+   * them from the file itself. Blocks, because a guest's page fault waits for it.
    * @throws snapshot.corrupt
    */
   verify(position: number, pageCount: number): void {
@@ -154,7 +162,7 @@ export class MemoryLayer implements Disposable {
     }
   }
 
-  /** ORDER: not before what was begun has settled. Once more does nothing. */
+  /** Closes the file. ORDER: only after every read has settled. Disposing again does nothing. */
   [Symbol.dispose](): void {
     this.#chunk?.[Symbol.dispose]();
     this.#file[Symbol.dispose]();

@@ -2,7 +2,7 @@
  * Layers above a template's image, seen as one memory: the newest layer that names a page decides.
  *
  * A pause writes a layer of the pages that differ from the stack; a resume writes the stack's pages
- * over a fresh private mapping of the image, or asks of each page where it comes from; a fold makes one
+ * over a fresh private mapping of the image, or asks for the origin of each page; a fold makes one
  * layer of several. Only the first two know the image, and none changes it.
  */
 import { readSync } from "node:fs";
@@ -21,9 +21,9 @@ const zeroChunk = Buffer.alloc(chunkBytes);
 const fromImage = 0;
 const fromZeros = 1;
 const firstLayer = 2;
-/** LIMIT: of chunks that are written together; more are no faster and crowd out the event loop. */
+/** LIMIT: chunks that are written together; more are no faster and crowd out the event loop. */
 const lanesMax = 2;
-/** LIMIT: of a chain; sources are kept in a byte each. */
+/** LIMIT: layers in a chain; sources are kept in a byte each. */
 const layersMax = 250;
 
 /** The guest's memory while its vCPUs are held. */
@@ -36,11 +36,13 @@ export interface ReadableMemory {
   readTo?(ranges: readonly MemoryRange[], address: number): Promise<void>;
 }
 
+/** Guest memory that a stack is written into. */
 export interface WritableMemory {
   /** The pieces stay as they are until it settles. */
   write(pieces: readonly MemoryPiece[]): Promise<void>;
 }
 
+/** A layer of a stack: its folder, and the checksums from the manifest. */
 export interface StackedLayer {
   readonly folder: string;
   readonly digest: MemoryLayerDigest;
@@ -51,25 +53,25 @@ interface Stretch {
   readonly firstPage: number;
   readonly pageCount: number;
   readonly source: number;
-  /** Of the first page among the layer's data pages. */
+  /** The position of the first page among the layer's data pages. */
   readonly position: number;
 }
 
-/** What a chunk of a layer holds of the stack. */
+/** The pages of one chunk of a layer that the stack uses. */
 interface ChunkUse {
   readonly layer: MemoryLayer;
   readonly index: number;
   readonly pieces: readonly ChunkPiece[];
 }
 
-/** Pages from `chunkPage` of a chunk on, for `page` of memory and those after it. */
+/** Pages of a chunk from `chunkPage` on, which belong at `page` of memory and after it. */
 interface ChunkPiece {
   readonly page: number;
   readonly chunkPage: number;
   readonly pageCount: number;
 }
 
-/** The same for others; a layer is counted from the oldest. */
+/** A stretch of pages as callers see it; layers are counted from the oldest. */
 export type PageOrigin =
   | { readonly from: "image" | "zeros"; readonly pageCount: number }
   | {
@@ -79,9 +81,10 @@ export type PageOrigin =
       readonly position: number;
     };
 
+/** The memory that a chain of layers above a template's image amounts to. */
 export class MemoryStack implements AsyncDisposable {
   readonly #layers: readonly MemoryLayer[];
-  /** For each page where it comes from, and where in there. */
+  /** For each page, the source it comes from, and where in that source. */
   readonly #sources: Uint8Array;
   readonly #positions: Uint32Array;
   /** The pages that the layers decide, ascending and apart from each other. */
@@ -99,7 +102,8 @@ export class MemoryStack implements AsyncDisposable {
   }
 
   /**
-   * @param layers Oldest first; none is a stack that shows the image.
+   * Opens every layer and merges their maps.
+   * @param layers Oldest first; an empty list is a stack that shows the image.
    * @throws snapshot.corrupt naming the file.
    */
   static async open(layers: readonly StackedLayer[], sizeBytes: number): Promise<MemoryStack> {
@@ -123,12 +127,15 @@ export class MemoryStack implements AsyncDisposable {
     return this.#decided;
   }
 
-  /** Oldest first. */
+  /** The layers, oldest first. */
   get layers(): readonly MemoryLayer[] {
     return this.#layers;
   }
 
-  /** Where a page comes from, and how many from it on, at most `pagesMax`, follow there one by one. */
+  /**
+   * Where a page comes from, and how many pages from it on, at most `pagesMax`, follow each other
+   * there.
+   */
   originOf(page: number, pagesMax: number): PageOrigin {
     const endMax = Math.min(page + pagesMax, this.#sources.length);
     let end = page + 1;
@@ -142,8 +149,8 @@ export class MemoryStack implements AsyncDisposable {
   }
 
   /**
-   * Begins to check what `applyTo` will read, while there is something else to wait for. What is not
-   * checked by then, and damage, are left to that.
+   * Begins to check what `applyTo` will read, while the caller waits for something else. `applyTo`
+   * checks what is left, and reports damage.
    */
   verifyAhead(): void {
     this.#verifying = this.#verifyUntilStopped();
@@ -163,7 +170,7 @@ export class MemoryStack implements AsyncDisposable {
     });
   }
 
-  /** Makes one layer in `folder` with the meaning of all of these. @throws snapshot.corrupt */
+  /** Merges all layers into one in `folder`. @throws snapshot.corrupt */
   async fold(folder: string): Promise<MemoryLayerDigest> {
     await using writer = await MemoryLayerWriter.create(folder);
     for (const stretch of this.#decidedStretches()) {
@@ -180,14 +187,17 @@ export class MemoryStack implements AsyncDisposable {
   }
 
   /**
-   * Where `memory` may differ from this stack: its own pages, and whatever the layers name, because
-   * one of those may have gone back to the image's.
+   * The ranges where `memory` may differ from this stack: its own pages, and every page that the
+   * layers name, because one of those may be back at the image's content.
    */
   rangesToCompare(memory: ReadableMemory): readonly MemoryRange[] {
     return joinRanges([...this.#decided, ...memory.ownRanges()]);
   }
 
-  /** Writes into `folder` a layer of what in `memory` differs from this stack above the image. */
+  /**
+   * Writes into `folder` a layer of the pages of `memory` that differ from this stack above the
+   * image.
+   */
   async writeDifference(
     folder: string,
     imagePath: string,
@@ -201,8 +211,8 @@ export class MemoryStack implements AsyncDisposable {
   }
 
   /**
-   * Fills `into` with what this stack says of memory from `offsetBytes` on. Not verified: it is only
-   * compared with, and a damaged page that differs from the guest's is stored anew.
+   * Fills `into` with the stack's content from `offsetBytes` on. Not verified: it is only compared
+   * with, and a damaged page that differs from the guest's is stored again.
    */
   readBelow(image: FileHandle, offsetBytes: number, into: Buffer): void {
     // The image may be sparse, but it is never shorter than the guest's memory.
@@ -264,7 +274,7 @@ export class MemoryStack implements AsyncDisposable {
     return pieces;
   }
 
-  /** Each chunk once, so that it need not be read again for what lies elsewhere in memory. */
+  /** Lists each chunk once, so that it need not be read again for pages elsewhere in memory. */
   #chunkUses(): readonly ChunkUse[] {
     return (this.#uses ??= this.#findChunkUses());
   }
@@ -297,7 +307,10 @@ export class MemoryStack implements AsyncDisposable {
     }
   }
 
-  /** Of some pages those that the layers decide, joined while they follow each other where they come from. */
+  /**
+   * Lists the pages in this range that the layers decide, joined while they are adjacent in their
+   * source.
+   */
   *#stretches(startPage: number, endPage: number): Generator<Stretch> {
     let page = startPage;
     while (page < endPage) {
@@ -310,7 +323,7 @@ export class MemoryStack implements AsyncDisposable {
     }
   }
 
-  /** Whether a page comes from the place after that of the page before it. */
+  /** Whether a page comes from the place directly after that of the page before it. */
   #follows(page: number): boolean {
     const source = this.#sources[page] ?? fromImage;
     if (source !== this.#sources[page - 1]) return false;

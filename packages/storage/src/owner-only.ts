@@ -1,9 +1,9 @@
 /**
- * Files and folders that are for their owner alone: the state folder, what lies in it, the key file.
+ * Files and folders that are for their owner alone: the state folder, its content, the key file.
  *
- * What is ours but open to others is tightened, with a line in the log. What somebody else could put
- * another thing in the place of is refused: another owner, a link, a folder above that all may write to.
- * `exposureOf` looks and changes nothing.
+ * A path that the owner owns but others can open is tightened, with a line in the log. A path that
+ * another user could replace is refused: one with another owner, a link, one below a folder that
+ * all may write to. `exposureOf` looks and changes nothing.
  */
 import {
   type Stats,
@@ -24,15 +24,17 @@ import { stateFiles } from "./folders.ts";
 
 type Kind = "folder" | "file";
 
-/** Why others than the owner may read or change it. */
+/** A path that others than the owner can read or change, and why. */
 export interface Exposure {
   readonly path: string;
   readonly why: string;
-  /** Undefined: the daemon tightens it by itself. */
+  /** Undefined if the daemon tightens the path by itself. */
   readonly advice: string | undefined;
 }
 
-/** What a daemon keeps in its state folder. The socket is missing, because each daemon makes its own. */
+/**
+ * The entries of a daemon's state folder. The socket is missing, because each daemon makes its own.
+ */
 const stateEntries: readonly (readonly [name: string, kind: Kind])[] = [
   [stateFiles.lock, "file"],
   [stateFiles.log, "file"],
@@ -51,8 +53,8 @@ const writableForAll = 0o002;
 const sticky = 0o1000;
 
 /**
- * Makes the state folder, if it is not there, and sees to it that nobody else reaches it or what an earlier
- * daemon left in it. What lies deeper is covered by the folders that it lies in.
+ * Makes the state folder, if it does not exist, and denies all other users access to it and to what
+ * an earlier daemon left in it. Deeper paths are covered by the folders that they lie in.
  * @throws storage.exposed
  */
 export function claimStateFolder(path: string, log: Logger): void {
@@ -62,19 +64,21 @@ export function claimStateFolder(path: string, log: Logger): void {
   for (const [name, kind] of stateEntries) tighten(join(path, name), kind, log);
 }
 
-/** @throws storage.exposed where every user could put another thing in the place of `path` */
+/** Checks the folders above. @throws storage.exposed where every user could replace `path` */
 export function refuseOpenWay(path: string): void {
   const above = exposureAbove(path);
   if (above !== undefined) throw exposed(above);
 }
 
-/** As much of it as changes nothing. @throws storage.exposed */
+/** Makes the checks of `claimStateFolder`, and changes nothing. @throws storage.exposed */
 export function refuseForeignState(path: string): void {
   const foreign = stateExposures(path).find(({ advice }) => advice !== undefined);
   if (foreign !== undefined) throw exposed(foreign);
 }
 
-/** Everything in and above a state folder by which others could reach it; for `torpor doctor`. */
+/**
+ * Lists everything in and above a state folder by which others could reach it; for `torpor doctor`.
+ */
 export function stateExposures(path: string): readonly Exposure[] {
   const entries = stateEntries.map(([name, kind]) => exposureOf(join(path, name), kind));
   return [exposureAbove(path), exposureOf(path, "folder"), ...entries].filter(
@@ -82,13 +86,16 @@ export function stateExposures(path: string): readonly Exposure[] {
   );
 }
 
-/** @returns undefined for what is its owner's alone, and for what is not there */
+/** Looks at one path. @returns undefined if it is its owner's alone or does not exist */
 export function exposureOf(path: string, kind: Kind): Exposure | undefined {
   const stat = lstatSync(path, { throwIfNoEntry: false });
   return stat === undefined ? undefined : judge(path, kind, stat);
 }
 
-/** @returns undefined when there is none. @throws storage.exposed, storage.failed */
+/**
+ * Reads a file that only its owner may access. @returns undefined when there is none. @throws
+ * storage.exposed, storage.failed
+ */
 export function readOwnFile(path: string, bytesMax: number, log: Logger): string | undefined {
   using undo = new DisposableStack();
   try {
@@ -107,7 +114,7 @@ function tighten(path: string, kind: Kind, log: Logger): void {
   openOwn(path, kind, undo, log);
 }
 
-/** Judged and changed by one descriptor, so that nobody puts another file in its place between the two. */
+/** Judges and changes the file by one descriptor, so that nobody can replace it between the two. */
 function openOwn(path: string, kind: Kind, undo: DisposableStack, log: Logger): number | undefined {
   const found = exposureOf(path, kind);
   if (found?.advice !== undefined) throw exposed(found);
@@ -152,7 +159,7 @@ function judge(path: string, kind: Kind, stat: Stats): Exposure | undefined {
   return { path, why: `has mode 0${(stat.mode & 0o7777).toString(8)}`, advice: undefined };
 }
 
-/** Who may write to a folder on the way may put another in the place of what is below it. */
+/** A user who may write to a folder on the way can replace what is below it. */
 function exposureAbove(path: string): Exposure | undefined {
   for (let folder = nearestFolder(dirname(path)); ; folder = dirname(folder)) {
     const { mode } = statSync(folder);

@@ -13,29 +13,35 @@
  */
 import { TorporError } from "@torpor/std";
 
+/** The size of a guest page. */
 export const pageBytes = 4096;
+/** The state of a page of zeros, as the map writes it. */
 export const stateZero = 1;
+/** The state of a page whose content the layer stores, as the map writes it. */
 export const stateData = 2;
 const magic = Buffer.from("TORPMAP1", "latin1");
 const runBytes = 12;
 
+/** Consecutive pages in one state. */
 export interface PageRun {
   readonly firstPage: number;
   pageCount: number;
   readonly state: typeof stateZero | typeof stateData;
 }
 
-/** Adds a page above all there are, joining it to the last run where they touch. */
+/** Adds a page above all others, joining it to the last run where they touch. */
 export function appendPage(runs: PageRun[], page: number, state: PageRun["state"]): void {
   const last = runs.at(-1);
   if (last?.state === state && last.firstPage + last.pageCount === page) last.pageCount += 1;
   else runs.push({ firstPage: page, pageCount: 1, state });
 }
 
+/** Counts the pages in one state. */
 export function countPages(runs: readonly PageRun[], state: PageRun["state"]): number {
   return runs.reduce((sum, run) => (run.state === state ? sum + run.pageCount : sum), 0);
 }
 
+/** Encodes runs in the format above. */
 export function encodePageMap(runs: readonly PageRun[]): Buffer {
   const map = Buffer.alloc(magic.length + runs.length * runBytes);
   magic.copy(map);
@@ -49,8 +55,9 @@ export function encodePageMap(runs: readonly PageRun[]): Buffer {
 }
 
 /**
- * @param path Of the map, for messages.
- * @throws snapshot.corrupt when it is none, or names pages out of order or beyond `sizeBytes`.
+ * Decodes and checks a map.
+ * @param path The map's path, for messages.
+ * @throws snapshot.corrupt when it is no map, or names pages out of order or beyond `sizeBytes`.
  */
 export function decodePageMap(map: Buffer, sizeBytes: number, path: string): readonly PageRun[] {
   const wrong = (what: string): TorporError =>

@@ -1,12 +1,14 @@
 /**
- * Which clusters of a qcow2 file may still be believed to hold what an entry says they hold.
+ * Tracks which clusters of a qcow2 file may still hold what an entry says they hold.
  *
- * A layer without internal snapshots uses each cluster once, and its counters say so. Every entry that
- * names a cluster claims it, and a cluster is given out once: an entry that a flipped bit made point
- * between clusters, past the end of the file, to a free cluster or to one in use is found out.
+ * A layer without internal snapshots uses each cluster once, and its counters say so. Every entry
+ * that names a cluster claims it, and only one claim for a cluster succeeds: this detects an entry
+ * that a flipped bit made point between clusters, past the end of the file, to a free cluster or to
+ * one in use.
  */
 import { clusterBytes } from "./qcow2-format.ts";
 
+/** The clusters of one file that are in use and not claimed yet. */
 export class ClusterClaims {
   /** A byte for each whole cluster of the file: 1 while it is counted once and not claimed. */
   readonly #free: Uint8Array;
@@ -19,7 +21,7 @@ export class ClusterClaims {
     return this.#free.length;
   }
 
-  /** Takes the counters of one refcount block, of which the first counts `firstCluster`. */
+  /** Adds the counters of one refcount block, the first of which counts `firstCluster`. */
   addCounters(firstCluster: number, block: Buffer): void {
     const end = Math.min(firstCluster + block.length / 2, this.#free.length);
     for (let cluster = firstCluster; cluster < end; cluster += 1) {
@@ -27,9 +29,9 @@ export class ClusterClaims {
     }
   }
 
-  /** @returns whether the cluster at `offsetBytes` exists and is this entry's alone. */
+  /** Claims the cluster at `offsetBytes`. @returns whether it exists and is this entry's alone. */
   claim(offsetBytes: number): boolean {
-    // Outside the file, and between clusters, the array holds nothing.
+    // The array holds nothing for an offset outside the file or between clusters.
     const cluster = offsetBytes / clusterBytes;
     if (this.#free[cluster] !== 1) return false;
     this.#free[cluster] = 0;

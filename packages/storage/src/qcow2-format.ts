@@ -8,15 +8,20 @@
  * Source: QEMU docs/interop/qcow2.
  */
 export const clusterBytes = 1 << 16;
-/** Entries of eight bytes in a cluster: of an L2 table, of a part of the L1 or refcount table. */
+/** Entries of eight bytes in one cluster of an L2 table, the L1 table or the refcount table. */
 export const entriesPerCluster = clusterBytes / 8;
 /** Counters of two bytes in a refcount block. */
 export const countersPerCluster = clusterBytes / 2;
+/** The length of a version 3 header without extensions. */
 export const headerBytes = 104;
 
+/** The first four bytes of every qcow2 file. */
 export const magic = 0x51_46_49_fb; // "QFI\xfb"
+/** The only version of the format that a layer has. */
 export const version = 3;
+/** The size of a cluster, as the header holds it: log2 of `clusterBytes`. */
 export const clusterBits = 16;
+/** The width of a counter, as the header holds it: log2 of its bits. */
 export const refcountOrder = 4; // 16-bit counters
 
 /** Bit 63 of an entry, in its upper word: it names a cluster of the file. */
@@ -24,6 +29,7 @@ export const usedOnceBit = 0x8000_0000;
 /** Bit 0 of an L2 entry, in its lower word: the guest cluster reads as zeros. */
 export const zeroedBit = 1;
 
+/** The fields of a header that differ between layers. */
 export interface Qcow2Header {
   readonly virtualBytes: number;
   readonly l1OffsetBytes: number;
@@ -31,15 +37,17 @@ export interface Qcow2Header {
   readonly refcountTableClusters: number;
 }
 
-/** Guest clusters on a disk of this size; the last may be cut short. */
+/** Counts the guest clusters on a disk of this size; the last may be cut short. */
 export function guestClusters(virtualBytes: number): number {
   return Math.ceil(virtualBytes / clusterBytes);
 }
 
+/** Counts the entries of the L1 table of a disk of this size. */
 export function l1Entries(virtualBytes: number): number {
   return Math.ceil(guestClusters(virtualBytes) / entriesPerCluster);
 }
 
+/** Encodes the header of a layer. */
 export function encodeHeader(header: Qcow2Header): Buffer {
   const bytes = Buffer.alloc(headerBytes);
   bytes.writeUInt32BE(magic, 0);
@@ -55,13 +63,13 @@ export function encodeHeader(header: Qcow2Header): Buffer {
   return bytes;
 }
 
-/** An L1 or L2 entry that names a cluster of the file, which nothing else names. */
+/** Writes an L1 or L2 entry that names a cluster of the file, which no other entry names. */
 export function writeReference(table: Buffer, index: number, offsetBytes: number): void {
   table.writeUInt32BE(usedOnceBit + Math.floor(offsetBytes / 2 ** 32), index * 8);
   table.writeUInt32BE(offsetBytes % 2 ** 32, index * 8 + 4);
 }
 
-/** An L2 entry of a guest cluster that reads as zeros, whatever is below. */
+/** Writes the L2 entry of a guest cluster that reads as zeros, whatever is below. */
 export function writeZeroed(table: Buffer, index: number): void {
   table.writeUInt32BE(0, index * 8);
   table.writeUInt32BE(zeroedBit, index * 8 + 4);

@@ -1,10 +1,11 @@
 /**
- * An empty qcow2 overlay: a disk layer that reads everything from the layer below until written.
+ * Makes an empty qcow2 overlay: a disk layer that reads everything from the layer below until
+ * written.
  *
- * The file is written here rather than by qemu-img because a process start would cost more than
- * all else in creating a sandbox. No backing file is named inside: the VMM is told the layers
- * explicitly, and nothing a guest can influence names a host path. It is written synchronously, and so
- * that only what is not zero is written: a wake waits for it.
+ * The file is written here rather than by qemu-img because starting a process would cost more than
+ * all else in creating a sandbox. It names no backing file: the daemon passes the layers to the VMM
+ * explicitly, and nothing a guest can influence names a host path. The write is synchronous, and
+ * skips all zeros, because a wake waits for it.
  */
 import { closeSync, ftruncateSync, openSync, writeSync } from "node:fs";
 import { clusterBytes, encodeHeader } from "./qcow2-format.ts";
@@ -12,7 +13,7 @@ import { clusterBytes, encodeHeader } from "./qcow2-format.ts";
 /** Clusters in order: header, refcount table, refcount block, L1 table. */
 const usedClusters = 4;
 
-/** @throws EEXIST when the file is already there. */
+/** Makes an overlay of a disk of `virtualBytes`. @throws EEXIST when the file already exists. */
 export async function createOverlay(path: string, virtualBytes: number): Promise<void> {
   const header = encodeHeader({
     virtualBytes,

@@ -1,11 +1,12 @@
 /**
  * Reads one sealed disk layer: which guest clusters it has, and their data.
  *
- * QEMU wrote the file above an empty overlay of ours, and a hostile guest drove QEMU: nothing in it is
- * used before it is checked. Only what such a layer can hold is accepted; other features of qcow2
- * are refused, and so is a name of a backing file. The file is opened for reading only.
+ * QEMU wrote the file above an empty overlay of ours, and a hostile guest drove QEMU: nothing in
+ * the file is used before it is checked. The reader accepts only what such a layer can hold; it
+ * refuses other features of qcow2, and also a backing file. The file is opened for reading only.
  *
- * ORDER: header, counters, L1 table; then each L2 table once, because reading one claims what it names.
+ * ORDER: header, counters, L1 table; then each L2 table once, because reading one claims its
+ * clusters.
  */
 import { type FileHandle, open } from "node:fs/promises";
 import { TorporError, systemCode } from "@torpor/std";
@@ -27,8 +28,12 @@ import {
 } from "./qcow2-format.ts";
 import { readWhole } from "./whole-io.ts";
 
-/** The states of a guest cluster in a layer; any other number is where in the file its data is. */
+/**
+ * The state of a guest cluster that a layer does not have. A number other than this and `zeroed` is
+ * the offset of its data in the file.
+ */
 export const inherited = 0;
+/** The state of a guest cluster that reads as zeros. */
 export const zeroed = 1;
 
 /** Bits 9 to 55 of an entry. */
@@ -39,6 +44,7 @@ const reservedBitsHigh = 0x7f00_0000;
 /** Bits 1 to 8. */
 const reservedBitsLow = 0x0000_01fe;
 
+/** A disk layer opened for reading, with its header, counters and L1 table checked. */
 export class Qcow2Reader implements AsyncDisposable {
   readonly #source: Source;
   readonly #virtualBytes: number;
@@ -57,7 +63,7 @@ export class Qcow2Reader implements AsyncDisposable {
     this.#l1 = l1;
   }
 
-  /** @throws snapshot.corrupt naming the file and the place. */
+  /** Opens and checks a layer. @throws snapshot.corrupt naming the file and the place. */
   static async open(path: string, virtualBytes: number): Promise<Qcow2Reader> {
     await using undo = new AsyncDisposableStack();
     const source = undo.use(await Source.open(path));
@@ -73,8 +79,8 @@ export class Qcow2Reader implements AsyncDisposable {
   }
 
   /**
-   * The states of the guest clusters of one L2 table, or undefined when the layer has none of them.
-   * To be called once for a table.
+   * Reads the states of the guest clusters of one L2 table, or undefined when the layer has none of
+   * them. Call it once for each table.
    */
   async readStates(l1Index: number): Promise<Float64Array | undefined> {
     const offsetBytes = this.#l1[l1Index] ?? inherited;
@@ -88,13 +94,13 @@ export class Qcow2Reader implements AsyncDisposable {
     return states;
   }
 
-  /** The data of clusters that follow each other in the file. */
+  /** Reads the data of clusters that are adjacent in the file. */
   async readData(offsetBytes: number, into: Uint8Array): Promise<void> {
     await this.#source.readInto(offsetBytes, into, "data");
   }
 }
 
-/** The file, with failures that name it. */
+/** The layer's file, with errors that name it. */
 class Source implements AsyncDisposable {
   readonly bytes: number;
   readonly #path: string;
@@ -123,7 +129,8 @@ class Source implements AsyncDisposable {
   }
 
   async read(offsetBytes: number, lengthBytes: number, what: string): Promise<Buffer> {
-    // Asked first: the number comes from the file, and a damaged one may be too large to ask for.
+    // Checked first: the number comes from the file, and a damaged one may be too large to
+    // allocate.
     if (offsetBytes + lengthBytes > this.bytes) throw this.#endsEarly(offsetBytes, what);
     const bytes = Buffer.allocUnsafe(lengthBytes);
     await this.readInto(offsetBytes, bytes, what);
@@ -213,7 +220,7 @@ function claimRow(
   }
 }
 
-/** Where each L2 table is, or `inherited`; their clusters are claimed. */
+/** Reads where each L2 table is, or `inherited`, and claims the tables' clusters. */
 async function readL1(
   source: Source,
   { virtualBytes, l1OffsetBytes }: Qcow2Header,
@@ -228,7 +235,7 @@ async function readL1(
   return l1;
 }
 
-/** What each entry of an L1 or L2 table says; the clusters they name are claimed. */
+/** Decodes each entry of an L1 or L2 table, and claims the clusters they name. */
 function decodeEntries(
   source: Source,
   table: Buffer,
@@ -251,7 +258,7 @@ function decodeEntries(
       const what = `the entry names byte ${offsetBytes}, which is not its own`;
       throw source.damaged(tableOffsetBytes + index * 8, what);
     }
-    // A zeroed cluster may keep its place in the file; what is there does not count.
+    // A zeroed cluster may keep its place in the file; the content there does not count.
     states[index] = (low & zeroedBit) === 0 ? offsetBytes : zeroed;
   }
   return states;
@@ -261,7 +268,7 @@ function hex(word: number): string {
   return word.toString(16).padStart(8, "0");
 }
 
-/** Rounded when it is above 2^53, which is past the end of any file. */
+/** Rounds above 2^53, which is past the end of any file. */
 function readNumber(bytes: Buffer, offset: number): number {
   return Number(bytes.readBigUInt64BE(offset));
 }

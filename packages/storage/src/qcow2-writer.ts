@@ -1,9 +1,9 @@
 /**
  * Writes a new disk layer from its first cluster to its last.
  *
- * Clusters are given out in order and each is used once, so the counters are known without being kept:
- * they are written behind everything else. The header comes last. Until then, and whatever ends
- * the work, the file is no image that anything would open.
+ * Clusters are allocated in order and each is used once, so the counters are known without being
+ * kept: they are written after everything else. The header comes last. Until then, and whatever
+ * ends the work, the file is no image that any program would open.
  */
 import { type FileHandle, open, rm } from "node:fs/promises";
 import { TorporError } from "@torpor/std";
@@ -19,6 +19,7 @@ import { writeWhole } from "./whole-io.ts";
 
 const l1OffsetBytes = clusterBytes;
 
+/** A disk layer in the making; `finish` makes it an image. */
 export class Qcow2Writer implements AsyncDisposable {
   readonly #path: string;
   readonly #file: FileHandle;
@@ -36,7 +37,7 @@ export class Qcow2Writer implements AsyncDisposable {
     this.#usedClusters = 1 + l1Clusters;
   }
 
-  /** @throws storage.failed when the file is already there. */
+  /** Creates the file. @throws storage.failed when it already exists. */
   static async create(path: string, virtualBytes: number): Promise<Qcow2Writer> {
     const file = await open(path, "wx", 0o600).catch((cause: unknown) => {
       throw TorporError.from(cause, "storage.failed", path);
@@ -44,13 +45,13 @@ export class Qcow2Writer implements AsyncDisposable {
     return new Qcow2Writer(path, file, virtualBytes);
   }
 
-  /** Leaves no trace of a file that was not finished. */
+  /** Closes the file, and removes it if it was not finished. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#file.close();
     if (!this.#isFinished) await rm(this.#path, { force: true });
   }
 
-  /** @returns the offset of the first of so many clusters, which are the caller's to write. */
+  /** Allocates clusters for the caller to write. @returns the offset of the first. */
   allocate(clusters: number): number {
     const offsetBytes = this.#usedClusters * clusterBytes;
     this.#usedClusters += clusters;
@@ -69,7 +70,7 @@ export class Qcow2Writer implements AsyncDisposable {
     writeReference(this.#l1, l1Index, offsetBytes);
   }
 
-  /** Makes it an image. Not flushed. */
+  /** Writes the counters and the header, which makes the file an image. Not flushed. */
   async finish(): Promise<void> {
     const { blocks, tableClusters } = refcountShape(this.#usedClusters);
     const blocksOffsetBytes = this.allocate(blocks);
@@ -93,7 +94,7 @@ export class Qcow2Writer implements AsyncDisposable {
     this.#isFinished = true;
   }
 
-  /** A one for each cluster in use. */
+  /** Encodes a block with a one for each cluster in use. */
   #refcountBlock(index: number): Buffer {
     const counters = Math.min(this.#usedClusters - index * countersPerCluster, countersPerCluster);
     return Buffer.alloc(clusterBytes).fill("0001", 0, counters * 2, "hex");

@@ -1,10 +1,11 @@
 /**
- * Secrets at rest: a text becomes one that only a holder of the key can read or change.
+ * Secrets at rest: sealing turns a text into one that only a holder of the key can read or change.
  *
  *     sealed-1:<key id>:<base64url of nonce, ciphertext and tag>      AES-256-GCM
  *
- * The key's id lets a key be replaced while older texts still name theirs. The place of a text, such as
- * the id of its record, is authenticated with it, so that a sealed text opens nowhere else.
+ * The key's id lets a key be replaced while older texts still name theirs. The place of a text,
+ * such as the id of its database row, is authenticated with it, so that a sealed text opens nowhere
+ * else.
  */
 import {
   type KeyObject,
@@ -18,37 +19,42 @@ import { TorporError } from "@torpor/std";
 
 const format = "sealed-1";
 const algorithm = "aes-256-gcm";
+/** The length of an AES-256 key. */
 export const sealingKeyBytes = 32;
 /**
- * LIMIT: random nonces of 96 bits may seal 2^32 texts with one key (NIST SP 800-38D, 8.3). A record is
- * sealed with each change of state, so that at 100 changes a second a key lasts for more than a year; a
- * new one takes a line in the key file.
+ * LIMIT: random nonces of 96 bits may seal 2^32 texts with one key (NIST SP 800-38D, 8.3). A
+ * sandbox's row is sealed with each change of state, so that at 100 changes a second a key lasts
+ * for more than a year; a new one takes a line in the key file.
  */
 const nonceBytes = 12;
 const tagBytes = 16;
 
+/** A key and its id. */
 export interface SealingKey {
-  /** Follows from the key and tells nothing of it. */
+  /** Derived from the key; reveals nothing about it. */
   readonly id: string;
   readonly key: KeyObject;
 }
 
-/** Where keys come from: a file of this host's, or what the hosts of a cluster share. */
+/** A source of keys: a file of this host, or what the hosts of a cluster share. */
 export interface SealingKeys {
-  /** Seals what is written from now on. @throws storage.failed when there is none and none can be made */
+  /**
+   * The key that seals from now on. @throws storage.failed when there is none and none can be made
+   */
   current(): SealingKey;
-  /** Undefined: it is not among them. */
+  /** Finds the key with this id; undefined if it is not among them. */
   find(keyId: string): SealingKey | undefined;
-  /** For messages. */
+  /** Where the keys come from, for messages. */
   readonly place: string;
 }
 
-/** @param bytes `sealingKeyBytes` of them */
+/** Makes a key of its bytes. @param bytes `sealingKeyBytes` of them */
 export function sealingKeyOf(bytes: Buffer): SealingKey {
   const id = createHash("sha256").update("torpor sealing key id").update(bytes).digest("hex");
   return { id: id.slice(0, 16), key: createSecretKey(bytes) };
 }
 
+/** Seals and opens texts with the keys of one source. */
 export class Sealer {
   readonly #keys: SealingKeys;
 
@@ -56,7 +62,7 @@ export class Sealer {
     this.#keys = keys;
   }
 
-  /** @param place What the text belongs to; `open` asks for the same. */
+  /** Seals a text. @param place What the text belongs to; `open` needs the same. */
   seal(text: string, place: string): string {
     const { id, key } = this.#keys.current();
     const nonce = randomBytes(nonceBytes);
@@ -68,8 +74,9 @@ export class Sealer {
   }
 
   /**
-   * @throws secrets.locked without the key it was sealed with; secrets.damaged when it is not what `seal`
-   * gave for this place
+   * Opens a sealed text.
+   * @throws secrets.locked without the key it was sealed with; secrets.damaged when it is not what
+   * `seal` returned for this place
    */
   open(sealed: string, place: string): string {
     const [name, keyId, encoded, rest] = sealed.split(":");

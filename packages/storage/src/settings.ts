@@ -1,9 +1,9 @@
 /**
- * Every variable of the environment that Torpor reads, in one table: what it may be, what holds where it
- * is not set, and what it means. README.md's list is compared with it.
+ * Every environment variable that Torpor reads, in one table: its possible values, its default and
+ * its meaning. A test compares README.md's list with it.
  *
- * A name that is not in the table, and a value that is not what the table says, are refused by the
- * command line and by the daemon, so that no setting is ignored in silence.
+ * The command line and the daemon refuse a name that is not in the table and a value that the table
+ * does not allow, so that no setting is ignored in silence.
  */
 import { isIP } from "node:net";
 import { isAbsolute, resolve } from "node:path";
@@ -16,20 +16,21 @@ import {
 } from "@torpor/std";
 import { defaultKeyFile } from "./folders.ts";
 
+/** The environment of a process, or a part of it. */
 export type Environment = Readonly<Record<string, string | undefined>>;
 
 interface Setting<T> {
   /** @throws argument.invalid with the name */
   readonly parse: (text: string, name: string) => T;
-  /** The text that means the same as leaving it out; undefined: there is none. */
+  /** The text that means the same as leaving the variable out; undefined if there is none. */
   readonly default?: string | undefined;
-  /** What README.md says of the default, where it is not just that text. */
+  /** README.md's text for the default, where it is not just that value. */
   readonly shownDefault?: string;
-  /** A cell of README.md's table. */
+  /** README.md's description: a cell of its table. */
   readonly meaning?: string;
   /**
-   * Who heeds it: a daemon, from its start on; set-up; the commands, to find the daemon; the tests;
-   * programs in a guest, where the names are taken too.
+   * The part that reads it: a daemon, from its start on; set-up; the commands, to find the daemon;
+   * the tests; programs in a guest, where the names are taken too.
    */
   readonly reader: "daemon" | "setUp" | "command" | "tests" | "guest";
 }
@@ -37,13 +38,13 @@ interface Setting<T> {
 const prefix = "TORPOR_";
 const portMax = 65_535;
 const drainMsMax = 60_000;
-/** LIMIT: what Node takes for a user id. */
+/** LIMIT: the largest user id that Node takes. */
 const userIdMax = 2 ** 31 - 1;
 /** LIMIT: ten years; more is "never". */
 const timeoutHoursMax = 10 * 365 * 24;
 const requestsLimit = 100_000_000;
 const spareCountMax = 100;
-/** Labels of letters, digits and hyphens, with dots between them. */
+/** Matches labels of letters, digits and hyphens, with dots between them. */
 const hostNamePattern = /^(?:[a-z0-9](?:[a-z0-9-]*[a-z0-9])?\.)*[a-z0-9](?:[a-z0-9-]*[a-z0-9])?$/i;
 const isRoot = process.getuid?.() === 0;
 
@@ -188,13 +189,17 @@ const table = {
   TORPOR_SUSPENDED_MS: { parse: String, reader: "guest" },
 } as const satisfies Readonly<Record<string, Setting<unknown>>>;
 
+/** The name of a variable in the table. */
 export type SettingName = keyof typeof table;
+/** The type of a variable's parsed value. */
 export type SettingValue<N extends SettingName> = ReturnType<(typeof table)[N]["parse"]>;
 
+/** The table, for documentation and for loops over all of it. */
 export const settings: Readonly<Record<SettingName, Setting<unknown>>> = table;
+/** The names in the table, in its order. */
 export const settingNames = Object.keys(table) as readonly SettingName[];
 
-/** What is set, checked; undefined where it is not. @throws argument.invalid */
+/** Reads and checks a variable; undefined where it is not set. @throws argument.invalid */
 export function readSetting<N extends SettingName>(
   env: Environment,
   name: N,
@@ -205,7 +210,10 @@ export function readSetting<N extends SettingName>(
   return table[name].parse(text, name) as SettingValue<N>;
 }
 
-/** @throws argument.invalid for a name that means nothing, and for a value that is none */
+/**
+ * Checks every variable with Torpor's prefix. @throws argument.invalid for an unknown name and for
+ * an invalid value
+ */
 export function checkSettings(env: Environment): void {
   for (const name of Object.keys(env)) {
     if (!name.startsWith(prefix) || env[name] === undefined) continue;
@@ -214,7 +222,7 @@ export function checkSettings(env: Environment): void {
   }
 }
 
-/** What a daemon was told, as text; nothing of it is secret. */
+/** Selects the settings that a daemon was given, as text; none of them is secret. */
 export function daemonSettings(env: Environment): Readonly<Record<string, string>> {
   const told = settingNames.flatMap((name) => {
     const text = env[name];
@@ -223,17 +231,18 @@ export function daemonSettings(env: Environment): Readonly<Record<string, string
   return Object.fromEntries(told);
 }
 
+/** A setting that two environments disagree on. */
 export interface Difference {
   readonly name: SettingName;
-  /** As set, or what holds where it is not; undefined: nothing. */
+  /** As set, or its default where it is not set; undefined if it has neither. */
   readonly here: string | undefined;
   readonly there: string | undefined;
 }
 
 /**
- * What `env` asks of a daemon that has other settings.
- * @param there As `daemonSettings` of that daemon's environment.
- * @param alsoUnset Also what is not set in `env`, but was set there.
+ * Lists the settings of `env` for a daemon that a running daemon has otherwise.
+ * @param there `daemonSettings` of the running daemon's environment.
+ * @param alsoUnset Includes what is not set in `env` but is set there.
  */
 export function differingSettings(
   env: Environment,
@@ -257,7 +266,7 @@ function isSettingName(name: string): name is SettingName {
 
 function unknownName(name: string): TorporError {
   const known = settingNames.filter((one) => settings[one].meaning !== undefined);
-  // All begin alike, which makes none nearer.
+  // All names share a prefix, which makes none nearer.
   const ends = known.map((one) => one.slice(prefix.length));
   const nearest = nearestName(name.slice(prefix.length), ends);
   const advice =
@@ -273,7 +282,7 @@ function word<T extends string>(...words: readonly T[]): (text: string, name: st
   return (text, name) => parseOneOf(text, name, words);
 }
 
-/** The daemon and whoever asks it stand in different folders. */
+/** The daemon and its callers have different working folders. */
 function parsePath(text: string, name: string): string {
   if (isAbsolute(text)) return resolve(text);
   const problem = `must be an absolute path, not "${text}"`;
@@ -290,7 +299,7 @@ function parseAddress(text: string, name: string): string {
   throw wrong(name, "must be an address of this machine", `Write 0.0.0.0 for all.`);
 }
 
-/** "FIRST-LAST", both included; users of no account, for one VM process each. */
+/** Parses "FIRST-LAST", both included: users of no account, for one VM process each. */
 function parseUserIds(text: string, name: string): { first: number; count: number } {
   const [, from, to] = /^(\d+)-(\d+)$/.exec(text) ?? [];
   const first = parseIntegerText(from, name, 1, userIdMax);

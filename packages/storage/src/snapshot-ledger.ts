@@ -1,25 +1,32 @@
 /**
- * What published snapshots stand upon, where it can be asked from both ends without reading manifests. The
- * daemon has it in its database. It may name more than there is, and never less.
+ * The layers that published snapshots are built on, which can be queried from both ends without
+ * reading manifests. The daemon keeps it in its database. It may list more than exists, and never
+ * less.
  */
 
-/** That a snapshot stands upon a layer: the id of a disk layer, or of the snapshot whose folder holds it. */
+/**
+ * Says that a snapshot is built on a layer: the id of a disk layer, or of the snapshot whose folder
+ * holds it.
+ */
 export interface LayerUse {
   readonly snapshotId: string;
   readonly layerId: string;
 }
 
+/** The queries and changes that the snapshot store needs; ids that do not exist do no harm. */
 export interface SnapshotLedger {
-  /** All or none; to be repeated without harm. */
+  /** Adds all or none; repeating it does no harm. */
   add(uses: readonly LayerUse[]): Promise<void>;
-  /** Ids of all snapshots that are noted. */
+  /** Ids of all snapshots in the ledger. */
   snapshotIds(): Promise<readonly string[]>;
-  /** Ids of what these snapshots stand upon. */
+  /** Ids of the layers that these snapshots are built on. */
   layersOf(snapshotIds: readonly string[]): Promise<readonly string[]>;
   /**
-   * Who stands upon these layers, ordered by layer, then by snapshot, one page at a time.
-   * @param after The last use of the page before; without a snapshot all uses of that layer are passed.
-   * @returns a page; one that is empty ends the list
+   * Lists which snapshots are built on these layers, ordered by layer, then by snapshot, one page
+   * at a time.
+   * @param after The last use of the page before; without a snapshot, all uses of that layer are
+   * skipped.
+   * @returns a page; an empty one ends the list
    */
   usersOf(
     layerIds: readonly string[],

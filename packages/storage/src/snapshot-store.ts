@@ -1,15 +1,16 @@
 /**
- * All snapshots and disk layers of a state folder, and what keeps them.
+ * All snapshots and disk layers of a state folder, and the holds that keep them.
  *
  *     snapshots/<id>/   device.state, a memory layer, manifest.json: published whole or not at all
  *     disks/<id>.qcow2  a disk layer, sealed once a snapshot lists it
  *
- * Both are written once and may be shared: a snapshot names the memory layers and disk layers it stands
- * upon, its own last, and so do its forks. Users hold what they use by its id: a record what it names,
- * an operation what it makes or reads. Nobody removes what it lets go of. `collect` does, once no hold and
- * no held snapshot leads to it; garbage.ts decides that.
+ * Both are written once and may be shared: a snapshot names the memory layers and disk layers it is
+ * built on, its own last, and so do its forks. Users hold what they use by its id: a sandbox's row
+ * holds what it names, an operation what it makes or reads. Users only release. `collect` removes
+ * what no hold and no held snapshot leads to; garbage.ts decides that.
  *
- * INVARIANT: at every instant, also of a power cut, what a published snapshot names is whole.
+ * INVARIANT: at every instant, also of a power cut, everything that a published snapshot names is
+ * whole.
  */
 import { access, link, mkdir, readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
@@ -29,14 +30,17 @@ import type { StackedLayer } from "./memory-stack.ts";
 import type { Sealer } from "./sealing.ts";
 import type { LayerUse, SnapshotLedger } from "./snapshot-ledger.ts";
 
+/** Names within a snapshot's folder that the VMM packages write. */
 export const snapshotFiles = { deviceState: "device.state" } as const;
 
+/** A snapshot in the making. */
 export interface StagedSnapshot extends AsyncDisposable {
   readonly path: string;
-  /** From here on it survives. */
+  /** Publishes the snapshot; from here on it survives a crash. */
   publish(manifest: SnapshotManifest): Promise<void>;
 }
 
+/** Reads, publishes and garbage-collects the snapshots and disk layers of one state folder. */
 export class SnapshotStore {
   readonly #snapshots: string;
   readonly #disks: string;
@@ -57,7 +61,7 @@ export class SnapshotStore {
     });
   }
 
-  /** @param sealer For the host keys in manifests. */
+  /** Opens the store, and makes its folders. @param sealer Seals the host keys in manifests. */
   static async open(
     stateFolder: string,
     sealer: Sealer,
@@ -69,7 +73,7 @@ export class SnapshotStore {
     return store;
   }
 
-  /** For questions about free space. */
+  /** The folder to measure free space in. */
   get path(): string {
     return this.#snapshots;
   }
@@ -78,7 +82,7 @@ export class SnapshotStore {
     return join(this.#snapshots, snapshotId);
   }
 
-  /** Memory layers with the folders that hold them. */
+  /** Pairs memory layers with the folders that hold them. */
   stacked(layers: readonly SavedMemoryLayer[]): readonly StackedLayer[] {
     return layers.map(({ snapshotId, digest }) => ({ folder: this.folder(snapshotId), digest }));
   }
@@ -91,10 +95,13 @@ export class SnapshotStore {
     return join(this.#disks, `${layerId}${diskSuffix}`);
   }
 
-  /** @throws snapshot.corrupt, snapshot.incompatible, secrets.locked, secrets.damaged */
+  /**
+   * Reads a snapshot's manifest and opens its host key. @throws snapshot.corrupt,
+   * snapshot.incompatible, secrets.locked, secrets.damaged
+   */
   async read(snapshotId: string): Promise<SnapshotManifest> {
     const stored = await readSnapshotManifest(this.folder(snapshotId));
-    // One that a user put back from a copy of an earlier version is not sealed.
+    // A snapshot that a user restored from a copy of an earlier version is not sealed.
     if (stored.format !== snapshotFormat) return { ...stored, format: snapshotFormat };
     return { ...stored, hostKey: this.#sealer.open(stored.hostKey, hostKeyPlace(snapshotId)) };
   }
@@ -107,8 +114,8 @@ export class SnapshotStore {
   }
 
   /**
-   * A new folder to write a snapshot into. Disposing it leaves no trace, not even of a `publish` that
-   * failed half-way: whoever goes on must never find a snapshot that was given up.
+   * Makes a new folder to write a snapshot into. Disposing it leaves no trace, not even of a
+   * `publish` that failed half-way: nothing may later find an abandoned snapshot.
    */
   async stage(snapshotId: string): Promise<StagedSnapshot> {
     const path = `${this.folder(snapshotId)}${stagedSuffix}`;
@@ -116,12 +123,13 @@ export class SnapshotStore {
     return {
       path,
       publish: async (manifest) => {
-        // ORDER: a snapshot whose layers nobody has noted must never be found.
+        // ORDER: nothing may find a snapshot whose layers are not in the ledger.
         await Promise.all([
           this.#note(manifest),
           writeManifest(path, sealed(manifest, this.#sealer)).then(() => flushFolder(path)),
         ]);
-        // ORDER: whoever made a disk layer has flushed its content; its name is flushed before it is named.
+        // ORDER: the maker of a disk layer has flushed its content; its name is flushed before a
+        // manifest names it.
         await flush(this.#disks);
         await renameDurably(path, this.folder(snapshotId));
       },
@@ -133,8 +141,8 @@ export class SnapshotStore {
   }
 
   /**
-   * Another snapshot of the same instant, to be kept and removed by itself; it shares what it can.
-   * @param disk Layers that say the same as its own, in place of those.
+   * Makes another snapshot of the same instant, with a life of its own; it shares what it can.
+   * @param disk Layers with the same content as the snapshot's own, to use in place of those.
    */
   async copy(
     snapshotId: string,
@@ -151,7 +159,10 @@ export class SnapshotStore {
     return copied;
   }
 
-  /** Keeps these, and what they stand upon, from being collected until disposed; they may not exist yet. */
+  /**
+   * Keeps these, and what they are built on, from being collected until disposed; they may not
+   * exist yet.
+   */
   keep(...ids: readonly string[]): Disposable {
     this.hold(ids);
     let isHeld = true;
@@ -163,7 +174,10 @@ export class SnapshotStore {
     };
   }
 
-  /** As `keep`, until `letGo` of the same ids. For records, which are many and have no end of their own. */
+  /**
+   * Holds like `keep`, until `letGo` of the same ids. For sandboxes' rows, which are many and have
+   * no end of their own.
+   */
   hold(ids: readonly string[]): void {
     this.#garbage.hold(ids);
   }
@@ -176,18 +190,18 @@ export class SnapshotStore {
     return this.#garbage.isHeld(id);
   }
 
-  /** Calls this each time that something may have become garbage. One listener: the last. */
+  /** Sets the one listener that is called each time that something may have become garbage. */
   onLetGo(listener: () => void): void {
     this.#garbage.onLetGo = listener;
   }
 
   /**
-   * Removes what was let go of since the last call and what nothing leads to any more. The first call of
-   * a process looks through both folders, for what an earlier process left, and so has to come when all
-   * records hold what they name. Safe at any time and after any crash.
-   * @returns the ids that are held no more: of each, all that could be removed is
-   * @throws storage.failed; snapshot.corrupt when an older version published a snapshot that is held
-   *   and cannot be read: nobody knows what it needs, so nothing is removed. The next call tries again.
+   * Removes what was released since the last call and what nothing leads to any more. The first
+   * call of a process looks through both folders, for what an earlier process left, so it must come
+   * after all rows hold what they name. Safe at any time and after any crash.
+   * @returns the ids that are no longer held: all that could be removed of each is
+   * @throws storage.failed; snapshot.corrupt when an older version published a snapshot that is
+   * held and cannot be read: its needs are unknown, so nothing is removed. The next call retries.
    */
   async collect(): Promise<readonly string[]> {
     return await this.#garbage.collect();
@@ -203,7 +217,7 @@ function hostKeyPlace(snapshotId: string): string {
   return `the snapshot ${snapshotId}`;
 }
 
-/** Of the memory layers, its own among them, and of the disk layers. */
+/** The memory layers, the snapshot's own among them, and the disk layers. */
 function usesOf({ snapshotId, memory, disk }: SnapshotManifest): readonly LayerUse[] {
   const memoryIds = memory.kind === "layers" ? memory.layers.map((one) => one.snapshotId) : [];
   const layerIds = [...memoryIds, ...disk.map(({ layerId }) => layerId)];
@@ -211,7 +225,7 @@ function usesOf({ snapshotId, memory, disk }: SnapshotManifest): readonly LayerU
 }
 
 /**
- * Seals what an earlier version left in plain. Safe to repeat.
+ * Seals the host keys that an earlier version left in plain. Safe to repeat.
  * @returns ids of snapshots that cannot be read, and stay as they are
  */
 export async function sealSnapshots(

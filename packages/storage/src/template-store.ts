@@ -10,11 +10,13 @@ import { TorporError, flushFolder, renameDurably, systemCode, writeFileDurably }
 import { contentSha256, verifyChecksums, writeChecksums } from "./checksums.ts";
 import { type TemplateManifest, readTemplateManifest, writeManifest } from "./manifest.ts";
 
-/** Snapshots that sandboxes are made from have names and ids of the same kinds. */
+/** Matches names of templates, and of snapshots that sandboxes are made from. */
 export const templateNamePattern = /^[a-z0-9][a-z0-9_-]{0,127}$/;
+/** Matches ids of templates, and of snapshots that sandboxes are made from. */
 export const templateIdPattern = /^[a-z0-9]{20}$/;
 const stagedSuffix = ".staged";
 
+/** A published template: its manifest and the paths of its files. */
 export interface Template {
   readonly manifest: TemplateManifest;
   readonly kernelPath: string;
@@ -24,14 +26,16 @@ export interface Template {
   readonly deviceStatePath: string;
 }
 
+/** A template in the making. */
 export interface StagedTemplate extends AsyncDisposable {
   readonly files: Omit<Template, "manifest">;
   publish(manifest: TemplateManifest): Promise<void>;
 }
 
+/** Reads, publishes and names the templates of one cache folder. */
 export class TemplateStore {
   readonly #folder: string;
-  /** Ids of those that were damaged when they were last read through. */
+  /** Ids of the templates that were damaged when they were last read through. */
   readonly #damaged = new Set<string>();
 
   constructor(templatesFolder: string) {
@@ -53,16 +57,18 @@ export class TemplateStore {
   }
 
   /**
-   * Tells one build of a template from another: a boot is not reproducible, so one that is made again from
-   * the same inputs has the same id and other memory. Undefined for one without checksums.
+   * Distinguishes builds of a template: a boot is not reproducible, so a template that is made
+   * again from the same inputs has the same id and other memory. Undefined for a template without
+   * checksums.
    */
   async contentOf(templateId: string): Promise<string | undefined> {
     return await contentSha256(join(this.#folder, templateId));
   }
 
   /**
-   * Reads every file of a template through, which takes seconds: whoever is restored from it trusts it.
-   * @throws snapshot.corrupt naming the file that is not as it was made.
+   * Reads every file of a template through, which takes seconds: every guest restored from it
+   * trusts it.
+   * @throws snapshot.corrupt naming the file that has changed.
    */
   async verify(templateId: string): Promise<void> {
     try {
@@ -75,14 +81,15 @@ export class TemplateStore {
   }
 
   /**
-   * Refuses one that is known to be damaged, after another look at it: it may have been mended.
+   * Refuses a template that is known to be damaged, after verifying it again: it may have been
+   * repaired.
    * @throws snapshot.corrupt
    */
   async assertWhole(templateId: string): Promise<void> {
     if (this.#damaged.has(templateId)) await this.verify(templateId);
   }
 
-  /** Ids of all templates, in order, those without a name among them. */
+  /** Ids of all templates, in order, including those without a name. */
   async ids(): Promise<readonly string[]> {
     const entries = await readdir(this.#folder).catch(() => []);
     return entries.filter((name) => templateIdPattern.test(name)).sort();
@@ -92,11 +99,11 @@ export class TemplateStore {
   async names(): Promise<readonly string[]> {
     await mkdir(this.#namesFolder, { recursive: true });
     const entries = await readdir(this.#namesFolder);
-    // A power cut may leave the half of a name that was being assigned.
+    // A power cut may leave a half-assigned name.
     return entries.filter((name) => templateNamePattern.test(name)).sort();
   }
 
-  /** From now on `name` means this template; sandboxes made from another keep theirs. */
+  /** Makes `name` mean this template; sandboxes made from another keep theirs. */
   async assignName(name: string, templateId: string): Promise<void> {
     await mkdir(this.#namesFolder, { recursive: true });
     await writeFileDurably(join(this.#namesFolder, name), templateId);
@@ -109,18 +116,18 @@ export class TemplateStore {
     return names.filter((_name, index) => ids[index] === templateId);
   }
 
-  /** Removes it with its names. The caller knows that nothing stands upon it. */
+  /** Removes a template with its names. The caller ensures that nothing is built on it. */
   async remove(templateId: string): Promise<void> {
     for (const name of await this.namesOf(templateId)) {
       await rm(join(this.#namesFolder, name), { force: true });
     }
     const folder = join(this.#folder, templateId);
-    // Half a template must never be found under its id.
+    // Nothing may find half a template under its id.
     await renameDurably(folder, `${folder}${stagedSuffix}`);
     await rm(`${folder}${stagedSuffix}`, { recursive: true, force: true });
   }
 
-  /** A new folder to build a template in; disposing it before `publish` leaves no trace. */
+  /** Makes a new folder to build a template in; disposing it before `publish` leaves no trace. */
   async stage(templateId: string): Promise<StagedTemplate> {
     const folder = join(this.#folder, templateId);
     const staged = `${folder}${stagedSuffix}`;

@@ -1,7 +1,13 @@
-/** Reads and writes at a place in a file that are done only when all is: one call may do a part. */
+/**
+ * Reads and writes at a place in a file that finish only when all bytes are done: one system call
+ * may do only a part.
+ */
 import type { FileHandle } from "node:fs/promises";
 
-/** @returns how many bytes there were; fewer than asked for only at the end of the file. */
+/**
+ * Reads until `into` is full. @returns how many bytes it read; fewer than asked for only at the end
+ * of the file.
+ */
 export async function readWhole(
   file: FileHandle,
   into: Uint8Array,
@@ -16,7 +22,10 @@ export async function readWhole(
   return at;
 }
 
-/** A disk that fills takes a part without an error; asking for the rest brings it. */
+/**
+ * Writes all of `from`. A disk that fills up accepts a part without an error; writing the rest
+ * brings the error.
+ */
 export async function writeWhole(
   file: FileHandle,
   from: Uint8Array,
