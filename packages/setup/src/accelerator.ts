@@ -1,9 +1,9 @@
 /**
- * Whether guests run under KVM or under emulation (TCG).
+ * Chooses whether guests run under KVM or under emulation (TCG).
  *
- * A present /dev/kvm proves nothing: on some hosts a guest hangs under it. So KVM is chosen only after
- * a guest has really come up under it, within a deadline. The verdict is kept until the QEMU version,
- * the host's kernel or the device itself changes.
+ * A present /dev/kvm proves nothing: on some hosts a guest hangs under it. So set-up chooses KVM
+ * only after a guest has really come up under it, within a deadline. The verdict is kept until the
+ * QEMU version, the host's kernel or the device itself changes.
  */
 import { statSync } from "node:fs";
 import { mkdtemp, readFile, rm, stat } from "node:fs/promises";
@@ -18,25 +18,30 @@ import type { Progress } from "./progress.ts";
 
 /** Ten times what a boot under working KVM takes. */
 const standstillBudgetMs = 20_000;
-/** For a guest that is slow and goes on, on a machine that is itself emulated. */
+/** For a guest that is slow but makes progress, on a machine that is itself emulated. */
 const probeBudgetMs = 5 * 60_000;
 const lookMs = 200;
 
+/** The accelerator to use, and why. */
 export interface AcceleratorVerdict {
   readonly accelerator: Accelerator;
   /** Why, in one line for the user. */
   readonly reason: string;
 }
 
+/** What a probe of KVM needs. */
 export interface AcceleratorOptions {
   readonly cacheFolder: string;
   readonly base: BaseImage;
-  /** What is to run the guests. */
+  /** The QEMU that will run the guests. */
   readonly program: QemuProgram;
   readonly progress: Progress;
 }
 
-/** @throws vmm.missing */
+/**
+ * Returns the earlier verdict if it still holds, else probes KVM and keeps the verdict. @throws
+ * vmm.missing
+ */
 export async function chooseAccelerator(options: AcceleratorOptions): Promise<AcceleratorVerdict> {
   const known = await knownAccelerator(options.cacheFolder);
   if (known !== undefined) return known;
@@ -46,7 +51,7 @@ export async function chooseAccelerator(options: AcceleratorOptions): Promise<Ac
   return verdict;
 }
 
-/** What an earlier probe found, if it still holds. @throws vmm.missing */
+/** Returns the verdict of an earlier probe, if it still holds. @throws vmm.missing */
 export async function knownAccelerator(
   cacheFolder: string,
 ): Promise<AcceleratorVerdict | undefined> {
@@ -92,7 +97,7 @@ async function probe({ base, program, progress }: AcceleratorOptions): Promise<A
   });
 }
 
-/** Boots the base image up to the agent's first answer and ends it. */
+/** Boots the base image up to the agent's first answer, then ends it. */
 async function bootUnderKvm(base: BaseImage, program: QemuProgram): Promise<void> {
   await using undo = new AsyncDisposableStack();
   const folder = undo.adopt(await mkdtemp(join(tmpdir(), "torpor-kvm-")), (path) =>
@@ -123,8 +128,9 @@ async function bootUnderKvm(base: BaseImage, program: QemuProgram): Promise<void
 }
 
 /**
- * `stoodStill` rejects when a guest has taken no more of its memory for too long. One that boots touches
- * new pages all the time; one that hangs does not, and says nothing on the console as one that boots.
+ * `stoodStill` rejects when a guest has touched no new page of its memory for too long. A booting
+ * guest touches new pages all the time; a hanging guest does not, and neither writes to the
+ * console.
  */
 function watchProgress(memoryPath: string): Disposable & { readonly stoodStill: Promise<never> } {
   const { promise: stoodStill, reject } = Promise.withResolvers<never>();

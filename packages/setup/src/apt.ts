@@ -1,20 +1,22 @@
 /**
- * What is asked of apt: where this machine gets its packages from, and how far a run of it is.
+ * Queries apt: where this machine gets its packages from, and how far a run of apt is.
  *
- * No mirror is named in this repository: every address comes from the machine's own sources, so
- * that a mirror, a proxy or an archive that an administrator chose is used here too.
+ * This repository names no mirror: every address comes from the machine's own sources, so that a
+ * mirror, a proxy or an archive that an administrator chose is used here too.
  */
 import { access, readFile } from "node:fs/promises";
 import { type Deadline, TorporError, runCommand } from "@torpor/std";
 
-/** Messages are parsed, and nothing may stop to ask. */
+/** The environment of every apt: its messages are parsed, and it must never stop to ask. */
 export const aptEnv: Readonly<Record<string, string>> = {
   LC_ALL: "C",
   DEBIAN_FRONTEND: "noninteractive",
   NEEDRESTART_MODE: "l",
 };
 
-/** Where the Debian keys are on every Debian machine; sources name it so that no other key counts. */
+/**
+ * The path of the Debian keys on every Debian machine; sources name it so that no other key counts.
+ */
 const keyringPath = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /** One index that apt would fetch, as `apt-get indextargets` prints it. */
@@ -22,10 +24,10 @@ export interface AptTarget {
   readonly uri: string;
   /** The suite as the source names it: "bookworm", "bookworm-security", "stable". */
   readonly suite: string;
-  /** The release it turned out to be; empty before the first update. */
+  /** The codename that the suite stands for; empty before the first update. */
   readonly codename: string;
   readonly component: string;
-  /** Empty before the first update. */
+  /** The archive's name for itself, such as "Debian"; empty before the first update. */
   readonly origin: string;
 }
 
@@ -38,7 +40,7 @@ export interface DebianArchives {
 
 const targetFormat = "$(REPO_URI)|$(RELEASE)|$(CODENAME)|$(COMPONENT)|$(ORIGIN)";
 
-/** All indexes of this machine's sources. Works before the first `apt-get update` too. */
+/** Lists all indexes of this machine's sources. Works before the first `apt-get update` too. */
 export async function listAptTargets(deadline: Deadline): Promise<readonly AptTarget[]> {
   const list = async (option: readonly string[]): Promise<readonly AptTarget[]> => {
     const { stdout } = await runCommand(
@@ -48,16 +50,19 @@ export async function listAptTargets(deadline: Deadline): Promise<readonly AptTa
     );
     return parseAptTargets(stdout);
   };
-  // What has been fetched tells its origin; the rest is known by its address and suite only.
+  // A fetched index names its origin; for the others only address and suite are known.
   const fetched = await list([]);
   return fetched.length > 0 ? fetched : list(["--no-release-info"]);
 }
 
+/**
+ * Parses the lines of `apt-get indextargets` in our format; lines without an address are left out.
+ */
 export function parseAptTargets(text: string): readonly AptTarget[] {
   return text.split("\n").flatMap((line) => {
     const [uri = "", suite = "", codename = "", component = "", origin = ""] = line.split("|");
     if (uri === "" || component === "") return [];
-    // apt leaves a field that it does not know yet as it was written in the format.
+    // apt leaves a field that it does not know yet as the format has it.
     const known = (field: string): string => (field.startsWith("$(") ? "" : field);
     return [{ uri, suite, codename: known(codename), component, origin: known(origin) }];
   });
@@ -80,7 +85,7 @@ export function findDebianArchives(
       target.suite,
     );
   const mains = usable.filter((target) => is(target, ""));
-  // Others publish under Debian's suite names too, but never its updates.
+  // Other archives publish under Debian's suite names too, but never its updates.
   const main =
     mains.find(({ uri }) => usable.some((one) => one.uri === uri && /-updates$/.test(one.suite))) ??
     mains[0];
@@ -89,7 +94,7 @@ export function findDebianArchives(
 }
 
 /**
- * The archives of this machine, with lists of mirrors resolved to their first entry.
+ * Finds the archives of this machine, with lists of mirrors resolved to their first entry.
  * @throws command.failed when no Debian source is configured.
  */
 export async function loadDebianArchives(deadline: Deadline): Promise<DebianArchives> {
@@ -108,7 +113,7 @@ export async function loadDebianArchives(deadline: Deadline): Promise<DebianArch
   };
 }
 
-/** Debian's cloud images say `mirror+file:/etc/apt/mirrors/…`: a file with one address a line. */
+/** Debian's cloud images use `mirror+file:/etc/apt/mirrors/…`: a file with one address a line. */
 async function resolveMirrorList(uri: string): Promise<string> {
   const path = /^mirror\+file:(?:\/\/)?(\/.*?)\/?$/.exec(uri)?.[1];
   if (path === undefined) return uri;
@@ -116,7 +121,10 @@ async function resolveMirrorList(uri: string): Promise<string> {
   return first ?? uri;
 }
 
-/** The `deb` lines for a release: the release, its updates and its security updates, and other suites of its. */
+/**
+ * The `deb` lines for a release: the release, its updates and its security updates, and its other
+ * suites that are asked for.
+ */
 export async function guestSourceLines(
   archives: DebianArchives,
   release: string,
@@ -135,12 +143,16 @@ export async function guestSourceLines(
   ];
 }
 
-/** Proxy and validity settings of this machine's apt, as `-o` values for an apt that does not read them. */
+/**
+ * Proxy and validity settings of this machine's apt, as `-o` values for an apt that does not read
+ * its configuration.
+ */
 export async function inheritedAptOptions(deadline: Deadline): Promise<readonly string[]> {
   const { stdout } = await runCommand(["apt-config", "dump", "Acquire"], deadline, { env: aptEnv });
   return parseInheritedOptions(stdout);
 }
 
+/** Selects those settings from the output of `apt-config dump`. */
 export function parseInheritedOptions(dump: string): readonly string[] {
   const kept = /^Acquire::(https?::(proxy|verify|ca)|check-valid-until|check-date|retries)/i;
   return dump.split("\n").flatMap((line) => {
@@ -150,6 +162,7 @@ export function parseInheritedOptions(dump: string): readonly string[] {
   });
 }
 
+/** What /etc/os-release says of this machine; texts are empty where it says nothing. */
 export interface OsRelease {
   readonly id: string;
   readonly codename: string;
@@ -158,10 +171,12 @@ export interface OsRelease {
   readonly prettyName: string;
 }
 
+/** Reads this machine's release; a missing file gives empty fields. */
 export async function loadOsRelease(path = "/etc/os-release"): Promise<OsRelease> {
   return parseOsRelease(await readFile(path, "utf8").catch(() => ""));
 }
 
+/** Parses the text of an os-release file. */
 export function parseOsRelease(text: string): OsRelease {
   const field = (name: string): string =>
     new RegExp(`^${name}="?([^"\\n]*)"?$`, "m").exec(text)?.[1] ?? "";
@@ -173,6 +188,7 @@ export function parseOsRelease(text: string): OsRelease {
   };
 }
 
+/** How far apt is, as it reports on its status descriptor. */
 export interface AptStatus {
   readonly phase: "download" | "install";
   /** From 0 to 1 within the phase. */

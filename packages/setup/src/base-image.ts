@@ -1,10 +1,11 @@
 /**
- * The files every template boots from: kernel, initramfs and base disk, built once and kept.
+ * The files that every template boots from: kernel, initramfs and base disk, built once and kept.
  *
- * Four layers (see layers.ts): `kernel` and `rootfs` are fetched from Debian, `npm` from npm's registry,
- * `base` is made of those and the agent, without the network. Debian's own versions are not part of a key, so what
- * was built once stays in use until its recipe changes or its folder is removed. Old `base` layers
- * are never removed here: the disks of sandboxes are overlays on them.
+ * They come from four layers (see layers.ts): `kernel` and `rootfs` are fetched from Debian, `npm`
+ * from npm's registry, `base` is made of those and the agent, without the network. Debian's own
+ * versions are not part of a key, so a built layer stays in use until its recipe changes or its
+ * folder is removed. This module never removes old `base` layers: the disks of sandboxes are
+ * overlays on them.
  */
 import { mkdir, stat } from "node:fs/promises";
 import { join } from "node:path";
@@ -33,43 +34,45 @@ import { shareCommand } from "./shared-cache.ts";
 import { type Progress, silentProgress } from "./progress.ts";
 import { buildRootfsLayer, guestRelease, rootfsInputs } from "./rootfs.ts";
 
-/** Raise it when the way a layer is built changes but none of its inputs does. */
+/** Raise a number when the way that layer is built changes but none of its inputs does. */
 const recipes = { kernel: 1, rootfs: 1, npm: 1, base: 2 } as const;
 
 const kernelBudgetMs = 15 * 60_000;
 const rootfsBudgetMs = 60 * 60_000;
 const npmBudgetMs = 10 * 60_000;
 const diskBudgetMs = 10 * 60_000;
-/** Another builder may have all of it to do. */
+/** The builder that holds the lock may have all of it to do. */
 const lockBudgetMs = 90 * 60_000;
 
+/** Where a base image is kept and what it is made of. */
 export interface BaseImageOptions {
-  /** Holds the layers; made when it is missing. Readable by its owner only. */
+  /** The folder of the layers; made when it is missing. Readable by its owner only. */
   readonly cacheDir: string;
   /** The agent as one file of JavaScript. */
   readonly agentBundle: string;
   readonly progress?: Progress;
   readonly diskBytes?: number;
-  /** Where `koffi` and the pinned Node are; the workspace's own by default. */
+  /** Holds `koffi` and the pinned Node; the workspace's own by default. */
   readonly nodeModulesDir?: string;
 }
 
+/** The files of a base image; they are shared and never change. */
 export interface BaseImage {
   readonly kernelPath: string;
   readonly initramfsPath: string;
-  /** Raw and sparse. INVARIANT: never written to; everything that runs uses an overlay. */
+  /** Raw and sparse. INVARIANT: nothing writes to it; every VM uses an overlay. */
   readonly diskPath: string;
   readonly diskBytes: number;
   /** `uname -r` of the guest. */
   readonly kernelVersion: string;
-  /** Of everything that went in: the same hash means the same files. */
+  /** A hash of all inputs: the same hash means the same files. */
   readonly inputsHash: string;
 }
 
 /**
  * Returns the base image, building what is missing; takes milliseconds when nothing is. Safe to
- * repeat and to run twice at once: the second waits. Building needs root and, for Debian's part,
- * the network.
+ * repeat and to run twice at once: the second call waits. Building needs root and, for Debian's
+ * part, the network.
  */
 export async function prepareBaseImage(options: BaseImageOptions): Promise<BaseImage> {
   const { cacheDir, progress = silentProgress } = options;
@@ -103,7 +106,7 @@ export async function prepareBaseImage(options: BaseImageOptions): Promise<BaseI
   );
 }
 
-/** The base image for these inputs, if it is there already. Touches nothing. */
+/** Finds the base image for these inputs, if it exists. Touches nothing. */
 async function findBaseImage(options: BaseImageOptions): Promise<BaseImage | undefined> {
   const { cacheDir } = options;
   const kernelDir = layerPath(cacheDir, "kernel", kernelKey());

@@ -9,41 +9,43 @@ import { emulatedKernelArgument, guestHostName } from "./guest-files.ts";
 import { guestUserName } from "./rootfs.ts";
 
 const usualMemoryMiB = 512;
-/** Of a guest that was booted and never restored; every restore has a larger one. */
+/** The generation of a guest that was booted and never restored; every restore has a larger one. */
 export const bootGeneration = 1;
 
 const endBudgetMs = 15_000;
 
-/** Of every guest but for its memory, whose size may be another. */
+/** The machine of every guest; only its memory size may differ. */
 export function machineOf(
   memoryMiB: number = usualMemoryMiB,
 ): Pick<MachineShape, "vcpuCount" | "memoryMiB"> {
   return { vcpuCount: 1, memoryMiB };
 }
 
+/** What a boot needs. */
 export interface BootOptions {
-  /** For the process list. */
+  /** The VM's name in the process list. */
   readonly name: string;
   readonly driver: VmmDriver;
   readonly kernelPath: string;
   readonly initramfsPath: string;
   readonly disk: readonly DiskLayer[];
-  /** Created by the boot. */
+  /** The memory image; the boot creates it. */
   readonly memoryPath: string;
-  /** As much as every template has, unless told otherwise. */
+  /** The usual size of every template unless given. */
   readonly memoryMiB?: number | undefined;
   readonly runFolder: string;
 }
 
+/** A guest whose agent answers, before its first init. */
 export interface BootedGuest {
   readonly vm: Vm;
   readonly link: GuestLink;
-  /** What the agent has to be told first, and the key that authorises the host from then on. */
+  /** The request that the agent needs first; its key authorises the host from then on. */
   readonly init: InitRequest;
 }
 
 /**
- * The guest is ended by `undo`.
+ * Boots a guest, which `undo` ends.
  * @throws vmm.exited with the console when the guest ends, guest.unreachable when it stays silent.
  */
 export async function bootGuest(
@@ -75,15 +77,15 @@ export async function bootGuest(
   return { vm, link, init };
 }
 
-/** Rejects when the VM ends, with what it said last. */
+/** Rejects when the VM ends, with the last lines of its console and VMM. */
 export async function whenEnded(vm: Vm): Promise<never> {
   const { consoleTail, vmmTail } = await vm.exited;
   throw new TorporError("vmm.exited", `the guest ended: ${vmmTail}${consoleTail}`);
 }
 
 /**
- * Hardening that protects a guest from itself, where every user may become root, costs code on each
- * system call; an emulated wake without it is measured 7 % faster.
+ * Turns off hardening that protects a guest from itself: every user in it may become root, and the
+ * hardening costs code on each system call; an emulated wake without it is measured 7 % faster.
  */
 const withoutHardening = [
   ...["mitigations=off", "apparmor=0", "audit=0"],
@@ -91,8 +93,8 @@ const withoutHardening = [
 ];
 
 /**
- * Under emulation the guest is told the rate of its timestamp counter: left to measure it on a busy
- * host, Linux gives up and hangs.
+ * The kernel's command line. Under emulation it names the rate of the guest's timestamp counter:
+ * left to measure it on a busy host, Linux gives up and hangs.
  */
 export function kernelArgumentsOf(identity: VmmIdentity): string {
   const emulated = [
@@ -105,11 +107,12 @@ export function kernelArgumentsOf(identity: VmmIdentity): string {
   ].join(" ");
 }
 
-/** What the agent of a guest that was just booted is told. */
+/** The first init request of a guest that was just booted. */
 export function firstInit(name: string): InitRequest {
   return {
     reason: "create",
-    // No sandbox keeps it; but what taking it on once has warmed up is in the template.
+    // No sandbox keeps this identity; but the template then contains what taking it on once has
+    // warmed up.
     machine: {
       hostname: guestHostName,
       machineId: randomBytes(16).toString("hex"),

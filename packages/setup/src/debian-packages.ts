@@ -1,9 +1,9 @@
 /**
- * The Debian packages Torpor needs on the host: which are missing, and installing them.
+ * Finds which of the Debian packages that Torpor needs on the host are missing, and installs them.
  *
- * Nothing that is installed is ever upgraded or removed. On Debian 12 a missing QEMU comes from
- * backports (QEMU 10 instead of 7.2), as a source of our own whose address is the machine's; if that
- * cannot be had, the release's QEMU is used and one line says so. When all is there, this is one
+ * It never upgrades or removes an installed package. On Debian 12 a missing QEMU comes from
+ * backports (QEMU 10 instead of 7.2), from a source of our own at the address of the machine's; if
+ * that fails, the release's QEMU is used and one line says so. When nothing is missing, this is one
  * call of dpkg-query: no network, no root.
  */
 import { rm } from "node:fs/promises";
@@ -19,14 +19,16 @@ import {
 } from "./apt.ts";
 import { type Progress, type Report, silentProgress } from "./progress.ts";
 
+/** A Debian package that Torpor needs. */
 export interface HostPackage {
   readonly name: string;
   /** What breaks without it; shown before it is installed. */
   readonly why: string;
-  /** Taken from the backports of a release that is too old, where there are any. */
+  /** Install from backports on a release that is too old, where there are any. */
   readonly newest: boolean;
 }
 
+/** The packages that every host needs. */
 export const hostPackages: readonly HostPackage[] = [
   { name: "qemu-system-x86", why: "runs the sandboxes", newest: true },
   { name: "qemu-utils", why: "checks their disks", newest: true },
@@ -36,6 +38,7 @@ export const hostPackages: readonly HostPackage[] = [
 
 /** The release whose own QEMU is too old to be the first choice. */
 const backportsRelease = "bookworm";
+/** The file that adds the backports to apt's sources; `torpor uninstall` removes it. */
 export const backportsPath = "/etc/apt/sources.list.d/torpor-backports.sources";
 
 const queryBudgetMs = 20_000;
@@ -43,8 +46,9 @@ const updateBudgetMs = 5 * 60_000;
 const installBudgetMs = 20 * 60_000;
 const lockRetryMs = 2_000;
 
+/** How an installation is shown. */
 export interface EnsurePackagesOptions {
-  /** Shows a step while something is installed, and why; nothing when all is there. */
+  /** Shows a step while packages are installed, and why; shows nothing when none is missing. */
   readonly progress?: Progress;
 }
 
@@ -58,6 +62,7 @@ export async function loadInstalledPackages(): Promise<ReadonlyMap<string, strin
   return parseInstalledPackages(stdout);
 }
 
+/** Parses the output of dpkg-query; keeps what is fully installed. */
 export function parseInstalledPackages(text: string): ReadonlyMap<string, string> {
   const installed = new Map<string, string>();
   for (const line of text.split("\n")) {
@@ -67,6 +72,7 @@ export function parseInstalledPackages(text: string): ReadonlyMap<string, string
   return installed;
 }
 
+/** Lists the needed packages that are not installed. */
 export function missingPackages(
   installed: ReadonlyMap<string, string>,
   needed: readonly HostPackage[] = hostPackages,
@@ -75,7 +81,8 @@ export function missingPackages(
 }
 
 /**
- * Installs what is missing and returns the names; does nothing when all is there. Safe to repeat.
+ * Installs the missing packages and returns their names; does nothing when none is missing. Safe to
+ * repeat.
  * @throws root.required with the exact apt command as its advice,
  * @throws command.failed when apt fails.
  */
@@ -140,7 +147,7 @@ async function updateWithBackports(
     await updateLists();
     return suite;
   } catch (error) {
-    // ORDER: a source that cannot be fetched must go, or every later update fails too.
+    // ORDER: remove a source that cannot be fetched, or every later update fails too.
     if (written) await rm(backportsPath, { force: true });
     onNote(
       `Backports cannot be used, so QEMU comes from ${release.prettyName}: ${firstLine(error)}`,

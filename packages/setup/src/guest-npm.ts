@@ -1,8 +1,8 @@
 /**
- * npm for the guest: one version of the registry's own package, whose dependencies are inside it.
+ * npm for the guest: one version of the registry's own package, which includes its dependencies.
  *
- * Debian's npm would bring some 300 packages and a second Node; a dependency of this workspace would
- * stand before the machine's own npm in the PATH of every npm script.
+ * Debian's npm would bring some 300 packages and a second Node; a dependency of this workspace
+ * would precede the machine's own npm in the PATH of every npm script.
  */
 import { createHash } from "node:crypto";
 import { readFile, rm } from "node:fs/promises";
@@ -14,13 +14,14 @@ const npmVersion = "11.21.2";
 /** SHA-512 of the archive, as package-lock.json files have it. */
 const npmIntegrity =
   "7HPApk+AflMUavSseL1Pm6CnYqMIHk53x+KmuhqmTDqPkjPMgxIpTPcTqsE91EKNw4gFBJV9fnXiSdGm1DXq9A==";
-/** A third of a megabyte each in every guest's disk, and read by people only. */
+/** A third of a megabyte each in every guest's disk, and only people read them. */
 const leftOut: readonly string[] = ["package/docs", "package/man"];
 
+/** What decides the content of the npm layer, for its key. */
 export const guestNpmInputs: LayerInputs = { npmVersion, npmIntegrity, leftOut };
 
 /**
- * Fetches the package with this machine's npm, from the registry that it uses, into `dir`.
+ * Fetches the package into `dir` with this machine's npm, from the registry that npm uses.
  * @throws command.notFound, command.failed
  */
 export async function buildGuestNpmLayer(dir: string, deadline: Deadline): Promise<void> {
@@ -28,7 +29,7 @@ export async function buildGuestNpmLayer(dir: string, deadline: Deadline): Promi
   await runCommand(
     ["npm", "pack", `npm@${npmVersion}`, "--pack-destination", dir, "--loglevel=error"],
     deadline,
-    // Where a registry may be set for `npm ci` of this checkout.
+    // A user may have set a registry for `npm ci` in this checkout.
     { cwd: join(import.meta.dirname, "../../..") },
   );
   const digest = createHash("sha512")

@@ -1,14 +1,15 @@
 /**
  * The first file system of the guest: busybox, a few modules and a script that finds the disk.
  *
- * It is a cpio archive in the "newc" format, written here. It is not compressed: unpacking costs
- * more under software emulation than reading a few more megabytes does. Nothing in it may hang: the
+ * It is a cpio archive in the "newc" format, written here. It is not compressed: under software
+ * emulation, unpacking costs more than reading a few more megabytes. Nothing in it may hang: the
  * script prints one line and powers off when anything fails.
  */
 import { readFile, writeFile } from "node:fs/promises";
 import { basename } from "node:path";
 import { assert } from "@torpor/std";
 
+/** An entry of the archive; paths are relative, and a folder precedes its content. */
 export type CpioEntry =
   | { readonly kind: "dir"; readonly path: string; readonly mode: number }
   | { readonly kind: "file"; readonly path: string; readonly mode: number; readonly data: Buffer }
@@ -30,7 +31,7 @@ const typeBits = {
 } as const;
 const symlinkMode = 0o777;
 const trailerName = "TRAILER!!!";
-/** QEMU and the kernel want whole blocks of this size at the end. */
+/** QEMU and the kernel require an archive of whole blocks of this size. */
 const archiveBlockBytes = 512;
 
 /** Writes a newc archive; the same entries always give the same bytes. */
@@ -92,16 +93,18 @@ function padding(bytes: number, multiple: number): Buffer {
   return Buffer.alloc((multiple - (bytes % multiple)) % multiple);
 }
 
-/** Where the guest's own init is; the initramfs hands over to it. */
+/** The path of the guest's own init; the initramfs hands over to it. */
 export const guestInitPath = "/sbin/torpor-init";
 
-/** LIMIT: how long the disk may take to appear. It is there at once unless the machine is starved. */
+/**
+ * LIMIT: how long the disk may take to appear. It appears at once unless the machine is starved.
+ */
 const diskWaitMsMax = 10_000;
 const diskPollMs = 20;
 
 /** The script the kernel starts. `modules` are file names in /modules, in load order. */
 export function initramfsInit(modules: readonly string[]): string {
-  // The shell starts applets by their bare names only while /proc is there.
+  // The shell finds applets by their bare names only while /proc is mounted.
   return `#!/bin/busybox sh
 die() {
   echo "torpor-initramfs: $1" >/dev/console
@@ -129,12 +132,14 @@ exec /bin/busybox switch_root /newroot ${guestInitPath}
 `;
 }
 
+/** What an initramfs is made of. */
 export interface InitramfsOptions {
   readonly busyboxPath: string;
   /** In load order. */
   readonly modulePaths: readonly string[];
 }
 
+/** Writes the initramfs to `outPath`. */
 export async function buildInitramfs(outPath: string, options: InitramfsOptions): Promise<void> {
   const dir = (path: string): CpioEntry => ({ kind: "dir", path, mode: 0o755 });
   const names = options.modulePaths.map((path) => basename(path));

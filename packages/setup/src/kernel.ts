@@ -1,9 +1,9 @@
 /**
  * The guest's kernel: Debian's cloud kernel of the guest release, as Debian built it.
  *
- * apt fetches it into a world of its own (lists, cache and sources inside the layer), so that the
- * host's release, pins and package lists make no difference and none of them is changed. Of the
- * package only the kernel image and a few modules are kept: the initramfs loads those.
+ * apt fetches it in an environment of its own (lists, cache and sources inside the layer), so that
+ * the host's release, pins and package lists make no difference and apt changes none of them. Only
+ * the kernel image and a few modules of the package are kept: the initramfs loads those.
  */
 import { copyFile, mkdir, readFile, readdir, writeFile } from "node:fs/promises";
 import { basename, join } from "node:path";
@@ -20,12 +20,12 @@ import { aptEnv, guestSourceLines, loadDebianArchives, parseAptStatus } from "./
 import { removeTree } from "./layers.ts";
 import type { Report } from "./progress.ts";
 
-/** Depends on the newest kernel of its release. */
+/** A package that depends on the newest kernel of its release. */
 export const kernelMetaPackage = "linux-image-cloud-amd64";
 
 /**
- * ORDER: each is loaded after those it needs. Some are built into some kernels. The diag modules
- * let `ss` in the guest see and end sockets (`ss --kill`); nothing in the guest loads
+ * ORDER: each module is loaded after those it needs. Some kernels have some of them built in. The
+ * diag modules let `ss` in the guest see and end sockets (`ss --kill`); nothing in the guest loads
  * modules on demand.
  */
 export const kernelModules: readonly string[] = [
@@ -41,10 +41,11 @@ export const kernelModules: readonly string[] = [
   "udp_diag",
 ];
 
+/** A kernel layer's files. */
 export interface GuestKernel {
-  /** Of the kernel, as `uname -r` says it: "6.1.0-56-cloud-amd64". */
+  /** The kernel's version, as `uname -r` prints it: "6.1.0-56-cloud-amd64". */
   readonly version: string;
-  /** Of the package: "6.1.192-2". */
+  /** The package's version: "6.1.192-2". */
   readonly packageVersion: string;
   readonly vmlinuzPath: string;
   /** In load order. */
@@ -52,8 +53,8 @@ export interface GuestKernel {
 }
 
 /**
- * Fetches the kernel of `release` and unpacks it, with these of its modules, into an empty folder. Needs
- * root and the network.
+ * Fetches the kernel of `release` and unpacks it, with the given modules, into an empty folder.
+ * Needs root and the network.
  */
 export async function buildKernelLayer(
   dir: string,
@@ -100,6 +101,7 @@ export async function buildKernelLayer(
   report(1);
 }
 
+/** Reads the layer in `dir` that `buildKernelLayer` filled. */
 export async function loadKernelLayer(dir: string): Promise<GuestKernel> {
   const text = await readFile(join(dir, "kernel.json"), "utf8");
   const body = parseObject(parseJson(text, "kernel.json"), "kernel.json");
@@ -112,7 +114,7 @@ export async function loadKernelLayer(dir: string): Promise<GuestKernel> {
   };
 }
 
-/** Finds the kernel package proper in what apt-cache shows of the package that depends on it. */
+/** Finds the kernel package proper in apt-cache's output for the package that depends on it. */
 export function parseKernelDependency(text: string): { name: string; version: string } {
   const [, name, version] =
     /^Depends:.*?\b(linux-image-[0-9][^ ,]*-cloud-amd64) \(= ([^)]+)\)/m.exec(text) ?? [];
@@ -139,7 +141,7 @@ async function makeAptWorld(
     "Dir::State::Lists": join(world, "lists"),
     "Dir::State::Status": join(world, "status"),
     "Dir::Cache": join(world, "cache"),
-    // The folder is ours alone, so apt cannot hand the download to its own user.
+    // Only root can enter the folder, so apt cannot hand the download to its own user.
     "APT::Sandbox::User": "root",
     "APT::Architecture": "amd64",
     "APT::Default-Release": "",
@@ -191,7 +193,7 @@ async function findModuleTrees(unpacked: string, version: string): Promise<reado
 }
 
 /**
- * The files of the wanted modules, in that order, without those that are built in.
+ * Chooses the files of the wanted modules, in that order, without those that are built in.
  * @throws command.failed when one is neither a file nor built in.
  */
 export function chooseModules(

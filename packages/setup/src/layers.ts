@@ -1,10 +1,10 @@
 /**
- * The cache of things that take long to build: one folder per layer, named by what went into it.
+ * A cache of artefacts that take long to build: one folder per layer, named by a key of its inputs.
  *
  * INVARIANT: a layer folder that exists is complete. It is built in `staging/`, flushed, and only
  * then renamed; so a Ctrl-C, a crash or a power cut leaves at most a staging folder, which the next
- * builder removes. Building happens under one lock, which the kernel gives back when its holder ends
- * (flock), so that a builder that is killed cannot leave it behind.
+ * builder removes. Builders hold one lock, which the kernel releases when its holder ends (flock),
+ * so that a killed builder cannot leave it behind.
  */
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
@@ -18,25 +18,28 @@ import { type Deadline, TorporError, flushFolder, renameDurably } from "@torpor/
 const keyChars = 16;
 const lockPollMs = 200;
 
-/** What a layer is made from; any change gives another key. */
+/** The inputs of a layer; any change gives another key. */
 export type LayerInputs = Readonly<Record<string, string | number | readonly string[]>>;
 
-/** The same inputs give the same key, in whatever order they are named. */
+/** Hashes inputs: the same inputs give the same key, in any order. */
 export function layerKey(inputs: LayerInputs): string {
   const sorted = Object.entries(inputs).toSorted(([a], [b]) => (a < b ? -1 : 1));
   return createHash("sha256").update(JSON.stringify(sorted)).digest("hex").slice(0, keyChars);
 }
 
+/** SHA-256 of a file, hex. */
 export async function hashFile(path: string): Promise<string> {
   const hash = createHash("sha256");
   await pipeline(createReadStream(path), hash);
   return hash.digest("hex");
 }
 
+/** The folder of a layer; it may not exist. */
 export function layerPath(cacheDir: string, name: string, key: string): string {
   return join(cacheDir, `${name}-${key}`);
 }
 
+/** Whether this process can reach something at `path`. */
 export async function exists(path: string): Promise<boolean> {
   return access(path).then(
     () => true,
@@ -45,8 +48,8 @@ export async function exists(path: string): Promise<boolean> {
 }
 
 /**
- * Returns the folder of a layer, building it when it is not there. Call under `withCacheLock`.
- * `build` fills the folder it is given; scratch files it leaves there become part of the layer.
+ * Returns the folder of a layer, building it when it does not exist. Call under `withCacheLock`.
+ * `build` fills the folder it receives; scratch files it leaves there become part of the layer.
  */
 export async function ensureLayer(
   cacheDir: string,
@@ -69,14 +72,14 @@ export async function ensureLayer(
   return finished;
 }
 
-/** Removes what builders that were cut short left behind. Call under `withCacheLock`. */
+/** Removes what interrupted builders left behind. Call under `withCacheLock`. */
 export async function removeStaleStaging(cacheDir: string): Promise<void> {
   await removeTree(join(cacheDir, "staging"));
 }
 
 /**
- * Runs `work` while no other process works on this cache. `onWait` is called once if another does.
- * @throws deadline.exceeded when the other one does not finish in time.
+ * Runs `work` while no other process works on this cache. Calls `onWait` once if another does.
+ * @throws deadline.exceeded when the other process does not finish in time.
  */
 export async function withCacheLock<T>(
   cacheDir: string,
@@ -102,8 +105,8 @@ async function takeLock(path: string, deadline: Deadline, onWait: () => void): P
 
 /**
  * Deletes a tree of our own.
- * SAFETY: a guest tree that is being built has the host's /dev mounted in it; deleting through
- * such a mount would delete the host's devices, so a tree with mounts is refused.
+ * SAFETY: a guest tree under construction has the host's /dev mounted in it; deleting through such
+ * a mount would delete the host's devices, so a tree with mounts is refused.
  */
 export async function removeTree(dir: string): Promise<void> {
   const mounts = await readFile("/proc/self/mounts", "utf8");

@@ -1,21 +1,22 @@
 /**
- * Unpacks LZ4's legacy format, in which kernels are packed: Node has none of LZ4, and Debian's kernels for
- * clouds use it. Source: lz4 doc/lz4_Frame_format and lz4_Block_format.
+ * Unpacks LZ4's legacy format, in which kernels are packed: Node has no LZ4, and Debian's cloud
+ * kernels use it. Source: lz4 doc/lz4_Frame_format and lz4_Block_format.
  *
  * A file is a magic number and blocks, each a length and that many bytes. A block is a row of
- * sequences: a token with two lengths, bytes to take as they are, and how far back to copy from.
+ * sequences: a token with two lengths, literal bytes, and how far back to copy from.
  */
 import { TorporError } from "@torpor/std";
 
+/** The first four bytes of a file in this format. */
 export const lz4LegacyMagic = Buffer.from([0x02, 0x21, 0x4c, 0x18]);
 
-/** LIMIT: of the format, for what a block unpacks to. */
+/** LIMIT: the format's, for the unpacked size of a block. */
 const blockBytesMax = 8 << 20;
-/** A length of a token that goes on in the bytes behind it. */
+/** A length in a token that continues in the bytes behind it. */
 const longLength = 15;
 const matchBytesMin = 4;
 
-/** @throws command.failed when it is no such file, or damaged. */
+/** Unpacks all blocks. @throws command.failed when `packed` is in another format, or damaged. */
 export function unpackLz4Legacy(packed: Buffer): Buffer {
   if (!packed.subarray(0, lz4LegacyMagic.length).equals(lz4LegacyMagic)) throw damaged("no LZ4");
   const blocks: Buffer[] = [];
@@ -59,7 +60,7 @@ function unpackBlock(block: Buffer): Buffer {
     if (distance === 0 || distance > to || to + matchBytes > out.length) {
       throw damaged("an LZ4 block that copies from where nothing is");
     }
-    // What is copied may be what this very copy has just written.
+    // The copied bytes may be ones that this very copy has just written.
     if (distance >= matchBytes) out.copy(out, to, to - distance, to - distance + matchBytes);
     else for (let i = 0; i < matchBytes; i += 1) out[to + i] = out[to + i - distance] ?? 0;
     to += matchBytes;

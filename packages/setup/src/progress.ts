@@ -2,21 +2,22 @@
  * The progress display of set-up: one line per step, with a bar while it runs and the time it took.
  *
  * On a terminal the line is redrawn in place. Elsewhere (a log, a CI run) every step is one plain
- * line when it ends, and a long one says where it is now and then. `NO_COLOR` drops the colours.
- * Steps run one after another; a failed one is marked and its error goes on to the caller.
+ * line when it ends, and a long one reports its state now and then. `NO_COLOR` drops the colours.
+ * Steps run one after another; a failed one is marked and its error is passed to the caller.
  */
 import { performance } from "node:perf_hooks";
 
-/** Called by a step as it goes: how much is done, from 0 to 1, and what it is doing. */
+/** A running step calls this: how much is done, from 0 to 1, and what it is doing. */
 export type Report = (fraction: number, detail?: string) => void;
 
-/** A report to nowhere. */
+/** A report that is ignored. */
 const ignoreReport: Report = () => undefined;
 
+/** Shows the steps of a long operation. */
 export interface Progress {
-  /** Runs one step under its name and passes its result on. */
+  /** Runs one step under its name and returns its result. */
   step<T>(name: string, work: (report: Report) => Promise<T>): Promise<T>;
-  /** A line of its own, above the step that runs. */
+  /** Shows a line of its own, above the running step. */
   note(text: string): void;
 }
 
@@ -26,13 +27,14 @@ export const silentProgress: Progress = {
   note: () => undefined,
 };
 
-/** The part of a terminal or pipe that is used here. */
+/** The part of a terminal or pipe that the display uses. */
 export interface ProgressStream {
   write(text: string): unknown;
   readonly isTTY?: boolean;
   readonly columns?: number;
 }
 
+/** What surrounds a display; tests replace it. */
 export interface ProgressOptions {
   readonly env?: Readonly<Record<string, string | undefined>>;
   readonly monoMs?: () => number;
@@ -44,7 +46,7 @@ const plainFirstMs = 2_000;
 const plainEveryMs = 15_000;
 const barCells = 20;
 const nameCells = 22;
-/** LIMIT: a terminal that does not say how wide it is. */
+/** LIMIT: for a terminal that does not report its width. */
 const columnsDefault = 80;
 const spinner = ["⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "⠧", "⠇", "⠏"] as const;
 
@@ -58,6 +60,7 @@ interface RunningStep {
   plainDueMonoMs: number;
 }
 
+/** A display on a terminal, or in plain lines anywhere else. */
 export class TerminalProgress implements Progress {
   readonly #stream: ProgressStream;
   readonly #monoMs: () => number;
@@ -120,7 +123,7 @@ export class TerminalProgress implements Progress {
 
   #draw(step: RunningStep): void {
     if (!this.#live) return;
-    // Some terminals say 0.
+    // Some terminals report a width of 0.
     const columns = this.#stream.columns || columnsDefault;
     const filled = Math.round(step.fraction * barCells);
     const bar = "█".repeat(filled) + "░".repeat(barCells - filled);

@@ -1,8 +1,8 @@
 /**
- * The guest's Debian system: one tar file made by mmdebstrap from this machine's own mirror.
+ * The guest's Debian system: one tar file that mmdebstrap makes from this machine's own mirror.
  *
- * It holds only what Debian and its packages give, the user, and nothing that must differ between
- * machines (machine id, host keys, random seed). What Torpor itself adds is in guest-files.ts, so
+ * It holds only what Debian and its packages bring, the user, and nothing that must differ between
+ * machines (machine id, host keys, random seed). Torpor's own additions are in guest-files.ts, so
  * that a change of the agent does not build Debian again.
  */
 import { chmod, writeFile } from "node:fs/promises";
@@ -13,9 +13,11 @@ import type { Report } from "./progress.ts";
 
 /** The Debian release of every guest. */
 export const guestRelease = "bookworm";
+/** The user that commands in a sandbox run as by default. */
 export const guestUserName = "user";
+/** The id of that user and of its group. */
 export const guestUserId = 1000;
-/** Every file is dated so: the same packages give the same archive. 2024-01-01. */
+/** Every file has this date, 2024-01-01: the same packages give the same archive. In seconds. */
 export const sourceDateEpoch = 1_704_067_200;
 
 /** Small, but enough that an agent can edit, fetch, build and run without installing anything. */
@@ -51,28 +53,28 @@ const guestPackages: readonly string[] = [
   "zip",
 ];
 
-/** Never read by a program; two thirds of a small Debian. */
+/** No program reads these; they are two thirds of a small Debian. */
 const excludedPaths: readonly string[] = [
   "/usr/share/doc/*",
   "/usr/share/info/*",
   "/usr/share/locale/*",
   "/usr/share/man/*",
   "/usr/lib/x86_64-linux-gnu/perl/*/CORE/*",
-  // For programs with a Python inside them; modules in C need the headers only.
+  // For programs that embed Python; C modules need the headers only.
   "/usr/lib/python3*/config-*/libpython*.a",
   "/usr/lib/x86_64-linux-gnu/libpython3*.a",
-  // Shows what a compiler wrote for itself; as large as the compiler.
+  // A debugging tool for compiler authors; as large as the compiler.
   "/usr/bin/*-lto-dump-*",
-  // Without the mark `pip install` works, with no flag (PEP 668): nobody else uses this system.
+  // Without this mark `pip install` works, with no flag (PEP 668): nobody else uses this system.
   "/usr/lib/python3*/EXTERNALLY-MANAGED",
 ];
 const includedPaths: readonly string[] = ["/usr/share/doc/*/copyright"];
 
 /**
- * Runs outside the guest's tree with the tree as its argument, when all packages are in.
- * SAFETY: it must leave `$root/tmp` alone. mmdebstrap keeps the settings there that make apt work on
- * the tree; without them its clean-up empties the host's own package lists and cache. It also
- * cleans the tree's lists and cache itself, after this.
+ * Runs outside the guest's tree with the tree as its argument, after all packages are installed.
+ * SAFETY: it must leave `$root/tmp` alone. mmdebstrap keeps the settings there that make apt work
+ * on the tree; without them its clean-up empties the host's own package lists and cache. It also
+ * cleans the tree's lists and cache itself, after this script.
  */
 export const customizeScript = `#!/bin/sh
 set -eu
@@ -101,7 +103,7 @@ export const rootfsInputs = {
   sourceDateEpoch,
 };
 
-/** mmdebstrap names its phases; the shares are of a run on two cores. */
+/** The phases that mmdebstrap names; the shares are of a run on two cores. */
 const phases: readonly (readonly [pattern: RegExp, from: number, text: string])[] = [
   [/^I: running apt-get update/, 0.02, "package lists"],
   [/^I: downloading packages/, 0.12, "downloading"],
@@ -112,10 +114,10 @@ const phases: readonly (readonly [pattern: RegExp, from: number, text: string])[
   [/^I: cleaning/, 0.95, "cleaning up"],
   [/^I: creating tarball/, 0.97, "writing the archive"],
 ];
-/** About as many "Setting up …" lines a run prints, so that the bar moves within a phase. */
+/** The usual number of "Setting up …" lines, so that the bar moves within a phase. */
 const setUpLinesExpected = 260;
 
-/** Turns lines of `mmdebstrap --verbose` into progress. */
+/** Returns a listener that turns lines of `mmdebstrap --verbose` into progress. */
 export function mmdebstrapProgress(report: Report): (line: string) => void {
   let fraction = 0;
   return (line) => {
@@ -146,15 +148,16 @@ export async function buildRootfsLayer(
   await makeDebianTree({ packages: guestPackages, sources, hook, target }, report, deadline);
 }
 
+/** A Debian system to make. */
 export interface DebianTree {
   readonly packages: readonly string[];
   /** Lines of a sources.list. */
   readonly sources: readonly string[];
-  /** Which of the sources comes first, if not the release itself: its backports, say. */
+  /** The preferred suite of the sources if not the release itself, such as its backports. */
   readonly suite?: string;
-  /** Run with the tree as its argument when all packages are in. */
+  /** A program to run with the tree as its argument after all packages are installed. */
   readonly hook?: string;
-  /** A folder to be made, or an archive whose name ends in ".tar"; scratch files lie beside it. */
+  /** A folder to make, or an archive whose name ends in ".tar"; scratch files lie beside it. */
   readonly target: string;
 }
 
@@ -169,8 +172,8 @@ export async function makeDebianTree(
     "mmdebstrap",
     ...["--verbose", "--mode=root", "--variant=minbase", "--architectures=amd64"],
     `--include=${packages.join(",")}`,
-    // A tree that was cut short is thrown away, so nothing has to be flushed on the way; nor later in
-    // a guest, whose disk goes back to its last snapshot with it when it dies.
+    // An interrupted build is discarded, so nothing needs flushing during it; nor later in a guest,
+    // whose disk returns to its last snapshot together with it when it dies.
     "--dpkgopt=force-unsafe-io",
     ...excludedPaths.map((path) => `--dpkgopt=path-exclude=${path}`),
     ...includedPaths.map((path) => `--dpkgopt=path-include=${path}`),
@@ -182,8 +185,8 @@ export async function makeDebianTree(
     ...sources,
   ];
   // SAFETY: mmdebstrap mounts the host's /dev into the tree. In mount and process namespaces of its
-  // own, both the mounts and every process of it are gone when it ends, however it ends; and it
-  // ends when we do, or it would go on in a folder that the next builder cleans.
+  // own, both the mounts and all its processes are gone when it ends, however it ends; and it ends
+  // when we do, or it would continue in a folder that the next builder cleans.
   await runCommand(
     [
       ...(["setpriv", "--pdeathsig", "KILL"] as const),
@@ -199,7 +202,7 @@ export async function makeDebianTree(
   report(1);
 }
 
-/** The hook takes these out of the guest again: they are about this machine. */
+/** The hook removes these lines from the guest again: they are about this machine. */
 function aptConfLine(option: string): string {
   const at = option.indexOf("=");
   return `${option.slice(0, at)} "${option.slice(at + 1)}"`;

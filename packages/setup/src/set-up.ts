@@ -1,7 +1,7 @@
 /**
- * Everything a machine needs before the daemon can start, in order: Debian packages, the guest
- * system, a copy of QEMU, the choice of accelerator, the base template. Each part is skipped when it is there, so a
- * second run takes a second.
+ * Everything that a machine needs before the daemon can start, in order: Debian packages, the guest
+ * system, a copy of QEMU, the choice of accelerator, the base template. Each part is skipped when
+ * it exists, so a second run takes a second.
  */
 import { join } from "node:path";
 import { mkdtemp, rm } from "node:fs/promises";
@@ -18,19 +18,23 @@ import { baseTemplateName, prepareTemplate } from "./template.ts";
 import { ensureVmmCopy } from "./vmm-copy.ts";
 import { type VmmKind, defaultVmm } from "./vmm-choice.ts";
 
+/** Where set-up keeps what it makes, and for whom. */
 export interface SetUpOptions {
   readonly cacheFolder: string;
   readonly progress: Progress;
-  /** What TORPOR_VMM says, unless told otherwise. */
+  /** The value of TORPOR_VMM unless given. */
   readonly vmmKind?: VmmKind;
-  /** Let other users of the machine read the cache; see shared-cache.ts. */
+  /** Lets other users of the machine read the cache; see shared-cache.ts. */
   readonly share?: boolean;
 }
 
 const withoutRoot =
   "Without root VMs are not confined: they run as this user, and their network is QEMU's own, which leads nowhere.";
 
-/** The guest's kernel and system as they are before the first boot, built when they are missing. */
+/**
+ * Returns the guest's kernel and system as they are before the first boot, building them when they
+ * are missing.
+ */
 export async function baseImage(
   cacheFolder: string,
   progress: Progress = silentProgress,
@@ -44,7 +48,10 @@ export async function baseImage(
   return await prepareBaseImage({ cacheDir: cacheFolder, agentBundle, progress });
 }
 
-/** Safe to repeat, and to run twice at once. @throws root.required, command.failed, vmm.missing … */
+/**
+ * Sets up this machine. Safe to repeat, and to run twice at once. @throws root.required,
+ * command.failed, vmm.missing …
+ */
 export async function setUp({
   cacheFolder,
   progress,

@@ -1,8 +1,8 @@
 /**
- * A cache that root filled, for users who are not root and can fill none.
+ * A cache that root filled, for users who are not root and cannot fill one.
  *
- * Set-up makes everything readable by its owner only. `torpor up --share` opens it to all users of the
- * machine, for reading; from then on every set-up does so with what it adds.
+ * Set-up makes everything readable by its owner only. `torpor up --share` opens the cache to all
+ * users of the machine, for reading; from then on every set-up also opens what it adds.
  */
 import { constants } from "node:fs";
 import { access, chmod, readdir, stat } from "node:fs/promises";
@@ -16,14 +16,16 @@ const readable = 0o444;
 const searchable = 0o111;
 const program = fileURLToPath(new URL("../../cli/bin/torpor.mjs", import.meta.url));
 
-/** What root types so that other users have this cache. */
+/** The command that root types to share this cache with other users. */
 export function shareCommand(cacheFolder: string): string {
   return `TORPOR_CACHE=${cacheFolder} ${program} up --share`;
 }
 
 /**
- * The template that sandboxes are made from, if it is there to be used as it is.
- * @throws root.required when it is closed to this user; vmm.missing when its KVM is
+ * Returns the template that sandboxes are made from, if it exists and this user can use it as it
+ * is.
+ * @throws root.required when the cache is closed to this user; vmm.missing when the KVM it needs is
+ * not usable
  */
 export async function findSharedTemplate(
   cacheFolder: string,
@@ -54,7 +56,10 @@ async function requireKvm(): Promise<void> {
   });
 }
 
-/** The first folder or file of the cache that this user cannot read; undefined: none, or no cache. */
+/**
+ * Finds the first folder or file of the cache that this user cannot read; undefined if there is
+ * none, or no cache.
+ */
 export async function findClosed(cacheFolder: string): Promise<string | undefined> {
   for (const path of await pathsBelow(cacheFolder, ["templates", vmmCopyPrefix])) {
     if (path.closed) return path.path;
@@ -67,7 +72,7 @@ interface FoundPath {
   readonly closed: boolean;
 }
 
-/** A folder, and what in it begins with one of `beginnings`, with all below. */
+/** Lists a folder, and the entries whose names begin with one of `beginnings`, with all below. */
 async function pathsBelow(
   folder: string,
   beginnings: readonly string[],
@@ -95,13 +100,13 @@ async function isReadable(path: string): Promise<boolean> {
   );
 }
 
-/** Whether other users may read it, so that what is added is to be opened to them, too. */
+/** Whether other users may read the cache, so that additions must be opened to them, too. */
 export async function isShared(cacheFolder: string): Promise<boolean> {
   const { mode } = await stat(cacheFolder);
   return (mode & 0o005) === 0o005;
 }
 
-/** Lets every user of the machine read all of it. Links are left alone. */
+/** Lets every user of the machine read all of the cache. Leaves links alone. */
 export async function shareCache(cacheFolder: string): Promise<void> {
   await open(cacheFolder, readable | searchable);
   for (const entry of await readdir(cacheFolder, { withFileTypes: true })) {
@@ -111,7 +116,7 @@ export async function shareCache(cacheFolder: string): Promise<void> {
   }
 }
 
-/** A program stays one, for all. */
+/** Adds permission bits; an executable file stays one, for all users. */
 async function open(path: string, bits: number): Promise<void> {
   const { mode } = await stat(path);
   const programBits = (mode & 0o100) === 0 ? 0 : searchable;

@@ -1,13 +1,15 @@
-/** Whether the templates of a cache are as they were made: reads every file of each through. */
+/** Checks the templates of a cache for damage: reads every file of each through. */
 import { TorporError } from "@torpor/std";
 import { TemplateStore, templatesFolder } from "@torpor/storage";
 
+/** A template, and whether its files match their checksums. */
 export interface TemplateState {
   readonly id: string;
-  /** Undefined: every file is as it was. */
+  /** Undefined if every file is intact. */
   readonly problem: TorporError | undefined;
 }
 
+/** Checks all templates of a cache; takes seconds for each. */
 export async function inspectTemplates(cacheFolder: string): Promise<readonly TemplateState[]> {
   const store = new TemplateStore(templatesFolder(cacheFolder));
   const states: TemplateState[] = [];

@@ -1,10 +1,10 @@
 /**
- * The base template: a guest booted once, initialised, warmed up and saved, from which every sandbox
- * is restored.
+ * The base template: a guest booted once, initialised, warmed up and saved, from which every
+ * sandbox is restored.
  *
- * Its memory is a file that the booting VM shares; when the VM has ended, that file is the image all
- * sandboxes map. The guest is saved quiet (see the agent's prepare), so no connection and no
- * half-done work is in the image.
+ * Its memory is a file that the booting VM shares; when the VM has ended, that file is the image
+ * that all sandboxes map. The guest is quiet when it is saved (see the agent's prepare), so no
+ * connection and no half-done work is in the image.
  *
  * The template's id is a hash of everything that decides its content, so an unchanged machine finds
  * it again, and a change of agent, kernel or VMM makes another beside it: sandboxes made from the
@@ -48,6 +48,7 @@ import type { VmmCopy } from "./vmm-copy.ts";
 import type { VmmKind } from "./vmm-choice.ts";
 import { extractVmlinux } from "./vmlinux.ts";
 
+/** The name of the template that sandboxes are made from by default. */
 export const baseTemplateName = "base";
 /** Raise it when the way a template is booted or warmed up changes but none of its inputs does. */
 const recipe = 4;
@@ -57,14 +58,15 @@ const initBudgetMs = 60_000;
 const warmUpBudgetMs = 3 * 60_000;
 const lastCommandBudgetMs = 10 * 60_000;
 const saveBudgetMs = 2 * 60_000;
-/** Another set-up may have all of it to do. */
+/** The set-up that holds the lock may have all of it to do. */
 const lockBudgetMs = 30 * 60_000;
 
+/** A program of the guest and its arguments. */
 export type GuestCommand = readonly [string, ...string[]];
 
 /**
- * Run before the template is saved, so that the agent's code is compiled and the programs that
- * nearly every sandbox starts with are in memory.
+ * Commands that run before the template is saved, so that the agent's code is compiled and the
+ * programs that nearly every sandbox starts with are in memory.
  */
 const warmUpCommands: readonly GuestCommand[] = [
   ["/bin/true"],
@@ -73,27 +75,30 @@ const warmUpCommands: readonly GuestCommand[] = [
 ];
 /** Measured: more rounds make no wake faster. */
 const warmUpRounds = 12;
-/** What the agent and the guest's kernel still have to do after a prepare, every wake would repeat. */
+/**
+ * Every wake would repeat the work that the agent and the guest's kernel have left after a prepare.
+ */
 const settleMs = 1_500;
 const tscRoundingKhz = 50_000;
 
+/** The inputs of a template. */
 export interface TemplateOptions {
   readonly cacheFolder: string;
   readonly base: BaseImage;
   readonly vmm: VmmCopy;
-  /** QEMU, that is the copy of it, unless told otherwise. */
+  /** QEMU, in the form of the copy, unless given. */
   readonly vmmKind?: VmmKind;
   readonly accelerator: Accelerator;
   readonly progress: Progress;
-  /** Of its guest; the usual unless told otherwise. */
+  /** Memory of its guest; the usual size unless given. */
   readonly memoryMiB?: number | undefined;
-  /** What its guest does last, for what that leaves in memory. */
+  /** Commands that the guest runs last, for what they leave in memory. */
   readonly lastCommands?: readonly GuestCommand[] | undefined;
 }
 
 /**
- * Returns the template for these inputs, booting and saving it when it is not there yet, and gives it
- * the name that sandboxes are made from. Safe to run twice at once: the second waits.
+ * Returns the template for these inputs, booting and saving it when it does not exist yet, and
+ * gives it the name that sandboxes are made from. Safe to run twice at once: the second call waits.
  */
 export async function prepareTemplate(options: TemplateOptions): Promise<Template> {
   const { cacheFolder, progress } = options;
@@ -137,7 +142,9 @@ function idOf(
   return createHash("sha256").update(JSON.stringify(inputs)).digest("hex").slice(0, 20);
 }
 
-/** Not there, or made by another VMM or on another machine: another is made beside it. */
+/**
+ * The template is missing, or made by another VMM or on another machine: another is made beside it.
+ */
 const unusable: readonly ErrorCode[] = ["template.missing", "snapshot.incompatible"];
 
 async function findUsable(
@@ -228,7 +235,7 @@ async function copyBaseFiles({ base, vmmKind }: Build, { files }: StagedTemplate
   }
 }
 
-/** Makes a booted guest one such as sandboxes are made from, page cache included. */
+/** Brings a booted guest into the state that sandboxes start from, page cache included. */
 export async function settleGuest(
   link: GuestLink,
   init: InitRequest,

@@ -1,10 +1,10 @@
 /**
- * The kernel proper (an ELF file) out of the compressed image that Debian ships (a bzImage), for a VMM
- * that starts nothing else.
+ * Extracts the kernel proper (an ELF file) from the compressed image that Debian ships (a bzImage),
+ * for a VMM that starts nothing else.
  *
- * Where it lies the image says itself: its header has held the offset and length of the compressed
- * part since boot protocol 2.08 (Linux Documentation/arch/x86/boot). Debian's cloud kernel is packed
- * with LZ4, others with xz, zstd or gzip; what else there is, is refused by its first bytes.
+ * The image says where it lies: its header has held the offset and length of the compressed part
+ * since boot protocol 2.08 (Linux Documentation/arch/x86/boot). Debian's cloud kernel is packed
+ * with LZ4, others with xz, zstd or gzip; any other format is refused by its first bytes.
  */
 import { readFile, rm, writeFile } from "node:fs/promises";
 import { gunzipSync, zstdDecompressSync } from "node:zlib";
@@ -20,12 +20,12 @@ const header = {
   endBytes: 0x250,
 } as const;
 const headerMagic = "HdrS";
-/** The first that tells where the compressed kernel is. */
+/** The first version whose header says where the compressed kernel is. */
 const protocolMin = 0x0208;
 const sectorBytes = 512;
-/** What a header means that says none. */
+/** The number that a header with a zero here means. */
 const usualSetupSectors = 4;
-/** Behind the payload stands its length when unpacked, unless the format has it inside. */
+/** The unpacked length follows the payload, unless the format has it inside. */
 const lengthBytes = 4;
 const elfMagic = Buffer.from("\x7fELF", "latin1");
 
@@ -44,12 +44,16 @@ const unpackers: Readonly<Record<Exclude<Compression, "xz">, (bytes: Buffer) => 
   zstd: zstdDecompressSync,
 };
 
+/** The compressed part of a kernel image. */
 export interface CompressedKernel {
   readonly compression: Compression;
   readonly bytes: Buffer;
 }
 
-/** @throws command.failed when `image` is no bzImage, or holds a kernel in another format. */
+/**
+ * Finds the compressed part. @throws command.failed when `image` is no bzImage, or holds a kernel
+ * in another format.
+ */
 export function findCompressedKernel(image: Buffer): CompressedKernel {
   const isBzImage =
     image.length >= header.endBytes &&

@@ -1,9 +1,10 @@
-/** Which VMM templates are made with, and so every sandbox of them runs. */
+/** Chooses the VMM that makes new templates, and so runs all their sandboxes. */
 import { type Environment, readSetting } from "@torpor/storage";
 
+/** The VMMs that Torpor drives. */
 export type VmmKind = "qemu" | "firecracker";
 
-/** @throws argument.invalid naming the variable */
+/** The value of TORPOR_VMM, or QEMU. @throws argument.invalid naming the variable */
 export function defaultVmm(env: Environment = process.env): VmmKind {
   return readSetting(env, "TORPOR_VMM") ?? "qemu";
 }

@@ -1,16 +1,17 @@
-/** The copies of the VMM in a cache: which there are, which are needed, and which cannot be used. */
+/** Lists the copies of the VMM in a cache, which of them are needed, and which cannot be used. */
 import { readdir } from "node:fs/promises";
 import { TorporError } from "@torpor/std";
 import { TemplateStore, templatesFolder, vmmCopyFolder, vmmCopyPrefix } from "@torpor/storage";
 import { copiedQemu, readDescription } from "@torpor/vmm";
 
+/** A copy, and whether its files match their checksums. */
 export interface VmmCopyState {
   readonly key: string;
-  /** Undefined when the copy does not say. */
+  /** Undefined when the copy does not record it. */
   readonly version: string | undefined;
-  /** A template was made with it. */
+  /** Whether a template was made with it. */
   readonly isUsed: boolean;
-  /** Undefined: every file is as it was. */
+  /** Undefined if every file is intact. */
   readonly problem: TorporError | undefined;
 }
 
@@ -47,7 +48,7 @@ async function usedKeys(cacheFolder: string): Promise<ReadonlySet<string>> {
   const templates = new TemplateStore(templatesFolder(cacheFolder));
   const keys = new Set<string>();
   for (const id of await templates.ids()) {
-    // One that cannot be opened is another check's affair.
+    // A template that cannot be opened is the concern of another check.
     const template = await templates.open(id).catch(() => undefined);
     if (template?.manifest.vmmCopy !== undefined) keys.add(template.manifest.vmmCopy);
   }

@@ -1,11 +1,11 @@
 /**
  * A copy of the installed QEMU for the templates that are built with it.
  *
- * Saved device state loads into the very QEMU version that saved it, so a sandbox that sleeps through
- * an upgrade of Debian's QEMU, or its removal, would never wake. The copy holds all that a sandbox's
- * QEMU reads: the program, its shared libraries, their loader, modules and firmware. It is a layer (see
- * layers.ts) whose key is a hash of its files: an upgrade of QEMU or of a library makes another copy,
- * and with it another template, beside those there are.
+ * Saved device state loads into the very QEMU version that saved it, so a sandbox that sleeps
+ * through an upgrade of Debian's QEMU, or its removal, would never wake. The copy holds every file
+ * that a sandbox's QEMU reads: the program, its shared libraries, their loader, modules and
+ * firmware. It is a layer (see layers.ts) whose key is a hash of its files: an upgrade of QEMU or
+ * of a library makes another copy, and with it another template, beside the existing ones.
  */
 import { chmod, copyFile, mkdir, realpath } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
@@ -27,35 +27,40 @@ import { ensureLayer, exists, removeStaleStaging, removeTree, withCacheLock } fr
 import { type Progress, type Report, silentProgress } from "./progress.ts";
 
 const queryBudgetMs = 20_000;
-/** Another set-up may have all of it to do. */
+/** The set-up that holds the lock may have all of it to do. */
 const lockBudgetMs = 30 * 60_000;
 
-/** What a microvm with a kernel on its command line loads; found by watching QEMU open its files. */
+/**
+ * Files that a microvm with a kernel on its command line loads; found by watching QEMU open its
+ * files.
+ */
 const firmwareNames = ["bios-microvm.bin", "linuxboot_dma.bin"];
-/** Some builds keep emulation in a module of its own. */
+/** Some builds keep emulation in a separate module. */
 const moduleNames = ["accel-tcg-x86_64.so"];
-/** As seen from the program's folder. */
+/** Relative to the program's folder. */
 const modulesPath = "../lib/x86_64-linux-gnu/qemu";
-/** The C library opens it by itself when a thread is cancelled, so that no list names it. */
+/** The C library opens it by itself when a thread is cancelled, so no list names it. */
 const unlistedLibrary = "libgcc_s.so.1";
 
+/** A copy of QEMU, and how to start it. */
 export interface VmmCopy {
   readonly key: string;
   readonly program: QemuProgram;
 }
 
+/** Where a copy is kept. */
 export interface VmmCopyOptions {
   readonly cacheFolder: string;
   readonly progress?: Progress;
 }
 
-/** The files of a copy by their path in it, and where each is taken from. */
+/** The files of a copy by their path in it, and the source of each. */
 type Sources = ReadonlyMap<string, string>;
 
 /**
- * Returns the copy of the QEMU that is installed now, making it when it is not there and mending it
- * when it is damaged. Safe to run twice at once: the second waits.
- * @throws vmm.missing when QEMU is not installed, vmm.failed when it is not one that can be copied.
+ * Returns the copy of the currently installed QEMU, making it when it does not exist and repairing
+ * it when it is damaged. Safe to run twice at once: the second call waits.
+ * @throws vmm.missing when QEMU is not installed, vmm.failed when it cannot be copied.
  */
 export async function ensureVmmCopy(options: VmmCopyOptions): Promise<VmmCopy> {
   const { cacheFolder, progress = silentProgress } = options;
@@ -73,7 +78,7 @@ export async function ensureVmmCopy(options: VmmCopyOptions): Promise<VmmCopy> {
       if (await isSound(copy)) return copy;
       await progress.step("Copy of QEMU", async (report) => {
         await removeStaleStaging(cacheFolder);
-        // A VM that runs from what is left of it keeps the files that it has open.
+        // A VM that runs from the damaged copy keeps the files that it has open.
         await removeTree(folder);
         const built = await ensureLayer(cacheFolder, "vmm", key, (staged) =>
           build(staged, sources, description, report),
@@ -111,12 +116,15 @@ async function build(
     copied += 1;
   }
   await writeDescription(folder, description);
-  // An upgrade may have come between.
+  // An upgrade may have happened in between.
   await copiedQemu(folder, copyKey(description)).verify();
   await assertComplete(folder, sources);
 }
 
-/** @throws vmm.failed when a library would be taken from the system after all. */
+/**
+ * Checks that the copy is self-contained. @throws vmm.failed when the system would supply a library
+ * after all.
+ */
 async function assertComplete(folder: string, sources: Sources): Promise<void> {
   for (const path of sources.keys()) {
     if (path !== copyParts.program && dirname(path) !== copyParts.modules) continue;
@@ -168,7 +176,7 @@ async function findModules(program: string): Promise<readonly string[]> {
   return found;
 }
 
-/** The shared libraries of these programs, and the loader, by their paths in a copy. */
+/** Finds the shared libraries of these programs, and the loader, by their paths in a copy. */
 async function findLibraries(
   programs: readonly string[],
 ): Promise<readonly (readonly [string, string])[]> {
@@ -205,15 +213,18 @@ async function findFirmware(): Promise<readonly string[]> {
   );
 }
 
+/** A shared library, as the loader resolves it. */
 export interface LoadedLibrary {
-  /** By which programs ask for it; undefined for the loader, which they name by its path. */
+  /**
+   * The name by which programs request it; undefined for the loader, which they name by its path.
+   */
   readonly name: string | undefined;
   readonly file: string;
 }
 
 /**
- * What `ldd` and the loader's `--list` print, once for each program. What the kernel itself provides
- * has no file. @throws vmm.failed naming a library that is not there.
+ * Parses the output of `ldd` or of the loader's `--list`, once for each program. Libraries that the
+ * kernel itself provides have no file. @throws vmm.failed naming a library that is not installed.
  */
 export function parseLdd(text: string): readonly LoadedLibrary[] {
   const missing = /^\s*(\S+) => not found/m.exec(text)?.[1];
