@@ -1,9 +1,10 @@
 /**
  * The host's connections to one guest agent, for one run of its VM.
  *
- * A link belongs to a generation: it is made when the VM starts and destroyed, with every connection
- * it ever opened, before the guest is saved. A connection must never be used across a restore: the
- * guest's half is rewound, the host's is not, and whoever writes on it waits minutes for nothing.
+ * A link belongs to a generation: the daemon makes it when the VM starts, and destroys it, with
+ * every connection it ever opened, when the run ends. A checkpoint keeps it, because the run
+ * continues. A connection must never be used across a restore: the restore rewinds the guest's half
+ * and not the host's, so a writer on it waits minutes for nothing.
  *
  * The host's own calls share a small keep-alive pool; connections on behalf of users are opened one
  * by one with `connect` and tracked, so that they can be cut too.
@@ -39,15 +40,19 @@ import { openTunnel } from "./tunnel.ts";
 const answerBytesMax = 64 * 1024;
 const readyRetryMs = 10;
 const metricsRoute = "/metrics";
-/** A connection attempt that the guest's kernel has not answered by now is started anew. */
+/**
+ * A connection attempt that the guest's kernel has not answered by now is abandoned and retried.
+ */
 const readyAttemptMs = 1_000;
 /**
- * Questions for a clock: half of the shortest trip is what the reading may be off by. A few are for a
- * close one; on a busy host, some more for one that is close enough for what is promised of the clock.
+ * Requests that read the clock. A reading is wrong by at most half of the shortest round trip. The
+ * first few try for a close reading; on a busy host, some more try for one that is close enough for
+ * what we promise of the clock.
  */
 const closeClock = { questions: 4, tripMs: 10 };
 const usableClock = { questions: 20, tripMs: 50 };
 
+/** How to reach one run of a guest. */
 export interface GuestLinkOptions {
   /** Opens a connection to a port of the guest. */
   readonly dial: (port: number) => Socket;
@@ -63,6 +68,9 @@ export interface ClockReading {
   readonly timestampMonoMs: number | undefined;
 }
 
+/**
+ * The connections to one run of a guest, and the calls on its agent. Disposing destroys them all.
+ */
 export class GuestLink implements Disposable {
   readonly #dial: (port: number) => Socket;
   readonly #sockets = new Set<Socket>();
@@ -81,11 +89,12 @@ export class GuestLink implements Disposable {
     return this.#agent;
   }
 
+  /** Number of connections to the guest that are open now, of any kind. */
   get openConnections(): number {
     return this.#sockets.size;
   }
 
-  /** A tracked connection to a port of the guest. @throws guest.unreachable after `destroy`. */
+  /** Opens a tracked connection to a port of the guest. @throws guest.unreachable once disposed. */
   dial(port: number): Socket {
     if (this.#destroyed) {
       throw new TorporError("guest.unreachable", "this run of the guest is over", {
@@ -101,9 +110,9 @@ export class GuestLink implements Disposable {
   }
 
   /**
-   * An open connection to a port of the guest. One that is out of reach from here, because its server
-   * listens on the guest's own loopback or because this network leads to the agent only, is reached
-   * through the agent.
+   * Opens a connection to a port of the guest and waits until it is open. If the port is out of
+   * reach from here, because its server listens on the guest's own loopback or because this network
+   * leads to the agent only, the connection goes through the agent.
    * @throws guest.portClosed when nobody listens there; guest.unreachable, deadline.exceeded
    */
   async connect(port: number, deadline: Deadline): Promise<Socket> {
@@ -121,7 +130,10 @@ export class GuestLink implements Disposable {
     return await openTunnel(carrier, { port, hostKey: this.#hostKey }, deadline);
   }
 
-  /** Waits until the agent answers its health check. @throws guest.unreachable, also after `dispose` */
+  /**
+   * Waits until the agent answers its health check.
+   * @throws guest.unreachable, also once disposed
+   */
   async waitUntilReady(deadline: Deadline): Promise<void> {
     for (;;) {
       try {
@@ -140,8 +152,9 @@ export class GuestLink implements Disposable {
   }
 
   /**
-   * Reads the guest's monotonic clock: in the middle of the question that took the shortest, so the
-   * reading is wrong by half of that at most. @throws guest.unreachable, deadline.exceeded
+   * Reads the guest's monotonic clock. The reading belongs to the middle of the shortest round
+   * trip, so it is wrong by at most half of that trip.
+   * @throws guest.unreachable, deadline.exceeded
    */
   async readClock(deadline: Deadline): Promise<ClockReading> {
     let best: ClockReading = { timestampMs: Date.now(), timestampMonoMs: undefined };
@@ -169,18 +182,18 @@ export class GuestLink implements Disposable {
     return answer;
   }
 
-  /** Quiets the guest for a snapshot. After it only `cancel` or a restore may follow. */
+  /** Quiesces the guest for a snapshot. Only `cancel` or a restore may follow. */
   async prepare(reason: PrepareReason, deadline: Deadline): Promise<PrepareResponse> {
     const body: PrepareRequest = { reason };
     return parsePrepareResponse(await this.#call("POST", prepareRoute, body, deadline));
   }
 
-  /** Ends what `prepare` began: the guest goes on as the one it is. */
+  /** Undoes `prepare`: the guest continues as the sandbox it is. */
   async cancel(deadline: Deadline): Promise<CancelResponse> {
     return parseCancelResponse(await this.#call("POST", cancelRoute, {}, deadline));
   }
 
-  /** What the guest uses. @param accessToken Null when the agent asks clients for none. */
+  /** Reads what the guest uses. @param accessToken Null when the agent asks clients for none. */
   async metrics(accessToken: string | null, deadline: Deadline): Promise<GuestSample> {
     const headers = accessToken === null ? {} : { [accessTokenHeader]: accessToken };
     const answer = await this.#call("GET", metricsRoute, undefined, deadline, headers);
@@ -194,7 +207,7 @@ export class GuestLink implements Disposable {
     }
   }
 
-  /** Destroys every connection to this run of the guest. */
+  /** Destroys every connection to this run of the guest. Later calls fail. */
   [Symbol.dispose](): void {
     this.#destroyed = true;
     this.#agent.destroy();
@@ -238,14 +251,14 @@ export class GuestLink implements Disposable {
     });
     outgoing.on("response", resolve);
     outgoing.on("error", reject);
-    // The only news of an answer that changes protocols, which no honest agent gives.
+    // An answer that changes protocols, which no honest agent gives, has no other event than this.
     outgoing.once("close", () => reject(closedWithoutAnswer()));
     outgoing.end(payload);
     return await named(promise, path, deadline);
   }
 }
 
-/** Says which call it was that failed. */
+/** Adds to an error which call failed. */
 async function named<T>(work: Promise<T>, path: string, deadline: Deadline): Promise<T> {
   try {
     return await work;
@@ -255,13 +268,13 @@ async function named<T>(work: Promise<T>, path: string, deadline: Deadline): Pro
   }
 }
 
-/** Whole milliseconds; undefined for what no agent says. */
+/** Whole milliseconds; undefined for a value that no agent sends. */
 function parseMonotonic(value: string | readonly string[] | undefined): number | undefined {
   const ms = typeof value === "string" ? Math.round(Number(value)) : NaN;
   return Number.isSafeInteger(ms) && ms >= 0 ? ms : undefined;
 }
 
-/** Destroys it when it does not come to be. */
+/** Waits until the socket is connected. Destroys it if it cannot connect. */
 async function untilOpen(socket: Socket, deadline: Deadline): Promise<void> {
   try {
     await deadline.race(once(socket, "connect"));

@@ -20,6 +20,10 @@ function guestTransport(link: GuestLink, accessToken: string | null): Transport 
   });
 }
 
+/**
+ * Makes a client of the agent's process RPCs.
+ * @param accessToken Null when the guest demands none.
+ */
 export function processClient(link: GuestLink, accessToken: string | null): Client<typeof Process> {
   return createClient(Process, guestTransport(link, accessToken));
 }

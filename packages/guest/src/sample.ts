@@ -1,11 +1,12 @@
-/** What an agent's `GET /metrics` says; the guest is not trusted with the shape of it. */
+/** Parses what an agent's `GET /metrics` answers; the guest is not trusted with the shape of it. */
 import { type JsonObject, TorporError, parseObject } from "@torpor/std";
 
+/** The resources that one guest uses at one moment. */
 export interface GuestSample {
   /** By the host's clock. */
   readonly atMs: number;
   readonly cpuCount: number;
-  /** Of all processors together. */
+  /** Sum of all processors, in percent of what they offer. */
   readonly cpuUsedPercent: number;
   readonly memoryUsedBytes: number;
   readonly memoryTotalBytes: number;
@@ -14,7 +15,10 @@ export interface GuestSample {
   readonly diskTotalBytes: number;
 }
 
-/** @throws guest.refused */
+/**
+ * Parses the agent's answer, read at `atMs`.
+ * @throws guest.refused when a field is missing or wrong.
+ */
 export function parseSample(value: unknown, atMs: number): GuestSample {
   const said = parseObject(value, "metrics");
   return {

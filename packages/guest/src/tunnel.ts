@@ -7,13 +7,15 @@ import type { Socket } from "node:net";
 import { hostKeyHeader, tunnelHost } from "@torpor/protocol";
 import { type Deadline, TorporError } from "@torpor/std";
 
+/** Where a tunnel leads, and what authorises it. */
 export interface TunnelOptions {
   readonly port: number;
   readonly hostKey: string;
 }
 
 /**
- * Turns a connection to the agent into one to a port of the guest. Destroys it when it fails.
+ * Turns a connection to the agent into one to a port of the guest. Destroys the connection on
+ * failure.
  * @throws guest.portClosed, guest.refused, guest.unreachable, deadline.exceeded
  */
 export async function openTunnel(
