@@ -1,9 +1,9 @@
 /**
  * The private routes between host and guest agent: readiness, init, prepare, cancel.
  *
- * All live on the agent's port. Everything but `GET /health` needs the host key in `hostKeyHeader`
- * once one is installed; the edge never forwards these paths from outside. The key of a template is
- * replaced by the sandbox's own in the first `init` after a restore.
+ * All are served on the agent's port. Everything but `GET /health` needs the host key in
+ * `hostKeyHeader` once one is installed; the edge never forwards these paths from outside. The
+ * first `init` after a restore replaces the template's key with the sandbox's own.
  *
  * Order of a pause: `prepare` → the host holds the vCPUs and saves. If anything fails before the
  * snapshot is published: `cancel`. Order of a wake: `GET /health` until it answers → `init`, which
@@ -25,13 +25,17 @@ import {
 
 /** TCP port of the agent in every guest, as in the E2B wire. */
 export const agentPort = 49_983;
-/** Address of every guest. All are the same; a namespace per sandbox keeps them apart. */
+/**
+ * Address of every guest. All have the same one; a network namespace per sandbox keeps them apart.
+ */
 export const guestAddress = "169.254.0.21";
+/** The guest's default gateway: the host's end of the link. */
 export const gatewayAddress = "169.254.0.22";
+/** Length of the prefix of the link's network: two addresses, guest and gateway. */
 export const guestPrefixBits = 30;
 /** MAC of every guest, locally administered. */
 export const guestMac = "02:54:4f:52:50:52";
-/** All of the above, as the network is told. */
+/** The five constants above as one object, for the network's set-up. */
 export const guestAddressing = {
   guestAddress,
   gatewayAddress,
@@ -40,19 +44,28 @@ export const guestAddressing = {
   agentPort,
 } as const;
 
+/** Request header with the key that authorises the host's private routes and tunnels. */
 export const hostKeyHeader = "x-torpor-host-key";
+/** Request header with the sandbox's access token, as in the E2B wire. */
 export const accessTokenHeader = "x-access-token";
-/** Of the answer to `GET /health`: the guest's CLOCK_MONOTONIC in milliseconds, with decimals. */
+/**
+ * Header of the answer to `GET /health`: the guest's CLOCK_MONOTONIC in milliseconds, with
+ * decimals.
+ */
 export const monotonicHeader = "torpor-monotonic-ms";
 
+/** `GET` answers 204 as soon as the agent serves; needs no key. */
 export const healthRoute = "/health";
+/** `POST` an `InitRequest`: makes the guest right again after a boot or a restore. */
 export const initRoute = "/init";
+/** `POST` a `PrepareRequest`: quiesces the guest for a snapshot. */
 export const prepareRoute = "/snapshot/prepare";
+/** `POST`: undoes a prepare. */
 export const cancelRoute = "/snapshot/cancel";
 /**
- * A connection to a port of the guest that only the guest itself can reach is asked for by
- * `CONNECT localhost:<port>` on the agent's port, with the host key. 200: bytes pass from there on;
- * 502: nobody listens there. The edge lets no CONNECT of a client through.
+ * Host name of a tunnel. `CONNECT localhost:<port>` on the agent's port, with the host key, asks
+ * for a connection to a port that only the guest itself can reach. 200: bytes pass from there on;
+ * 502: nobody listens there. The edge forwards no client's CONNECT.
  */
 export const tunnelHost = "localhost";
 /** Paths on the agent's port that are for the host alone; the edge answers 404 for them. */
@@ -64,18 +77,22 @@ export const initBodyBytesMax = 1 << 20;
 export const entropyBytes = 64;
 
 /**
- * Why a guest is woken. `create`: a new sandbox from a template; `fork`: a new sandbox from the memory
- * of another; `resume`: the same sandbox goes on.
+ * Why the host wakes a guest. `create`: a new sandbox from a template; `fork`: a new sandbox from
+ * the memory of another; `resume`: the same sandbox continues.
  */
 export type WakeReason = "create" | "fork" | "resume";
 
 /**
- * Why a guest is prepared. `pause`: its VM ends and a later one goes on. `checkpoint`: it goes on itself
- * by `cancel`, with its connections, and others may be made from what is saved.
+ * Why the host prepares a guest. `pause`: its VM ends and a later one continues. `checkpoint`:
+ * `cancel` lets the guest itself continue, with its connections, and other sandboxes may be made
+ * from what is saved.
  */
 export type PrepareReason = "pause" | "checkpoint";
 
-/** What tells one machine from another. Drawn by the host, so that no two guests ever agree on it. */
+/**
+ * The names that tell one machine from another. The host draws them, so no two guests ever share
+ * one.
+ */
 export interface MachineIdentity {
   readonly hostname: string;
   /** 32 hex digits, as machine-id(5) has it. */
@@ -87,26 +104,26 @@ export interface MachineIdentity {
 /** Body of `POST /init`. */
 export interface InitRequest {
   readonly reason: WakeReason;
-  /** Taken on by a new sandbox; null keeps the one the guest has. */
+  /** A new sandbox takes this identity on; null keeps the one the guest has. */
   readonly machine: MachineIdentity | null;
-  /** How long the guest lay on disk, in milliseconds, for its own programs to know. */
+  /** How long the guest lay on disk, in milliseconds; hooks inside it may read this. */
   readonly suspendedMs: number;
-  /** Of this restore; a smaller one than the agent has seen is refused. */
+  /** Generation of this restore; the agent refuses a smaller one than it has seen. */
   readonly generation: number;
   /** Fresh random bytes from the host, base64, `entropyBytes` long. */
   readonly entropy: string;
-  /** Wall clock of the host, milliseconds since 1970: at the instant of the field below. */
+  /** Wall clock of the host, milliseconds since 1970, at the instant of `timestampMonoMs`. */
   readonly timestampMs: number;
   /**
-   * The guest's monotonic clock when the host's read `timestampMs`, so that it does not matter how long
-   * the request is on its way. Without it: the moment the request arrives.
+   * The guest's monotonic clock when the host's wall clock read `timestampMs`, so that the time the
+   * request travels does not matter. If absent, the agent uses the moment the request arrives.
    */
   readonly timestampMonoMs?: number | undefined;
   /** Replaces the key that authorises private routes. */
   readonly hostKey: string;
   readonly sandboxId: string;
   readonly templateId: string;
-  /** Demanded in `X-Access-Token` from now on; null: no token is demanded. */
+  /** Clients must send it in `X-Access-Token` from now on; null: the agent demands no token. */
   readonly accessToken: string | null;
   /** Replaces the sandbox-wide environment; null keeps it. */
   readonly envVars: Readonly<Record<string, string>> | null;
@@ -124,16 +141,16 @@ export interface InitResponse {
   readonly clockStepMs: number;
   /** The agent's own connections of older generations that were destroyed. */
   readonly connectionsDestroyed: number;
-  /** Other TCP connections of the guest whose far end is gone, all but those over loopback. */
+  /** Other TCP connections of the guest whose far end is gone; those over loopback are kept. */
   readonly socketsDestroyed: number;
-  /** Of `post-restore.d`. */
+  /** Counts of `post-restore.d`. */
   readonly hooks: HookCounts;
 }
 
-/** Hooks of the sandbox's own programs that were run. */
+/** How many hooks of one moment ran in the guest, and how many failed. */
 export interface HookCounts {
   readonly run: number;
-  /** Of these: ended with another status than 0, or killed when their budget was used up. */
+  /** Hooks among them that ended with another status than 0 or were killed at their deadline. */
   readonly failed: number;
 }
 
@@ -151,7 +168,7 @@ export interface PrepareResponse {
   readonly connectionsRecorded: number;
   /** User processes in the frozen cgroup. */
   readonly processesFrozen: number;
-  /** Of `pre-snapshot.d`. */
+  /** Counts of `pre-snapshot.d`. */
   readonly hooks: HookCounts;
 }
 
@@ -164,12 +181,12 @@ export interface CancelResponse {
 const generationMax = Number.MAX_SAFE_INTEGER;
 const wakeReasons: readonly WakeReason[] = ["create", "fork", "resume"];
 const prepareReasons: readonly PrepareReason[] = ["pause", "checkpoint"];
-/** What Linux and machine-id(5) take; a name goes into files that programs read line by line. */
+/** Linux and machine-id(5) accept these; a name goes into files that programs read line by line. */
 const hostnamePattern = /^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$/;
 const machineIdPattern = /^[0-9a-f]{32}$/;
 const bootIdPattern = /^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 
-/** @throws argument.invalid */
+/** Parses the body of `POST /init`. @throws argument.invalid */
 export function parseInitRequest(value: unknown): InitRequest {
   const body = parseObject(value, "init");
   const entropy = parseString(body["entropy"], "entropy", 256);
@@ -194,7 +211,7 @@ export function parseInitRequest(value: unknown): InitRequest {
   };
 }
 
-/** A guest's answer is hostile input too. @throws argument.invalid */
+/** Parses the agent's answer to init: hostile input too. @throws argument.invalid */
 export function parseInitResponse(value: unknown): InitResponse {
   const body = parseObject(value, "init response");
   return {
@@ -212,13 +229,13 @@ export function parseInitResponse(value: unknown): InitResponse {
   };
 }
 
-/** @throws argument.invalid */
+/** Parses the body of `POST /snapshot/prepare`. @throws argument.invalid */
 export function parsePrepareRequest(value: unknown): PrepareRequest {
   const body = parseObject(value, "prepare");
   return { reason: parseOneOf(body["reason"], "reason", prepareReasons) };
 }
 
-/** @throws argument.invalid */
+/** Parses the agent's answer to prepare. @throws argument.invalid */
 export function parsePrepareResponse(value: unknown): PrepareResponse {
   const body = parseObject(value, "prepare response");
   return {
@@ -230,7 +247,7 @@ export function parsePrepareResponse(value: unknown): PrepareResponse {
   };
 }
 
-/** @throws argument.invalid */
+/** Parses the agent's answer to cancel. @throws argument.invalid */
 export function parseCancelResponse(value: unknown): CancelResponse {
   const body = parseObject(value, "cancel response");
   return { canceled: parseBoolean(body["canceled"], "canceled") };
