@@ -1,17 +1,21 @@
-/** Users and groups of the guest, from /etc/passwd and /etc/group; some may be added at any time. */
+/**
+ * Users and groups of the guest, from /etc/passwd and /etc/group. Programs may add some at any
+ * time.
+ */
 import { ParsedFile } from "./parsed-file.ts";
 
 /** LIMIT: some ten thousand accounts. */
 const fileBytesMax = 1 << 20;
 const shellDefault = "/bin/sh";
 
+/** One line of /etc/passwd, with the user's groups. An empty home or shell has its default. */
 export interface User {
   readonly name: string;
   readonly uid: number;
   readonly gid: number;
   readonly home: string;
   readonly shell: string;
-  /** Ids of the groups that list the user, without the primary one. */
+  /** Ids of the groups that list the user, without the primary group. */
   readonly otherGroups: readonly number[];
 }
 
@@ -21,6 +25,7 @@ interface Group {
   readonly members: readonly string[];
 }
 
+/** Looks users and groups up; each look-up reads the files again if they have changed. */
 export class Accounts {
   readonly #users: ParsedFile<Omit<User, "otherGroups">>;
   readonly #groups: ParsedFile<Group>;
@@ -30,6 +35,7 @@ export class Accounts {
     this.#groups = new ParsedFile(groupFile, fileBytesMax, parseGroup);
   }
 
+  /** Undefined when no user has that name. */
   findUser(name: string): User | undefined {
     const user = this.#users.rows().find((row) => row.name === name);
     if (user === undefined) return undefined;
@@ -40,11 +46,12 @@ export class Accounts {
     return { ...user, otherGroups };
   }
 
-  /** The number itself where nobody has that name. */
+  /** The name of the user with that id, or the id itself as text if it has no name. */
   userName(uid: number): string {
     return this.#users.rows().find((row) => row.uid === uid)?.name ?? String(uid);
   }
 
+  /** The name of the group with that id, or the id itself as text if it has no name. */
   groupName(gid: number): string {
     return this.#groups.rows().find((row) => row.gid === gid)?.name ?? String(gid);
   }

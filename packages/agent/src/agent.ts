@@ -23,6 +23,7 @@ import { UserCgroup } from "./user-cgroup.ts";
 import { UserEnvironment } from "./user-environment.ts";
 import { Waker } from "./wake.ts";
 
+/** Everything one agent needs from outside. */
 export interface AgentOptions {
   readonly config: AgentConfig;
   readonly machine: Machine;
@@ -31,11 +32,13 @@ export interface AgentOptions {
   readonly failpoint?: Failpoint;
 }
 
+/** A running agent. Disposing closes its server with all connections and watches. */
 export interface Agent extends AsyncDisposable {
+  /** The TCP port it listens on; the one the kernel chose if the configuration says 0. */
   readonly port: number;
 }
 
-/** Resolves when the server listens. Disposing closes it with all its connections. */
+/** Starts an agent; resolves when its server listens. */
 export async function startAgent(options: AgentOptions): Promise<Agent> {
   const { config, machine, log, failpoint } = options;
   const accounts = options.accounts ?? new Accounts();
@@ -45,7 +48,8 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
   const timers = new QuietTimers();
   const gate = new Gate();
   const identity = Identity.open(config.identityPath);
-  // An agent that died between a prepare and its end has left them frozen, and nobody else knows.
+  // An agent that died between a prepare and its end left user processes frozen; only this one can
+  // thaw them.
   if (identity.current.generation > 0) cgroup?.thaw();
   const server = createAgentServer();
   const tracker = new ServerConnTracker(server);

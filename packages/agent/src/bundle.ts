@@ -1,5 +1,5 @@
 /**
- * Builds the agent into one file for the guest. Called by whoever builds a template, on the host.
+ * Builds the agent into one file for the guest. The template build on the host calls this.
  *
  * The native library is not bundled, because it contains a shared object: copy the folders named by
  * `nativeFolders` into a `node_modules` folder beside the file.
@@ -21,7 +21,7 @@ export interface NativeFolder {
 /** Holds modules for programs in the guest, in source: `restore.mjs` and `torpor_restore.py`. */
 export const guestModulesFolder = fileURLToPath(new URL("../guest", import.meta.url));
 
-/** @throws Error with the messages of the bundler. */
+/** Writes the bundled agent to `outFile`. @throws Error with the messages of the bundler. */
 export async function bundleAgent(outFile: string): Promise<void> {
   await build({
     entryPoints: [fileURLToPath(new URL("main.ts", import.meta.url))],
@@ -39,7 +39,7 @@ export async function bundleAgent(outFile: string): Promise<void> {
   });
 }
 
-/** What the bundle loads at run time besides Node itself. */
+/** The folders the bundle loads modules from at run time; besides them it needs Node only. */
 export function nativeFolders(): readonly NativeFolder[] {
   const koffi = dirname(fileURLToPath(import.meta.resolve("koffi")));
   return [

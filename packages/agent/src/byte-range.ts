@@ -1,11 +1,14 @@
 /** The part of a file a download asks for. */
 export type ByteRange =
   | { readonly kind: "whole" }
-  /** Both ends belong to it. */
+  /** Both ends are included; the first byte of the file is 0. */
   | { readonly kind: "part"; readonly first: number; readonly last: number }
   | { readonly kind: "unsatisfiable" };
 
-/** Anything but one range in bytes means the whole, as a server may always answer. */
+/**
+ * Parses a `Range` header. A header that is not a single range in bytes means the whole file, which
+ * HTTP lets a server answer at any time.
+ */
 export function parseRange(header: string | undefined, fileBytes: number): ByteRange {
   const match = /^bytes=(\d*)-(\d*)$/.exec(header?.replaceAll(" ", "") ?? "");
   const [, from, to] = match ?? [];

@@ -1,11 +1,12 @@
 /**
- * `POST /files/compose`: makes one file of several, in order, and removes those. It is how a client
- * uploads a large file in parts that may be repeated.
+ * `POST /files/compose`: joins several files into one, in order, and removes them. A client uploads
+ * a large file this way, in parts that it may retry.
  *
- * The parts are put together beside the destination, which is replaced in one step: a call that fails
- * leaves the destination and every part as they were.
+ * The parts are joined in a temporary file beside the destination, which then replaces the
+ * destination in one step: a call that fails leaves the destination and every part as they were.
  *
- * Called by server.ts for requests that carry the token. Failures are as those of `/files`.
+ * server.ts calls this for requests that carry the token. Failures are the same as those of
+ * `/files`.
  */
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { basename, dirname, join } from "node:path";
@@ -27,6 +28,7 @@ const bodyBytesMax = 4 << 20;
 const sourcesMax = 10_000;
 const copyChunkBytes = 256 << 10;
 
+/** The parts of the agent that decide what paths and users of a request mean. */
 export interface ComposeContext {
   readonly accounts: Accounts;
   readonly identity: Identity;
@@ -38,6 +40,9 @@ interface Composition {
   readonly user: User;
 }
 
+/**
+ * Serves one call. Answers its failures itself, so it rejects only if the answer cannot be written.
+ */
 export async function serveCompose(
   request: IncomingMessage,
   response: ServerResponse,
@@ -60,7 +65,10 @@ export async function serveCompose(
   }
 }
 
-/** @throws argument.invalid; ConnectError invalid_argument, unauthenticated */
+/**
+ * Parses the body and resolves its paths.
+ * @throws argument.invalid; ConnectError invalid_argument, unauthenticated
+ */
 function parseComposition(body: Buffer, { accounts, identity }: ComposeContext): Composition {
   const fields = parseObject(parseJson(body.toString("utf8"), "body"), "body");
   const username = optional(fields["username"], parseString, "username");
@@ -119,7 +127,7 @@ async function append(file: OpenFile, source: string, work: FileWork): Promise<v
   }
 }
 
-/** What the parsers refuse is the client's fault. */
+/** Whether a parser refused the body, which is the client's fault. */
 function isRefused(cause: unknown): cause is TorporError {
   return TorporError.is(cause) && cause.code === "argument.invalid";
 }

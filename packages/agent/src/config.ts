@@ -1,47 +1,63 @@
-/** What the agent is told at start, all of it by the environment; the guest's init sets none of it. */
+/**
+ * The agent's configuration. All of it comes from the environment; the guest's init sets none of
+ * it.
+ */
 import { agentPort } from "@torpor/protocol";
 import { parseInteger } from "@torpor/std";
 
-/** Holds a folder for each moment, named for it with `.d`. */
+/** Folder of the guest's hooks: one folder for each moment, named `<moment>.d`. */
 export const hooksFolder = "/etc/torpor/hooks";
+/** The moments at which the agent runs hooks. */
 export const hookMoments = ["pre-snapshot", "post-restore"] as const;
 
+/** Where the agent listens, and which files and limits it uses. */
 export interface AgentConfig {
   readonly address: string;
-  /** 0 takes a free one. */
+  /** TCP port; 0 lets the kernel choose a free one. */
   readonly port: number;
-  /** Folder of the cgroup v2 that user processes run in; null where there is none: nothing freezes. */
+  /**
+   * Folder of the cgroup v2 that user processes run in; null: there is none, and nothing is frozen.
+   */
   readonly userCgroup: string | null;
-  /** Where programs inside look for the marks of a sandbox. */
+  /** Folder of the marker files by which programs recognise an E2B sandbox. */
   readonly markerFolder: string;
-  /** Where a restarted agent finds who it is; null keeps nothing. In memory and closed to users. */
+  /**
+   * File in memory, readable by root only, from which a restarted agent restores its identity;
+   * null: none is kept.
+   */
   readonly identityPath: string | null;
-  /** The file that changes with every restore, for programs to watch. In memory. */
+  /** File in memory that changes with every restore, for programs to watch. */
   readonly generationPath: string;
   readonly hooksFolder: string;
   /** PATH of user processes, unless `environmentFile` or a request names another. */
   readonly path: string;
-  /** Variables of all logins. */
+  /** File with the environment variables of all logins, as /etc/environment. */
   readonly environmentFile: string;
-  /** Language of all logins. */
+  /** File with the locale of all logins, as /etc/default/locale. */
   readonly localeFile: string;
   readonly limits: AgentLimits;
 }
 
+/** Times and sizes by which the agent bounds processes, their clients and hooks. */
 export interface AgentLimits {
   /** How long the exit status of a process is kept for a late Connect. */
   readonly exitKeptMs: number;
-  /** How long output is awaited after the leader's exit while a descendant holds the pipe open. */
+  /**
+   * How long the agent waits for output after the leader's exit while a descendant holds the pipe
+   * open.
+   */
   readonly outputGraceMs: number;
-  /** Output of one process that is kept for clients which come back for what they missed. */
+  /** How much output of one process is kept for clients that reconnect. */
   readonly outputKeptBytes: number;
-  /** The same of all processes together. */
+  /** How much output of all processes together is kept for clients that reconnect. */
   readonly allOutputKeptBytes: number;
   /** Unread output of one subscriber above which it counts as full. */
   readonly subscriberFullBytes: number;
-  /** Unread output of one subscriber above which it is cut, because others are faster. */
+  /**
+   * Unread output of one subscriber above which the agent disconnects it, if others read faster.
+   */
   readonly subscriberCutBytes: number;
-  /** How long a process waits for the only subscribers it has, when none reads anything. */
+  /** How long a process waits for its subscribers when none of them reads. */
   readonly subscriberPatienceMs: number;
   /** How long one hook may run. */
   readonly hookBudgetMs: number;
@@ -49,6 +65,7 @@ export interface AgentLimits {
   readonly hooksBudgetMs: number;
 }
 
+/** The limits of every agent; only tests use others. */
 export const defaultLimits: AgentLimits = {
   exitKeptMs: 30_000,
   outputGraceMs: 1_000,
@@ -63,7 +80,10 @@ export const defaultLimits: AgentLimits = {
 
 const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/** @throws argument.invalid */
+/**
+ * Reads the configuration; what the environment does not set has its default.
+ * @throws argument.invalid
+ */
 export function configFromEnvironment(env: NodeJS.ProcessEnv): AgentConfig {
   const port = env["TORPOR_AGENT_PORT"];
   return {

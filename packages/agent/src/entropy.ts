@@ -1,9 +1,9 @@
 /**
  * The only source of randomness in the agent.
  *
- * A generator inside this process is copied by a snapshot, so two clones would draw the same
- * numbers. Random bytes are therefore read from the kernel each time, and after a restore the
- * process's own generators are renewed as well, for the libraries that use them.
+ * A snapshot copies a generator inside this process, so two clones would draw the same numbers.
+ * Therefore random bytes are read from the kernel each time, and after a restore the process's own
+ * generators are reseeded as well, for the libraries that use them.
  */
 import { createHash, randomBytes, randomUUID } from "node:crypto";
 import { closeSync, openSync, readSync } from "node:fs";
@@ -27,7 +27,8 @@ export function freshBytes(count: number): Buffer {
 
 /**
  * Makes the kernel's and this process's generators differ from those of every clone.
- * ORDER: kernel first, OpenSSL is seeded from it; then the UUIDs drawn before the cut are thrown away.
+ * ORDER: the kernel first, because OpenSSL is seeded from it; then the UUIDs drawn before the
+ * snapshot are thrown away.
  * @throws system error EPERM without CAP_SYS_ADMIN.
  */
 export function renewGenerators(hostEntropy: Uint8Array): void {
@@ -36,7 +37,10 @@ export function renewGenerators(hostEntropy: Uint8Array): void {
   for (let drawn = 0; drawn < uuidCacheEntries; drawn += 1) randomUUID();
 }
 
-/** SHA-256, hex, of fresh bytes of both generators: equal in two clones only if renewing failed. */
+/**
+ * SHA-256, in hex, of fresh bytes of both generators. It is equal in two clones only if reseeding
+ * failed.
+ */
 export function randomHash(): string {
   const hash = createHash("sha256");
   hash.update(freshBytes(hashedBytes));

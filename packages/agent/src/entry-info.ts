@@ -1,8 +1,8 @@
 /**
  * One file, folder or link as clients see it.
  *
- * Of a symbolic link, type and mode are those of what it leads to; permissions and size are its own.
- * A link that leads nowhere, and anything that is neither file nor folder, has no type.
+ * Type and mode of a symbolic link are those of its target; permissions and size are its own. A
+ * dangling link, and anything that is neither file nor folder, has no type.
  */
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { timestampFromMs } from "@bufbuild/protobuf/wkt";
@@ -13,9 +13,13 @@ import type { Accounts } from "./accounts.ts";
 import type { FileWork } from "./file-work.ts";
 import { readMetadata } from "./metadata.ts";
 
+/** One entry as the file RPCs answer it. */
 export type Entry = MessageInitShape<typeof EntryInfoSchema>;
 
-/** @throws system error: ENOENT when there is nothing, not even a dangling link. */
+/**
+ * Reads one entry. `path` is absolute.
+ * @throws system error: ENOENT when there is nothing, not even a dangling link.
+ */
 export async function readEntry(path: string, accounts: Accounts, work: FileWork): Promise<Entry> {
   const own = await work.lstat(path);
   const target = own.isSymbolicLink() ? await work.stat(path).catch(() => undefined) : own;
@@ -44,7 +48,10 @@ async function linkTarget(path: string, work: FileWork): Promise<string> {
   return await work.realpath(path).catch(() => path);
 }
 
-/** As Go prints a file mode: letters for what it is, `-` for a plain file, nine permissions. */
+/**
+ * Formats a file mode as Go prints it: letters for the kind, `-` for a plain file, nine
+ * permissions.
+ */
 function permissionText(stats: Stats): string {
   const letters = [
     stats.isDirectory() ? "d" : "",

@@ -1,17 +1,19 @@
 /**
- * What one client has still to read of a stream of events: bounded, filled by one owner, emptied by
+ * The events of a stream that one client has not read yet: bounded, filled by one owner, emptied by
  * one RPC.
  *
- * The owner decides what to do about a queue that fills up; the queue only counts. Ending it is
- * final: a graceful end comes after everything queued, a cut throws the rest away.
+ * The owner decides what to do about a queue that fills up; the queue only counts. Its end is
+ * final: a graceful end comes after everything queued, a cut discards the rest.
  */
 import { ConnectError } from "@connectrpc/connect";
 
+/** Callbacks to the owner of a queue. */
 export interface EventQueueOptions {
-  /** Called whenever the client has taken something. */
+  /** Called whenever the client has taken an event. */
   readonly onTaken?: (() => void) | undefined;
 }
 
+/** A queue of events between one owner and one reader. */
 export class EventQueue<Event> {
   readonly #events: { readonly event: Event; readonly bytes: number }[] = [];
   readonly #onTaken: (() => void) | undefined;
@@ -24,6 +26,7 @@ export class EventQueue<Event> {
     this.#onTaken = options.onTaken;
   }
 
+  /** The sum of the `bytes` of all queued events. */
   get queuedBytes(): number {
     return this.#queuedBytes;
   }
@@ -32,11 +35,12 @@ export class EventQueue<Event> {
     return this.#events.length === 0;
   }
 
+  /** Whether the queue takes no more events; some may still be queued. */
   get ended(): boolean {
     return this.#ended;
   }
 
-  /** `bytes` is what the event counts for. Does nothing after the end. */
+  /** Adds an event that counts as `bytes`. Does nothing after the end. */
   push(event: Event, bytes: number): void {
     if (this.#ended) return;
     this.#events.push({ event, bytes });
@@ -44,7 +48,10 @@ export class EventQueue<Event> {
     this.#wake?.();
   }
 
-  /** Ends the stream after what is queued, with an error if one is given. The first end counts. */
+  /**
+   * Ends the stream after the queued events, with `error` if one is given. Only the first end
+   * counts.
+   */
   end(error?: ConnectError): void {
     if (this.#ended) return;
     this.#ended = true;
@@ -52,19 +59,22 @@ export class EventQueue<Event> {
     this.#wake?.();
   }
 
-  /** Ends the stream now; what is queued is lost. */
+  /** Ends the stream now and discards the queued events. */
   cut(error?: ConnectError): void {
     this.drain();
     this.end(error);
   }
 
-  /** Takes everything that is queued. */
+  /** Takes all queued events at once. */
   drain(): Event[] {
     this.#queuedBytes = 0;
     return this.#events.splice(0).map(({ event }) => event);
   }
 
-  /** Yields until the end, or until `signal` aborts. @throws the ConnectError of the end. */
+  /**
+   * Yields events until the end, or until `signal` aborts. Leaving it cuts the queue.
+   * @throws the ConnectError of the end.
+   */
   async *read(signal: AbortSignal): AsyncGenerator<Event, void, undefined> {
     const onAbort = (): void => this.cut();
     signal.addEventListener("abort", onAbort, { once: true });

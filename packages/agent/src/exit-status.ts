@@ -1,4 +1,6 @@
-/** How the end of a process is told to clients, in the words of Go's `os.ProcessState`. */
+/**
+ * How the agent reports the end of a process to clients: in the words of Go's `os.ProcessState`.
+ */
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import type { ProcessEvent_EndEventSchema } from "@torpor/protocol";
 import { assert } from "@torpor/std";
@@ -25,6 +27,10 @@ const signalText: Readonly<Partial<Record<NodeJS.Signals, string>>> = {
   SIGXFSZ: "file size limit exceeded",
 };
 
+/**
+ * The last event of a process. Either `exitCode` or `signal` is given, as Node's `exit` event has
+ * them.
+ */
 export function endEvent(
   exitCode: number | null,
   signal: NodeJS.Signals | null,

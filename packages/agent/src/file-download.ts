@@ -1,11 +1,12 @@
 /**
- * `GET /files`: one file, or a part of it, on its way to a client.
+ * `GET /files`: sends one file, or a part of it, to a client.
  *
- * The size that the kernel tells is only a claim: files of /proc say 0 and those of /sys 4096, whatever is
- * in them, and any file may be cut meanwhile. So a file that claims to fit into one read is read before the
- * head of the answer is made, which then tells what there is. Of a larger one the head promises what was
- * claimed: what is appended meanwhile is not sent, and if the file ends too soon the connection is broken,
- * so that no client takes what it got for the whole.
+ * The size that the kernel reports is only a claim: files of /proc say 0 and those of /sys 4096,
+ * whatever their content, and any file may be truncated while it is sent. So a file that claims to
+ * fit into one read is read before the head of the answer is written, and the head states the true
+ * size. For a larger file the head promises the claimed size: bytes appended later are not sent,
+ * and if the file ends too soon the connection is broken, so that no client takes the beginning for
+ * the whole.
  */
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { basename, extname } from "node:path";
@@ -18,18 +19,25 @@ import { sendError } from "./http-answer.ts";
 import { OpenFile } from "./open-file.ts";
 
 const readChunkBytes = 256 << 10;
-/** Read of a file that claims to be empty: nearly all of those are, or tell what fits many times. */
+/**
+ * How much is read of a file that claims to be empty. Nearly all of those are empty, or fit many
+ * times.
+ */
 const unclaimedBytes = 64 << 10;
 
-/** A file as far as it is known before it is sent. */
+/** The content of a file, as far as it is known before it is sent. */
 interface Content {
-  /** What was read from the start on. */
+  /** The bytes that were read already, from the start of the file. */
   readonly head: Buffer;
-  /** Undefined for a file that claims to be empty and is longer than one read. */
+  /** Length of the file; undefined if it claims to be empty and is longer than one read. */
   readonly bytes: number | undefined;
 }
 
-/** Sends it whole, in part, or why not. @throws ConnectError, system error; later the connection breaks. */
+/**
+ * Sends the file whole or in part, or answers why not. Once the head is sent, a failure breaks the
+ * connection.
+ * @throws ConnectError, system error
+ */
 export async function download(
   request: IncomingMessage,
   response: ServerResponse,
@@ -89,7 +97,7 @@ export async function download(
   }
 }
 
-/** Reads a file that claims to fit into one read. */
+/** Reads a file that claims to fit into one read; of a larger one, takes the claim. */
 async function look(file: OpenFile): Promise<Content> {
   const claimed = file.stats.size;
   if (claimed > readChunkBytes) return { head: Buffer.alloc(0), bytes: claimed };
@@ -114,8 +122,8 @@ async function send(
 }
 
 /**
- * The bytes from `first` to before `end`, or to where the file ends if that is unknown. The next piece is
- * read while one is sent.
+ * Yields the bytes from `first` up to `end`, exclusive, or up to the end of the file if that is
+ * unknown. The next piece is read while one is sent.
  * @throws ConnectError data_loss when the file ends before `end`.
  */
 async function* readPart(
@@ -128,7 +136,7 @@ async function* readPart(
   if (inHead.length > 0) yield inHead;
   let at = first + inHead.length;
   if (at >= end) return;
-  // After the head the file stands where it goes on.
+  // After the head, the file's own position is where reading continues.
   const isInPlace = at === head.length;
   const readNext = async (): Promise<Buffer> => {
     const bytes = Math.min(readChunkBytes, end - at);
@@ -142,7 +150,7 @@ async function* readPart(
     const isLast = at >= end;
     if (!isLast) {
       next = readNext();
-      // It may fail before it is waited for.
+      // It may fail before it is awaited.
       next.catch(() => undefined);
     }
     yield read;
@@ -158,7 +166,7 @@ function isBefore(header: string | undefined, modifiedMs: number): boolean {
   return header !== undefined && Date.parse(header) < modifiedMs;
 }
 
-/** As it is, unless the client will not have that. */
+/** Sends the file as it is, unless the client does not accept that. */
 function chooseEncoding(header: string | undefined): "identity" | "gzip" | "none" {
   if (header === undefined) return "identity";
   const weights = new Map<string, number>();

@@ -1,11 +1,11 @@
 /**
- * `POST /files`: what a client sends becomes the content of a file.
+ * `POST /files`: a request body becomes the content of a file.
  *
- * An existing file keeps its inode, so that hard links, open descriptors, mounts over it and its
- * attributes hold and watchers see a write: its content is replaced in place. Where the disk has no room
- * for the new content the old one stays. A body that is small, or whose length is known, is compared
- * with the room first; of a longer one of unknown length nobody can tell, and the file is as long as it
- * came.
+ * An existing file keeps its inode and has its content replaced in place, so that hard links, open
+ * descriptors, mounts over it and its attributes hold and watchers see a write. If the disk has no
+ * room for the new content, the old content stays. For a body that is small, or whose length is
+ * known, the room is checked first. For a longer body of unknown length this is impossible: if the
+ * disk fills up, the file ends where writing stopped.
  */
 import type { Stats } from "node:fs";
 import { basename, dirname } from "node:path";
@@ -18,10 +18,11 @@ import { OpenFile } from "./open-file.ts";
 import { makeOwnedFolder } from "./owned-folder.ts";
 import { asConnectError } from "./system-errors.ts";
 
-/** LIMIT: a body that is held before the file is touched. */
+/** LIMIT: bytes of a body that are buffered before the file is touched. */
 const heldBytesMax = 256 << 10;
 const statBlockBytes = 512;
 
+/** One written file, as the answer of an upload lists it. */
 export interface WrittenFile {
   readonly path: string;
   readonly name: string;
@@ -29,18 +30,22 @@ export interface WrittenFile {
   readonly metadata?: Metadata;
 }
 
+/** One file to write, and who writes it. */
 export interface Upload {
   /** Absolute. */
   readonly path: string;
   readonly body: AsyncIterable<Buffer>;
-  /** The most that may still come; undefined when the client does not say. */
+  /** Upper bound of the bytes still to come; undefined if the client did not announce a length. */
   readonly bytesMax: number | undefined;
   readonly user: User;
   readonly metadata: Metadata;
   readonly work: FileWork;
 }
 
-/** @throws ConnectError, system error */
+/**
+ * Writes the body into the file and makes missing folders above it.
+ * @throws ConnectError, system error
+ */
 export async function writeUpload(upload: Upload): Promise<WrittenFile> {
   const { path, body, user, metadata, work } = upload;
   const existing = await existingFile(path, work);
@@ -79,17 +84,19 @@ async function replaceContent(file: OpenFile, upload: Upload): Promise<void> {
   }
 }
 
-/** @throws system error ENOSPC when the file system says that so much has no room instead of `old`. */
+/**
+ * @throws system error ENOSPC when the file system has no room for `bytes` in the place of `old`.
+ */
 async function checkRoom(path: string, old: Stats, bytes: number, work: FileWork): Promise<void> {
   const oldBytes = old.blocks * statBlockBytes;
   if (bytes <= oldBytes) return;
   const { blocks, bfree, bsize } = await work.statfs(path);
-  // Some file systems know no size.
+  // Some file systems report no size.
   if (blocks === 0 || bytes <= oldBytes + bfree * bsize) return;
   throw Object.assign(new TypeError("no space left on the disk"), { code: "ENOSPC" });
 }
 
-/** Undefined where there is nothing yet. @throws ConnectError invalid_argument; system error */
+/** Undefined if there is no file yet. @throws ConnectError invalid_argument; system error */
 async function existingFile(path: string, work: FileWork): Promise<Stats | undefined> {
   const stats = await work.stat(path).catch((cause: unknown) => {
     if (systemCode(cause) === "ENOENT") return undefined;

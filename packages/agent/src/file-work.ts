@@ -1,9 +1,9 @@
 /**
  * The file operations of one client's request. Paths are those of the wire (path-name.ts).
  *
- * Operations run in a lane of the thread pool. When the client goes, what waits for a thread is
- * withdrawn, and what runs is left to the kernel: the request ends at once and no thread is taken for it
- * again.
+ * Operations run in a lane of the thread pool. When the client disconnects, operations that wait
+ * for a thread are withdrawn, and those that run are left to the kernel: the request ends at once
+ * and takes no thread again.
  */
 import type { BigIntStats, Dir, Dirent, Stats, StatsFs } from "node:fs";
 import * as fs from "node:fs/promises";
@@ -12,51 +12,57 @@ import { type Xattr, makeNode, readXattrs, setFileTimes, writeXattr } from "@tor
 import { toDiskPath, toWireText } from "./path-name.ts";
 import { type LaneOperation, type ThreadLane, fileLane } from "./thread-lane.ts";
 
+/** One entry of a folder listing. */
 export interface FolderEntry {
   readonly name: string;
-  /** False for a link to one. */
+  /** False for a link to a folder. */
   readonly isFolder: boolean;
 }
 
-/** LIMIT: entries that one read of a folder brings. */
+/** LIMIT: entries fetched by one read of a folder. */
 const entriesPerRead = 256;
 
+/** Runs file operations on behalf of one client, until it disconnects. */
 export class FileWork {
   readonly #lane: ThreadLane;
-  /** Waits for a thread of its lane, and be it for ever. */
+  /** Waits for a thread of its lane even if every thread hangs, perhaps for ever. */
   #isPatient = false;
   readonly #pending = new Set<Abandonable>();
   #hasLeft = false;
 
-  /** `signal` aborts when the client goes; without one, `leave` says so. */
+  /** `signal` aborts when the client disconnects; without a signal, the caller calls `leave`. */
   constructor(signal?: AbortSignal, lane = fileLane) {
     this.#lane = lane;
     signal?.addEventListener("abort", () => this.leave(), { once: true });
     if (signal?.aborted === true) this.leave();
   }
 
-  /** For what must be done to its end, whether or not its client is there. */
+  /** For work that must be finished whether or not its client is still connected. */
   static untilDone(): FileWork {
     const work = new FileWork();
     work.#isPatient = true;
     return work;
   }
 
-  /** The client has gone. Safe to repeat. */
+  /**
+   * Withdraws what waits and rejects what runs, because the client has disconnected. Safe to
+   * repeat.
+   */
   leave(): void {
     this.#hasLeft = true;
     for (const operation of this.#pending) operation.giveUp();
     this.#pending.clear();
   }
 
-  /** @throws ConnectError canceled when the client has gone */
+  /** @throws ConnectError canceled when the client has disconnected */
   checkThere(): void {
     if (this.#hasLeft) throw gone();
   }
 
   /**
-   * Runs one operation; `giveBack` takes a result that came after the client had gone.
-   * @throws ConnectError canceled when the client has gone, aborted when the lane hangs.
+   * Runs one operation. `giveBack` receives a result that came after the client disconnected, to
+   * release it.
+   * @throws ConnectError canceled when the client has disconnected, aborted when the lane hangs.
    */
   async run<T>(start: () => Promise<T>, giveBack?: (late: T) => void): Promise<T> {
     this.checkThere();
@@ -67,8 +73,8 @@ export class FileWork {
   }
 
   /**
-   * Runs what must be done whether or not the client is there, after an operation that may hang. Its
-   * failure is nobody's.
+   * Runs `start` whether or not the client is connected, once `after` has settled, which may never
+   * happen. Nobody hears of its failure. Resolves at once if the client has disconnected.
    */
   async cleanUp(after: Promise<unknown>, start: () => Promise<unknown>): Promise<void> {
     const done = this.#cleanUp(after, start);
@@ -134,17 +140,17 @@ export class FileWork {
     await this.run(() => fs.chmod(toDiskPath(path), mode));
   }
 
-  /** A link's own. */
+  /** Does not follow a symbolic link. */
   async setTimes(path: string, accessedNs: bigint, modifiedNs: bigint): Promise<void> {
     await this.run(() => setFileTimes(toDiskPath(path), accessedNs, modifiedNs));
   }
 
-  /** A link's own. */
+  /** Does not follow a symbolic link. */
   async readXattrs(path: string): Promise<readonly Xattr[]> {
     return await this.run(() => readXattrs(toDiskPath(path), { follow: false }));
   }
 
-  /** A link's own. */
+  /** Does not follow a symbolic link. */
   async writeXattr(path: string, attribute: Xattr): Promise<void> {
     await this.run(() => writeXattr(toDiskPath(path), attribute, false));
   }
@@ -165,12 +171,12 @@ export class FileWork {
     await this.run(() => fs.access(toDiskPath(path), mode));
   }
 
-  /** Removes a file that this request has made, whether or not its client is there. */
+  /** Removes a file that this request has made, whether or not its client is still connected. */
   async discard(path: string): Promise<void> {
     await this.cleanUp(Promise.resolve(), () => fs.unlink(toDiskPath(path)));
   }
 
-  /** What is in a folder, as the kernel gives it: in no order, a piece at a time. */
+  /** Lists a folder in the kernel's order, which is arbitrary, a piece at a time. */
   async *entries(path: string): AsyncGenerator<FolderEntry, void, undefined> {
     let reading: Promise<Dirent<Buffer> | null> = Promise.resolve(null);
     const close = (dir: Dir): Promise<void> => this.cleanUp(reading, () => dir.close());
@@ -247,7 +253,7 @@ class Operation<T> implements LaneOperation, Abandonable {
   }
 }
 
-/** Node takes the encoding; its types do not. */
+/** Node accepts the encoding "buffer" here; its types do not. */
 async function openFolder(path: string): Promise<Dir> {
   const encoding = "buffer" as BufferEncoding;
   return await fs.opendir(toDiskPath(path), { encoding, bufferSize: entriesPerRead });

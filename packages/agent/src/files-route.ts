@@ -2,11 +2,11 @@
  * `/files`: contents of files, down (file-download.ts) and up (file-upload.ts), streamed in both
  * directions.
  *
- * Called by server.ts for requests that carry the token or a signature; which of the two is checked
- * here, because signed links are made for callers without a token.
+ * server.ts calls this for every request to the path. The token or the signature is checked here,
+ * because signed links are made for callers without a token.
  *
- * Failures are `{code, message}` in JSON: 400 for a wrong request, 401, 404, 507 when the disk is full, and
- * what else system-errors.ts says.
+ * Failures are `{code, message}` in JSON: 400 for a wrong request, 401, 404, 507 when the disk is
+ * full, and the other statuses of system-errors.ts.
  */
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { pipeline } from "node:stream/promises";
@@ -30,11 +30,16 @@ import { uploadName } from "./upload-name.ts";
 /** LIMIT: files of one multipart request; the answer lists them all. */
 const filesMax = 10_000;
 
+/** The parts of the agent that decide who may call and what paths of a request mean. */
 export interface FilesContext {
   readonly accounts: Accounts;
   readonly identity: Identity;
 }
 
+/**
+ * Serves one request. Answers its failures itself; after the head of an answer it breaks the
+ * connection.
+ */
 export async function serveFiles(
   request: IncomingMessage,
   response: ServerResponse,
@@ -172,8 +177,8 @@ class CountedBody implements AsyncIterable<Buffer> {
 }
 
 /**
- * Hands over the body without its content encoding, and its length if the client says it. The request is
- * left alive for the answer.
+ * Passes the body to `consume` without its content encoding, with its length if the client
+ * announced one. The request stays open for the answer.
  */
 async function decoded<T>(
   request: IncomingMessage,
@@ -204,7 +209,10 @@ function downloadPath(
   return targetPath(pathOf(request, query) ?? "", requestUser(query, context), context);
 }
 
-/** Of a path that is no UTF-8 the parsed query has lost the bytes. */
+/**
+ * The path of the query. If it is not UTF-8 the parsed query has lost its bytes, so it is decoded
+ * again here.
+ */
 function pathOf(request: IncomingMessage, query: URLSearchParams): string | null {
   const parsed = query.get("path");
   if (parsed?.includes("\uFFFD") !== true) return parsed;

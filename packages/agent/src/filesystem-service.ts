@@ -1,9 +1,9 @@
 /**
  * The RPCs of `filesystem.Filesystem`.
  *
- * They run with the agent's own rights: the user of a request decides what a path means and who owns
- * what is created, not what may be done. SAFETY: whoever may call these may also start a process as
- * root, so a permission check here would protect nothing.
+ * They run with the agent's own rights: the user of a request decides what a path means and who
+ * owns what is created, not what may be done. SAFETY: a client that may call these may also start a
+ * process as root, so a permission check here would protect nothing.
  */
 import { dirname, join } from "node:path";
 import { Code, ConnectError, type HandlerContext, type ServiceImpl } from "@connectrpc/connect";
@@ -23,15 +23,19 @@ import { WatchService } from "./watch-service.ts";
 
 /** LIMIT: entries of one listing, which is built in memory before it is sent. */
 const entriesMax = 100_000;
-/** Entries that are looked at together; the files of other requests come between. */
+/** Entries that are read together; the files of other requests are served in between. */
 const readTogether = 32;
 
+/** The parts of the agent that the file RPCs use. */
 export interface FilesystemServiceContext {
   readonly accounts: Accounts;
   readonly identity: Identity;
   readonly timers: QuietTimers;
 }
 
+/**
+ * Implements the RPCs. Each rejects with a ConnectError of system-errors.ts or of its own checks.
+ */
 export class FilesystemService implements ServiceImpl<typeof Filesystem> {
   readonly #context: FilesystemServiceContext;
   readonly #watches: WatchService;
@@ -127,7 +131,7 @@ export class FilesystemService implements ServiceImpl<typeof Filesystem> {
     return await attempt(path, readEntry(path, this.#context.accounts, work));
   }
 
-  /** Depth first, by name. Paths keep the prefix that was asked for, though it may be a link. */
+  /** Lists depth first, by name. Paths keep the prefix that was asked for, even if it is a link. */
   async #list(
     folder: { readonly real: string; readonly shown: string },
     depth: number,
@@ -165,7 +169,10 @@ export class FilesystemService implements ServiceImpl<typeof Filesystem> {
   }
 }
 
-/** By name, in the order of its bytes. @throws system error; ConnectError out_of_range */
+/**
+ * Lists a folder by name, in the order of the bytes.
+ * @throws system error; ConnectError out_of_range
+ */
 async function readChildren(path: string, work: FileWork): Promise<FolderEntry[]> {
   const children: FolderEntry[] = [];
   for await (const child of work.entries(path)) {
@@ -183,7 +190,7 @@ function isGone(cause: unknown): boolean {
   return systemCode(cause) === "ENOENT" || systemCode(cause) === "ENOTDIR";
 }
 
-/** Waits for a file operation; @throws ConnectError with the path in its text. */
+/** Awaits a file operation. @throws ConnectError with the path in its text. */
 async function attempt<T>(path: string, work: Promise<T>): Promise<T> {
   try {
     return await work;

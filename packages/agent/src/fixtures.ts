@@ -1,4 +1,4 @@
-/** The one way tests make an agent: real server, real processes; only the machine is tame. */
+/** Makes agents for all tests: real server, real processes; only the machine is tame. */
 import { randomUUID } from "node:crypto";
 import { mkdir, mkdtemp, readFile, readdir, rm, rmdir, stat, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -22,6 +22,7 @@ import { type AgentLimits, defaultLimits } from "./config.ts";
 import type { Machine } from "./machine.ts";
 import { monotonicMs } from "./monotonic-clock.ts";
 
+/** An agent under test, with clients. Disposing closes it and removes its folder. */
 export interface TestAgent extends AsyncDisposable {
   readonly url: string;
   readonly port: number;
@@ -30,14 +31,15 @@ export interface TestAgent extends AsyncDisposable {
   readonly process: Client<typeof Process>;
   readonly files: Client<typeof Filesystem>;
   readonly machine: TameMachine;
-  /** What the agent has logged, oldest first. */
+  /** The agent's log, oldest entry first. */
   readonly logged: readonly LogEntry[];
   /** Sends an init that differs from the usual one by `changes`. */
   init(changes?: Partial<InitRequest>, key?: string): Promise<Response>;
-  /** A call of the host to one of its other routes. */
+  /** Calls one of the host's other routes. */
   host(route: string, key?: string, body?: PrepareRequest): Promise<Response>;
 }
 
+/** One line of the agent's log; the fields that tests read. */
 export interface LogEntry {
   readonly message: string;
   readonly hook?: string;
@@ -45,27 +47,35 @@ export interface LogEntry {
   readonly output?: string;
 }
 
+/** A machine that records calls instead of making them. */
 export interface TameMachine extends Machine {
-  /** What was asked of it, in order. */
+  /** The calls, in order. */
   readonly calls: string[];
+  /** How far its wall clock is off, in milliseconds. */
   offMs: number;
-  /** By how much it stands still before its clock is set, once each. */
+  /**
+   * How long it stands still before each setting of its clock, in milliseconds; each value is used
+   * once.
+   */
   readonly lateMs: number[];
-  /** One of its methods, that throws. */
+  /** The method that throws. */
   failing: keyof Machine | undefined;
 }
 
+/** How the agent under test differs from the usual one. */
 export interface TestAgentOptions {
   readonly limits?: Partial<AgentLimits>;
   readonly userCgroup?: string;
   readonly failpoint?: Failpoint;
   readonly accounts?: Accounts;
-  /** Of an earlier agent whose place this one takes; removed with that one. */
+  /** Folder of an earlier agent that this one replaces; the earlier agent removes it. */
   readonly folder?: string;
 }
 
+/** The host key of every agent under test after its first init. */
 export const testKey = "key of the host";
 
+/** Starts an agent on loopback, on a port of its own. */
 export async function startTestAgent(options: TestAgentOptions = {}): Promise<TestAgent> {
   const folder = options.folder ?? (await mkdtemp(join(tmpdir(), "torpor-agent-test-")));
   const machine = tameMachine();
@@ -183,6 +193,7 @@ export class Events {
     }
   }
 
+  /** The process id of the start event, which must be next. */
   async pid(): Promise<number> {
     const event = await this.next();
     if (event?.case !== "start") throw new TypeError(`start, not ${event?.case}`);
@@ -216,7 +227,7 @@ export class Events {
     return ended;
   }
 
-  /** Goes away, as a client that lost interest. */
+  /** Disconnects, as a client that lost interest. */
   async leave(): Promise<void> {
     await this.#events.return?.();
   }
@@ -237,6 +248,7 @@ interface Ended {
     | undefined;
 }
 
+/** How `startScript` starts its process; the rest are options of the call. */
 export interface StartOptions extends CallOptions {
   readonly stdin?: boolean;
   readonly tag?: string;
@@ -266,18 +278,22 @@ export function startScript(agent: TestAgent, script: string, options: StartOpti
   );
 }
 
+/** Call options that name the user of a request. */
 export function asUser(name: string): { headers: Record<string, string> } {
   return { headers: { Authorization: `Basic ${Buffer.from(`${name}:`).toString("base64")}` } };
 }
 
+/** Selects a process by its id. */
 export function byPid(pid: number): { selector: { case: "pid"; value: number } } {
   return { selector: { case: "pid", value: pid } };
 }
 
+/** Input for a process with pipes. */
 export function stdinInput(text: string): { input: { case: "stdin"; value: Uint8Array } } {
   return { input: { case: "stdin", value: Buffer.from(text) } };
 }
 
+/** Input for a process with a terminal. */
 export function ptyInput(text: string): { input: { case: "pty"; value: Uint8Array } } {
   return { input: { case: "pty", value: Buffer.from(text) } };
 }
@@ -291,6 +307,7 @@ export async function untilGone(pid: number): Promise<void> {
   }
 }
 
+/** A cgroup for one test. Disposing kills its processes and removes it. */
 export interface TestCgroup extends AsyncDisposable {
   readonly path: string;
 }

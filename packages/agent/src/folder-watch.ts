@@ -1,12 +1,12 @@
 /**
- * Watches one folder, or a whole tree, and tells what happened in the terms of the wire.
+ * Watches one folder, or a whole tree, and reports changes in the terms of the wire.
  *
  * A tree is a watch on each of its folders. A folder that appears later is watched as soon as its
- * creation is reported; whatever was put into it before that is found by looking, so that it is
+ * creation is reported. Entries put into it before that are found by listing it, so that they are
  * reported late rather than never (and an entry made in that moment possibly twice).
  *
- * Looking into a folder takes a thread, and meanwhile more happens. ORDER: reports wait for the one
- * before, so that each finds the folders by the names they had then.
+ * Listing a folder takes a thread, and other changes happen meanwhile. ORDER: each report waits
+ * until the one before is handled, so that it finds the folders by the names they had then.
  */
 import { join } from "node:path";
 import { Code, ConnectError } from "@connectrpc/connect";
@@ -18,18 +18,20 @@ import type { FolderListener, InotifyHub } from "./inotify-hub.ts";
 import { toWireText } from "./path-name.ts";
 import { asConnectError } from "./system-errors.ts";
 
-/** LIMIT: reports that wait while a folder is looked into. */
+/** LIMIT: reports that wait while a folder is listed. */
 const waitingReportsMax = 16_384;
 
+/** The folder to watch, and the callbacks for its changes. */
 export interface FolderWatchOptions {
   readonly root: string;
   readonly recursive: boolean;
   /** `name` is relative to the root. */
   readonly onEvent: (type: EventType, name: string) => void;
+  /** Called once, when the watch has lost changes or cannot continue; it is closed then. */
   readonly onBroken: (error: ConnectError) => void;
 }
 
-/** In the order in which several in one report are told. */
+/** If one report carries several changes, they are reported in this order. */
 const typeByMask: readonly (readonly [number, EventType])[] = [
   [inotify.create | inotify.movedTo, EventType.CREATE],
   [inotify.movedFrom, EventType.RENAME],
@@ -38,6 +40,7 @@ const typeByMask: readonly (readonly [number, EventType])[] = [
   [inotify.delete, EventType.REMOVE],
 ];
 
+/** The watch on one folder or tree, for one client. */
 export class FolderWatch implements FolderListener {
   readonly #hub: InotifyHub;
   readonly #options: FolderWatchOptions;
@@ -53,7 +56,10 @@ export class FolderWatch implements FolderListener {
     this.#options = options;
   }
 
-  /** Resolves when it watches. @throws ConnectError not_found, invalid_argument; closed then. */
+  /**
+   * Resolves when it watches.
+   * @throws ConnectError not_found, invalid_argument; the watch is closed then.
+   */
   async open(): Promise<void> {
     try {
       await this.#addFolder("");
@@ -66,7 +72,7 @@ export class FolderWatch implements FolderListener {
     this.#tellReports();
   }
 
-  /** Safe to repeat. */
+  /** Ends the watch. Safe to repeat. */
   close(): void {
     this.#isClosed = true;
     this.#work.leave();
@@ -111,12 +117,12 @@ export class FolderWatch implements FolderListener {
       this.#isBusy = false;
       this.#tellReports();
     } catch (cause) {
-      // What was not told leaves a hole.
+      // A change that is not reported would leave a gap.
       this.#break(asConnectError(cause, this.#options.root));
     }
   }
 
-  /** A promise where the report makes it look into a folder. */
+  /** Reports one change. Returns a promise if it has to list a folder first. */
   #tell(event: InotifyEvent): Promise<void> | undefined {
     const folder = this.#folders.get(event.watch);
     if (folder === undefined) return undefined;
@@ -147,7 +153,7 @@ export class FolderWatch implements FolderListener {
       await this.#addFolder(name);
       await this.#addFoldersIn(name, report);
     } catch (cause) {
-      // One that vanished again has been reported as removed.
+      // A folder that vanished again has been reported as removed.
       if (systemCode(cause) !== "ENOENT" && systemCode(cause) !== "ENOTDIR") throw cause;
     }
   }

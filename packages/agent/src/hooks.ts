@@ -1,12 +1,13 @@
 /**
- * Programs of the guest's owner that are told of a snapshot: those in `pre-snapshot.d` before one, to
- * close what must not be in it, and those in `post-restore.d` after it, to open it again. The latter
- * also follow a prepare that ended without a restore, with the reason `continue`.
+ * Hooks: programs of the guest's owner that the agent runs around a snapshot. Those in
+ * `pre-snapshot.d` run before it, to close what must not be in it; those in `post-restore.d` run
+ * after it, to open that again. The latter also run after a prepare that ended without a restore,
+ * with the reason `continue`.
  *
- * They run one after the other in the order of their names, as root, in the cgroup of user processes,
- * with what happens in TORPOR_… variables. Each has a budget, and all of one moment have one together;
- * one that uses it up is killed with its process group. Output and exit status go to the log. Nothing
- * a hook does stops a pause or a wake.
+ * They run one after the other in the order of their names, as root, in the cgroup of user
+ * processes, with details of the moment in TORPOR_… variables. Each hook has a budget, and all
+ * hooks of one moment share one; a hook that exceeds it is killed with its process group. Output
+ * and exit status go to the log. Nothing a hook does stops a pause or a wake.
  *
  * INVARIANT: the hooks of one moment end before those of the next begin.
  */
@@ -23,12 +24,18 @@ import { LogBudget } from "./log-budget.ts";
 import { ManagedProcess } from "./process.ts";
 import type { UserEnvironment } from "./user-environment.ts";
 
-/** LIMIT: the last of what a hook says; more would only push older lines out of the log. */
+/**
+ * LIMIT: the end of a hook's output that is logged; more would only push older lines out of the
+ * log.
+ */
 const outputBytesMax = 8 << 10;
 /** LIMIT: more can hardly run within the budget. */
 const hooksMax = 64;
 const folderEntriesMax = 1024;
-/** As run-parts(8) has it, so that copies of editors and package managers do not count. */
+/**
+ * The names that run-parts(8) runs, so that copies left by editors and package managers are
+ * skipped.
+ */
 const hookName = /^[A-Za-z0-9_.-]+$/;
 
 const root: User = {
@@ -40,15 +47,18 @@ const root: User = {
   otherGroups: [],
 };
 
+/** When hooks run; the name of their folder without `.d`. */
 export type HookMoment = (typeof hookMoments)[number];
 
+/** Why hooks run now. They receive these fields as TORPOR_… variables. */
 export interface HookOccasion {
   readonly moment: HookMoment;
   readonly reason: PrepareReason | WakeReason | "continue";
-  /** How long the guest lay on disk. */
+  /** How long the guest was suspended on disk; 0 if it was not. */
   readonly suspendedMs: number;
 }
 
+/** The parts of the agent that running a hook takes. */
 export interface HooksContext extends LaunchContext {
   readonly config: AgentConfig;
   readonly identity: Identity;
@@ -56,16 +66,19 @@ export interface HooksContext extends LaunchContext {
   readonly log: Logger;
 }
 
+/** Runs the hooks of one agent, the moments one after the other. */
 export class Hooks {
   readonly #context: HooksContext;
-  /** SNAPSHOT: settled in every snapshot, because a prepare runs hooks before it comes to rest. */
+  /**
+   * SNAPSHOT: settled in every snapshot, because a prepare runs hooks before it quiesces the guest.
+   */
   #last: Promise<unknown> = Promise.resolve();
 
   constructor(context: HooksContext) {
     this.#context = context;
   }
 
-  /** Waits for those of the moment before. Never rejects. */
+  /** Runs the hooks of one moment, after those of the moment before have ended. Never rejects. */
   async run(occasion: HookOccasion): Promise<HookCounts> {
     const counts = this.#last.then(async () => await this.#runAll(occasion));
     this.#last = counts;
@@ -88,7 +101,7 @@ export class Hooks {
     return counts;
   }
 
-  /** Read synchronously: most guests have none, and every wake asks. */
+  /** Reads synchronously: most guests have no hooks, and every wake asks. */
   #list(moment: HookMoment): readonly string[] {
     const folder = join(this.#context.config.hooksFolder, `${moment}.d`);
     try {
@@ -123,7 +136,7 @@ export class Hooks {
 
   async #launch(path: string, occasion: HookOccasion, deadline: Deadline): Promise<HookEnd> {
     const { config, identity, environment, timers } = this.#context;
-    // Nobody comes back for what a hook printed: its end is in the log.
+    // No client reconnects to a hook for its output: the end of it is in the log.
     const limits = { ...config.limits, outputKeptBytes: 0 };
     const processContext = { timers, limits, logBudget: new LogBudget(0) };
     const request = {
@@ -153,7 +166,7 @@ interface HookEnd {
   readonly output: string;
 }
 
-/** Collects what the process says until it ends, or kills it at the deadline. */
+/** Collects the process's output until it ends, or kills it at the deadline. */
 async function watch(process: ManagedProcess, deadline: Deadline): Promise<HookEnd> {
   const subscription = process.subscribe();
   let output: Uint8Array = Buffer.alloc(0);

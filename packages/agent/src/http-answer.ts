@@ -1,7 +1,8 @@
-/** Small answers of the plain routes. */
+/** JSON answers and small bodies of the plain routes. */
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { TorporError } from "@torpor/std";
 
+/** Answers with a status and a JSON body. */
 export function sendJson(response: ServerResponse, status: number, body: unknown): void {
   const bytes = Buffer.from(JSON.stringify(body));
   response.writeHead(status, {
@@ -11,11 +12,15 @@ export function sendJson(response: ServerResponse, status: number, body: unknown
   response.end(bytes);
 }
 
+/** Answers with a failure: `{code, message}`, where `code` is the status. */
 export function sendError(response: ServerResponse, status: number, message: string): void {
   sendJson(response, status, { code: status, message });
 }
 
-/** @throws argument.invalid when it is longer than `bytesMax`; the rest is then left unread. */
+/**
+ * Reads a whole body.
+ * @throws argument.invalid when it is longer than `bytesMax`; the rest stays unread then.
+ */
 export async function readBody(request: IncomingMessage, bytesMax: number): Promise<Buffer> {
   const { promise, resolve, reject } = Promise.withResolvers<Buffer>();
   const chunks: Buffer[] = [];
@@ -35,8 +40,8 @@ export async function readBody(request: IncomingMessage, bytesMax: number): Prom
 }
 
 /**
- * Lets go by what a client still sends after it was refused: most clients read no answer before they have
- * sent all, and would wait for ever.
+ * Reads and discards the rest of a refused request. Most clients read no answer before they have
+ * sent everything, and would wait for ever.
  */
 export function discardRest(request: IncomingMessage): void {
   request.removeAllListeners("readable");

@@ -1,5 +1,5 @@
 /**
- * Who this sandbox is and what it demands: replaced as a whole by each `init`.
+ * The identity of this sandbox and the secrets it demands. Each `init` replaces it as a whole.
  *
  * SNAPSHOT: a restored agent holds the identity of the run that was saved, keys and token included;
  * the first `init` replaces it before any user code runs and before new work is taken.
@@ -10,12 +10,13 @@ import { dirname, join } from "node:path";
 import type { InitRequest } from "@torpor/protocol";
 import { parseJson, systemCode } from "@torpor/std";
 
+/** The fields an init sets; kept in a file for an agent that is restarted. */
 export interface IdentityFields {
   /** 0 before the first init. */
   readonly generation: number;
-  /** Null before the first init: no user code has run yet, so anyone who calls is the host. */
+  /** Null before the first init: no user code has run yet, so the caller can only be the host. */
   readonly hostKey: string | null;
-  /** Null: no token is demanded. */
+  /** The token clients must send; null: the agent demands none. */
   readonly accessToken: string | null;
   readonly sandboxId: string;
   readonly templateId: string;
@@ -35,10 +36,11 @@ const unborn: IdentityFields = {
   defaultWorkdir: null,
 };
 
+/** Holds the identity and compares the secrets that callers send with it. */
 export class Identity {
   #fields: IdentityFields;
   readonly #path: string | null;
-  /** The key that the last init was authorised by, for a host that repeats it. */
+  /** The key that authorised the last init, for a host that repeats it. */
   #previousHostKey: string | null = null;
 
   private constructor(fields: IdentityFields, path: string | null) {
@@ -47,8 +49,9 @@ export class Identity {
   }
 
   /**
-   * Of an agent that starts. One that takes the place of another reads what that one was told: without
-   * it, it would take the first caller for the host, and user code may be calling by then.
+   * Opens the identity of an agent that starts. An agent that replaces another reads what that one
+   * was given: otherwise it would take the first caller for the host, and user code may be calling
+   * by then.
    * @param path A file in memory that only root may read; null keeps nothing.
    */
   static open(path: string | null): Identity {
@@ -59,8 +62,10 @@ export class Identity {
     return this.#fields;
   }
 
+  /** Takes the identity of an init on, and saves it. @throws system error */
   replace(request: InitRequest): void {
-    // A repeated half-done init must not push the key it came with out of memory.
+    // An init that failed half-way and is repeated must not push the key it came with out of
+    // memory.
     if (request.hostKey !== this.#fields.hostKey) this.#previousHostKey = this.#fields.hostKey;
     this.#fields = {
       generation: request.generation,
@@ -75,24 +80,26 @@ export class Identity {
     if (this.#path !== null) writeFields(this.#path, this.#fields);
   }
 
+  /** Whether `key` authorises the host's routes. True for any key before the first init. */
   acceptsHostKey(key: string | undefined): boolean {
     return this.#fields.hostKey === null || sameSecret(this.#fields.hostKey, key);
   }
 
   /**
-   * Whether `key` may repeat the last init. A host whose first attempt succeeded without its knowing
-   * still sends the key of before.
+   * Whether `key` may repeat the last init. If its first attempt succeeded but the answer was lost,
+   * the host still sends the previous key.
    */
   acceptsRepeatedInit(key: string | undefined): boolean {
     if (this.acceptsHostKey(key)) return true;
     return this.#previousHostKey !== null && sameSecret(this.#previousHostKey, key);
   }
 
+  /** Whether a client may call with `token`. True for any token if the sandbox demands none. */
   acceptsToken(token: string | undefined): boolean {
     return this.#fields.accessToken === null || sameSecret(this.#fields.accessToken, token);
   }
 
-  /** Variables every process sees, below those of the single request. */
+  /** Variables of every process; those of a single request override them. */
   environment(): Record<string, string> {
     const { sandboxId, templateId, envVars } = this.#fields;
     return {
@@ -104,7 +111,7 @@ export class Identity {
   }
 }
 
-/** The file is the agent's own: `writeFields` made it, and nobody but root can change it. */
+/** Trusts the file's shape: `writeFields` wrote it, and only root can change it. */
 function readFields(path: string): IdentityFields | undefined {
   try {
     return parseJson(readFileSync(path, "utf8"), path) as IdentityFields;
@@ -115,14 +122,17 @@ function readFields(path: string): IdentityFields | undefined {
 }
 
 function writeFields(path: string, fields: IdentityFields): void {
-  // The folder is everybody's: other files in it tell programs of the guest about it.
+  // Every user may enter the folder: programs of the guest read other files in it.
   mkdirSync(dirname(path), { recursive: true, mode: 0o755 });
   const staged = `${path}.new`;
   writeFileSync(staged, JSON.stringify(fields), { mode: 0o600 });
   renameSync(staged, path);
 }
 
-/** Compares without revealing by its duration where the first difference is. */
+/**
+ * Compares in a time that does not reveal where the first difference is. False when nothing is
+ * given.
+ */
 export function sameSecret(expected: string, given: string | undefined): boolean {
   if (given === undefined) return false;
   const expectedBytes = Buffer.from(expected);
@@ -132,8 +142,9 @@ export function sameSecret(expected: string, given: string | undefined): boolean
 }
 
 /**
- * Files by which programs recognise the sandbox they are in. Written at once and not by Node's
- * thread pool: the folder is in memory, and every wake waits for this.
+ * Writes the files by which programs recognise the sandbox they are in. It writes synchronously,
+ * not in Node's thread pool: the folder is in memory, and every wake waits for this.
+ * @throws system error
  */
 export function writeMarkers(folder: string, identity: IdentityFields): void {
   mkdirSync(folder, { recursive: true });

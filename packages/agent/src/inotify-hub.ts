@@ -1,12 +1,12 @@
 /**
  * The one inotify descriptor of the agent, shared by all watches.
  *
- * Node cannot wait for such a descriptor, so `cat` copies it into a pipe, which Node can: no polling,
- * no thread held in a blocking read. `cat` starts with the first watch, outside the user cgroup, and
- * ends with the last.
+ * Node cannot wait for such a descriptor, so `cat` copies it into a pipe, which Node can wait for:
+ * no polling, no thread held in a blocking read. `cat` starts with the first watch, outside the
+ * user cgroup, and ends with the last.
  *
- * The kernel gives a folder that is watched twice the same number, so every number has a set of
- * listeners and is given back when the last of them leaves.
+ * If a folder is watched twice, the kernel returns the same number both times, so every number has
+ * a set of listeners and is given back when the last of them leaves.
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { closeSync } from "node:fs";
@@ -23,7 +23,9 @@ import { systemCode } from "@torpor/std";
 import type { FileWork } from "./file-work.ts";
 import { toDiskPath } from "./path-name.ts";
 
-/** The same for all, because asking for another set of events would replace the first. */
+/**
+ * The mask is the same for all, because a watch with another set of events would replace the first.
+ */
 const mask =
   inotify.create |
   inotify.modify |
@@ -35,10 +37,11 @@ const mask =
   inotify.moveSelf |
   inotify.onlyFolders;
 
+/** Hears of the changes in one folder. */
 export interface FolderListener {
-  /** Something happened in the folder, or to it (the name is empty then). */
+  /** Something happened in the folder, or to the folder itself (then `name` is empty). */
   onEvent(event: InotifyEvent): void;
-  /** Events were lost or no more will come. */
+  /** Events were lost, or no more will come. The listener is removed already. */
   onBroken(error: ConnectError): void;
 }
 
@@ -52,18 +55,26 @@ interface Line {
 /** LIMIT: events of folders that are being added. */
 const earlyEventsMax = 16_384;
 
+/**
+ * Shares the descriptor: adds and removes watches, and passes each event to the listeners of its
+ * folder.
+ */
 export class InotifyHub {
   readonly #listeners = new Map<number, Set<FolderListener>>();
-  /** SNAPSHOT: descriptor, `cat` and watches are in the same snapshot and go on after a restore. */
+  /**
+   * SNAPSHOT: descriptor, `cat` and watches are in the same snapshot and continue after a restore.
+   */
   #line: Line | undefined;
-  /** Events of watches that the kernel has made and nobody here has heard of yet. */
+  /** Events of watches that the kernel has made, but whose number `add` has not received yet. */
   #early: InotifyEvent[] = [];
-  /** Watches that were given back; the kernel tells when it has done with each. */
+  /** Watches that were given back; the kernel confirms each with an `ignored` event. */
   readonly #removed = new Set<number>();
 
   /**
+   * Watches one folder.
    * @returns the number of the watch.
-   * @throws system error ENOENT, ENOTDIR, ENOSPC; ConnectError canceled when whoever asked has gone
+   * @throws system error ENOENT, ENOTDIR, ENOSPC; ConnectError canceled when the client of `work`
+   *   has disconnected
    */
   async add(path: string, listener: FolderListener, work: FileWork): Promise<number> {
     const give = (watch: number): void => this.remove(watch, listener);
@@ -90,7 +101,7 @@ export class InotifyHub {
     }
   }
 
-  /** Safe to repeat. */
+  /** Ends a listener's watch. Safe to repeat. */
   remove(watch: number, listener: FolderListener): void {
     const listeners = this.#listeners.get(watch);
     if (listeners?.delete(listener) !== true || listeners.size > 0) return;
@@ -169,7 +180,10 @@ export class InotifyHub {
   }
 }
 
-/** The kernel says of too many watches that the disk is full. @throws its argument otherwise */
+/**
+ * The kernel reports too many watches as a full disk.
+ * @throws its argument if it is another error
+ */
 function explainLimit(cause: unknown): never {
   if (systemCode(cause) !== "ENOSPC") throw cause;
   const text = "more folders than fs.inotify.max_user_watches allows to watch";

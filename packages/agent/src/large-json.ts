@@ -1,9 +1,10 @@
 /**
  * Parses large JSON bodies of unary RPCs in the place of the RPC library.
  *
- * The library looks for duplicate keys character by character, in JavaScript, which takes an emulated
- * guest a second for each megabyte of input. It also takes a body that was parsed already; of two
- * equal keys the last one counts then. Messages of a stream it takes in its own way only.
+ * The library looks for duplicate keys character by character, in JavaScript, which takes an
+ * emulated guest a second for each megabyte of input. It also accepts a body that is already
+ * parsed; then the last of two equal keys counts. It parses messages of a stream itself in any
+ * case.
  */
 import { type DescMessage, type JsonValue, fromJson, toJson } from "@bufbuild/protobuf";
 import {
@@ -13,10 +14,13 @@ import {
   readAllBytes,
 } from "@connectrpc/connect/protocol";
 
-/** What is smaller costs little by the library's own parser. */
+/** Smaller bodies cost little in the library's own parser. */
 const largeBytes = 64 << 10;
 
-/** The request with its body parsed, or one for the library to read if the body is small or wrong. */
+/**
+ * Returns the request with its body parsed, or with a body for the library to read if it is small
+ * or malformed.
+ */
 export async function parseLargeJson(
   request: UniversalServerRequest,
   { method }: UniversalHandler,
@@ -35,11 +39,11 @@ export async function parseLargeJson(
   }
 }
 
-/** Undefined for what is wrong: the library says it better. */
+/** Undefined for a malformed body: the library's error describes it better. */
 function parse(schema: DescMessage, bytes: Uint8Array): JsonValue | undefined {
   try {
     const json = JSON.parse(Buffer.from(bytes).toString("utf8")) as JsonValue;
-    // Fields that it does not know the library refuses in a body that was parsed, so they go.
+    // The library refuses unknown fields in a body that is already parsed, so they are dropped.
     return toJson(schema, fromJson(schema, json, { ignoreUnknownFields: true }));
   } catch {
     return undefined;

@@ -1,15 +1,17 @@
 /**
- * Starts one process of a user: in its own session, in the user cgroup, as that user, with real pipes
- * or a terminal as its standard streams. Knows nothing of events or clients; process.ts owns what
- * becomes of the process.
+ * Starts one process of a user: in its own session, in the user cgroup, as that user, with real
+ * pipes or a terminal as its standard streams. It knows nothing of events or clients; process.ts
+ * manages the running process.
  *
- * A child begins as `/bin/sh`, which joins the cgroup, makes itself a better victim of the OOM killer
- * than the agent, takes the terminal, and becomes the command by `exec`. The process id stays the
- * same. Under emulation each `exec` costs some 10 ms, so `setpriv` joins the chain only where it is
- * needed: when the user has groups besides the primary one, which Node's own `uid` option would drop.
+ * A child begins as `/bin/sh`, which joins the cgroup, makes itself a better victim of the OOM
+ * killer than the agent, takes the terminal, and becomes the command by `exec`. The process id
+ * stays the same. Under emulation each `exec` costs some 10 ms, so `setpriv` joins the chain only
+ * where it is needed: when the user has groups besides the primary one, which Node's own `uid`
+ * option would drop.
  *
  * Fails with ConnectError `invalid_argument` for what the request got wrong (folder, command) and
- * `aborted` or `failed_precondition` when the machine has no process, terminal, descriptor or room left.
+ * `aborted` or `failed_precondition` when the machine has no process, terminal, descriptor or room
+ * left.
  */
 import { type ChildProcess, type StdioOptions, spawn } from "node:child_process";
 import { closeSync, constants, existsSync, fchownSync } from "node:fs";
@@ -34,36 +36,41 @@ const cgroupFd = 3;
 /** Exit code of a child that could not join its cgroup: it must not run where no freeze reaches it. */
 const joinFailed = 125;
 
+/** One command to start. */
 export interface LaunchRequest {
   readonly user: User;
   readonly command: string;
   readonly args: readonly string[];
   readonly cwd: string;
   readonly env: Readonly<Record<string, string>>;
-  /** False: the process reads end of file. */
+  /** False: the process reads end of file at once. */
   readonly stdin: boolean;
   readonly terminal: TerminalSize | undefined;
 }
 
+/** Size of a terminal window, in characters. */
 export interface TerminalSize {
   readonly cols: number;
   readonly rows: number;
 }
 
+/** The parts of the agent that every start uses. */
 export interface LaunchContext {
   readonly gate: Gate;
   readonly cgroup: UserCgroup | undefined;
   readonly timers: QuietTimers;
 }
 
+/** A started process. The caller disposes of its streams and its family. */
 export interface Launched {
   readonly child: ChildProcess;
   readonly pid: number;
   readonly streams: Pipes | Terminal;
-  /** Of the process and its descendants; the caller gives it back. */
+  /** The cgroup of the process and its descendants, if there is a user cgroup. */
   readonly family: FamilyCgroup | undefined;
 }
 
+/** The agent's ends of the process's pipes. */
 export interface Pipes {
   readonly kind: "pipes";
   /** Undefined when the process was started without input. */
@@ -72,12 +79,16 @@ export interface Pipes {
   readonly stderr: Socket;
 }
 
+/** The agent's end of the process's terminal. */
 export interface Terminal {
   readonly kind: "terminal";
   readonly pty: PtyStream;
 }
 
-/** @throws ConnectError invalid_argument, aborted, failed_precondition, unavailable */
+/**
+ * Checks that folder and command are there, then starts.
+ * @throws ConnectError invalid_argument, aborted, failed_precondition, unavailable
+ */
 export async function launch(request: LaunchRequest, context: LaunchContext): Promise<Launched> {
   const checks = checkFolder(request.cwd).then(async () => await checkExecutable(request));
   await within(checks, context.timers);
@@ -85,7 +96,7 @@ export async function launch(request: LaunchRequest, context: LaunchContext): Pr
 }
 
 /**
- * Starts what is known to be there. Waits for no thread of the pool.
+ * Starts a command that is known to be there. Waits for no thread of the pool.
  * @throws as `launch`
  */
 export async function launchUnchecked(
@@ -116,7 +127,8 @@ async function spawnInto(request: LaunchRequest, context: LaunchContext): Promis
     stdio.push(childEnds.use(family.openJoin()).fd);
     script.push(`echo 0 >&${cgroupFd} || exit ${joinFailed};`);
   }
-  // Closed rather than led to /dev/null, which a guest's root may have kept from other users.
+  // Standard error is closed rather than led to /dev/null, which a guest's root may have made
+  // unusable for other users.
   script.push("echo 100 >/proc/self/oom_score_adj; } 2>&-;");
   if (family !== undefined) script.push(`exec ${cgroupFd}>&-;`);
   // Opening a terminal makes it the controlling one of a session leader that has none.
@@ -142,7 +154,7 @@ async function spawnInto(request: LaunchRequest, context: LaunchContext): Promis
 }
 
 interface Ends {
-  /** What the child gets as descriptors 0, 1 and 2. */
+  /** The child's descriptors 0, 1 and 2. */
   readonly stdio: readonly (number | "ignore")[];
   readonly streams: Pipes | Terminal;
   readonly slavePath: string | undefined;
@@ -155,7 +167,7 @@ function openPipes(
 ): Ends {
   const adopt = (childFd: number, agentFd: number, writable: boolean): Socket => {
     childEnds.adopt(childFd, closeSync);
-    // Owned by the user, or `/dev/stdout` could not be opened by a process that is not root.
+    // Owned by the user; otherwise a process that is not root could not open `/dev/stdout`.
     fchownSync(childFd, request.user.uid, request.user.gid);
     const socket = new Socket({ fd: agentFd, readable: !writable, writable });
     socket.on("error", () => undefined);
@@ -205,7 +217,7 @@ function openTerminal(
 }
 
 interface Become {
-  /** What `exec` runs in front of the command. */
+  /** Runs in front of the command, by `exec`. */
   readonly prefix: string;
   readonly options: { uid?: number; gid?: number };
 }
@@ -216,7 +228,7 @@ function becomeUser(user: User): Become {
     const ids = `--reuid=${user.uid} --regid=${user.gid}`;
     return { prefix: `${setpriv} ${ids} --init-groups --`, options: {} };
   }
-  // Setting root's ids again would only drop groups that the agent has not got.
+  // Setting root's ids again would only drop groups, and the agent has none.
   if (user.uid === 0) return { prefix: "", options: {} };
   return { prefix: "", options: { uid: user.uid, gid: user.gid } };
 }
@@ -232,7 +244,8 @@ async function checkFolder(cwd: string): Promise<void> {
   if (!stats.isDirectory()) {
     throw new ConnectError(`cwd '${cwd}' is not a directory`, Code.InvalidArgument);
   }
-  // The spawn goes there with the agent standing still: a server that is dead shall be noticed here.
+  // The spawn enters the folder while the agent's event loop stands still: find out here if its
+  // server is dead.
   if (!isOnDisk(stats)) await access(cwd, constants.X_OK).catch(refuseFolder(cwd));
 }
 
@@ -243,7 +256,10 @@ function refuseFolder(cwd: string): (cause: unknown) => never {
   };
 }
 
-/** Finds the command as `exec` will, so that a missing one is an error of Start and not exit 127. */
+/**
+ * Finds the command as `exec` will, so that Start reports a missing command, instead of exit code
+ * 127.
+ */
 async function checkExecutable(request: LaunchRequest): Promise<void> {
   const { command, cwd, env } = request;
   if (command === "") throw new ConnectError("cmd must not be empty", Code.InvalidArgument);

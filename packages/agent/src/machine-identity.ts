@@ -1,14 +1,14 @@
 /**
- * What tells this guest from every other one, where programs look for it: host name, machine id, boot
- * id, and the keys by which SSH knows a host. All of them are the same in every copy of a memory.
+ * Gives this guest an identity of its own in the places where programs look for it: host name,
+ * machine id, boot id, and the SSH host keys. Every copy of a memory has the same ones until then.
  *
- * The kernel's host name, the boot id and the machine id are a promise: a guest that cannot have its
- * own does not wake. So they do not depend on what programs inside can spoil: what cannot be written
- * on the disk, because it is full or read-only, lies over it from a file in memory. The rest follows
- * as well as it can, and what does not work is in the log.
+ * The kernel's host name, the boot id and the machine id are a promise: a guest that cannot have
+ * its own does not wake. Therefore they do not depend on what programs inside can spoil: a file
+ * that cannot be written on the disk, because the disk is full or read-only, is covered by a bind
+ * mount of a file in memory. The rest is best effort, and failures are in the log.
  *
- * No program is spawned, which would cost each new sandbox some 100 ms under emulation; only SSH keys
- * are made by SSH, where there are any. Each step may be repeated.
+ * No program is spawned, which would cost each new sandbox some 100 ms under emulation; only SSH
+ * keys are made by SSH, where there are any. Each step may be repeated.
  *
  * Not reached: other mount namespaces that show a /proc of their own, and the memory of programs.
  */
@@ -20,13 +20,19 @@ import { type Deadline, type Logger, runCommand, systemCode } from "@torpor/std"
 import { overwritePlainFile, readPlainFile } from "./plain-file.ts";
 
 const memoryFolder = "/run/torpor";
-/** LIMIT: some block advertisers by a list of this kind; a longer one is left alone. */
+/**
+ * LIMIT: some users block advertisers by a long hosts file; one that is longer than this is left
+ * alone.
+ */
 const hostsBytesMax = 4 << 20;
 const ownAddress = "127.0.1.1";
 const sshFolder = "/etc/ssh";
 const sshHostKey = /^ssh_host_\w+_key$/;
 
-/** @throws system error when a part of the promise cannot be kept. */
+/**
+ * Gives the guest the identity; repeatable.
+ * @throws system error when a part of the promise cannot be kept.
+ */
 export function becomeMachine(identity: MachineIdentity, log: Logger): void {
   const { hostname, machineId, bootId } = identity;
   writeFileSync("/proc/sys/kernel/hostname", hostname);
@@ -49,9 +55,9 @@ export function becomeMachine(identity: MachineIdentity, log: Logger): void {
 }
 
 /**
- * Makes other SSH host keys where there are any. The old ones go first: without keys SSH refuses to
- * serve, and with those of another guest it would answer in its name.
- * @throws system error, command.failed, command.notFound; deadline.exceeded with none made.
+ * Replaces the SSH host keys, if there are any. The old ones are removed first: without keys SSH
+ * refuses to serve, and with those of another guest it would answer in that guest's name.
+ * @throws system error, command.failed, command.notFound; deadline.exceeded with no new keys made.
  */
 export async function renewSshHostKeys(deadline: Deadline): Promise<void> {
   const names = listSshHostKeys();
@@ -81,17 +87,19 @@ function setMachineId(text: string, log: Logger): void {
   }
 }
 
-/** Shows `text` as the content of the file `target`, read-only, from a file in memory. */
+/**
+ * Shows `text` as the content of the file `target`, read-only, by a bind mount of a file in memory.
+ */
 function showFromMemory(name: string, target: string, text: string): void {
   const source = join(memoryFolder, name);
   overwritePlainFile(source, text, 0o444);
   const [above, below] = [statSync(target), statSync(source)];
-  // One that lies there already shows the new text, in copies of this mount namespace too.
+  // A mount that is there already shows the new text, in copies of this mount namespace too.
   if (above.dev === below.dev && above.ino === below.ino) return;
   bindReadOnly(source, target);
 }
 
-/** The table of hosts with this machine's own name, and everything else as it was. */
+/** The hosts file with this machine's own name on 127.0.1.1, and every other line unchanged. */
 export function withOwnName(hosts: string, hostname: string): string {
   const line = `${ownAddress} ${hostname}`;
   const pattern = /^127\.0\.1\.1[ \t].*$/m;

@@ -1,6 +1,6 @@
 /**
- * What the agent does to the machine and to its own process around a snapshot, behind one interface,
- * so that a test need not turn the clock of the machine it runs on.
+ * Everything the agent does to the machine and to its own process around a snapshot, behind one
+ * interface, so that a test need not set the clock of the machine it runs on.
  */
 import { writeFile } from "node:fs/promises";
 import {
@@ -15,27 +15,36 @@ import type { Deadline, Logger } from "@torpor/std";
 import { renewGenerators } from "./entropy.ts";
 import { becomeMachine, renewSshHostKeys } from "./machine-identity.ts";
 
+/** The machine and the process the agent runs in. */
 export interface Machine {
-  /** @throws system error */
+  /** Reseeds the kernel's and the process's random generators. @throws system error */
   renewGenerators(hostEntropy: Uint8Array): void;
+  /** Wall clock, milliseconds since 1970. */
   wallClockMs(): number;
-  /** @throws system error */
+  /** Sets the wall clock, milliseconds since 1970. @throws system error */
   setWallClock(unixMs: number): void;
-  /** @throws system error when the guest would be taken for another. */
+  /**
+   * Gives the guest its identity.
+   * @throws system error when the guest would be taken for another.
+   */
   becomeMachine(identity: MachineIdentity, log: Logger): void;
-  /** Does nothing where there are none. @throws system error, TorporError with none made. */
+  /**
+   * Replaces the SSH host keys, if there are any.
+   * @throws system error; TorporError with no new keys made.
+   */
   renewSshHostKeys(deadline: Deadline): Promise<void>;
-  /** Destroys all TCP connections to elsewhere but `spared`. @throws system error */
+  /** Destroys all TCP connections that leave the guest, except `spared`. @throws system error */
   destroyTcpConnections(
     spared: TcpConnectionName | undefined,
     deadline: Deadline,
   ): DestroyedConnections;
-  /** Gives back memory that it needs no more, if there is enough of it to be worth the time. */
+  /** Returns unused heap memory to the kernel, if there is enough to be worth the time. */
   shrinkHeap(): void;
   /** Makes the agent the last victim of the OOM killer. @throws system error */
   protectAgent(): Promise<void>;
 }
 
+/** The machine of a real guest. */
 export const realMachine: Machine = {
   renewGenerators,
   wallClockMs: () => Date.now(),

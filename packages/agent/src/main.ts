@@ -1,10 +1,11 @@
 /**
- * The guest daemon. Started by the guest's init as root, inside a cgroup of its own, and never
+ * The guest daemon. The guest's init starts it as root, inside a cgroup of its own, and it is never
  * expected to end: an exit is a bug, and the reason is on standard error.
  *
  * Boot order:
  *   1. read the configuration;
- *   2. become the last victim of the OOM killer, so that a hungry workload cannot take the agent away;
+ *   2. become the last victim of the OOM killer, so that a hungry workload cannot take the agent
+ *      away;
  *   3. serve. The host polls `GET /health` and sends `init` as soon as it answers.
  */
 // ORDER: first, because it gives the runtime the base64 that the RPC library looks for at its start.

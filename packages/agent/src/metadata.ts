@@ -1,7 +1,8 @@
 /**
- * The free-form metadata of an uploaded file: headers on the way in, extended attributes on disk.
+ * The free-form metadata of an uploaded file: request headers in an upload, extended attributes on
+ * disk.
  *
- * Each upload replaces the whole set, so a file uploaded without any has none afterwards.
+ * Each upload replaces the whole set, so a file uploaded without metadata has none afterwards.
  */
 import type { Stats } from "node:fs";
 import { Code, ConnectError } from "@connectrpc/connect";
@@ -15,12 +16,13 @@ const headerPrefix = "x-metadata-";
 const attributePrefix = "user.e2b.";
 /** LIMIT: the kernel's 255 bytes for the name of an attribute, less the prefix. */
 const keyBytesMax = 246;
-/** LIMIT: keys and values together; a block of a small file system holds no more. */
+/** LIMIT: keys and values together; an attribute block of a small file system holds no more. */
 const totalBytesMax = 4096;
 
+/** Values by key, without the prefix of header or attribute. */
 export type Metadata = Readonly<Record<string, string>>;
 
-/** @throws ConnectError invalid_argument */
+/** Takes the metadata out of the headers of an upload. @throws ConnectError invalid_argument */
 export function parseMetadata(headers: IncomingHttpHeaders): Metadata {
   const metadata = new Map<string, string>();
   let totalBytes = 0;
@@ -49,9 +51,9 @@ export function parseMetadata(headers: IncomingHttpHeaders): Metadata {
   return Object.fromEntries(metadata);
 }
 
-/** `stats` are those of the file. */
+/** Reads the metadata of a file on disk. `stats` are those of the file. */
 export async function readMetadata(path: string, stats: Stats, work: FileWork): Promise<Metadata> {
-  // Nearly all have none, and on the disk that is told at once.
+  // Nearly all files have no metadata, and on the agent's own disk that check is immediate.
   if (isOnDisk(stats) && !hasXattrs(toDiskPath(path))) return {};
   const attributes = await readAll(path, work);
   return Object.fromEntries(
@@ -59,7 +61,10 @@ export async function readMetadata(path: string, stats: Stats, work: FileWork): 
   );
 }
 
-/** @throws system error: ENOTSUP where the file system keeps no attributes and there are some. */
+/**
+ * Replaces the whole metadata of a file.
+ * @throws system error: ENOTSUP where the file system keeps no attributes and there are some.
+ */
 export async function replaceMetadata(
   path: string,
   metadata: Metadata,

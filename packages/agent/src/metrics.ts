@@ -1,17 +1,18 @@
-/** `GET /metrics`: how much of processor, memory and disk is in use. */
+/** `GET /metrics`: how much of processors, memory and disk is in use. */
 import { readFile, statfs } from "node:fs/promises";
 import { availableParallelism } from "node:os";
 
 const kibibyte = 1024;
 const mebibyte = 1 << 20;
 
+/** The JSON answer, with the field names of the E2B wire. */
 export interface Metrics {
   /** Seconds since 1970. */
   readonly ts: number;
   readonly cpu_count: number;
-  /** Of all processors, since the last call, or since boot for the first. */
+  /** Percent of all processors together, since the previous call; for the first call since boot. */
   readonly cpu_used_pct: number;
-  /** Bytes, as all that follow without a unit of their own. */
+  /** Bytes, like the fields below without a unit of their own. */
   readonly mem_total: number;
   readonly mem_used: number;
   readonly mem_cache: number;
@@ -26,10 +27,12 @@ interface CpuTicks {
   readonly total: number;
 }
 
+/** Reads the kernel's counters; keeps those of the last call to compute the processor's use. */
 export class MetricsReader {
   /** SNAPSHOT: counters of the same kernel, which stand still during a pause as the kernel does. */
   #last: CpuTicks = { busy: 0, total: 0 };
 
+  /** Reads the current values. @throws system error */
   async read(): Promise<Metrics> {
     const [stat, meminfo, disk] = await Promise.all([
       readFile("/proc/stat", "utf8"),

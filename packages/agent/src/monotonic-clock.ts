@@ -1,4 +1,7 @@
-/** CLOCK_MONOTONIC in milliseconds: goes on in every process, also in an agent that was started anew. */
+/**
+ * CLOCK_MONOTONIC in milliseconds: the same clock in every process of the guest, and in a restarted
+ * agent.
+ */
 export function monotonicMs(): number {
   return Number(process.hrtime.bigint()) / 1e6;
 }

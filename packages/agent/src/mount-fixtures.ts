@@ -1,15 +1,18 @@
-/** Mounts for tests, which only root can make. Each is undone with what it returns. */
+/** Mounts for tests, which only root can make. Disposing the result unmounts. */
 import { execFileSync, spawnSync } from "node:child_process";
 import { closeSync, openSync } from "node:fs";
 
-/** Lays an empty file system in memory over a folder. `filesMax` counts itself. */
+/** Mounts an empty file system in memory over a folder. `filesMax` includes its own root. */
 export function mountMemory(folder: string, sizeBytes: number, filesMax = 10_000): Disposable {
   const options = `size=${sizeBytes},nr_inodes=${filesMax},mode=755`;
   execFileSync("mount", ["-n", "-t", "tmpfs", "-o", options, "test", folder]);
   return { [Symbol.dispose]: () => void spawnSync("umount", ["-n", "-l", folder]) };
 }
 
-/** A mount that holds all who look at it, until it is disposed of. Undefined where none can be made. */
+/**
+ * Mounts a file system on which every operation hangs until it is disposed of. Undefined where none
+ * can be made.
+ */
 export function mountWithoutServer(folder: string): Disposable | undefined {
   const fd = openFuse();
   if (fd === undefined) return undefined;

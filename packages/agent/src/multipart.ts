@@ -1,8 +1,8 @@
 /**
- * Takes a `multipart/form-data` body apart while it arrives; nothing but the headers of a part and one
- * delimiter's length of its content is ever held.
+ * Splits a `multipart/form-data` body while it arrives. It never holds more than the headers of a
+ * part and one delimiter's length of its content.
  *
- * File names keep their folders: a client names the target path there.
+ * File names keep their folders: a client puts the target path there.
  */
 import { Code, ConnectError } from "@connectrpc/connect";
 import { toWireText } from "./path-name.ts";
@@ -14,17 +14,21 @@ const preambleBytesMax = 16 << 10;
 const lineBreak = Buffer.from("\r\n");
 const blankLine = Buffer.from("\r\n\r\n");
 
-/** As the client escaped it (upload-name.ts), or in the form that says how it is encoded. */
+/**
+ * A file name as the client escaped it (upload-name.ts), or decoded from `filename*`, which names
+ * its encoding.
+ */
 export type PartFilename = { readonly given: string } | { readonly decoded: string };
 
+/** One part of the body. */
 export interface Part {
   readonly name: string | undefined;
   readonly filename: PartFilename | undefined;
-  /** Read it to its end, or not at all: what is left is skipped before the next part. */
+  /** Read it to its end, or not at all: the unread rest is skipped before the next part. */
   readonly body: AsyncIterable<Buffer>;
 }
 
-/** @throws ConnectError invalid_argument */
+/** Takes the boundary out of the content type. @throws ConnectError invalid_argument */
 export function parseBoundary(contentType: string): string {
   const match = /;\s*boundary=(?:"([^"]{1,70})"|([^\s;"]{1,70}))/i.exec(contentType);
   const boundary = match?.[1] ?? match?.[2];
@@ -32,14 +36,17 @@ export function parseBoundary(contentType: string): string {
   return boundary;
 }
 
-/** @throws ConnectError invalid_argument when the body is malformed or ends early. */
+/**
+ * Yields the parts in order, each before its content has arrived.
+ * @throws ConnectError invalid_argument when the body is malformed or ends early.
+ */
 export async function* parseMultipart(
   source: AsyncIterable<Buffer>,
   boundary: string,
 ): AsyncGenerator<Part, void, undefined> {
   const delimiter = Buffer.from(`\r\n--${boundary}`, "latin1");
   const input = new Input(source);
-  // The first delimiter may open the body, without the line break that belongs to the others.
+  // The first delimiter may open the body, without the line break that precedes the others.
   input.unread(lineBreak);
   await input.takeThrough(delimiter, preambleBytesMax);
   while (await opensPart(input)) {
@@ -50,7 +57,7 @@ export async function* parseMultipart(
   }
 }
 
-/** Reads what follows a delimiter: `--` ends the body, a line break begins a part. */
+/** Reads the bytes after a delimiter: `--` ends the body, a line break begins a part. */
 async function opensPart(input: Input): Promise<boolean> {
   const mark = await input.take(2);
   if (mark.equals(Buffer.from("--"))) return false;
@@ -62,7 +69,10 @@ async function opensPart(input: Input): Promise<boolean> {
   return true;
 }
 
-/** Does not end its input when it is left early, so that the next part can be found. */
+/**
+ * Yields the content of a part. Leaving it early does not end its input, so that the next part can
+ * be found.
+ */
 function readBody(input: Input, delimiter: Buffer): AsyncGenerator<Buffer, void, undefined> {
   const body = (async function* (): AsyncGenerator<Buffer, void, undefined> {
     for (;;) {
@@ -73,7 +83,7 @@ function readBody(input: Input, delimiter: Buffer): AsyncGenerator<Buffer, void,
         if (last.length > 0) yield last;
         return;
       }
-      // The end of what is held may be the beginning of a delimiter.
+      // The last held bytes may be the beginning of a delimiter.
       const safe = input.held.length - delimiter.length + 1;
       if (safe > 0) yield await input.take(safe);
       await input.more();
@@ -101,7 +111,10 @@ function parseDisposition(header: Buffer): {
   return { name: undefined, filename: undefined };
 }
 
-/** As they are sent. One after the other, so that none is found inside the value of another. */
+/**
+ * Parses the parameters without decoding them. It reads them in order, so that none is found inside
+ * the value of another.
+ */
 function parseParameters(text: string): Map<string, string> {
   const parameters = new Map<string, string>();
   const next = /\s*;\s*([^\s=;]+)=(?:"([^"]*)"|([^\s;"]*))/y;
@@ -120,7 +133,7 @@ function decodeExtended(text: string): string {
   }
 }
 
-/** The body as bytes to look at and take. */
+/** The body as bytes that can be looked at before they are taken. */
 class Input {
   held: Buffer = Buffer.alloc(0);
   readonly #source: AsyncIterator<Buffer>;
@@ -129,7 +142,7 @@ class Input {
     this.#source = source[Symbol.asyncIterator]();
   }
 
-  /** Waits for more. @throws ConnectError invalid_argument at the end of the body. */
+  /** Waits for more bytes. @throws ConnectError invalid_argument at the end of the body. */
   async more(): Promise<void> {
     const next = await this.#source.next();
     if (next.done === true) throw malformed("the body ends early");
@@ -143,7 +156,7 @@ class Input {
     return taken;
   }
 
-  /** Takes what comes before `end`, and `end` itself, which is not returned. */
+  /** Takes and returns the bytes before `end`; takes `end` too. */
   async takeThrough(end: Buffer, bytesMax: number): Promise<Buffer> {
     for (;;) {
       const found = this.held.indexOf(end);

@@ -1,9 +1,9 @@
 /**
  * A regular file that is open for one request.
  *
- * What a path names is looked at before it is opened, because opening alone wakes the other end of a pipe
- * or starts a device, and again afterwards, because it may have changed. It is opened without waiting, so
- * that nothing that took its place can hold a thread.
+ * The path is checked before it is opened, because opening alone wakes the other end of a pipe or
+ * starts a device, and again afterwards, because it may have changed. The file is opened without
+ * blocking, so that nothing that took its place can hold a thread.
  */
 import { type Stats, constants } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
@@ -14,13 +14,14 @@ import type { FileWork } from "./file-work.ts";
 import { toDiskPath } from "./path-name.ts";
 import { isOnDisk } from "./root-disk.ts";
 
+/** One open file, used on behalf of the client of its `FileWork`. Disposing closes it. */
 export class OpenFile implements AsyncDisposable {
   readonly #work: FileWork;
   readonly #handle: FileHandle;
-  /** Of when it was opened. */
+  /** As they were when it was opened. */
   readonly stats: Stats;
   readonly #isOnDisk: boolean;
-  /** The operation that runs; one that hangs holds the file open until it ends. */
+  /** The operation that runs now; one that hangs keeps the file open until it ends. */
   #running: Promise<unknown> = Promise.resolve();
   #isClosed = false;
 
@@ -31,18 +32,24 @@ export class OpenFile implements AsyncDisposable {
     this.#isOnDisk = isOnDisk(stats);
   }
 
-  /** @throws ConnectError invalid_argument for what is no regular file; system error */
+  /**
+   * Opens a file to read.
+   * @throws ConnectError invalid_argument for anything but a regular file; system error
+   */
   static async read(path: string, work: FileWork): Promise<OpenFile> {
     checkRegular(await work.stat(path), path);
     return await OpenFile.#open(path, constants.O_RDONLY, 0, work);
   }
 
-  /** Opens or makes a file, and leaves what is in it. @throws as `read` */
+  /**
+   * Opens a file to write, with its content unchanged, or creates it with `mode`.
+   * @throws as `read`
+   */
   static async write(path: string, mode: number, work: FileWork): Promise<OpenFile> {
     return await OpenFile.#open(path, constants.O_WRONLY | constants.O_CREAT, mode, work);
   }
 
-  /** @throws system error: EEXIST */
+  /** Creates a file to write. @throws as `read`; system error EEXIST */
   static async create(path: string, mode: number, work: FileWork): Promise<OpenFile> {
     const flags = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL;
     return await OpenFile.#open(path, flags, mode, work);
@@ -65,34 +72,35 @@ export class OpenFile implements AsyncDisposable {
   }
 
   /**
-   * Reads some bytes, as many as fit unless there are fewer; none at the end, or where there is nothing
-   * to read yet. Without a position it reads on: some files of the kernel know no other way.
+   * Reads as many bytes as fit into the buffer, unless the file has fewer; none at the end, or if
+   * there is nothing to read yet. Without a position it reads sequentially: some files of the
+   * kernel allow nothing else.
    */
   async read(into: Buffer, position: number | null): Promise<Buffer> {
     try {
       const { bytesRead } = await this.#run((file) => file.read(into, 0, into.length, position));
       return into.subarray(0, bytesRead);
     } catch (cause) {
-      // Files of the kernel that tell events, as /proc/kmsg.
+      // Files of the kernel that report events, such as /proc/kmsg.
       if (systemCode(cause) === "EAGAIN") return into.subarray(0, 0);
       throw cause;
     }
   }
 
-  /** Writes all of some bytes, without a position to where it stands. */
+  /** Writes all the bytes, without a position at the file's current one. */
   async write(bytes: Buffer, position: number | null = null): Promise<void> {
     await this.#run((file) => writeAll(file, bytes, position));
   }
 
-  /** The first part at or behind `from` that is no hole. Moves the place where the file stands. */
+  /** The first range at or after `from` that is not a hole. Moves the file's current position. */
   async nextDataRange(from: number): Promise<{ start: number; end: number } | undefined> {
     return await this.#run((file) => nextDataRange(file.fd, from));
   }
 
   /**
-   * Replaces the whole content, in one operation that runs to its end. What makes the file grow comes
-   * first: it needs room, and is cut off again where there is none.
-   * @throws system error ENOSPC, EDQUOT with the content as it was
+   * Replaces the whole content, in one operation that runs to its end. It first appends what makes
+   * the file longer, because that needs room, and truncates again if there is none.
+   * @throws system error ENOSPC, EDQUOT with the content unchanged
    */
   async replace(bytes: Buffer): Promise<void> {
     const { size } = this.stats;
@@ -120,7 +128,10 @@ export class OpenFile implements AsyncDisposable {
     await this.#run((file) => file.chmod(mode));
   }
 
-  /** For what was written: some file systems tell only now that it failed. @throws system error */
+  /**
+   * Closes a file that was written: some file systems report a failed write only now.
+   * @throws system error
+   */
   async close(): Promise<void> {
     this.#isClosed = true;
     await this.#run((file) => file.close());
@@ -131,7 +142,10 @@ export class OpenFile implements AsyncDisposable {
     await this.#work.cleanUp(this.#running, () => this.#handle.close());
   }
 
-  /** On the disk an operation ends soon, and needs no lane, which costs as much as a small write does. */
+  /**
+   * On the agent's own disk an operation ends soon and needs no lane, which costs as much as a
+   * small write.
+   */
   #run<T>(operation: (file: FileHandle) => Promise<T>): Promise<T> {
     if (!this.#isOnDisk) return this.#work.run(() => this.#begin(operation));
     this.#work.checkThere();
@@ -145,7 +159,10 @@ export class OpenFile implements AsyncDisposable {
   }
 }
 
-/** One call of the system may write less. Without a position it writes where the file stands. */
+/**
+ * Writes everything, because one system call may write less. Without a position it writes at the
+ * current one.
+ */
 async function writeAll(file: FileHandle, bytes: Buffer, position: number | null): Promise<void> {
   for (let at = 0; at < bytes.length;) {
     const to = position === null ? null : position + at;

@@ -1,21 +1,23 @@
 /**
- * What one process printed last, for clients that come back for what they missed.
+ * The latest output of one process, for clients that reconnect and need what they missed.
  *
- * Every byte has an offset in its stream, counted from the process's start. The log holds the newest
- * pieces in the order in which they were read, the streams mixed as they came, and knows for each
- * stream where it begins and ends.
+ * Every byte has an offset in its stream, counted from the process's start. The log holds the
+ * newest pieces in the order in which they were read, the streams interleaved, and knows for each
+ * stream at which offset it begins and ends.
  *
- * INVARIANT: it holds at most `bytesMax`, and all logs together what their budget allows; the oldest
- * piece goes first. What is held of a stream has no gaps.
+ * INVARIANT: it holds at most `bytesMax`, and all logs together what their budget allows; the
+ * oldest piece is discarded first. The held part of a stream has no gaps.
  */
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { BudgetedLog, LogBudget } from "./log-budget.ts";
 
+/** A stream that a process prints to; `pty` is its terminal. */
 export type OutputKind = "stdout" | "stderr" | "pty";
 
 /** An offset in each stream of a process. */
 export type OutputOffsets = ReadonlyMap<OutputKind, number>;
 
+/** Consecutive bytes of one stream. */
 export interface OutputPiece {
   readonly kind: OutputKind;
   readonly bytes: Uint8Array;
@@ -33,16 +35,20 @@ interface Extent {
   end: number;
 }
 
-/** What a piece counts for besides its bytes. */
+/** Bytes that a piece counts for, in addition to its own. */
 const pieceBytes = 128;
-/** Small pieces of one stream become one of up to this size. */
+/** Consecutive small pieces of one stream are merged up to this size. */
 const mergedBytesMax = 4096;
 
+/** The log of one process. */
 export class OutputLog implements BudgetedLog {
   readonly #budget: LogBudget;
   readonly #bytesMax: number;
   readonly #extents: ReadonlyMap<OutputKind, Extent>;
-  /** SNAPSHOT: output of before a restore stays, for clients that the restore cut off. */
+  /**
+   * SNAPSHOT: output from before a restore stays, for clients whose connections the restore
+   * destroyed.
+   */
   readonly #pieces: HeldPiece[] = [];
   #heldBytes = 0;
 
@@ -56,7 +62,7 @@ export class OutputLog implements BudgetedLog {
     return this.#heldBytes;
   }
 
-  /** Where each stream goes on. */
+  /** The offset of the next byte of each stream. */
   get ends(): OutputOffsets {
     return new Map(Array.from(this.#extents, ([kind, { end }]) => [kind, end]));
   }
@@ -76,7 +82,7 @@ export class OutputLog implements BudgetedLog {
     while (this.#heldBytes > this.#bytesMax) this.dropOldest();
   }
 
-  /** Everything printed from these offsets on. @throws ConnectError out_of_range */
+  /** Everything printed from these offsets on, in order. @throws ConnectError out_of_range */
   since(offsets: OutputOffsets): readonly OutputPiece[] {
     for (const [kind, offset] of offsets) this.#check(kind, offset);
     const missed: OutputPiece[] = [];
@@ -94,7 +100,7 @@ export class OutputLog implements BudgetedLog {
     this.#change(-(oldest.bytes.length + pieceBytes));
   }
 
-  /** Gives up all that is held. */
+  /** Discards everything. */
   clear(): void {
     while (this.#pieces.length > 0) this.dropOldest();
   }

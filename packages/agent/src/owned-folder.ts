@@ -1,4 +1,4 @@
-/** Makes a folder and the missing ones above it, each owned by the user it is made for. */
+/** Creates a folder and the missing folders above it, each owned by one user. */
 import { dirname } from "node:path";
 import { systemCode } from "@torpor/std";
 import type { User } from "./accounts.ts";
@@ -7,8 +7,9 @@ import type { FileWork } from "./file-work.ts";
 const folderMode = 0o755;
 
 /**
- * A folder that exists is left as it is; a race for the same folder is no failure.
- * @throws system error: EEXIST or ENOTDIR when something on the way is no folder.
+ * Creates the folder. A folder that exists is left unchanged; a race for the same folder is not a
+ * failure.
+ * @throws system error: EEXIST or ENOTDIR when something on the way is not a folder.
  */
 export async function makeOwnedFolder(path: string, user: User, work: FileWork): Promise<void> {
   const made = await tryMake(path, work);
@@ -32,7 +33,7 @@ async function tryMake(path: string, work: FileWork): Promise<"made" | "exists" 
     return "made";
   } catch (cause) {
     if (systemCode(cause) === "EEXIST") return "exists";
-    // The root always exists; a parent missing above a dangling link would recurse for ever.
+    // The root always exists; a missing parent above a dangling link would recurse for ever.
     if (systemCode(cause) === "ENOENT" && dirname(path) !== path) return "noParent";
     throw cause;
   }

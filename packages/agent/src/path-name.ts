@@ -1,27 +1,27 @@
 /**
- * Names of files as text. The kernel takes any bytes but zero and "/" for a name; the wire carries valid
- * UTF-8 only.
+ * Names of files as text. The kernel allows any bytes but zero and "/" in a name; the wire carries
+ * valid UTF-8 only.
  *
- * A byte that belongs to no valid UTF-8 sequence travels as one character of a private range, U+10FE80 to
- * U+10FEFF for the bytes 0x80 to 0xFF. The bytes of a real character of that range travel in the same
- * way, so that no two names have the same text, and `toDiskPath` gives the bytes of each text back.
- * Everything above the system calls works on the text.
+ * A byte that belongs to no valid UTF-8 sequence is sent as one character of a private range,
+ * U+10FE80 to U+10FEFF for the bytes 0x80 to 0xFF. The bytes of a real character of that range are
+ * sent in the same way, so that no two names have the same text, and `toDiskPath` turns each text
+ * back into its bytes. All code above the system calls works on the text.
  */
 import { isUtf8 } from "node:buffer";
 
 const escapeBase = 0x10_fe00;
 const firstEscape = escapeBase + 0x80;
 const lastEscape = escapeBase + 0xff;
-/** Every escape begins with this half; few other characters do. */
+/** Every escape begins with this half of a surrogate pair; few other characters do. */
 const escapeHalf = "\uDBFF";
 
-/** Name or path of the kernel's, as the wire tells it. */
+/** Turns a name or path from the kernel into text for the wire. */
 export function toWireText(bytes: Buffer): string {
   const text = bytes.toString("utf8");
   return /[\uFFFD\uDBFF]/.test(text) ? escapeBytes(bytes) : text;
 }
 
-/** Path of the wire's, as system calls take it. */
+/** Turns a path from the wire into an argument for system calls. */
 export function toDiskPath(path: string): string | Buffer {
   if (!path.includes(escapeHalf)) return path;
   const pieces = Array.from(path, (character) => {
@@ -32,7 +32,9 @@ export function toDiskPath(path: string): string | Buffer {
   return Buffer.concat(pieces);
 }
 
-/** Text of a percent-encoded value of a URL, which may stand for any bytes. */
+/**
+ * Decodes a percent-encoded value of a URL, which may contain any bytes, into text for the wire.
+ */
 export function decodePercents(value: string): string {
   const bytes = value
     .replaceAll("+", " ")

@@ -1,6 +1,6 @@
 /**
- * Small text files of the guest that the agent keeps right. Whoever is root in the guest may have put
- * anything in their place: nothing here waits for a pipe that nobody reads, or reads without end.
+ * Small text files of the guest that the agent keeps correct. Root in the guest may have put
+ * anything in their place: no call here blocks on a pipe without a reader, or reads without end.
  */
 import {
   closeSync,
@@ -13,7 +13,10 @@ import {
 } from "node:fs";
 import { TorporError } from "@torpor/std";
 
-/** @throws system error; internal for what is no file, or longer. */
+/**
+ * Reads a whole file.
+ * @throws system error; internal when it is not a regular file, or too long.
+ */
 export function readPlainFile(path: string, bytesMax: number): string {
   using file = openPlainFile(path, constants.O_RDONLY, 0);
   if (file.bytes > bytesMax) throw new TorporError("internal", `${path} is too long`);
@@ -21,9 +24,10 @@ export function readPlainFile(path: string, bytesMax: number): string {
 }
 
 /**
- * Replaces the whole content in place: whoever has the file open, mapped, watched or laid over
- * another sees the new one. A small text is one write. `mode` is for a file that is not there yet.
- * @throws system error; internal for what is no file.
+ * Replaces the whole content in place: programs that have the file open, mapped, watched or mounted
+ * over another file see the new content. A small text is one write. `mode` is used only if the file
+ * is created.
+ * @throws system error; internal when it is not a regular file.
  */
 export function overwritePlainFile(path: string, text: string, mode: number): void {
   using file = openPlainFile(path, constants.O_WRONLY | constants.O_CREAT, mode);

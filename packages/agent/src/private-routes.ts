@@ -1,8 +1,8 @@
 /**
- * The routes of the host: init, prepare, cancel. See lifecycle.ts of the protocol for their contract.
+ * The host's routes: init, prepare, cancel. lifecycle.ts of the protocol has their contract.
  *
  * SAFETY: each needs the host key once one is installed. Before the first init there is none, and
- * init alone is accepted: no code of a user has run by then, so only the host can be calling.
+ * only init is accepted: no user code has run by then, so the caller can only be the host.
  *
  * Failures are Torpor's error bodies: code, message, effect, advice.
  */
@@ -28,6 +28,7 @@ import type { Waker } from "./wake.ts";
 /** LIMIT: the host sends one word. */
 const prepareBodyBytesMax = 1024;
 
+/** The parts of the agent that the host's routes use. */
 export interface PrivateRoutesContext {
   readonly identity: Identity;
   readonly quiescer: Quiescer;
@@ -35,6 +36,7 @@ export interface PrivateRoutesContext {
   readonly log: Logger;
 }
 
+/** Serves one call of the host. Answers its failures itself. */
 export async function servePrivateRoute(
   route: string,
   request: IncomingMessage,
@@ -62,7 +64,7 @@ async function init(
 ): Promise<void> {
   const arrivedMonoMs = monotonicMs();
   const key = givenKey(request);
-  // Before anything is read: a body may be large.
+  // Checked before the body is read, which may be large.
   if (!identity.acceptsRepeatedInit(key)) throw wrongKey();
   const body = await readBody(request, initBodyBytesMax);
   const initRequest = parseInitRequest(parseJson(body.toString("utf8"), "init"));
@@ -79,15 +81,16 @@ async function prepare(
   demandKey(request, identity);
   const body = await readBody(request, prepareBodyBytesMax);
   const { reason } = parsePrepareRequest(parseJson(body.toString("utf8"), "prepare"));
-  // The agent may have stood still for long: a host that gave up meanwhile is not waited upon.
+  // The agent may have stood still for a long time: if the host gave up in the meantime, nothing is
+  // prepared.
   if (await isAbandoned(request)) return;
   const answer = await quiescer.prepare(reason);
-  // A host that gave up has sent its cancel already, perhaps too early to undo this.
+  // A host that gave up has sent its cancel already, perhaps before there was anything to undo.
   if (await isAbandoned(request)) {
     await quiescer.cancel();
     return;
   }
-  // Its own connection must not outlive the snapshot either.
+  // The connection of this call must not outlive the snapshot either.
   response.writeHead(200, {
     "Content-Type": "application/json",
     "Content-Length": answer.length,
@@ -96,7 +99,7 @@ async function prepare(
   response.end(answer);
 }
 
-/** Whether the caller has hung up, as far as the kernel knows by now. */
+/** Whether the caller has disconnected, as far as the kernel knows by now. */
 async function isAbandoned({ socket }: IncomingMessage): Promise<boolean> {
   // The end of a connection is read one turn after the last of its data.
   for (let turn = 0; turn < 2; turn += 1) await setImmediate();

@@ -1,10 +1,10 @@
 /**
  * The RPCs of `process.Process`: requests in, calls on processes, events out.
  *
- * The timeout of Start is the lifetime of the command: at its end it is killed with all its
- * descendants, whether or not the client is still there, and the stream ends with `deadline_exceeded`.
- * The timeout of Connect ends that stream only. A client that goes away ends nothing, and may come back
- * for what it missed (output-offset.ts of the protocol).
+ * The timeout of Start is the lifetime of the command: at its end the agent kills it with all its
+ * descendants, whether or not the client is still connected, and the stream ends with
+ * `deadline_exceeded`. The timeout of Connect ends that stream only. A client that disconnects ends
+ * nothing, and may reconnect for the output it missed (output-offset.ts of the protocol).
  */
 import { create } from "@bufbuild/protobuf";
 import { Code, ConnectError, type HandlerContext, type ServiceImpl } from "@connectrpc/connect";
@@ -37,6 +37,7 @@ import {
 } from "./stream-headers.ts";
 import type { UserEnvironment } from "./user-environment.ts";
 
+/** The parts of the agent that the process RPCs use. */
 export interface ProcessServiceContext extends LaunchContext {
   readonly config: AgentConfig;
   readonly accounts: Accounts;
@@ -45,10 +46,11 @@ export interface ProcessServiceContext extends LaunchContext {
 }
 
 const keepalive = create(ProcessEventSchema, { event: { case: "keepalive", value: {} } });
-/** LIMIT: the kernel keeps a window's sides in 16 bits. */
+/** LIMIT: the kernel keeps the sides of a window in 16 bits. */
 const windowSideMax = 65_535;
 const defaultWindow = { cols: 80, rows: 24 };
 
+/** Implements the RPCs. Each rejects with a ConnectError. */
 export class ProcessService implements ServiceImpl<typeof Process> {
   readonly #context: ProcessServiceContext;
   readonly #table: ProcessTable;
@@ -57,7 +59,7 @@ export class ProcessService implements ServiceImpl<typeof Process> {
   constructor(context: ProcessServiceContext) {
     const { limits } = context.config;
     this.#context = context;
-    // Whoever has an identity before its first init has it from the agent before it.
+    // An agent that has an identity before its first init took it over from an earlier agent.
     const isSuccessor = context.identity.current.generation > 0;
     this.#table = new ProcessTable(context.timers, limits.exitKeptMs, isSuccessor);
     const logBudget = new LogBudget(limits.allOutputKeptBytes);

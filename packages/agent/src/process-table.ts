@@ -1,8 +1,9 @@
 /**
  * The processes that were started through the API, found by pid or by tag.
  *
- * One that has ended stays for a while, so that a client which comes back late still learns how.
- * INVARIANT: at most one entry a pid; a new process evicts an ended one whose number it got.
+ * A process that has ended stays for a while, so that a client that reconnects late still learns
+ * how it ended. INVARIANT: at most one entry for each pid; a new process evicts an ended one that
+ * had the same pid.
  */
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { ProcessConfig, ProcessSelector } from "@torpor/protocol";
@@ -10,18 +11,22 @@ import { ignoreFailure } from "@torpor/std";
 import type { ManagedProcess } from "./process.ts";
 import type { QuietTimer, QuietTimers } from "./quiet-timers.ts";
 
-/** LIMIT: far above what a workload starts by this API, far below what the descriptors allow. */
+/**
+ * LIMIT: far more than a workload starts through this API, far fewer than the descriptors allow.
+ */
 const runningMax = 1024;
-/** LIMIT: ended ones that are remembered; the oldest go first. */
+/** LIMIT: ended processes that are remembered; the oldest are discarded first. */
 const endedMax = 1024;
 
+/** One process, and what its client called it. */
 export interface ProcessEntry {
   readonly process: ManagedProcess;
-  /** As it was asked for. */
+  /** The client's request, for List. */
   readonly config: ProcessConfig | undefined;
   readonly tag: string | undefined;
 }
 
+/** Finds processes, running or ended recently. */
 export class ProcessTable {
   readonly #timers: QuietTimers;
   readonly #exitKeptMs: number;
@@ -37,13 +42,14 @@ export class ProcessTable {
     this.#isSuccessor = isSuccessor;
   }
 
-  /** @throws ConnectError aborted when no further process may be started. */
+  /** @throws ConnectError aborted when no more processes may be started. */
   checkRoom(): void {
     if (this.#running.size >= runningMax) {
       throw new ConnectError(`more than ${runningMax} processes`, Code.Aborted);
     }
   }
 
+  /** Adds a process that has just started; it leaves by itself after its end. */
   add(entry: ProcessEntry): void {
     const { pid } = entry.process;
     this.#forget(pid);
@@ -55,16 +61,20 @@ export class ProcessTable {
     void ignoreFailure("a process always ends, and its end cannot fail", retire());
   }
 
+  /** The processes that have not ended, oldest first. */
   running(): ProcessEntry[] {
     return [...this.#running.values()];
   }
 
-  /** @throws ConnectError not_found, also for one that has ended. */
+  /** @throws ConnectError invalid_argument; not_found, also for a process that has ended. */
   findRunning(selector: ProcessSelector | undefined): ProcessEntry {
     return this.#find(selector, false);
   }
 
-  /** @throws ConnectError not_found when it ended longer ago than its status is kept. */
+  /**
+   * @throws ConnectError invalid_argument; not_found when it ended longer ago than its status is
+   *   kept.
+   */
   findRecent(selector: ProcessSelector | undefined): ProcessEntry {
     return this.#find(selector, true);
   }
@@ -76,7 +86,7 @@ export class ProcessTable {
     }
     const matches = ({ process, tag }: ProcessEntry): boolean =>
       wanted.case === "pid" ? process.pid === wanted.value : tag === wanted.value;
-    // A tag may be used again: the newest process that has it is meant.
+    // A tag may be used again: the newest process with the tag is meant.
     const found =
       this.running().findLast(matches) ??
       (orEnded ? [...this.#ended.values()].findLast(matches) : undefined);

@@ -3,13 +3,14 @@
  *
  *   running ──leader exits──► draining ──output ends, or grace over──► ended
  *
- * Output goes to whoever is subscribed at that moment and into a bounded log, for those who come back
- * for what they missed. The pipe is always read, so that a process never hangs for want of a listener.
- * A client that disconnects ends its own subscription and nothing else.
+ * Output goes to the current subscribers and into a bounded log, for clients that reconnect and
+ * need what they missed. The pipe is always read, so that a process never hangs for want of a
+ * listener. A client that disconnects ends its own subscription and nothing else.
  *
  * INVARIANT: memory is bounded by the subscribers' queues, and no subscriber holds up another. The
- * fastest one sets the pace: while all are full the pipes are not read; one that falls behind the
- * others is cut; if none reads for a while, as after a connection died unnoticed, all are cut.
+ * fastest one sets the pace: while all are full the pipes are not read; the agent cuts one that
+ * falls behind the others; if none reads for a while, as after a connection died unnoticed, it cuts
+ * all that are full.
  */
 import { setImmediate } from "node:timers/promises";
 import { create } from "@bufbuild/protobuf";
@@ -24,17 +25,21 @@ import type { LogBudget } from "./log-budget.ts";
 import { type OutputKind, OutputLog, type OutputOffsets } from "./output-log.ts";
 import type { QuietTimer, QuietTimers } from "./quiet-timers.ts";
 
-/** LIMIT: the largest pieces of output in one event, as clients are used to. */
+/** LIMIT: the largest pieces of output in one event, the sizes that clients expect. */
 const pipeChunkBytesMax = 32 << 10;
 const ptyChunkBytesMax = 16 << 10;
-/** What an event counts for besides its output. */
+/** Bytes that an event counts for, in addition to its output. */
 const eventBytes = 256;
 /** LIMIT: input that was accepted and not yet read by the process. */
 const inputBytesMax = 32 << 20;
 const subscribersMax = 64;
-/** LIMIT: how often the pipes are looked at after the grace, lest a chatty descendant go on for ever. */
+/**
+ * LIMIT: how often the pipes are read after the grace, so that a chatty descendant cannot delay the
+ * end for ever.
+ */
 const drainPassesMax = 64;
 
+/** The events that one client of a process has still to read. */
 export type Subscription = EventQueue<ProcessEvent>;
 
 interface Source {
@@ -42,12 +47,14 @@ interface Source {
   resume(): unknown;
 }
 
+/** The parts of the agent that a running process uses. */
 export interface ProcessContext {
   readonly timers: QuietTimers;
   readonly limits: AgentLimits;
   readonly logBudget: LogBudget;
 }
 
+/** A process from its start until its last client has heard how it ended. */
 export class ManagedProcess {
   readonly pid: number;
   /** Settles when the process has ended and its subscribers know. */
@@ -82,12 +89,12 @@ export class ManagedProcess {
     this.ended = this.#watch();
   }
 
-  /** The streams it prints to. */
+  /** The streams that the process prints to. */
   get outputKinds(): readonly OutputKind[] {
     return this.#launched.streams.kind === "terminal" ? ["pty"] : ["stdout", "stderr"];
   }
 
-  /** Where its output goes on. */
+  /** The offset of the next byte of each stream. */
   get outputOffsets(): OutputOffsets {
     return this.#log.ends;
   }
@@ -97,8 +104,8 @@ export class ManagedProcess {
   }
 
   /**
-   * All events from now on; of one that has ended, just its end. With `from`, what was printed since
-   * then comes first.
+   * Subscribes to all events from now on. The subscription of a process that has ended holds its
+   * end only. With `from`, the output since those offsets comes first.
    * @throws ConnectError out_of_range, aborted
    */
   subscribe(from?: OutputOffsets): Subscription {
@@ -119,6 +126,7 @@ export class ManagedProcess {
     return subscription;
   }
 
+  /** Ends a subscription; the process continues. */
   unsubscribe(subscription: Subscription): void {
     subscription.cut();
     this.#subscribers.delete(subscription);
@@ -126,8 +134,8 @@ export class ManagedProcess {
   }
 
   /**
-   * Kills the process and its descendants when the time is over, and tells the starter that this, and
-   * not the process, was the end.
+   * Kills the process and its descendants when the time is over, and ends the starter's stream with
+   * the error that this was the reason.
    */
   limitLifetime(lifetimeMs: number, starter: Subscription): void {
     this.#lifetime = this.#timers.after(lifetimeMs, () => {
@@ -138,7 +146,7 @@ export class ManagedProcess {
     });
   }
 
-  /** Kills the process and every descendant, those that left its group or session too. */
+  /** Kills the process and every descendant, including those that left its group or session. */
   killAll(): void {
     if (this.#end !== undefined) return;
     const { family } = this.#launched;
@@ -146,9 +154,9 @@ export class ManagedProcess {
     else family.kill();
   }
 
-  /** Sends a signal to the leader and to every process of its group. */
+  /** Sends a signal to the leader and to every process of its group. Does nothing after the end. */
   signal(signal: NodeJS.Signals): void {
-    // The number may belong to somebody else once the process has been waited for.
+    // Once the process has been waited for, its number may belong to another.
     if (this.#end !== undefined) return;
     try {
       process.kill(-this.pid, signal);
@@ -157,7 +165,10 @@ export class ManagedProcess {
     }
   }
 
-  /** Resolves when the process's pipe has taken it. @throws ConnectError internal */
+  /**
+   * Resolves when the process's pipe has taken the bytes.
+   * @throws ConnectError internal, aborted
+   */
   async writeStdin(bytes: Uint8Array): Promise<void> {
     const { streams } = this.#launched;
     if (streams.kind === "terminal") {
@@ -174,7 +185,7 @@ export class ManagedProcess {
     });
   }
 
-  /** Resolves when the terminal has taken it. @throws ConnectError internal */
+  /** Resolves when the terminal has taken the bytes. @throws ConnectError internal, aborted */
   async writePty(bytes: Uint8Array): Promise<void> {
     const { streams } = this.#launched;
     if (streams.kind === "pipes") {
@@ -183,7 +194,10 @@ export class ManagedProcess {
     await this.#writeBounded(bytes, () => streams.pty.write(bytes));
   }
 
-  /** Safe to repeat. @throws ConnectError unknown for a terminal, which has no end of input. */
+  /**
+   * Closes standard input. Safe to repeat.
+   * @throws ConnectError unknown for a terminal, which has no end of input.
+   */
   closeStdin(): void {
     const { streams } = this.#launched;
     if (streams.kind === "terminal") {
@@ -193,7 +207,10 @@ export class ManagedProcess {
     streams.stdin?.end();
   }
 
-  /** @throws ConnectError internal when the process has no terminal. */
+  /**
+   * Sets the size of the terminal, in characters.
+   * @throws ConnectError internal when the process has no terminal.
+   */
   resize(cols: number, rows: number): void {
     const { streams } = this.#launched;
     if (streams.kind === "pipes") {
@@ -202,7 +219,7 @@ export class ManagedProcess {
     streams.pty.resize(cols, rows);
   }
 
-  /** Gives back what is kept of it, once nobody can ask any more. */
+  /** Discards the output log, once no client can ask for it any more. */
   forget(): void {
     this.#log.clear();
   }
@@ -247,18 +264,19 @@ export class ManagedProcess {
   }
 
   /**
-   * A descendant that outlives the leader may hold its output open for ever, as in `server &`. What
-   * it prints is still awaited for a moment, as `> >(tee log)` needs, and read but dropped after.
-   * The moment counts only while the pipes are read, so that nothing in them is left behind.
+   * A descendant that outlives the leader may hold its output open for ever, as in `server &`. Its
+   * output is still awaited for a grace period, as `> >(tee log)` needs, and read but dropped after
+   * that. The period counts only while the pipes are read, so that nothing in them is left behind.
    */
   async #outputOrGrace(outputEnded: Promise<void>): Promise<void> {
     this.#leaderExited = true;
-    // It ended in time: what it leaves behind is no longer a matter of its deadline.
+    // The leader ended in time: the deadline does not apply to the descendants it leaves.
     this.#lifetime?.cancel();
     if (!this.#held) this.#grace.restart();
     await Promise.race([outputEnded, this.#graceOver.promise]);
     this.#grace.cancel();
-    // After a stall the timer comes before what has been waiting in the pipes since: look once more.
+    // After a stall the timer fires before the bytes that have been waiting in the pipes are read:
+    // read once more.
     for (let pass = 0; pass < drainPassesMax; pass += 1) {
       const chunksBefore = this.#chunksRead;
       await setImmediate();
@@ -295,7 +313,7 @@ export class ManagedProcess {
     this.#balance();
   }
 
-  /** Cuts who is too far behind, then reads on if at least one has room. */
+  /** Cuts subscribers that are too far behind, then reads on if at least one has room. */
   #balance(): void {
     if (this.#end !== undefined) return;
     for (const subscriber of this.#subscribers) {

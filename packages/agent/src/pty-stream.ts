@@ -1,9 +1,9 @@
 /**
  * The agent's end of a terminal: emits what the process prints, and types what clients send.
  *
- * Reading goes through Node's terminal stream, on the event loop. Writing does not: libuv counts the
- * master as a blocking stream and would spin while the process does not read its input. It is written
- * by plain calls that give up when the terminal is full, and tries again a little later.
+ * Node's terminal stream reads it, on the event loop. It cannot write: libuv treats the master as a
+ * blocking stream and would spin while the process does not read its input. So the agent writes by
+ * plain calls that fail when the terminal is full, and retries a little later.
  */
 import { write } from "node:fs";
 import { ReadStream } from "node:tty";
@@ -16,15 +16,16 @@ const writeSome = promisify(write);
 /** How long to wait before typing into a full terminal again. */
 const retryMs = 10;
 
+/** The master of one terminal, which this owns. */
 export class PtyStream {
   readonly #fd: number;
   readonly #timers: QuietTimers;
   readonly #reader: ReadStream;
-  /** The end of the queue of writes: each waits for the one before. */
+  /** The end of the queue of writes: each waits for the one before it. */
   #lastWrite: Promise<void> = Promise.resolve();
   #closed = false;
 
-  /** Takes over `masterFd` and closes it at the end. */
+  /** Takes over `masterFd`, and closes it at the end. */
   constructor(masterFd: number, timers: QuietTimers) {
     this.#fd = masterFd;
     this.#timers = timers;
@@ -36,22 +37,27 @@ export class PtyStream {
     });
   }
 
-  /** The stream to read from. */
+  /** Stream of what the process prints. */
   get reader(): ReadStream {
     return this.#reader;
   }
 
-  /** Resolves when the terminal has taken all. @throws Error when it is gone. */
+  /**
+   * Types the bytes in; resolves when the terminal has taken all.
+   * @throws Error when the terminal is gone.
+   */
   async write(bytes: Uint8Array): Promise<void> {
     const turn = this.#lastWrite.then(() => this.#writeAll(bytes));
     this.#lastWrite = turn.catch(() => undefined);
     await turn;
   }
 
+  /** Sets the size of the window, in characters. Does nothing after the end. */
   resize(cols: number, rows: number): void {
     if (!this.#closed) resizePty(this.#fd, cols, rows);
   }
 
+  /** Closes the master; its processes get SIGHUP. Safe to repeat. */
   destroy(): void {
     this.#closed = true;
     this.#reader.destroy();

@@ -1,25 +1,26 @@
 /**
- * Brings the guest to rest for a snapshot, and back if none is taken.
+ * Quiesces the guest for a snapshot, and wakes it if none is taken.
  *
  *   awake ──prepare──► quiescing ──all steps done──► quiesced ──cancel──► awake
- *                          │                            │
- *                          └──a step fails: undone──►   └──snapshot, restore, init (wake.ts)──► awake
+ *     ▲                    │                            │
+ *     └─a step fails, undo─┘                            └──snapshot, restore, init (wake.ts)──► awake
  *
- * Called for `POST /snapshot/prepare` and `POST /snapshot/cancel` only. The story, in order:
+ * Called for `POST /snapshot/prepare` and `POST /snapshot/cancel` only. The steps, in order:
  *
- *   1. hooks in the guest are told, while everything still runs;
+ *   1. hooks in the guest run, while everything else still runs;
  *   2. no new work is taken: everything but health, init and cancel is refused from now on;
  *   3. idle connections are closed, busy ones noted, to be destroyed by the next init;
  *   4. user processes are frozen, so that none runs again before the next init;
  *   5. the agent's own timers stop;
- *   6. the answer is made; then, if the agent has grown since the last time, garbage is collected and free
- *      memory given back, so that it is not saved. A guest that goes on itself keeps its garbage: its
- *      users wait meanwhile.
+ *   6. the answer is made; then, if the agent has grown since the last time, garbage is collected
+ *      and free memory given back, so that it is not saved. A guest that is checkpointed keeps its
+ *      garbage: its users would wait for the collection.
  *
- * INVARIANT: in `quiesced` no process of a user runs, none can be started, and the agent does nothing
- * of its own accord. Each step brings its undo; a failure undoes all of them, newest first, and
- * `cancel` does the same later. The undo of a step is safe to repeat. What hooks closed before, hooks
- * open again when the guest is awake: no caller of `cancel` waits in the midst of it for them.
+ * INVARIANT: in `quiesced` no process of a user runs, none can be started, and the agent does
+ * nothing of its own accord. A step whose effect lasts puts its undo into `held`; a failure runs
+ * all of them, newest first, and `cancel` does the same later. The undo of a step is safe to
+ * repeat. Once the state is `awake` again, hooks open what hooks closed; a call that arrives while
+ * they run finds the guest awake and is not refused.
  */
 import type { ServerConnTracker } from "@torpor/conntracker";
 import type { HookCounts, PrepareReason, PrepareResponse } from "@torpor/protocol";
@@ -32,6 +33,7 @@ import type { Machine } from "./machine.ts";
 import type { QuietTimers } from "./quiet-timers.ts";
 import type { UserCgroup } from "./user-cgroup.ts";
 
+/** The parts of the agent that quiescing uses. */
 export interface QuiesceContext {
   readonly gate: Gate;
   readonly tracker: ServerConnTracker;
@@ -43,11 +45,12 @@ export interface QuiesceContext {
   readonly failpoint?: Failpoint | undefined;
 }
 
+/** The states of the drawing above. */
 export type RestState = "awake" | "quiescing" | "quiesced" | "waking";
 
-/** What the steps of one prepare work out and hold. */
+/** The values that the steps of one prepare compute and hold. */
 interface Preparation extends QuiesceContext {
-  /** Undoes the steps so far; kept for `cancel` when all succeed. */
+  /** The undos of the steps so far; kept for `cancel` when all succeed. */
   readonly held: AsyncDisposableStack;
   readonly reason: PrepareReason;
   hookCounts: HookCounts;
@@ -58,10 +61,10 @@ interface Preparation extends QuiesceContext {
 
 const steps: readonly Step<Preparation>[] = [
   {
-    // ORDER: before anything is refused or frozen, because hooks ask the programs of the guest to do
-    // something; and right before, so that little can come between.
+    // ORDER: before anything is refused or frozen, because hooks ask the programs of the guest to
+    // do something; and right before that, so that little can happen in between.
     name: "run hooks",
-    // Those of an earlier moment may have to end first.
+    // Hooks of an earlier moment may have to end first.
     budgetMs: 2 * defaultLimits.hooksBudgetMs,
     async run(preparation) {
       const { hooks, reason } = preparation;
@@ -115,7 +118,7 @@ const steps: readonly Step<Preparation>[] = [
       const answer: PrepareResponse = {
         generation: identity.current.generation,
         connectionsClosed: connections.closed,
-        // The connection of this very request is among them, and ends with its answer.
+        // The connection of this request is among them, and ends with its answer.
         connectionsRecorded: Math.max(0, connections.recorded - 1),
         processesFrozen,
         hooks: hookCounts,
@@ -124,7 +127,7 @@ const steps: readonly Step<Preparation>[] = [
     },
   },
   {
-    // ORDER: last, so that nothing that is allocated for the steps above is saved as garbage.
+    // ORDER: last, so that nothing that the steps above allocate is saved as garbage.
     name: "shrink the heap",
     budgetMs: 5_000,
     async run({ machine, reason }) {
@@ -136,6 +139,7 @@ const steps: readonly Step<Preparation>[] = [
 /** Names of the steps in order, for tests that fail each of them. */
 export const quiesceStepNames: readonly string[] = steps.map(({ name }) => name);
 
+/** The state of the guest, and the only way to change it. */
 export class Quiescer {
   readonly #context: QuiesceContext;
   /** SNAPSHOT: `quiesced` in every snapshot; `init` or `cancel` ends it. */
@@ -151,8 +155,9 @@ export class Quiescer {
   }
 
   /**
-   * Brings the guest to rest; the answer is returned as bytes, because making it would allocate.
-   * @throws sandbox.wrongState unless awake; the TorporError of the step that failed, all undone.
+   * Quiesces the guest. Returns the answer as bytes, because making it later would allocate.
+   * @throws sandbox.wrongState unless awake; the TorporError of the step that failed, with all
+   *   steps undone.
    */
   async prepare(reason: PrepareReason): Promise<Buffer> {
     this.#expect("awake", "prepare");
@@ -181,7 +186,7 @@ export class Quiescer {
 
   /**
    * Undoes a prepare. Safe to repeat: false when nothing was prepared.
-   * @throws sandbox.wrongState in the midst of prepare or init.
+   * @throws sandbox.wrongState during a prepare or init.
    */
   async cancel(): Promise<boolean> {
     if (this.#state === "awake") return false;
@@ -189,7 +194,7 @@ export class Quiescer {
     this.#state = "waking";
     try {
       await this.#held?.disposeAsync();
-      // A thaw that failed in an earlier attempt is not tried again by the stack.
+      // The stack does not repeat a thaw that failed in an earlier attempt.
       this.#context.cgroup?.thaw();
       this.#held = undefined;
       this.#state = "awake";
@@ -201,8 +206,9 @@ export class Quiescer {
   }
 
   /**
-   * Runs `wake` as the end of the rest. If it fails, the guest stays at rest and it may be repeated.
-   * @throws sandbox.wrongState in the midst of prepare or cancel; whatever `wake` throws.
+   * Runs `wake`, which ends the quiesced state. If it fails, the guest stays quiesced and the call
+   * may be repeated.
+   * @throws sandbox.wrongState during a prepare or cancel; the error of `wake`.
    */
   async endRest<T>(wake: () => Promise<T>): Promise<T> {
     const before = this.#state;
@@ -210,7 +216,7 @@ export class Quiescer {
     this.#state = "waking";
     try {
       const result = await wake();
-      // The steps were ended by `wake` in its own order, not by their undo.
+      // `wake` undid the steps in its own order, so their undos are dropped.
       this.#held?.move();
       this.#held = undefined;
       this.#state = "awake";
@@ -220,7 +226,7 @@ export class Quiescer {
     }
   }
 
-  /** No restore came between: what hooks closed has to be opened again all the same. */
+  /** Runs the hooks that open again what hooks closed, although there was no restore. */
   async #goOn(): Promise<void> {
     const occasion = { moment: "post-restore", reason: "continue", suspendedMs: 0 } as const;
     await this.#context.hooks.run(occasion);

@@ -2,24 +2,27 @@
  * Every timer of the agent: deadlines of commands, keepalives, the time an exit status is kept.
  *
  * INVARIANT: while suspended no timer fires. The agent is suspended from the end of `prepare` until
- * the host has made it right again, so that a restored agent does nothing of its own accord before:
- * no write to a connection that only one of two clones may use, no kill at a time measured by a
- * clock that is still wrong. A timer goes on with the time it had left; a pause costs it nothing.
+ * the host has made the guest right again, so that a restored agent does nothing of its own accord
+ * before that: no write to a connection that only one of two clones may use, no kill at a time
+ * measured by a clock that is still wrong. A timer continues with the time it had left; a pause
+ * costs it nothing.
  */
 import { performance } from "node:perf_hooks";
 
-/** LIMIT: `setTimeout` fires at once when asked for more; longer delays are waited in parts. */
+/** LIMIT: `setTimeout` fires at once for a longer delay; such delays are waited in parts. */
 const partMsMax = 2 ** 31 - 1;
 
+/** One timer that was set. */
 export interface QuietTimer {
-  /** Safe to repeat, and after it fired. */
+  /** Stops the timer. Safe to repeat, and after it fired. */
   cancel(): void;
-  /** Starts the full delay anew, also after it fired. */
+  /** Starts the full delay again, also after it fired. */
   restart(): void;
 }
 
+/** Sets timers, and suspends all of them together. */
 export class QuietTimers {
-  /** SNAPSHOT: what is left of each delay crosses a cut; `resume` continues from there. */
+  /** SNAPSHOT: what is left of each delay crosses a snapshot; `resume` continues from there. */
   readonly #pending = new Set<Timer>();
   #suspended = false;
 
@@ -45,13 +48,13 @@ export class QuietTimers {
     };
   }
 
-  /** Safe to repeat. */
+  /** Stops all timers where they are. Safe to repeat. */
   suspend(): void {
     this.#suspended = true;
     for (const timer of this.#pending) timer.stop();
   }
 
-  /** Safe to repeat. */
+  /** Continues all timers with the time they had left. Safe to repeat. */
   resume(): void {
     if (!this.#suspended) return;
     this.#suspended = false;

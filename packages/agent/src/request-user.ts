@@ -1,10 +1,10 @@
-/** Which OS user a request acts as, and what its paths mean. */
+/** Decides which OS user a request acts as, and what its paths mean. */
 import { posix } from "node:path";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Accounts, User } from "./accounts.ts";
 import type { Identity } from "./identity.ts";
 
-/** The user of `Authorization: Basic base64("<user>:")`, or undefined when none is named. */
+/** The user of `Authorization: Basic base64("<user>:")`, or undefined if none is named. */
 export function userNameOfHeader(authorization: string | null): string | undefined {
   const match = /^basic\s+(\S+)\s*$/i.exec(authorization ?? "");
   if (match?.[1] === undefined) return undefined;
@@ -12,7 +12,10 @@ export function userNameOfHeader(authorization: string | null): string | undefin
   return name === "" ? undefined : name;
 }
 
-/** @throws ConnectError unauthenticated when there is no such user. */
+/**
+ * Finds the user of a request; without a name, the sandbox's default user.
+ * @throws ConnectError unauthenticated when there is no such user.
+ */
 export function resolveUser(
   name: string | undefined,
   accounts: Accounts,
@@ -27,15 +30,16 @@ export function resolveUser(
 }
 
 /**
- * An absolute path. Empty means the default folder, `~` the home; a relative path is relative to the
- * home, not to the default folder.
+ * Makes a path of a request absolute. An empty path means the default folder, `~` the home; a
+ * relative path is relative to the home, not to the default folder.
  * @throws ConnectError invalid_argument
  */
 export function resolvePath(path: string, user: User, defaultWorkdir: string | null): string {
   if (path.includes("\0")) {
     throw new ConnectError("path must not contain a zero byte", Code.InvalidArgument);
   }
-  // JSON can carry half a character, which the disk cannot: it would be another name there.
+  // JSON can carry half a surrogate pair, which the disk cannot: the name there would be another
+  // one.
   if (!path.isWellFormed()) {
     throw new ConnectError("path must be valid Unicode", Code.InvalidArgument);
   }

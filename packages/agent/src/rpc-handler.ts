@@ -1,7 +1,8 @@
 /**
  * Serves the RPCs: the Connect protocol with JSON, on Node's own request and response.
  *
- * In the place of the library's own adapter, which writes to the console whenever a client hangs up.
+ * Used instead of the library's own adapter, which writes to the console whenever a client
+ * disconnects.
  */
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { type ConnectRouter, createConnectRouter, createContextValues } from "@connectrpc/connect";
@@ -13,7 +14,10 @@ import type { Logger } from "@torpor/std";
 import { parseLargeJson } from "./large-json.ts";
 import { takeTimeoutHeader, timeoutKey } from "./stream-headers.ts";
 
-/** LIMIT: one message of an RPC. Files travel over `/files`; terminal input comes in small pieces. */
+/**
+ * LIMIT: one message of an RPC. File contents go through `/files`; terminal input comes in small
+ * pieces.
+ */
 const messageBytesMax = 16 << 20;
 
 /** Answers a request if its path is that of an RPC; returns whether it is. */
@@ -23,6 +27,9 @@ export type RpcHandler = (
   response: ServerResponse,
 ) => boolean;
 
+/**
+ * Makes the handler of the services that `register` adds. It answers failures itself and logs them.
+ */
 export function createRpcHandler(
   register: (router: ConnectRouter) => void,
   log: Logger,
@@ -40,14 +47,14 @@ export function createRpcHandler(
     const handler = handlers.get(path);
     if (handler === undefined) return false;
     const values = createContextValues().set(timeoutKey, takeTimeoutHeader(request.headers));
-    // The library makes an address of it, which nothing reads.
+    // The library builds a URL from it, which nothing reads.
     request.headers.host = "agent";
     const universal = universalRequestFromNodeRequest(request, response, undefined, values);
     parseLargeJson(universal, handler, messageBytesMax)
       .then(handler)
       .then((answer) => universalResponseToNodeResponse(answer, response))
       .catch((cause: unknown) => {
-        // A client that hung up is no failure of ours.
+        // A client that disconnected is not our failure.
         if (!response.destroyed) log.error("an RPC failed", { path, cause });
       });
     return true;

@@ -1,10 +1,10 @@
 /**
- * The HTTP server of the agent: which request goes where, and which is refused before.
+ * The HTTP server of the agent: routes requests, and refuses some before that.
  *
- * Plain routes and RPCs share one port. Refusals, in this order: a closed gate answers 503 to all but
- * health and the host's routes; a missing or wrong token answers 401 to all but those and `/files`,
- * which judges signatures itself. Bodies of refusals are `{code, message}`, with the RPC code as a
- * word where an RPC was asked for, because its client reads that.
+ * Plain routes and RPCs share one port. Refusals, in this order: a closed gate answers 503 to all
+ * but health and the host's routes; a missing or wrong token answers 401 to all but those and
+ * `/files`, which checks signatures itself. Bodies of refusals are `{code, message}`; for an RPC,
+ * `code` is the RPC code as a word, because its client reads that.
  *
  * LIMIT: streams may live for hours, so a request has no time limit; headers have one, and so have
  * idle connections.
@@ -30,11 +30,12 @@ import type { ProcessService } from "./process-service.ts";
 import { type RpcHandler, createRpcHandler } from "./rpc-handler.ts";
 
 const headersTimeoutMs = 10_000;
-/** Longer than the 600 s that load balancers wait, so that the peer hangs up first. */
+/** Longer than the 600 s that load balancers wait, so that the peer closes first. */
 const idleTimeoutMs = 640_000;
 const headerBytesMax = 32 << 10;
 const preflightSeconds = 7200;
 
+/** The parts of the agent that requests use. */
 export interface ServerContext extends FilesContext, PrivateRoutesContext {
   readonly gate: Gate;
   readonly metrics: MetricsReader;
@@ -42,7 +43,10 @@ export interface ServerContext extends FilesContext, PrivateRoutesContext {
   readonly files: FilesystemService;
 }
 
-/** The handler needs what needs the server, so it is given afterwards. */
+/**
+ * Makes the server without a handler: the handler needs parts that need the server, so
+ * `serveRequests` adds it.
+ */
 export function createAgentServer(): Server {
   return createServer({
     headersTimeout: headersTimeoutMs,
@@ -52,6 +56,7 @@ export function createAgentServer(): Server {
   });
 }
 
+/** Adds the handler of all requests but CONNECT (tunnel.ts). */
 export function serveRequests(server: Server, context: ServerContext): void {
   const serveRpc = createRpcHandler((router) => {
     router.service(Process, context.processes);

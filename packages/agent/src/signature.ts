@@ -1,21 +1,22 @@
 /**
- * Signed links to files: a path, what may be done with it, and optionally until when, sealed with the
- * sandbox's token. COMPAT: the text that is hashed is the one E2B clients hash.
+ * Signed links to files: a path, the operation it permits, and optionally an expiry, signed with
+ * the sandbox's token. COMPAT: the hashed text is the one that E2B clients hash.
  */
 import { createHash } from "node:crypto";
 import { sameSecret } from "./identity.ts";
 
+/** A request by a signed link, as its query has it. */
 export interface SignedRequest {
   readonly path: string;
   readonly operation: "read" | "write";
-  /** Of the query; empty when it names none. */
+  /** From the query; empty when it names none. */
   readonly username: string;
   readonly signature: string;
-  /** Seconds since 1970, verbatim. */
+  /** Seconds since 1970, verbatim; undefined: the link does not expire. */
   readonly expiration: string | undefined;
 }
 
-/** Why the signature does not hold, or undefined if it does. */
+/** Why the signature is not valid, or undefined if it is. */
 export function signatureProblem(
   request: SignedRequest,
   accessToken: string,
@@ -29,6 +30,7 @@ export function signatureProblem(
   return expired ? "signature is already expired" : undefined;
 }
 
+/** The signature of a link: `v1_` and the SHA-256 in base64 without padding. */
 export function sign(request: Omit<SignedRequest, "signature">, accessToken: string): string {
   const { path, operation, username, expiration } = request;
   const parts = [path, operation, username, accessToken];

@@ -1,9 +1,9 @@
 /**
  * The headers by which a client shapes a stream.
  *
- * `Connect-Timeout-Ms` is taken out of the request before the RPC library sees it: the library would
- * set a timer of its own, which no snapshot can suspend, and for a command the header means something
- * else than the end of a call (see process-service.ts).
+ * `Connect-Timeout-Ms` is removed from the request before the RPC library sees it: the library
+ * would set a timer of its own, which no snapshot can suspend, and for a command the header does
+ * not mean the end of a call (see process-service.ts).
  */
 import type { IncomingHttpHeaders } from "node:http";
 import { Code, ConnectError, createContextKey } from "@connectrpc/connect";
@@ -16,16 +16,20 @@ const timeoutHeader = "connect-timeout-ms";
 const keepaliveHeader = "keepalive-ping-interval";
 const keepaliveSecondsDefault = 90;
 
-/** The raw value of the timeout header. */
+/** Context key of the raw value of the timeout header. */
 export const timeoutKey = createContextKey<string | undefined>(undefined);
 
+/** Removes the timeout header from a request and returns its raw value. */
 export function takeTimeoutHeader(headers: IncomingHttpHeaders): string | undefined {
   const value = headers[timeoutHeader];
   delete headers[timeoutHeader];
   return typeof value === "string" ? value : undefined;
 }
 
-/** Undefined means no limit, as do an absent header and 0. @throws ConnectError invalid_argument */
+/**
+ * Parses the raw value. Undefined means no limit; so does 0.
+ * @throws ConnectError invalid_argument
+ */
 export function parseTimeoutMs(value: string | undefined): number | undefined {
   if (value === undefined) return undefined;
   if (!/^\s*\d{1,10}\s*$/.test(value)) {
@@ -34,7 +38,9 @@ export function parseTimeoutMs(value: string | undefined): number | undefined {
   return Number(value) || undefined;
 }
 
-/** Milliseconds of silence after which a keepalive is due; anything unreadable means the default. */
+/**
+ * Milliseconds of silence after which a keepalive is due; an unreadable header means the default.
+ */
 export function keepaliveMs(headers: Headers): number {
   const value = headers.get(keepaliveHeader) ?? "";
   const seconds = /^\d{1,6}$/.test(value) ? Number(value) : 0;
@@ -42,7 +48,7 @@ export function keepaliveMs(headers: Headers): number {
 }
 
 /**
- * Where a client wants to go on in each of `kinds`; undefined when it does not say.
+ * The offset from which a client wants each stream of `kinds`; undefined if it sends no header.
  * @throws ConnectError invalid_argument
  */
 export function parseOutputOffsets(
@@ -61,27 +67,32 @@ export function parseOutputOffsets(
   return new Map(kinds.map((kind, index) => [kind, Number(offsets[index])]));
 }
 
+/** Writes offsets as the value of the header. */
 export function formatOutputOffsets(offsets: OutputOffsets): string {
   return [...offsets.values()].join(",");
 }
 
+/** How to read one stream for one client. */
 export interface StreamOptions<Event> {
   readonly signal: AbortSignal;
   readonly timers: QuietTimers;
   readonly keepaliveMs: number;
   readonly keepalive: Event;
-  /** Ends the stream, not what it is about. */
+  /** Ends the stream, not the process or watch behind it. */
   readonly timeoutMs?: number | undefined;
 }
 
-/** Reads a queue to its end, with a keepalive in every silence and a limit on the whole. */
+/**
+ * Reads a queue to its end, adds a keepalive to every silence, and ends the stream at its timeout.
+ * @throws the ConnectError of the end
+ */
 export async function* readStream<Event>(
   queue: EventQueue<Event>,
   options: StreamOptions<Event>,
 ): AsyncGenerator<Event, void, undefined> {
   const { timers, timeoutMs } = options;
   const keepalive = timers.after(options.keepaliveMs, () => {
-    // A client with something left to read is not waiting to hear from us.
+    // A client with something left to read is not waiting for a sign of life.
     if (queue.isEmpty) queue.push(options.keepalive, 1);
     else keepalive.restart();
   });

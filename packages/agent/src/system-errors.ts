@@ -1,11 +1,12 @@
 /**
- * Failed system calls in the words of the wire: codes of RPCs, statuses of the plain routes, and a text.
+ * Translates failed system calls into the terms of the wire: codes of RPCs, statuses of the plain
+ * routes, and a text.
  *
- * COMPAT: E2B's clients say of `resource_exhausted` that a rate limit was hit, of `unavailable`,
- * `canceled` and `deadline_exceeded` that time was over, and of `not_found`, `invalid_argument` and
- * `unauthenticated` what those mean. The text of all others they show as it is. So what is wrong with the
- * machine is `failed_precondition` where somebody has to change something, and `aborted` where it may be
- * over the next time. Of the statuses, 507 is an error of its own to them.
+ * COMPAT: E2B's clients report `resource_exhausted` as a rate limit, `unavailable`, `canceled` and
+ * `deadline_exceeded` as a timeout, and `not_found`, `invalid_argument` and `unauthenticated` as
+ * what they say. They show the text of every other code as it is. So a problem of the machine is
+ * `failed_precondition` where somebody has to change something, and `aborted` where a retry may
+ * succeed. Among the statuses, they treat 507 as an error of its own.
  */
 import { Code, ConnectError } from "@connectrpc/connect";
 import { systemCode } from "@torpor/std";
@@ -13,7 +14,7 @@ import { systemCode } from "@torpor/std";
 interface SystemError {
   readonly code: Code;
   readonly status: number;
-  /** In the place of the kernel's own words, where those mislead. */
+  /** Replaces the kernel's own words where those mislead. */
   readonly text?: string;
 }
 
@@ -22,7 +23,7 @@ const wrongPath: SystemError = { code: Code.InvalidArgument, status: 400 };
 const inTheWay: SystemError = { code: Code.FailedPrecondition, status: 409 };
 const unsupported: SystemError = { code: Code.FailedPrecondition, status: 400 };
 
-/** By the name of the error. What is not here is internal, with status 500. */
+/** By the name of the error. An error that is not in the table is internal, with status 500. */
 export const systemErrors: Readonly<Record<string, SystemError>> = {
   E2BIG: {
     code: Code.InvalidArgument,
@@ -62,7 +63,10 @@ export const systemErrors: Readonly<Record<string, SystemError>> = {
   EXDEV: inTheWay,
 };
 
-/** Keeps a `ConnectError` as it is. `what` is the path or the deed. */
+/**
+ * Turns any error into a `ConnectError`, and returns one unchanged. `what` opens the text: the path
+ * or the operation.
+ */
 export function asConnectError(cause: unknown, what: string): ConnectError {
   if (cause instanceof ConnectError) return cause;
   const known = systemErrors[systemCode(cause) ?? ""];
@@ -71,7 +75,7 @@ export function asConnectError(cause: unknown, what: string): ConnectError {
   return new ConnectError(`${what}: ${text}`, known?.code ?? Code.Internal, {}, [], cause);
 }
 
-/** Whether the machine lacks something, and what was asked for is right. */
+/** Whether the request is right but the machine lacks something. */
 export function isLack({ code }: ConnectError): boolean {
   return code === Code.Aborted || code === Code.FailedPrecondition;
 }
@@ -87,7 +91,7 @@ const statusByCode = new Map<Code, number>([
   [Code.Unavailable, 503],
 ]);
 
-/** The status of a plain HTTP answer. */
+/** The status of a plain HTTP answer with this error. */
 export function httpStatus(error: ConnectError): number {
   const known = systemErrors[systemCode(error.cause) ?? ""];
   return known?.code === error.code ? known.status : (statusByCode.get(error.code) ?? 500);

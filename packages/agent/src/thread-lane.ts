@@ -1,28 +1,31 @@
 /**
- * Shares of the thread pool of Node. A file operation occupies a thread until the kernel lets it go, and
- * on a mount whose server is dead the kernel never does.
+ * Shares of Node's thread pool. A file operation occupies a thread until the kernel finishes it,
+ * and on a mount whose server is dead the kernel never does.
  *
- * Each kind of work runs in a lane of its own, and all lanes together are narrower than the pool: whatever
- * hangs in one lane leaves the threads of the others. Measured with Node 24: 12 more threads are 100 KiB
- * of private memory, a second process would be 10 MiB and a copy of every byte.
+ * Each kind of work runs in a lane of its own, and all lanes together are narrower than the pool:
+ * operations that hang in one lane leave the threads of the others free. Measured with Node 24: 12
+ * more threads are 100 KiB of private memory, a second process would be 10 MiB and a copy of every
+ * byte.
  *
- * Everything that may touch a path of a client runs in a lane. What cannot hang alone uses the pool directly:
- * files that are open on the agent's own disk, compression, and writes to terminals.
+ * Every operation that may touch a client's path runs in a lane. Work that cannot hang by itself
+ * uses the pool directly: files that are open on the agent's own disk, compression, and writes to
+ * terminals.
  */
 import { performance } from "node:perf_hooks";
 import { Code, ConnectError } from "@connectrpc/connect";
 
-/** How long an operation takes that nobody expects to end any more. */
+/** An operation that takes longer is not expected to end any more. */
 const hungAfterMs = 10_000;
 
-/** What runs in a lane, from `enter` to `leave`. */
+/** An operation in a lane, from `enter` to `leave`. */
 export interface LaneOperation {
-  /** SNAPSHOT: when it entered, by a clock that stands still in a snapshot. */
+  /** SNAPSHOT: when it began, by a clock that stands still in a snapshot. */
   sinceMs: number;
-  /** Called when a thread is free, with the operation in the lane. */
+  /** Called when a thread is free; the operation is in the lane then. */
   begin(): void;
 }
 
+/** A queue for a fixed number of threads. */
 export class ThreadLane {
   readonly #name: string;
   readonly #width: number;
@@ -41,7 +44,8 @@ export class ThreadLane {
 
   /**
    * Begins an operation, at once or when a thread is free.
-   * @throws ConnectError aborted when every thread hangs, unless it `mustRun`, and be it never.
+   * @throws ConnectError aborted when every thread hangs, unless it `mustRun`: then it waits,
+   *   perhaps for ever.
    */
   enter(operation: LaneOperation, mustRun = false): void {
     if (!this.isFull) {
@@ -52,12 +56,12 @@ export class ThreadLane {
     this.#waiting.add(operation);
   }
 
-  /** Takes back an operation that has not begun; returns whether it had not. */
+  /** Withdraws an operation that has not begun; returns whether it was still waiting. */
   withdraw(operation: LaneOperation): boolean {
     return this.#waiting.delete(operation);
   }
 
-  /** The kernel has let the thread of an operation go. */
+  /** Frees the thread of an operation that the kernel has finished, and begins the next one. */
   leave(operation: LaneOperation): void {
     this.#running.delete(operation);
     if (this.#waiting.size === 0 || this.isFull) return;
@@ -83,10 +87,10 @@ export class ThreadLane {
   }
 }
 
-/** libuv's own default, where the environment says nothing. */
+/** Where the environment sets nothing, libuv's own default. */
 const poolThreads = Number(process.env["UV_THREADPOOL_SIZE"] ?? 4);
 
-/** Files of clients. */
+/** File operations of clients. */
 export const fileLane = new ThreadLane("file operations", poolThreads / 2);
-/** What is looked at before a command starts. */
+/** Checks before a command starts. */
 export const startLane = new ThreadLane("starts of commands", poolThreads / 4);

@@ -1,6 +1,7 @@
 /**
- * Copies a file, or a folder with all that is in it, as `cp -a` does: with mode, owner, times, attributes,
- * links as links, hard links among the copies, pipes and devices, and holes where the files have some.
+ * Copies a file, or a folder with everything in it, as `cp -a` does: with mode, owner, times,
+ * attributes, symbolic links as links, hard links among the copies, pipes and devices, and holes
+ * where the files have some.
  *
  * An attribute that the other file system cannot keep is left out, as `mv` does.
  */
@@ -12,13 +13,14 @@ import { OpenFile } from "./open-file.ts";
 
 const copyChunkBytes = 256 << 10;
 const statBlockBytes = 512n;
-/** Only its maker may use a copy that is not whole. */
+/** Only its owner may use a copy that is not finished. */
 const unfinishedMode = 0o600;
 const unfinishedFolderMode = 0o700;
 
 /**
- * `to` must not be there. What was made of it stays when it fails.
- * @throws system error: EBUSY when another file system is mounted inside, EINVAL when `to` lies inside
+ * Copies `from` to `to`, which must not exist. On failure the part that was copied stays.
+ * @throws system error: EBUSY when another file system is mounted inside, EINVAL when `to` lies
+ *   inside `from`
  */
 export async function copyTree(from: string, to: string, work: FileWork): Promise<void> {
   const { dev } = await work.lstatExact(from);
@@ -30,7 +32,7 @@ class TreeCopy {
   readonly #dev: bigint;
   /** The copy of each file that has several names. */
   readonly #copies = new Map<string, string>();
-  /** Of the folder that is made first, in which the others are. */
+  /** Id of the first folder created, which contains all the others. */
   #rootCopy: string | undefined;
 
   constructor(work: FileWork, dev: bigint) {
@@ -101,7 +103,7 @@ async function copyContent(
   await target.close();
 }
 
-/** ORDER: a new owner takes capabilities and set-id bits away, and all of it changes the times. */
+/** ORDER: chown clears capabilities and set-id bits, and every step changes the times. */
 async function copyAttributes(
   from: string,
   to: string,

@@ -1,10 +1,11 @@
 /**
- * Moves a file or folder, also to another file system, where `rename` does not reach: it is copied, put in
- * its place in one step, and only then removed. What it replaces is what `rename` replaces.
+ * Moves a file or folder. Where `rename` does not reach, to another file system, it copies, puts
+ * the copy into its place in one step, and only then removes the source. It replaces the same
+ * things that `rename` replaces.
  *
- * Until then both the copy and, for a moment, the source have a name of their own, which begins with
- * `.move-`. If anything fails before the copy is in its place, all is as it was; the client's going counts
- * as failure while the copy is made, and no more afterwards.
+ * Until then the copy and, for a moment, the source have a temporary name, which begins with
+ * `.move-`. If anything fails before the copy is in its place, everything is as it was. A client
+ * that disconnects counts as a failure while the copy is made, and not afterwards.
  */
 import { dirname, join } from "node:path";
 import { systemCode } from "@torpor/std";
@@ -14,8 +15,9 @@ import { copyTree } from "./tree-copy.ts";
 import { removeTree } from "./tree-removal.ts";
 
 /**
- * @throws system error, with nothing done, unless all is at `to` and only the rest of `from` could not be
- * removed
+ * Moves `from` to `to`.
+ * @throws system error, with nothing done, unless everything is at `to` and only the rest of `from`
+ *   could not be removed
  */
 export async function moveTree(from: string, to: string, work: FileWork): Promise<void> {
   try {
@@ -34,7 +36,7 @@ async function moveAcross(from: string, to: string, work: FileWork): Promise<voi
   await using undo = new AsyncDisposableStack();
   undo.defer(async () => await removeTree(copy, untilDone));
   await copyTree(from, copy, work);
-  // ORDER: tells whether the source may be removed from its place, while that can be undone.
+  // ORDER: shows whether the source may be removed from its place, while that can still be undone.
   await untilDone.rename(from, old);
   undo.defer(async () => await untilDone.rename(old, from));
   await untilDone.rename(copy, to);
@@ -42,13 +44,13 @@ async function moveAcross(from: string, to: string, work: FileWork): Promise<voi
   try {
     await removeTree(old, untilDone);
   } catch (cause) {
-    // What is left shall be found where it was looked for.
+    // The rest must be found under the name the client knows.
     await untilDone.rename(old, from).catch(() => undefined);
     throw cause;
   }
 }
 
-/** Tells before a long copy what `rename` would tell after it. @throws system error */
+/** Reports before a long copy what `rename` would report after it. @throws system error */
 async function checkReplaceable(from: string, to: string, work: FileWork): Promise<void> {
   const existing = await work.lstat(to).catch((cause: unknown) => {
     if (systemCode(cause) === "ENOENT") return undefined;

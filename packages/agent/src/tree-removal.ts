@@ -1,12 +1,20 @@
-/** Removes a file, or a folder with all that is in it. What is not there is removed already. */
+/**
+ * Removes a file, or a folder with everything in it. A file that does not exist counts as removed.
+ */
 import { join } from "node:path";
 import { systemCode } from "@torpor/std";
 import type { FileWork } from "./file-work.ts";
 
-/** LIMIT: files that are removed together; the kernel removes those of one folder one after another. */
+/**
+ * LIMIT: files that are removed concurrently; the kernel removes those of one folder one after
+ * another.
+ */
 const removedTogether = 32;
 
-/** @throws system error, with some of it removed perhaps; it may be repeated. */
+/**
+ * Removes what is at `path`.
+ * @throws system error, perhaps with a part removed; it may be repeated.
+ */
 export async function removeTree(path: string, work: FileWork): Promise<void> {
   try {
     await work.unlink(path);
@@ -21,7 +29,7 @@ async function removeFolder(path: string, work: FileWork): Promise<void> {
     await removeContent(path, work);
     await work.rmdir(path);
   } catch (cause) {
-    // Somebody else removes it too.
+    // Another process removed it at the same time.
     if (systemCode(cause) !== "ENOENT") throw cause;
   }
 }

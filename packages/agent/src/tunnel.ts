@@ -1,12 +1,14 @@
 /**
- * Connections of the host to ports that listen on the guest's own loopback, through the agent's port.
+ * Connections of the host to ports that listen on the guest's own loopback, through the agent's
+ * port.
  *
- * The host asks by CONNECT (see `tunnelHost` of the protocol). Bytes pass both ways then, and the end of
- * either connection is the end of both. The one from the host is known to the connection tracker, so a
- * restore destroys it, and with it the one to the user's server, which would live on over loopback.
+ * The host asks by CONNECT (see `tunnelHost` of the protocol). Bytes pass both ways then, and the
+ * end of either connection is the end of both. The connection tracker knows the one from the host,
+ * so a restore destroys it, and with it the one to the user's server, which would otherwise survive
+ * over loopback.
  *
- * SAFETY: it needs the host key, so that nobody uses the agent, which is root, to reach what he could
- * not reach himself; and it leads to addresses of this guest only.
+ * SAFETY: a tunnel needs the host key, so that nobody uses the agent, which is root, to reach what
+ * they could not reach themselves; and it leads to addresses of this guest only.
  */
 import { once } from "node:events";
 import type { IncomingMessage, Server } from "node:http";
@@ -15,17 +17,22 @@ import { hostKeyHeader, tunnelHost } from "@torpor/protocol";
 import type { Gate } from "./gate.ts";
 import type { Identity } from "./identity.ts";
 
-/** In this order; a server that listens on all of them answers on the first. */
+/** Tried in this order; a server that listens on all of them answers on the first. */
 const addresses = ["127.0.0.1", "::1"];
 
+/** The parts of the agent that decide whether a tunnel may open. */
 export interface TunnelContext {
   readonly gate: Gate;
   readonly identity: Identity;
 }
 
-/** Disposing the result closes those that are open, which closing the server would wait for. */
+/**
+ * Serves CONNECT requests. Disposing the result closes open tunnels, which closing the server would
+ * wait for.
+ */
 export function serveTunnels(server: Server, context: TunnelContext): Disposable {
-  // SNAPSHOT: may name connections from before; the tracker destroys them, and they leave it then.
+  // SNAPSHOT: may hold connections from before a restore; they leave when the tracker destroys
+  // them.
   const carriers = new Set<Socket>();
   server.on("connect", (request, duplex, first) => {
     const socket = duplex as Socket; // what a TCP server hands out
@@ -72,7 +79,7 @@ function portOf(authority: string): number | undefined {
   return host === tunnelHost && port > 0 && port <= 65_535 ? port : undefined;
 }
 
-/** Undefined when nobody listens. */
+/** Undefined when no server listens. */
 async function open(port: number): Promise<Socket | undefined> {
   for (const host of addresses) {
     const socket = connect({ host, port, allowHalfOpen: true, noDelay: true });

@@ -1,18 +1,19 @@
 /**
- * Which path the file name of a multipart upload stands for.
+ * Decodes the path in the file name of a multipart upload.
  *
- * COMPAT: clients put paths there, and escape them each in its own way, so that what arrives may stand for
- * several. E2B's JS SDK (2.51, by undici and the browsers' standard) writes %22, %0A and %0D for a quote and
- * line breaks, and leaves those texts and backslashes as they are. Its Python SDK (2.63, by httpx 0.28)
- * writes so for all control characters, and doubles backslashes. Others may do either, or put a backslash
- * before a quote. What can be told is undone; the rest is refused, because a file must not be written under
- * another name than was asked for.
+ * COMPAT: clients put paths there, and each escapes them in its own way, so that the received text
+ * may stand for several paths. E2B's JS SDK (2.51, by undici and the browsers' standard) writes
+ * %22, %0A and %0D for a quote and line breaks, and leaves those texts and backslashes as they are.
+ * Its Python SDK (2.63, by httpx 0.28) escapes all control characters like that, and doubles
+ * backslashes. Other clients may do either, or put a backslash before a quote. Escapes with one
+ * meaning are undone; all others are refused, because a file must not be written under another name
+ * than the client asked for.
  */
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { PartFilename } from "./multipart.ts";
 
 interface Escaping {
-  /** What stands for a character, and for itself. */
+  /** Texts that may stand for a character or for themselves. */
   readonly ambiguous: RegExp;
   readonly undo: (name: string) => string;
 }
@@ -20,13 +21,16 @@ interface Escaping {
 const asItIs = (name: string): string => name;
 const javascript: Escaping = { ambiguous: /%(?:22|0A|0D)/, undo: asItIs };
 const python: Escaping = {
-  // Also a backslash that is not one of two.
+  // Also a single backslash.
   ambiguous: /%(?:22|0[0-9A-F]|1[0-9A-F])|(?<!\\)(?:\\\\)*\\(?!\\)/,
   undo: (name) => name.replaceAll("\\\\", "\\"),
 };
 const unknown: Escaping = { ambiguous: /%(?:22|0[AD])|\\\\|\\$/i, undo: asItIs };
 
-/** @throws ConnectError invalid_argument for a name that may stand for several paths */
+/**
+ * The path that the client meant.
+ * @throws ConnectError invalid_argument for a name that may stand for several paths
+ */
 export function uploadName(filename: PartFilename, userAgent: string | undefined): string {
   if ("decoded" in filename) return filename.decoded;
   const { ambiguous, undo } = escapingOf(userAgent ?? "");

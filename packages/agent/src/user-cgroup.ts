@@ -1,13 +1,15 @@
 /**
- * The cgroup v2 folder that every user process lives in, and its freezer. Below it each process that is
- * started has a folder of its own with all its descendants, whatever group or session they move to.
+ * The cgroup v2 folder that every user process lives in, and its freezer. Each process that the
+ * agent starts has a folder of its own below it, with all its descendants, whatever group or
+ * session they move to.
  *
- * Children join theirs themselves, before they run anything of the user's, through a descriptor that
- * the agent opened: permission is checked at opening, so a child that is not root may join too. A child
- * that joins while the folder is frozen stops there and runs on when it is thawed.
+ * Children join their folder themselves, before they run any user code, through a descriptor that
+ * the agent opened: the kernel checks permission when it is opened, so a child that is not root may
+ * join too. A child that joins while the folder is frozen stops there and continues when it is
+ * thawed.
  *
- * All calls are synchronous: the files are the kernel's, so nothing is waited for, and a pause needs no
- * thread of the pool, whatever hangs there.
+ * All calls are synchronous: the files are the kernel's, so nothing is waited for, and a pause
+ * needs no thread of the pool, whatever hangs there.
  */
 import {
   closeSync,
@@ -22,11 +24,15 @@ import {
 import { join } from "node:path";
 import { type Deadline, systemCode } from "@torpor/std";
 
-/** LIMIT: folders with descendants of ended processes that are looked at when another one is made. */
+/** LIMIT: leftover folders of ended processes that are retried when another folder is created. */
 const leftoversLookedAt = 8;
-/** How often the kernel is asked whether everything has stopped, which takes it a millisecond or so. */
+/**
+ * How often the kernel is asked whether every process has stopped, which takes it about a
+ * millisecond.
+ */
 const pollMs = 2;
 
+/** The cgroup of all user processes. */
 export class UserCgroup {
   readonly #folder: string;
   /** SNAPSHOT: folders of ended processes whose descendants lived on, in the same guest. */
@@ -41,7 +47,7 @@ export class UserCgroup {
     return existsSync(join(folder, "cgroup.freeze")) ? new UserCgroup(folder) : undefined;
   }
 
-  /** A folder for one process and its descendants. @throws system error */
+  /** Creates the folder of one process and its descendants. @throws system error */
   makeFamily(): FamilyCgroup {
     for (const leftover of [...this.#leftovers].slice(0, leftoversLookedAt)) {
       this.#leftovers.delete(leftover);
@@ -52,8 +58,9 @@ export class UserCgroup {
   }
 
   /**
-   * Stops every process inside and waits until the kernel says that all have. Safe to repeat.
-   * @throws deadline.exceeded with some still running; thaw then.
+   * Stops every process inside and waits until the kernel reports that all have stopped. Safe to
+   * repeat.
+   * @throws deadline.exceeded with some still running; the caller thaws then.
    */
   async freeze(deadline: Deadline): Promise<void> {
     this.#write("1");
@@ -63,17 +70,17 @@ export class UserCgroup {
     }
   }
 
-  /** Lets them run on. Returns before they have all started. Safe to repeat. */
+  /** Lets the processes continue. Returns before all have started. Safe to repeat. */
   thaw(): void {
     this.#write("0");
   }
 
-  /** Processes inside, those in folders below included. */
+  /** Number of processes inside, including those in folders below. */
   processCount(): number {
     return countProcesses(this.#folder);
   }
 
-  /** One that is not empty is tried again later: those in it go on. */
+  /** A folder that is not empty is retried later: its processes continue. */
   #remove(folder: string): void {
     try {
       rmdirSync(folder);
@@ -91,6 +98,7 @@ export class UserCgroup {
   }
 }
 
+/** The cgroup of one process and its descendants. */
 export class FamilyCgroup implements Disposable {
   readonly #folder: string;
   readonly #remove: () => void;
@@ -101,7 +109,8 @@ export class FamilyCgroup implements Disposable {
   }
 
   /**
-   * A descriptor for one child: `echo 0` into it joins. The caller closes it after the spawn.
+   * Opens a descriptor for one child, which joins by `echo 0` into it. The caller closes it after
+   * the spawn.
    * @throws system error
    */
   openJoin(): Disposable & { readonly fd: number } {
@@ -114,7 +123,7 @@ export class FamilyCgroup implements Disposable {
     writeFileSync(join(this.#folder, "cgroup.kill"), "1");
   }
 
-  /** Gives the folder back, now or when the last descendant has ended. */
+  /** Removes the folder, now or when the last descendant has ended. */
   [Symbol.dispose](): void {
     this.#remove();
   }

@@ -1,9 +1,10 @@
 /**
- * The environment that every process of a user begins with: what a login on a Debian machine gives it,
- * below what the sandbox and the request say.
+ * The environment that every process of a user begins with: what a login on a Debian machine gives
+ * it, overridden by the sandbox and the request.
  *
- * Later ones win: the agent's defaults, `/etc/environment`, `/etc/default/locale`, the account, the
- * sandbox. Both files are read as pam_env reads them at a login: no shell, no expansion.
+ * In ascending priority: the agent's defaults, `/etc/environment`, `/etc/default/locale`, the
+ * account, the sandbox. Both files are read as pam_env reads them at a login: no shell, no
+ * expansion.
  */
 import type { User } from "./accounts.ts";
 import type { Identity } from "./identity.ts";
@@ -16,14 +17,16 @@ const localeName = /^(LANG|LANGUAGE|LC_[A-Z]+)$/;
 
 type Variable = readonly [name: string, value: string];
 
+/** Where the variables come from; the fields are those of `AgentConfig`. */
 export interface UserEnvironmentOptions {
-  /** PATH of a guest that names none. */
+  /** PATH of a guest whose files set none. */
   readonly path: string;
   readonly identity: Identity;
   readonly environmentFile: string;
   readonly localeFile: string;
 }
 
+/** Composes the variables for each new process. */
 export class UserEnvironment {
   readonly #path: string;
   readonly #identity: Identity;
@@ -37,6 +40,7 @@ export class UserEnvironment {
     this.#locale = new ParsedFile(localeFile, fileBytesMax, parseVariable);
   }
 
+  /** The variables of a process of that user, before those of the request. */
   of(user: User): Record<string, string> {
     const machine: Record<string, string> = {
       PATH: this.#path,
@@ -56,18 +60,23 @@ export class UserEnvironment {
   }
 }
 
-/** Where `pip install --user` and its like put programs; Debian's `.profile` has it for logins only. */
+/**
+ * Adds the folder where `pip install --user` and its like put programs; Debian's `.profile` does so
+ * for logins only.
+ */
 function withOwnPrograms(path: string, home: string): string {
   const own = `${home}/.local/bin`;
   return path.split(":").includes(own) ? path : `${own}:${path}`;
 }
 
-/** `NAME=value`, `export NAME='value'`; undefined for a comment and for what is none of these. */
+/**
+ * Parses `NAME=value` and `export NAME='value'`; undefined for a comment and for any other line.
+ */
 function parseVariable(line: string): Variable | undefined {
   const text = line.split("#", 1)[0]?.trim() ?? "";
   const [, name, value] = /^(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)=(.*)$/.exec(text) ?? [];
   if (name === undefined || value === undefined) return undefined;
   const bare = value.trimStart().replace(/^["']/, "").replace(/["']$/, "");
-  // A zero byte would keep every program from starting; an empty value means that there is none.
+  // A zero byte would keep every program from starting. A variable with an empty value is left out.
   return bare === "" || bare.includes("\0") ? undefined : [name, bare];
 }

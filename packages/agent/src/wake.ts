@@ -1,26 +1,26 @@
 /**
  * Makes the guest right again after a boot or a restore, and lets user processes run.
  *
- * Called for `POST /init` only. The story, in order:
+ * Called for `POST /init` only. The steps, in order:
  *
  *   1. the kernel's and the agent's random generators forget what other clones share with them;
  *   2. the wall clock is set;
  *   3. the sandbox gets its own key, token, environment, user and folder;
  *   4. a new sandbox becomes a machine of its own: host name, machine id, boot id, SSH keys;
- *   5. connections from before the snapshot are destroyed, the agent's and everybody's;
+ *   5. connections from before the snapshot are destroyed, the agent's and those of user programs;
  *   6. the file that programs watch says that there was a restore;
- *   7. the agent's timers go on;
+ *   7. the agent's timers continue;
  *   8. user processes are thawed, and new work is taken;
- *   9. hooks in the guest are told, and the answer says how many.
+ *   9. hooks in the guest run, and the answer counts them.
  *
- * ORDER: thawing comes last, but for the hooks. Until then no code of a user has run with an old clock,
- * an old token, another's name or random numbers that another clone draws too. Work is taken after it,
- * never into a frozen cgroup.
+ * ORDER: thawing comes last, except for the hooks. Until then no user code has run with an old
+ * clock, an old token, another sandbox's name or random numbers that another clone draws too. Work
+ * is taken after it, never into a frozen cgroup.
  *
- * Generations make it safe to repeat and safe against late repeats: a smaller one than the last is
- * refused, the same one is answered as before without doing anything, so a repeat that arrives late
- * cannot thaw what a newer prepare has frozen. A wake that fails half-way leaves the guest at rest,
- * and the host repeats it: each step may run twice.
+ * Generations make it safe to repeat and safe against late repeats. A generation smaller than the
+ * last is refused. The same generation gets the same answer and changes nothing, so a repeat that
+ * arrives late cannot thaw what a newer prepare has frozen. A wake that fails half-way leaves the
+ * guest quiesced, and the host repeats it: each step may run twice.
  */
 import type { Socket } from "node:net";
 import type { ServerConnTracker } from "@torpor/conntracker";
@@ -39,11 +39,15 @@ import type { Quiescer } from "./quiesce.ts";
 import type { QuietTimers } from "./quiet-timers.ts";
 import type { UserCgroup } from "./user-cgroup.ts";
 
-/** A clock that is off by less is left alone: the host knows it no better. */
+/** A clock that is off by less is left alone: the host's measurement is no more accurate. */
 const clockToleranceMs = 10;
-/** LIMIT: of settings in a guest that stands still again and again before one of them is made. */
+/**
+ * LIMIT: attempts to set the clock, in a guest that stands still again and again before an attempt
+ * ends.
+ */
 const clockSettingsMax = 5;
 
+/** The parts of the agent that waking uses. */
 export interface WakeContext {
   readonly gate: Gate;
   readonly tracker: ServerConnTracker;
@@ -58,15 +62,16 @@ export interface WakeContext {
   readonly failpoint?: Failpoint | undefined;
 }
 
+/** One `POST /init`. */
 export interface InitCall {
   readonly request: InitRequest;
-  /** `monotonicMs()` when the request arrived, for a timestamp that says nothing of its own. */
+  /** `monotonicMs()` when the request arrived, for a request without `timestampMonoMs`. */
   readonly arrivedMonoMs: number;
-  /** The connection of the call: newer than the snapshot, so it is spared. */
+  /** The connection of the call. It is newer than the snapshot, so it is spared. */
   readonly carrier: Socket;
 }
 
-/** What the steps of one wake work on and find out. */
+/** The values that the steps of one wake use and find out. */
 interface Wake extends WakeContext, InitCall {
   clockStepMs: number;
   connectionsDestroyed: number;
@@ -90,7 +95,8 @@ const steps: readonly Step<Wake>[] = [
       const { machine, request } = wake;
       const { timestampMs, timestampMonoMs = wake.arrivedMonoMs } = request;
       const dueMs = (): number => timestampMs + (monotonicMs() - timestampMonoMs);
-      // On a busy host the vCPU may stand still between the reading and the setting, which is late then.
+      // On a busy host the vCPU may stand still between reading and setting the clock; then the
+      // value is late.
       for (let settings = 0; settings < clockSettingsMax; settings += 1) {
         const offMs = Math.round(dueMs() - machine.wallClockMs());
         if (Math.abs(offMs) <= clockToleranceMs) return;
@@ -107,7 +113,7 @@ const steps: readonly Step<Wake>[] = [
       identity.replace(request);
       const { sandboxId, templateId } = request;
       if (before.sandboxId === sandboxId && before.templateId === templateId) return;
-      // Marks for curious programs are not worth a sandbox that does not wake.
+      // A sandbox that wakes is worth more than marker files that programs may look at.
       try {
         writeMarkers(config.markerFolder, identity.current);
       } catch (cause) {
@@ -128,7 +134,7 @@ const steps: readonly Step<Wake>[] = [
     budgetMs: 8_000,
     async run({ machine, request, log }, deadline) {
       if (request.machine === null) return;
-      // A guest whose SSH does not serve is of more use than one that does not wake.
+      // A guest without SSH is more useful than one that does not wake.
       try {
         await machine.renewSshHostKeys(deadline);
       } catch (cause) {
@@ -155,8 +161,8 @@ const steps: readonly Step<Wake>[] = [
         wake.socketsDestroyed += count;
         if (!complete) throw deadline.error();
       } catch (cause) {
-        // Two guests that share a connection would encrypt different data with the same numbers. One
-        // that goes on alone only waits longer for what is dead.
+        // Two guests that share a connection would encrypt different data with the same numbers. A
+        // guest that is resumed, and has no copy, only waits longer on dead connections.
         if (request.reason !== "resume") throw cause;
         log.error("connections of user programs are left", { cause });
       }
@@ -192,7 +198,7 @@ function hostEntropy({ request }: InitCall): Buffer {
   return Buffer.from(request.entropy, "base64");
 }
 
-/** Undefined for one that has been closed meanwhile. */
+/** Undefined for a socket that has been closed in the meantime. */
 function nameOf(socket: Socket): TcpConnectionName | undefined {
   const { localAddress, localPort, remoteAddress, remotePort } = socket;
   if (localAddress === undefined || localPort === undefined) return undefined;
@@ -203,6 +209,7 @@ function nameOf(socket: Socket): TcpConnectionName | undefined {
 /** Names of the steps in order, for tests that fail each of them. */
 export const wakeStepNames: readonly string[] = steps.map(({ name }) => name);
 
+/** Wakes the guest, once for each generation. */
 export class Waker {
   readonly #context: WakeContext;
   /** SNAPSHOT: the last wake of the run that was saved; a restore brings a larger generation. */
@@ -212,13 +219,16 @@ export class Waker {
     this.#context = context;
   }
 
-  /** Whether `generation` has been woken to, completely or as far as taking its identity. */
+  /**
+   * Whether the guest has woken to `generation`, completely or at least up to taking its identity.
+   */
   isRepeat(generation: number): boolean {
     return this.#context.identity.current.generation === generation;
   }
 
   /**
-   * @throws sandbox.wrongState for a generation below the last one, or in the midst of a prepare; the
+   * Wakes the guest. A repeat of the last generation gets the same answer.
+   * @throws sandbox.wrongState for a generation below the last one, or during a prepare; the
    *   TorporError of the step that failed.
    */
   async wake(call: InitCall): Promise<InitResponse> {
@@ -238,7 +248,7 @@ export class Waker {
     try {
       return await response;
     } catch (cause) {
-      // Forgotten, so that the repeat of a failed wake does the work.
+      // The failed wake is forgotten, so that its repeat does the work.
       this.#last = last;
       throw cause;
     }

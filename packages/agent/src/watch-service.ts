@@ -1,8 +1,8 @@
 /**
  * The two ways to follow a folder: a stream (WatchDir), and a watcher that a client polls.
  *
- * Both are a `FolderWatch` that fills a bounded queue. A client that does not empty its queue in time
- * loses the watch with an error, never some events in silence.
+ * Both are a `FolderWatch` that fills a bounded queue. A client that does not empty its queue in
+ * time gets an error and loses the watch; it never misses some events in silence.
  */
 import { join } from "node:path";
 import { type MessageInitShape, create } from "@bufbuild/protobuf";
@@ -24,14 +24,18 @@ import type { QuietTimers } from "./quiet-timers.ts";
 import { keepaliveMs, parseTimeoutMs, readStream, timeoutKey } from "./stream-headers.ts";
 import { asConnectError } from "./system-errors.ts";
 
-/** LIMIT: events that wait for their client. */
+/** LIMIT: events that wait for their client to read them. */
 const queuedEventsMax = 16_384;
-/** LIMIT: watchers that live until they are removed. */
+/** LIMIT: polled watchers, which live until a client removes them. */
 const watchersMax = 256;
 
-/** `f_type` of NFS, CIFS, SMB, SMB2 and FUSE: changes made elsewhere are not reported there. */
+/**
+ * `f_type` of NFS, CIFS, SMB, SMB2 and FUSE: the kernel does not report changes made elsewhere
+ * there.
+ */
 const networkTypes = new Set([0x6969, 0xff53_4d42, 0x517b, 0xfe53_4d42, 0x6573_5546]);
 
+/** One client's request to watch a folder. */
 export interface WatchRequest {
   /** Absolute. */
   readonly path: string;
@@ -51,18 +55,21 @@ interface Watcher {
   readonly request: WatchRequest;
   readonly changes: EventQueue<Change | "keepalive">;
   readonly watch: FolderWatch;
-  /** Why it ended of its own accord. */
+  /** The error that ended it, if no client did. */
   readonly failure: () => ConnectError | undefined;
 }
 
 const keepalive = create(WatchDirResponseSchema, { event: { case: "keepalive", value: {} } });
 const started = create(WatchDirResponseSchema, { event: { case: "start", value: {} } });
 
+/** All watches of clients. */
 export class WatchService {
   readonly #accounts: Accounts;
   readonly #timers: QuietTimers;
   readonly #hub = new InotifyHub();
-  /** SNAPSHOT: polled watchers go on after a restore, with the changes nobody has fetched yet. */
+  /**
+   * SNAPSHOT: polled watchers continue after a restore, with the changes no client has fetched yet.
+   */
   readonly #watchers = new Map<string, Watcher>();
   readonly #streams = new Set<Watcher>();
 
@@ -71,6 +78,7 @@ export class WatchService {
     this.#timers = context.timers;
   }
 
+  /** Ends every watch and every stream. */
   close(): void {
     for (const { changes, watch } of [...this.#watchers.values(), ...this.#streams]) {
       changes.end();
@@ -79,6 +87,10 @@ export class WatchService {
     this.#watchers.clear();
   }
 
+  /**
+   * Watches for as long as the stream is read. Yields `start` once the folder is watched.
+   * @throws ConnectError
+   */
   async *stream(request: WatchRequest, context: HandlerContext): AsyncGenerator<WatchDirResponse> {
     const options = {
       signal: context.signal,
@@ -107,7 +119,7 @@ export class WatchService {
     }
   }
 
-  /** @returns the id of the watcher. @throws ConnectError */
+  /** Creates a watcher to poll. @returns the id of the watcher. @throws ConnectError */
   async create(request: WatchRequest, signal: AbortSignal): Promise<string> {
     if (this.#watchers.size >= watchersMax) {
       throw new ConnectError(`more than ${watchersMax} watchers`, Code.FailedPrecondition);
@@ -118,7 +130,10 @@ export class WatchService {
     return id;
   }
 
-  /** Takes what has happened since the last call. @throws ConnectError not_found */
+  /**
+   * Takes the changes since the last call.
+   * @throws ConnectError not_found; the error that ended the watch
+   */
   async take(id: string, work: FileWork): Promise<FileEvent[]> {
     const { request, changes, failure } = this.#find(id);
     const error = failure();
@@ -127,7 +142,7 @@ export class WatchService {
     return await Promise.all(taken.map((change) => this.#describe(request, change, work)));
   }
 
-  /** @throws ConnectError not_found */
+  /** Ends a watcher. @throws ConnectError not_found */
   remove(id: string): void {
     const { watch } = this.#find(id);
     this.#watchers.delete(id);
@@ -140,7 +155,7 @@ export class WatchService {
     return watcher;
   }
 
-  /** `signal` aborts when the client goes before it is open. */
+  /** `signal` aborts when the client disconnects before the watch is open. */
   async #open(request: WatchRequest, signal: AbortSignal): Promise<Watcher> {
     await checkWatchable(request, new FileWork(signal));
     const changes: Watcher["changes"] = new EventQueue();
@@ -171,7 +186,7 @@ export class WatchService {
     return { request, changes, watch, failure: () => failure };
   }
 
-  /** Adds what is there now, for changes after which something should be there. */
+  /** Adds the entry as it is now, for changes after which there should be one. */
   async #describe(
     request: WatchRequest,
     { type, name }: Change,
