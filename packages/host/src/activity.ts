@@ -1,18 +1,19 @@
-/** When somebody last used a sandbox: a request to its guest, for as long as it lasts. */
+/** When a sandbox was last used. A request to its guest counts as use for as long as it lasts. */
 export class Activity {
   #users = 0;
   #lastUsedAtMs = Date.now();
 
-  /** Now, while somebody is using it. */
+  /** Wall clock of the last use; now, while a use lasts. */
   get lastUsedAtMs(): number {
     return this.#users > 0 ? Date.now() : this.#lastUsedAtMs;
   }
 
+  /** Counts as a use at this moment. */
   touch(): void {
     this.#lastUsedAtMs = Date.now();
   }
 
-  /** A use that lasts until it is disposed. */
+  /** Begins a use, which lasts until the result is disposed. */
   begin(): Disposable {
     this.#users += 1;
     let ended = false;

@@ -1,10 +1,10 @@
 /**
- * The two kinds of secret by which clients on the TCP listener are known: API keys, for everything that
- * sandboxes need, and access tokens, for whoever looks after the keys.
+ * The two kinds of secret that identify clients of the TCP listener: API keys, for everything about
+ * sandboxes, and access tokens, for managing the keys.
  *
- * One is shown once, when it is made; the database holds its hash only. The shape of an API key, `e2b_`
- * and 40 hex digits, satisfies every E2B client. All of a kind are held in memory, because every request
- * asks.
+ * The daemon shows a secret once, when it creates it, and stores only its hash. The shape of an API
+ * key, `e2b_` and 40 hex digits, satisfies every E2B client. All secrets of a kind are held in
+ * memory, because every request looks one up.
  */
 import { createHash, randomBytes, randomUUID } from "node:crypto";
 import { TorporError } from "@torpor/std";
@@ -18,18 +18,21 @@ const secretBytes = 20;
 const shownPrefixChars = 6;
 const shownSuffixChars = 4;
 
+/** `api-key` or `access-token`. */
 export type KeyKind = keyof typeof shapes;
 
+/** The public part of a key, without its secret. */
 export interface ApiKeyInfo {
   readonly id: string;
   readonly name: string;
-  /** How it begins, to tell it from others. */
+  /** First characters, to tell keys apart in a list. */
   readonly prefix: string;
-  /** How it ends; empty for one of a time when that was not kept. */
+  /** Last characters; empty for keys from before they were stored. */
   readonly suffix: string;
   readonly createdAtMs: number;
 }
 
+/** The secrets of one kind, in the database and in memory. */
 export class ApiKeys {
   readonly #database: Database;
   readonly #kind: KeyKind;
@@ -40,6 +43,7 @@ export class ApiKeys {
     this.#kind = kind;
   }
 
+  /** Reads all keys of this kind from the database. */
   static async open(database: Database, kind: KeyKind): Promise<ApiKeys> {
     const keys = new ApiKeys(database, kind);
     const rows = await database
@@ -55,6 +59,7 @@ export class ApiKeys {
     return keys;
   }
 
+  /** Creates a key. The result is the only place where its secret is shown. */
   async create(name: string): Promise<ApiKeyInfo & { readonly key: string }> {
     const { prefix } = shapes[this.#kind];
     const key = `${prefix}${randomBytes(secretBytes).toString("hex")}`;
@@ -82,27 +87,30 @@ export class ApiKeys {
     return { ...info, key };
   }
 
-  /** Oldest first. */
+  /** All keys, oldest first. */
   list(): readonly ApiKeyInfo[] {
     return [...this.#byHash.values()];
   }
 
-  /** @throws key.missing */
+  /** Gives a key another name. @throws key.missing */
   async rename(id: string, name: string): Promise<void> {
     const [hash, info] = this.#get(id);
     await this.#database.updateTable("api_keys").set({ name }).where("id", "=", id).execute();
     this.#byHash.set(hash, { ...info, name });
   }
 
-  /** From here on nobody is let in by it. @throws key.missing */
+  /** Deletes a key, which is refused from now on. @throws key.missing */
   async remove(id: string): Promise<void> {
     const [hash] = this.#get(id);
-    // Refused from this instant on, whatever the disk does.
+    // ORDER: refused from this moment on, even if the database fails.
     this.#byHash.delete(hash);
     await this.#database.deleteFrom("api_keys").where("id", "=", id).execute();
   }
 
-  /** Whose it is, or undefined. The look-up is by hash, so its time says nothing about a key. */
+  /**
+   * The key's info, or undefined for an unknown key. It looks up a hash, so its time reveals
+   * nothing.
+   */
   find(key: string): ApiKeyInfo | undefined {
     return shapes[this.#kind].pattern.test(key) ? this.#byHash.get(this.#hashOf(key)) : undefined;
   }

@@ -1,8 +1,9 @@
 /**
- * Keeps the console of a guest from filling the host's disk: what a hostile guest prints is its own
- * affair up to a bound, and beyond it begins anew.
+ * Keeps the console of a guest from filling the host's disk: a hostile guest may print up to a
+ * limit, and beyond it the file is truncated.
  *
- * QEMU appends to the file, so cutting it needs no word with QEMU. While no daemon runs nothing is cut.
+ * QEMU appends to the file, so truncating it needs no cooperation from QEMU. While no daemon runs,
+ * nothing truncates it.
  */
 import { join } from "node:path";
 import { type Logger, ignoreFailure } from "@torpor/std";
@@ -14,7 +15,7 @@ import type { Sandboxes } from "./sandboxes.ts";
 const consoleBytesMax = 4 * 1024 * 1024;
 const checkMs = 10_000;
 
-/** Looks at all running sandboxes from now on, until disposed. */
+/** Checks the consoles of all running sandboxes at an interval, until disposed. */
 export function limitConsoles(sandboxes: Sandboxes, log: Logger): Disposable {
   const timer = setInterval(() => {
     const running = sandboxes.all().filter(({ run }) => run !== undefined);
@@ -26,7 +27,10 @@ export function limitConsoles(sandboxes: Sandboxes, log: Logger): Disposable {
 
 type Watched = Pick<Sandbox, "record" | "run">;
 
-/** One look, at each by itself: what one VM has made of its folder is nothing to the others. */
+/**
+ * Checks each console once. A VM that has damaged its folder does not affect the check of the
+ * others.
+ */
 export async function cutLongConsoles(sandboxes: readonly Watched[], log: Logger): Promise<void> {
   for (const sandbox of sandboxes) {
     await ignoreFailure("a file that cannot be opened is not cut", cutIfLong(sandbox, log));

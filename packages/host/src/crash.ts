@@ -1,16 +1,20 @@
 /**
- * The last resort of the daemon's process: an exception that nobody caught leaves in the log what is
- * needed to find its cause, and ends the process, because nobody knows what state it is in. VMs go on,
- * and the supervisor starts the next daemon, which adopts them.
+ * The last resort of the daemon's process. An uncaught exception is logged with what is needed to
+ * find its cause, and ends the process, because its state is unknown. VMs keep running, and the
+ * supervisor starts the next daemon, which adopts them.
  */
 import { type JsonObject, type Logger, systemCode } from "@torpor/std";
 
-/** Tells the supervisor that it was no end of the daemon's own; EX_SOFTWARE of sysexits.h. */
+/** Tells the supervisor that the daemon crashed; EX_SOFTWARE of sysexits.h. */
 export const crashExitCode = 70;
-/** LIMIT: of a stack with those of its causes. */
+/** LIMIT: a stack with those of its causes. */
 const stackCharsMax = 16_384;
 
-/** @param describe What is under way: counts, ids and names of routes, and nothing secret. */
+/**
+ * Logs any uncaught exception of this process and exits with `crashExitCode`.
+ * @param describe Describes the work in progress: counts, ids and names of routes, and nothing
+ *   secret.
+ */
 export function reportCrashes(log: Logger, describe: () => JsonObject): void {
   process.on("uncaughtException", (cause, origin) => {
     try {
@@ -23,6 +27,7 @@ export function reportCrashes(log: Logger, describe: () => JsonObject): void {
   });
 }
 
+/** The fields of the log line about a crash. */
 export function crashFacts(cause: unknown, origin: string, describe: () => JsonObject): JsonObject {
   return {
     origin,

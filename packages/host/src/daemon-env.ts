@@ -1,4 +1,4 @@
-/** What the daemon's program reads from its environment: every setting but its two folders. */
+/** Reads the daemon's settings from its environment: every setting except its two folders. */
 import { type NetworkKind, defaultNetworkKind } from "@torpor/network";
 import { TorporError } from "@torpor/std";
 import { type Environment, readSetting } from "@torpor/storage";
@@ -12,9 +12,12 @@ const defaultPort = 7330;
 const defaultTlsPort = 7443;
 const loopback = "127.0.0.1";
 const msPerHour = 3_600_000;
-/** One request at a time finds its sandbox ready; each spare keeps a VM process in memory. */
+/**
+ * A single request at a time then finds its sandbox ready; each spare keeps a VM process in memory.
+ */
 const defaultSpareCount = 1;
 
+/** The settings of the daemon; see `DaemonOptions` and `stop.ts`. Undefined: not set. */
 export interface DaemonEnv {
   readonly port: number;
   readonly domain: string | undefined;
@@ -29,7 +32,10 @@ export interface DaemonEnv {
   readonly onStop: OnStop;
 }
 
-/** @throws argument.invalid with the name of the variable */
+/**
+ * Reads every setting and applies the defaults.
+ * @throws argument.invalid with the name of the variable
+ */
 export function readDaemonEnv(env: Environment): DaemonEnv {
   return {
     port: readSetting(env, "TORPOR_PORT") ?? defaultPort,
@@ -49,7 +55,7 @@ export function readDaemonEnv(env: Environment): DaemonEnv {
   };
 }
 
-/** Nothing for a variable that is not set. */
+/** Leaves out the fields whose variable is not set. */
 function readPolicy(env: Environment): Partial<ApiPolicy> {
   const hours = readSetting(env, "TORPOR_TIMEOUT_HOURS_MAX");
   const requestsMax = readSetting(env, "TORPOR_REQUESTS_MAX");

@@ -1,9 +1,9 @@
 /**
  * The daemon: takes the state folder, settles what an earlier daemon left, and serves.
  *
- * Two listeners share one API and one edge: a Unix socket in the state folder for whoever may open it,
- * and a TCP port of the loopback whose API asks for a key. With a certificate there is the latter over
- * TLS too. VMs outlive the daemon; ending it lets go of them.
+ * Two listeners share one API and one edge: a Unix socket in the state folder for any process that
+ * may open it, and a TCP port on loopback whose API requires a key. With a certificate, the second
+ * is also served over TLS. VMs outlive the daemon, which lets go of them when it ends.
  */
 import type { Server } from "node:http";
 import { availableParallelism } from "node:os";
@@ -68,12 +68,13 @@ import { WorkingSets } from "./working-sets.ts";
 
 const version = "0.1.0";
 const loopback = "127.0.0.1";
-/** Every name below it is this machine's own loopback, without any DNS (RFC 6761, 6.3). */
+/** Every name below it resolves to loopback, without any DNS (RFC 6761, 6.3). */
 const defaultDomain = "localhost";
 const defaultDrainMs = 2_000;
 /**
- * LIMITS of sandboxes that start at the same time. A wake keeps a processor or two busy for a second under
- * emulation. Who waits for longer would get his sandbox after his client has given up (see patience.ts).
+ * LIMITS for sandboxes that start at the same time. A wake keeps one or two processors busy for a
+ * second under emulation. Past `waitMsMax` the client would have timed out before its sandbox is
+ * ready (see patience.ts).
  */
 const wakeLimits: WakeQueueLimits = {
   atOnce: Math.max(4, 2 * availableParallelism()),
@@ -87,56 +88,64 @@ const defaultPolicy: ApiPolicy = {
   answerMsMax: defaultAnswerMsMax,
 };
 
+/** Settings of a daemon; each optional one has a default. */
 export interface DaemonOptions {
   readonly stateFolder: string;
   readonly cacheFolder: string;
-  /** Holds the key that seals secrets at rest; made if need be. */
+  /** Path of the file with the key that seals secrets at rest; created if missing. */
   readonly keyFile: string;
-  /** Port of the loopback; 0 lets the kernel choose. */
+  /** Port on loopback; 0 lets the kernel choose. */
   readonly port: number;
   readonly log: Logger;
-  /** Sandboxes have host names below it: `<port>-<id>.<domain>`. */
+  /** Sandboxes have host names below this domain: `<port>-<id>.<domain>`. */
   readonly domain?: string | undefined;
-  /** Serve over TLS too. */
+  /** Serve over TLS too, with these settings. */
   readonly tls?: TlsSettings | undefined;
-  /** How long requests in flight have to end before a pause. */
+  /** How long requests in flight have to finish before a pause. */
   readonly drainMs?: number | undefined;
   readonly networkKind?: NetworkKind | undefined;
-  /** Takes the internet's place; only tests pass one. */
+  /** Replaces the internet; only tests pass one. */
   readonly outside?: Outside | undefined;
   /** Save all of a guest by the VMM's own means; see `HostContext`. */
   readonly saveWhole?: boolean | undefined;
-  /** Spare sandboxes of each template in use; none by default. */
+  /** Spare sandboxes per template in use; none by default. */
   readonly spareCount?: number | undefined;
-  /** What is not said is as it comes. */
+  /** Limits of the API; each field that is left out has its default. */
   readonly policy?: Partial<ApiPolicy> | undefined;
-  /** Takes the place of every copy of the VMM; only tests pass one. */
+  /** Replaces every copy of the VMM; only tests pass one. */
   readonly driver?: ((pagers: Pagers) => VmmDriver) | undefined;
   readonly failpoint?: Failpoint | undefined;
-  /** For the processes of VMs, when the daemon is root. */
+  /** User ids for the processes of VMs, when the daemon is root. */
   readonly userIds?: UserIdRange | undefined;
-  /** As it comes unless told otherwise. */
+  /** `defaultPagerSettings` unless set. */
   readonly pager?: PagerSettings | undefined;
-  /** What `GET /torpor/daemon` says that this daemon was told; nothing secret. */
+  /** The settings that `GET /torpor/daemon` shows; nothing secret. */
   readonly settings?: Readonly<Record<string, string>> | undefined;
 }
 
+/** A serving daemon. Disposing it stops serving and lets go of the VMs. */
 export interface Daemon extends AsyncDisposable {
   readonly sandboxes: Sandboxes;
+  /** Path of the Unix socket. */
   readonly socketPath: string;
+  /** URL of the TCP listener. */
   readonly url: string;
-  /** Undefined without a certificate. */
+  /** URL of the TLS listener; undefined without a certificate. */
   readonly tlsUrl: string | undefined;
-  /** From now on the API starts nothing: what it would start would be cut short, or left out of a pause. */
+  /**
+   * From this call on the API starts nothing new, which would be interrupted or left out of a
+   * pause.
+   */
   readonly beginEnding: () => void;
-  /** What is under way, in counts, ids and names of routes. Never throws. */
+  /** Describes the work in progress, in counts, ids and names of routes. Never throws. */
   readonly describeWork: () => JsonObject;
 }
 
 /**
- * @throws daemon.alreadyRunning when another one holds the state folder, storage.exposed when others could
- * change it, secrets.locked without its key, port.inUse, template.missing when no template tells which
- * accelerator to use.
+ * Takes the state folder, settles what is in it, and serves.
+ * @throws daemon.alreadyRunning when another daemon holds the state folder, storage.exposed when
+ *   other users could change it, secrets.locked without its key, port.inUse, template.missing when
+ *   no template tells which accelerator to use
  */
 export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
   await using undo = new AsyncDisposableStack();
@@ -178,7 +187,7 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
     failpoint: options.failpoint,
   };
   const sandboxes = await Sandboxes.open(host);
-  // ORDER: what is there has been opened, so a key that is made now takes no lost one's place.
+  // ORDER: all sealed data has been opened, so a new key cannot take the place of a lost one.
   keys.current();
   if (confinement?.cgroups.kind === "usable") sweepCgroups(confinement.cgroups.parent);
   undo.defer(() => sandboxes.release());
@@ -286,7 +295,7 @@ function lockState(stateFolder: string): Disposable {
   return lock;
 }
 
-/** A template runs under the accelerator it was booted with; the first one speaks for all. */
+/** A template runs under the accelerator that it was booted with; the first one decides for all. */
 async function acceleratorOf(templates: TemplateStore): Promise<Accelerator> {
   for (const name of await templates.names()) {
     const template = await templates.open(name).catch(() => undefined);

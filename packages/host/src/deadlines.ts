@@ -1,10 +1,10 @@
 /**
  * Ends sandboxes when their time is over, by the rules of lifetime.ts.
  *
- * Every decision is for one run: it carries that run's epoch, so that a pause or a removal that comes
- * late cannot hit the run after it. It is made again when its turn in the sandbox's queue has come: a
- * user who paused the sandbox in time, or gave it more, was there first. A pause that fails leaves the
- * sandbox running, is told in `info` and the log, and is tried again.
+ * Every decision is for one run and carries that run's epoch, so that a late pause or removal
+ * cannot affect the run after it. It is checked again when its turn in the sandbox's queue comes,
+ * because a user may have paused the sandbox or given it more time before that. If the pause fails,
+ * the sandbox keeps running, `torpor info` and the log show why, and the daemon retries.
  */
 import type { Logger } from "@torpor/std";
 import { TorporError } from "@torpor/std";
@@ -12,22 +12,26 @@ import { type Due, nextDue } from "./lifecycle/lifetime.ts";
 import type { Command } from "./sandbox/command.ts";
 import type { Sandbox } from "./sandbox/sandbox.ts";
 
-/** A wall clock may be set, and timers count at most 24 days: look again at least this often. */
+/**
+ * LIMIT: wall clocks get set, and timers count at most 24 days, so check again at least this often.
+ */
 const lookMsMax = 60 * 60_000;
 const retryMs = 30_000;
 
+/** How a sandbox is paused or killed when its time is over. */
 export interface DeadlineActions {
   pause(sandbox: Sandbox, command: Command): Promise<unknown>;
   kill(sandbox: Sandbox, command: Command): Promise<unknown>;
 }
 
-/** Why a sandbox still runs although its time is over. */
+/** Why a sandbox still runs although its time is over, and since when. */
 export interface MissedDeadline {
   readonly rule: Due["rule"];
   readonly atMs: number;
   readonly message: string;
 }
 
+/** The timers of all running sandboxes, until disposed. */
 export class Deadlines implements Disposable {
   readonly #actions: DeadlineActions;
   readonly #log: Logger;
@@ -40,12 +44,16 @@ export class Deadlines implements Disposable {
     this.#log = log;
   }
 
-  /** Looks at what is due to this sandbox now, and from now on at the right moments. */
+  /**
+   * Applies what is due to this sandbox now, and sets its timer. Call it whenever its lifetime
+   * changes.
+   */
   watch(sandbox: Sandbox): void {
     this.#missed.delete(sandbox);
     this.#lookAt(sandbox, 0);
   }
 
+  /** Why the last attempt to end the sandbox failed; undefined if there was none since `watch`. */
   missed(sandbox: Sandbox): MissedDeadline | undefined {
     return this.#missed.get(sandbox);
   }
@@ -68,7 +76,7 @@ export class Deadlines implements Disposable {
 
   async #onTime(sandbox: Sandbox): Promise<void> {
     const due = dueOf(sandbox);
-    // Used meanwhile, or given more time.
+    // The sandbox was used in the meantime, or got more time.
     if (due === undefined || due.atMs > Date.now()) {
       this.#lookAt(sandbox, 0);
       return;

@@ -1,4 +1,7 @@
-/** What `torpor ls`, `info` and `logs` show of a sandbox: its record, its files and its last words. */
+/**
+ * Reads what `torpor ls`, `info` and `logs` show of a sandbox: its record, its files and its last
+ * words.
+ */
 import { readdir, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { Deadline, type JsonObject } from "@torpor/std";
@@ -10,13 +13,15 @@ import { stallReason } from "./sandbox/stall.ts";
 
 /** LIMIT: how much of a log is shown. */
 const logBytesMax = 64 * 1024;
-/** LIMIT: one that does not answer holds nobody up. */
+/** LIMIT: a pager that does not answer must not delay the response. */
 const pagerBudgetMs = 250;
 
+/** The details of all sandboxes. */
 export async function readDetails(sandboxes: ApiSandboxes): Promise<readonly JsonObject[]> {
   return await Promise.all(sandboxes.all().map((one) => readDetail(sandboxes, one)));
 }
 
+/** The details of one sandbox, as JSON; contains no secret. */
 export async function readDetail(
   sandboxes: Pick<ApiSandboxes, "missedDeadline" | "store">,
   sandbox: ApiSandbox,
@@ -51,7 +56,7 @@ export async function readDetail(
   };
 }
 
-/** How far the memory of a VM with a pager is; null for one without. */
+/** Progress of loading a VM's memory through its pager; null for a VM without one. */
 async function readPager({ run }: ApiSandbox): Promise<JsonObject | null> {
   const pager = run?.pager;
   if (pager === undefined) return null;
@@ -64,7 +69,10 @@ async function readPager({ run }: ApiSandbox): Promise<JsonObject | null> {
   return { pid: pager.pid, progress: { phase, faults, ...pages, remark } };
 }
 
-/** Null also when the description is damaged: a resume says so, and a list has to go on. */
+/**
+ * The newest snapshot; null if there is none, or if its manifest is damaged. A resume reports the
+ * damage, and a list must still work.
+ */
 async function readSnapshotDetail(
   { record: { snapshotId } }: ApiSandbox,
   store: SnapshotStore,
@@ -78,7 +86,7 @@ async function readSnapshotDetail(
     id: snapshotId,
     generation,
     createdAtMs,
-    // What the last pause wrote; older layers are shared with whoever stands upon them too.
+    // Only the last save's own files; older layers may be shared with other sandboxes and snapshots.
     memoryBytes: await folderBytes(store.folder(snapshotId)),
     memoryLayers: memory.kind === "layers" ? memory.layers.length : 0,
     diskBytes: disks.reduce((sum, bytes) => sum + bytes, 0),
@@ -86,7 +94,7 @@ async function readSnapshotDetail(
   };
 }
 
-/** The console of the guest and the log of the VMM, of the run there is or else of the last one. */
+/** The guest's console and the VMM's log, of the present run or else of the last one. */
 export async function readConsole({ record, folder }: ApiSandbox): Promise<JsonObject> {
   const read = async (name: string): Promise<string> => {
     const text = await readTail(join(folder.run(record.generation), name), logBytesMax);
@@ -102,7 +110,7 @@ async function folderBytes(folder: string): Promise<number> {
   return (await Promise.all(sizes)).reduce((sum, bytes) => sum + bytes, 0);
 }
 
-/** What a file takes on disk; files here have holes. `blocks` counts units of 512 bytes. */
+/** Bytes that a file occupies on disk; these files have holes. `blocks` counts units of 512 bytes. */
 async function allocatedBytes(path: string): Promise<number> {
   return (await stat(path)).blocks * 512;
 }

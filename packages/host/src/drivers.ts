@@ -1,6 +1,7 @@
 /**
- * Which VMM a sandbox runs: the one that its template was made with, whatever is installed by now. Of
- * QEMU that is a copy, so one daemon runs sandboxes of several versions side by side, and of both VMMs.
+ * Selects the VMM of a sandbox: the one that its template was made with, whatever is installed now.
+ * For QEMU that is a copy, so one daemon runs sandboxes of several QEMU versions, and of both VMMs,
+ * side by side.
  */
 import { type TemplateManifest, vmmCopyFolder } from "@torpor/storage";
 import {
@@ -14,7 +15,10 @@ import {
 } from "@torpor/vmm";
 import type { Pagers } from "./pagers.ts";
 
-/** One driver for each copy, because a driver verifies its program once. */
+/**
+ * Returns a function that selects the driver for a template. There is one driver per copy of the
+ * VMM, because a driver verifies its program once.
+ */
 export function driversOf(
   cacheFolder: string,
   confinement: ConfinementOptions | undefined,
@@ -36,7 +40,7 @@ export function driversOf(
   };
 }
 
-/** Reaches VMs that run already, whoever started them and with which VMM. */
+/** A driver that reaches VMs that already run, whichever daemon and VMM started them. */
 export function reachingDriver(
   accelerator: Accelerator,
   pagers: Pagers,

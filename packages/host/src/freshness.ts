@@ -1,16 +1,17 @@
 /**
- * Proof that no two guests draw the same random numbers: each answers its `init` with a hash of fresh
- * bytes, and a hash that was seen before means that two of them share a generator.
+ * Checks that no two guests draw the same random numbers. Each guest answers its `init` with a hash
+ * of fresh random bytes; a hash that was seen before means that two guests share a generator.
  */
 import { TorporError } from "@torpor/std";
 
-/** LIMIT: of what is remembered; siblings wake within far fewer. */
+/** LIMIT: hashes that are remembered; siblings wake within far fewer. */
 const hashesMax = 10_000;
 
+/** Remembers the hashes of the guests that woke last, in this daemon. */
 export class Freshness {
   readonly #seen = new Set<string>();
 
-  /** @throws guest.refused when another guest has answered the same. */
+  /** Remembers the hash. @throws guest.refused when another guest has answered the same */
   check(randomHash: string): void {
     if (this.#seen.has(randomHash)) {
       throw new TorporError("guest.refused", "the guest draws the random numbers of another one", {

@@ -1,18 +1,24 @@
-/** One line of a guest's console as a log entry. Pure; the guest is hostile and its clock may lie. */
+/**
+ * Parses one line of a guest's console as a log entry. Pure; the guest is hostile and its clock may
+ * lie.
+ */
 import { type JsonObject, parseJson, parseObject, shownValue } from "@torpor/std";
 
+/** Log levels, least severe first. */
 export const logLevels = ["debug", "info", "warn", "error"] as const;
+/** The severity of a log entry. */
 export type LogLevel = (typeof logLevels)[number];
 
+/** One line of a guest's console. */
 export interface LogEntry {
   readonly atMs: number;
   readonly level: LogLevel;
   readonly message: string;
-  /** `logger` is `agent` or `console`; the others are what the agent adds to its message. */
+  /** `logger` is `agent` or `console`; the other fields are what the agent adds to its message. */
   readonly fields: Readonly<Record<string, string>>;
 }
 
-/** What terminals obey and no reader wants. */
+/** Control characters and escape sequences, which terminals obey and readers do not want. */
 const escapes = new RegExp(
   // oxlint-disable-next-line no-control-regex
   "\\u001b\\[[0-9;?]*[ -/]*[@-~]|[\\u0000-\\u0008\\u000b-\\u001f\\u007f]",
@@ -20,8 +26,8 @@ const escapes = new RegExp(
 );
 
 /**
- * Undefined for an empty line.
- * @param afterMs Of the entry before: no entry is older.
+ * Parses a line; returns undefined for an empty one.
+ * @param afterMs Time of the entry before: no entry is older.
  * @param nowMs No entry is newer.
  */
 export function parseLogLine(line: string, afterMs: number, nowMs: number): LogEntry | undefined {
@@ -49,7 +55,7 @@ function parseAgentLine(text: string): JsonObject | undefined {
     const said = parseObject(parseJson(text, "line"), "line");
     return typeof said["message"] === "string" ? said : undefined;
   } catch {
-    return undefined; // cut short, or somebody else's
+    return undefined; // a truncated line, or not the agent's
   }
 }
 

@@ -1,13 +1,14 @@
 /**
- * What guests say on their consoles, as log entries: the lines of the agent, which are JSON, and those
- * of the kernel and of the guest's own start, which are text.
+ * The consoles of guests as log entries: the agent writes lines of JSON, and the kernel and the
+ * guest's own start write text.
  *
- * A console is a file that goes away when the sandbox sleeps, so it is read along and the newest entries
- * are kept in memory. Its end is kept on disk then, and read once more: so the last run's entries are
- * there for a sandbox that sleeps, also in another daemon. Older ones go with the daemon.
+ * A console is a file that is removed when the sandbox is paused, so the daemon follows it and
+ * keeps the newest entries in memory. The end of the file is then kept on disk and read once more:
+ * the entries of the last run are there for a paused sandbox, even in another daemon. Older entries
+ * go with the daemon.
  *
- * SAFETY: the guest is hostile and says what it likes, its clock included: every bound here is ours, and
- * an entry is never older than the one before it nor newer than now.
+ * SAFETY: the guest is hostile and may write anything, its clock included. Every bound here is the
+ * host's, and an entry is never older than the one before it nor newer than now.
  */
 import { join } from "node:path";
 import { ignoreFailure, systemCode } from "@torpor/std";
@@ -18,28 +19,29 @@ import { lastWordsBytesMax, readLastWords } from "./last-words.ts";
 import { type LogEntry, parseLogLine } from "./guest-log-line.ts";
 
 const lookEveryMs = 5_000;
-/** LIMITS of what is kept of one sandbox, and of one look. */
+/** LIMITS of what is kept per sandbox, and of what is read at once. */
 const keptBytesMax = 256 * 1024;
 const readBytesMax = 256 * 1024;
 const lineCharsMax = 4_096;
-/** What an entry takes beside its text. */
+/** An entry takes this much memory beside its text. */
 const entryBytes = 200;
 
 interface Followed {
   generation: number;
   offsetBytes: number;
-  /** The beginning of a line whose end is not there yet. */
+  /** The beginning of a line whose end has not been written yet. */
   rest: string;
   entries: LogEntry[];
   keptBytes: number;
   reading: Promise<void>;
 }
 
+/** Follows the consoles of running sandboxes, until disposed. */
 export class GuestLogs implements Disposable {
   readonly #followed = new WeakMap<ApiSandbox, Followed>();
   readonly #timer: NodeJS.Timeout;
 
-  /** From now on until disposed. */
+  /** Starts reading the consoles at an interval. */
   constructor(all: () => readonly ApiSandbox[]) {
     this.#timer = setInterval(() => {
       for (const sandbox of all()) {
@@ -49,7 +51,7 @@ export class GuestLogs implements Disposable {
     this.#timer.unref();
   }
 
-  /** Oldest first, up to this moment. */
+  /** The entries of a sandbox up to this moment, oldest first. */
   async of(sandbox: ApiSandbox): Promise<readonly LogEntry[]> {
     const { generation } = sandbox.record;
     const followed = this.#followed.get(sandbox) ?? {
@@ -86,12 +88,15 @@ async function readOn(sandbox: ApiSandbox, followed: Followed): Promise<void> {
   for (const line of lines) keep(followed, line);
 }
 
-/** Of a run that is over. What was kept whole goes on where the last look ended. */
+/**
+ * The end of a console whose run is over. If it was kept whole, reading continues where it last
+ * stopped.
+ */
 async function readKept(folder: SandboxFolder, followed: Followed): Promise<string | undefined> {
   const last = await readLastWords(folder, runFiles.console);
   if (last === undefined) return undefined;
   const { bytes, generation } = last;
-  // Those of an earlier run have been read, unless nothing has been yet.
+  // Entries of an earlier run have been read already, unless there are none at all.
   if (generation !== followed.generation) {
     return followed.entries.length === 0 ? bytes.toString() : undefined;
   }
@@ -102,12 +107,15 @@ async function readKept(folder: SandboxFolder, followed: Followed): Promise<stri
   return fresh;
 }
 
-/** What was appended since the last look, its last part when that is much; undefined without a file. */
+/**
+ * The text that was appended since the last read, or the end of it if it is long; undefined if
+ * there is no file.
+ */
 async function readNew(path: string, followed: Followed): Promise<string | undefined> {
   try {
     await using file = await openRunFile(path, "read");
     const { size } = await file.stat();
-    // The daemon cuts a console that grows too long: it begins anew.
+    // The daemon truncates a console that grows too long, which then starts from 0.
     const seen = size < followed.offsetBytes ? 0 : followed.offsetBytes;
     const from = Math.max(seen, size - readBytesMax);
     const { buffer, bytesRead } = await file.read(Buffer.alloc(size - from), 0, size - from, from);

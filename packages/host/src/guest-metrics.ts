@@ -1,6 +1,7 @@
 /**
- * What running guests use of processor, memory and disk: asked of each agent at an interval, the newest
- * samples kept in memory. They go with the daemon and with the sandbox; one that sleeps keeps its own.
+ * The use of processor, memory and disk by running guests. The daemon samples each agent at an
+ * interval and keeps the newest samples in memory. They go with the daemon and with the sandbox; a
+ * paused sandbox keeps its samples.
  */
 import { type GuestSample } from "@torpor/guest";
 import { Deadline, ignoreFailure } from "@torpor/std";
@@ -10,15 +11,16 @@ const sampleEveryMs = 10_000;
 const sampleBudgetMs = 3_000;
 /** LIMIT: an hour of samples, some 50 KiB. */
 const samplesMax = 360;
-/** A client that asks sooner is told of the sample that there is. */
+/** A client that asks sooner than this after a sample gets that sample. */
 const freshMs = 2_000;
 
+/** Samples running sandboxes, until disposed. */
 export class GuestMetrics implements Disposable {
   readonly #samples = new WeakMap<ApiSandbox, readonly GuestSample[]>();
   readonly #asking = new WeakMap<ApiSandbox, Promise<void>>();
   readonly #timer: NodeJS.Timeout;
 
-  /** From now on until disposed. */
+  /** Starts sampling at an interval. */
   constructor(all: () => readonly ApiSandbox[]) {
     this.#timer = setInterval(() => {
       for (const sandbox of all()) {
@@ -28,7 +30,7 @@ export class GuestMetrics implements Disposable {
     this.#timer.unref();
   }
 
-  /** Oldest first, with a fresh one if the guest answers. */
+  /** The samples of a sandbox, oldest first, with a fresh one if the guest answers. */
   async of(sandbox: ApiSandbox): Promise<readonly GuestSample[]> {
     const newest = this.#samples.get(sandbox)?.at(-1);
     if (newest === undefined || Date.now() - newest.atMs > freshMs) {
@@ -44,7 +46,9 @@ export class GuestMetrics implements Disposable {
     clearInterval(this.#timer);
   }
 
-  /** One question at a time: the processor's share counts from the one before. */
+  /**
+   * Asks one question at a time, because the agent reports processor use since the question before.
+   */
   async #sample(sandbox: ApiSandbox): Promise<void> {
     const asking = this.#asking.get(sandbox) ?? this.#ask(sandbox);
     this.#asking.set(sandbox, asking);

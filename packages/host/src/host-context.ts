@@ -1,4 +1,4 @@
-/** What the daemon's parts share; made once in daemon.ts and passed down. */
+/** The context that the parts of the daemon share; daemon.ts makes it once and passes it down. */
 import type { NetworkKind, Outside } from "@torpor/network";
 import type { Failpoint, Logger } from "@torpor/std";
 import type { SnapshotStore, TemplateManifest, TemplateStore } from "@torpor/storage";
@@ -11,14 +11,15 @@ import type { TemplateTags } from "./template-tags.ts";
 import type { WakeQueue } from "./wake-queue.ts";
 import type { WorkingSets } from "./working-sets.ts";
 
+/** The daemon's stores, drivers and settings. */
 export interface HostContext {
   readonly stateFolder: string;
   readonly templates: TemplateStore;
-  /** Reaches VMs that run already, whichever program they run. */
+  /** Reaches VMs that already run, whichever VMM they run in. */
   readonly driver: Pick<VmmDriver, "adopt" | "processesBelow">;
-  /** Starts VMs of this template, with the VMM it was made with. */
+  /** The driver that starts VMs of this template, with the VMM that it was made with. */
   readonly driverOf: (template: TemplateManifest) => VmmDriver;
-  /** Bring VMs their memory, whose driver takes that. */
+  /** Serve memory to the VMs whose driver supports a pager. */
   readonly pagers: Pagers;
   readonly networkKind: NetworkKind;
   /** The internet that sandboxes reach. */
@@ -26,19 +27,19 @@ export interface HostContext {
   readonly records: SandboxRecords;
   readonly snapshotRecords: SnapshotRecords;
   readonly store: SnapshotStore;
-  /** What wakes need of memory before they ask. */
+  /** Which memory a wake needs, before the guest asks for it. */
   readonly workingSets: WorkingSets;
   readonly tags: TemplateTags;
   readonly freshness: Freshness;
-  /** Taken by every wake that a user waits for. */
+  /** Admits every wake that a user waits for. */
   readonly wakeQueue: WakeQueue;
   readonly log: Logger;
-  /** How long requests in flight have to end before a pause. */
+  /** How long requests in flight have to finish before a pause. */
   readonly drainMs: number;
-  /** Save all of a guest by the VMM's own means, should the short way give trouble. */
+  /** Save everything by the VMM's own means, in case saving only the differences gives trouble. */
   readonly saveWhole: boolean;
-  /** How many spare sandboxes are kept of each template in use. */
+  /** How many spare sandboxes are kept per template in use. */
   readonly spareCount: number;
-  /** Sees every step of every verb; only fault-injection tests pass one. */
+  /** Called for every step of every verb; only fault-injection tests pass one. */
   readonly failpoint?: Failpoint | undefined;
 }

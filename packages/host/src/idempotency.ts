@@ -1,16 +1,17 @@
 /**
- * That a request with an `Idempotency-Key` takes effect once, however often it is sent.
+ * A request with an `Idempotency-Key` takes effect once, however often it is sent.
  *
- * The ids of what will be made are stored before any of it is made, and what was made once it is known:
- * ids and errors, and nothing secret, because an answer is put together from what is there. A record
- * stays as long as something was made; a request that made nothing may be tried again with its key.
+ * The daemon stores the ids of what it will make before it makes any of it, and the result once it
+ * is known: ids and errors, and nothing secret, because a response is put together from what
+ * exists. A record stays if anything was made; a request that made nothing may be retried with its
+ * key.
  *
- *     no record      not asked for, or nothing was made
- *     ids            under way in this daemon; a daemon that finds it at its start settles it by what
- *                    the sandboxes and snapshots are, once these are settled
- *     ids and made   answered, and a repeat is answered the same
+ *     no record      not requested, or nothing was made
+ *     ids            in progress in this daemon; a daemon that finds it when it starts settles it by
+ *                    the sandboxes and snapshots that exist, once these are settled
+ *     ids and made   answered, and a repeat gets the same answer
  *
- * Requests that are under way are in memory, and a repeat joins them.
+ * Requests in progress are held in memory, and a repeat joins them.
  */
 import { type ErrorBody, type Logger, type StepTiming, TorporError, assert } from "@torpor/std";
 import type {
@@ -21,22 +22,23 @@ import type {
 } from "./records/idempotency-records.ts";
 import type { Decided } from "./sandboxes.ts";
 
-/** LIMITS of what is remembered. */
+/** LIMITS of how long and how many records are kept. */
 const keptMs = 24 * 60 * 60 * 1000;
 const keptCountMax = 100_000;
-/** Looking for what is too much takes some 10 ms when there is, so it is done once in so many requests. */
+/** Pruning takes some 10 ms when there is much to do, so only one in this many requests does it. */
 const pruneEvery = 1_000;
 
-/** What a request made; the times of its steps are gone when it is told from a record. */
+/** The results of a request. A repeat that is answered from a record has no timings. */
 export interface Product {
-  /** Of each thing that was asked for, in order. */
+  /** The result for each requested thing, in order. */
   readonly made: readonly Made[];
   readonly timings: readonly StepTiming[];
 }
 
+/** Dependencies of `Idempotency`. */
 export interface IdempotencyOptions {
   readonly records: IdempotencyRecords;
-  /** Whether there is a sandbox or a snapshot of this id, whole and not about to go. */
+  /** Whether a sandbox or a snapshot has this id, neither half made nor about to be removed. */
   readonly exists: (id: string) => boolean;
   readonly log: Logger;
 }
@@ -46,6 +48,7 @@ interface UnderWay {
   readonly product: Promise<Product>;
 }
 
+/** Runs each keyed request once. */
 export class Idempotency {
   readonly #options: IdempotencyOptions;
   readonly #underWay = new Map<string, UnderWay>();
@@ -55,7 +58,9 @@ export class Idempotency {
     this.#options = options;
   }
 
-  /** Settles what an earlier daemon was about, so before anything is made or removed. */
+  /**
+   * Settles what an earlier daemon had in progress; call it before anything is created or removed.
+   */
   static async open(options: IdempotencyOptions): Promise<Idempotency> {
     const idempotency = new Idempotency(options);
     for (const record of await options.records.unsettled()) await idempotency.#settle(record);
@@ -63,9 +68,11 @@ export class Idempotency {
   }
 
   /**
-   * @param request Undefined for one without a key, which is done as often as it comes.
-   * @param make Tells what it will make before it does.
-   * @throws request.keyReused, and whatever `make` throws, to all who wait for it
+   * Runs the request, joins an earlier one that is still in progress, or answers from the record of
+   * one.
+   * @param request Undefined for a request without a key, which runs each time.
+   * @param make Announces the ids of what it will make, then makes it.
+   * @throws request.keyReused, and whatever `make` throws, to every caller that waits for it
    */
   async once(
     request: KeyedRequest | undefined,
@@ -78,7 +85,7 @@ export class Idempotency {
       refuseOther(earlier.request, request);
       return await earlier.product;
     }
-    // ORDER: no wait between the look and the entry, so that of two at once one joins the other.
+    // ORDER: nothing is awaited between the look-up and `set`, so the second of two requests joins.
     const product = this.#remember(request, make);
     this.#underWay.set(name, { request, product });
     try {
@@ -131,14 +138,14 @@ export class Idempotency {
     }
   }
 
-  /** By what is there. @returns undefined when nothing was made */
+  /** Settles a record by what exists. @returns undefined if nothing was made */
   async #settle(record: IdempotencyRecord): Promise<readonly Made[] | undefined> {
     const { exists } = this.#options;
     const made = record.ids.map((id) => (exists(id) ? id : interrupted()));
     return (await this.#conclude(record, made)) ? made : undefined;
   }
 
-  /** @returns whether anything was made, and so is remembered */
+  /** @returns whether anything was made, and is therefore remembered */
   async #conclude(record: IdempotencyRecord, made: readonly Made[]): Promise<boolean> {
     const { records } = this.#options;
     const any = made.some((one) => typeof one === "string");
@@ -148,7 +155,7 @@ export class Idempotency {
   }
 }
 
-/** Of a request that asks for one thing. */
+/** The id in the result of a request for one thing. Asserts that there is exactly one. */
 export function idOf(made: readonly Made[]): string {
   const [id] = made;
   assert(typeof id === "string" && made.length === 1, "one thing was asked for, and made");
@@ -164,7 +171,7 @@ function refuseOther(earlier: KeyedRequest, { requestSha256 }: KeyedRequest): vo
   );
 }
 
-/** Of a child that was not made before the daemon ended, unlike its siblings. */
+/** The error for a child that was not made before the daemon ended. */
 function interrupted(): ErrorBody {
   return new TorporError("canceled", "the daemon ended before this one was made", {
     effect: "none",

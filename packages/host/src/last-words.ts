@@ -1,7 +1,7 @@
 /**
- * What a run of a VM said last, kept when the run's folder goes: the ends of its console and of its VMM's
- * log, in a folder that is named for the run's generation. Those of the next run take their place, and
- * they go with the sandbox.
+ * The last output of a VM's run, kept when the run's folder is removed: the ends of its console and
+ * of its VMM's log, in a folder named for the run's generation. The next run's replace them, and
+ * they are removed with the sandbox.
  */
 import { mkdir, readFile, readdir, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -9,15 +9,16 @@ import { systemCode } from "@torpor/std";
 import type { SandboxFolder } from "@torpor/storage";
 import { openRunFile, runFiles } from "@torpor/vmm";
 
-/** LIMIT: of each file; what is longer is cut at its beginning. */
+/** LIMIT: size of each file; a longer one loses its beginning. */
 export const lastWordsBytesMax = 256 * 1024;
 
+/** The end of one file of the run with this generation. */
 export interface LastWords {
   readonly generation: number;
   readonly bytes: Buffer;
 }
 
-/** Before the folder of that run is removed. */
+/** Keeps the last words of a run. Call it before the run's folder is removed. */
 export async function keepLastWords(folder: SandboxFolder, generation: number): Promise<void> {
   const to = join(lastRunOf(folder), String(generation));
   await rm(lastRunOf(folder), { recursive: true, force: true });
@@ -29,7 +30,10 @@ export async function keepLastWords(folder: SandboxFolder, generation: number): 
   }
 }
 
-/** @param name Of a file of the run. @returns undefined when none are kept */
+/**
+ * Reads the last words that are kept of one file.
+ * @param name Name of a file of the run. @returns undefined if none are kept
+ */
 export async function readLastWords(
   folder: SandboxFolder,
   name: string,

@@ -1,4 +1,4 @@
-/** Where the daemon listens: ports, and a Unix socket for whoever may open it. */
+/** Where the daemon listens: TCP ports, and a Unix socket for any process that may open it. */
 import { once } from "node:events";
 import { rm } from "node:fs/promises";
 import type { AddressInfo, Server } from "node:net";
@@ -7,7 +7,12 @@ import { TorporError, systemCode } from "@torpor/std";
 /** LIMIT: the kernel's `sun_path`, less its final zero. */
 const socketPathBytesMax = 107;
 
-/** @param port 0 lets the kernel choose. @returns the port. @throws port.inUse, network.failed */
+/**
+ * Listens on a TCP port.
+ * @param port 0 lets the kernel choose.
+ * @returns the port
+ * @throws port.inUse, network.failed
+ */
 export async function listenTcp(server: Server, address: string, port: number): Promise<number> {
   try {
     server.listen(port, address);
@@ -20,8 +25,8 @@ export async function listenTcp(server: Server, address: string, port: number): 
 }
 
 /**
- * The owner's alone. What lies at the path is taken away: the caller holds a lock that says that nobody
- * listens there.
+ * Listens on a Unix socket that only its owner can open. Removes any file at the path: the caller
+ * holds a lock, so no other daemon listens there.
  * @throws argument.invalid for a path that is too long
  */
 export async function listenUnix(server: Server, path: string): Promise<void> {

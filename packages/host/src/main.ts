@@ -1,6 +1,7 @@
 /**
- * The daemon as a program: its folders and settings come from the environment, and it logs one JSON
- * object a line to standard error. SIGTERM and SIGINT end it; see stop.ts for what becomes of the VMs.
+ * The daemon as a program: it takes its folders and settings from the environment and logs one JSON
+ * object per line to standard error. SIGTERM and SIGINT end it; see stop.ts for what happens to the
+ * VMs.
  */
 import { TorporError, jsonLogger } from "@torpor/std";
 import {
@@ -16,12 +17,12 @@ import { readDaemonEnv } from "./daemon-env.ts";
 import { stopOnSignal } from "./stop.ts";
 import { tellSupervisor } from "./supervisor.ts";
 
-// Of VMMs and pagers too: what shall be readable to others is given its mode where it is made.
+// VMMs and pagers inherit it: files that others may read get their mode where they are created.
 process.umask(0o077);
 const log = jsonLogger((line) => process.stderr.write(line));
 let serving: Daemon | undefined;
 reportCrashes(log, () => serving?.describeWork() ?? { phase: "starting" });
-// The supervisor's channel is no reason to live on.
+// The supervisor's channel must not keep this process alive.
 process.channel?.unref();
 try {
   checkSettings(process.env);
@@ -53,5 +54,5 @@ try {
   log.error(error.rawMessage, { code: error.code, advice: error.advice, cause });
   process.exitCode = 1;
 }
-// Nothing is left to do: a handle that somebody forgot must not keep the state folder's next daemon out.
+// A leaked handle must not keep this process alive, and the next daemon out of the state folder.
 process.exit();

@@ -1,7 +1,7 @@
 /**
- * What a sandbox may reach: the one place where what was asked for, as its record keeps it, becomes the
- * policy of the network that it runs on. Called before its vCPUs are released, when a daemon takes it
- * over, and when somebody asks for something else, which is checked first.
+ * Turns what a record says was requested of a sandbox's network into the policy of the network that
+ * it runs on; no other file does. It is called before the vCPUs are released, when a daemon adopts
+ * the sandbox, and when a client changes the request, which is checked first.
  */
 import {
   type GuestNetwork,
@@ -14,7 +14,10 @@ import {
   parseNetworkPolicy,
 } from "@torpor/network";
 
-/** @throws argument.invalid; network.unenforceable when the network cannot give what was asked for */
+/**
+ * Sets the network's policy from the request.
+ * @throws argument.invalid; network.unenforceable when the network cannot enforce the request
+ */
 export function applyNetwork(
   network: Pick<GuestNetwork, "noInternet" | "setPolicy">,
   request: EgressRequest | null,
@@ -23,8 +26,8 @@ export function applyNetwork(
 }
 
 /**
- * Of what somebody asks for now, before anything is made or changed for it.
- * @throws argument.invalid for a rule that makes no sense, and for one that no sandbox can be given
+ * Checks a client's request before anything is created or changed for it.
+ * @throws argument.invalid for a rule that makes no sense, and for one that no sandbox may have
  */
 export function checkNetwork(
   request: EgressRequest | null | undefined,
@@ -34,13 +37,16 @@ export function checkNetwork(
   if (policy.allow.length > 0) assertGrantable(policy, outside.nearRanges());
 }
 
-/** Who asked for nothing gets the internet where there is a way to it, and no failure where there is none. */
+/**
+ * A sandbox that requested nothing gets the internet if the network leads there, and no failure if
+ * not.
+ */
 function policyOf(request: EgressRequest | null, noInternet: string | undefined): NetworkPolicy {
   if (request !== null && asksForSome(request)) return parseNetworkPolicy(request);
   return noInternet === undefined ? openPolicy : closedPolicy;
 }
 
-/** Whether anything is said about what the guest may reach, and not only about who may reach it. */
+/** Whether the request says what the guest may reach, and not only who may reach it. */
 function asksForSome({ allowInternetAccess, allowOut, denyOut }: EgressRequest): boolean {
   const lists = [...(allowOut ?? []), ...(denyOut ?? [])];
   return (allowInternetAccess ?? null) !== null || lists.length > 0;

@@ -1,10 +1,11 @@
 /**
- * The pagers of this daemon's VMs: which wakes have one, how it is started and found again, and whom to
- * ask how far it is.
+ * The pagers of this daemon's VMs: which wakes get one, how it is started and adopted, and how its
+ * progress is found.
  *
- * A VM without one maps a file that has all of its memory. That is the template's image, shared by all,
- * or a copy of it with the layers written over it, which costs nothing where the file system shares
- * blocks. Elsewhere it costs as much as memory is large, and there a pager is the better choice.
+ * A VM without a pager maps a file that has all of its memory. That is the template's image, shared
+ * by all, or a copy of it with the layers written over it, which costs nothing where the file
+ * system shares blocks. Elsewhere it costs as much as memory is large, and there a pager is the
+ * better choice.
  */
 import { closeSync, existsSync, openSync, statSync, unlinkSync } from "node:fs";
 import { join } from "node:path";
@@ -21,30 +22,40 @@ import type { Pager, StartPager } from "@torpor/vmm";
 import type { WakeRecords } from "./working-sets.ts";
 
 const device = "/dev/userfaultfd";
-/** LIMIT: how long a pager waits for its VM, which is started and loaded after it; all of those steps. */
+/**
+ * LIMIT: how long a pager waits for its VM, which is started and loaded after it: the sum of those
+ * steps.
+ */
 const connectBudgetMs = 150_000;
 
-/** `auto`: where a wake would have to copy memory otherwise. */
+/** `auto`: a pager where a wake would otherwise have to copy memory. */
 export type PagerUse = "auto" | "always" | "never";
 
+/** Which VMs get a pager, and what it brings before the guest asks for it. */
 export interface PagerSettings {
   readonly use: PagerUse;
   readonly prefetch: PrefetchMode;
 }
 
+/** A pager only where it saves a copy; it prefetches the working set. */
 export const defaultPagerSettings: PagerSettings = { use: "auto", prefetch: "workingSet" };
 
+/** Starts, adopts and finds pagers, by the run folder of their VM. */
 export class Pagers {
   readonly #settings: PagerSettings;
   readonly #byRun = new Map<string, PagerProcess>();
-  /** By the devices of both. */
+  /** Whether files on two devices can share blocks, by the pair of devices. */
   readonly #sharesBlocks = new Map<string, boolean>();
 
   constructor(settings: PagerSettings = defaultPagerSettings) {
     this.#settings = settings;
   }
 
-  /** @param runFolder Exists. @returns undefined where the VM is to have a file. */
+  /**
+   * Returns how to start the pager of a VM.
+   * @param runFolder Must exist.
+   * @returns undefined if the VM maps a file instead
+   */
   starterOf(
     memory: SavedMemoryFiles,
     records: Pick<WakeRecords, "begin" | "recordPath">,
@@ -60,7 +71,7 @@ export class Pagers {
           ...{ runFolder, memory, connectBudgetMs, prefetch },
           vmSocketPath: socketPath,
           vmUserId: userId,
-          // What is made resident in the end may as well come at once.
+          // All of memory becomes resident in the end, so each fault may as well bring more of it.
           wideFaults: prefetch === "all",
           ...(prefetch === "off" ? {} : workingSetFiles(records)),
         },
@@ -71,7 +82,11 @@ export class Pagers {
     };
   }
 
-  /** @throws vmm.failed when it is gone; snapshot.corrupt when what it serves cannot be read any more */
+  /**
+   * Adopts the pager that an earlier daemon started.
+   * @throws vmm.failed when it is gone; snapshot.corrupt when the files that it serves are
+   *   unreadable
+   */
   async adopt(runFolder: string, deadline: Deadline): Promise<Pager> {
     const pager = await PagerProcess.adopt(runFolder, deadline);
     try {
@@ -82,7 +97,7 @@ export class Pagers {
     }
   }
 
-  /** Of a VM that has one. */
+  /** The pager of a VM; undefined if it has none. */
   find(runFolder: string): PagerProcess | undefined {
     return this.#byRun.get(runFolder);
   }
@@ -126,7 +141,7 @@ export class Pagers {
   }
 }
 
-/** Damage is told as such; whatever else befell the pager, its VM has ended of it. */
+/** Reports damage as such. Any other failure of the pager has ended its VM. */
 function reasonOf(cause: TorporError): TorporError {
   const code = cause.code === "snapshot.corrupt" ? cause.code : "vmm.exited";
   return new TorporError(code, `its pager failed: ${cause.rawMessage}`, { cause });

@@ -1,9 +1,10 @@
 /**
- * Has the disk bring what a waking guest will touch of its template's image, before it does: what a record
- * says, or all that the image holds where there is none. Comes back while the disk still works.
+ * Makes the disk read what a waking guest will touch of its template's image before it touches it:
+ * the recorded working set, or all data of the image if there is none. Returns while the disk still
+ * works.
  *
- * Asking costs some microseconds for what is there already, and more for what is not; where the disk has
- * much to do it is waited for. So others get their turn in between.
+ * A request costs microseconds for pages that are cached, and more for others; on a busy disk the
+ * call blocks. So this yields to other work in between.
  */
 import { open } from "node:fs/promises";
 import { setImmediate as yieldToOthers } from "node:timers/promises";
@@ -11,10 +12,13 @@ import { type AddressRange, dataRanges, readAhead, readAheadBytesMax } from "@to
 import type { WorkingSet } from "@torpor/pager";
 import { pageBytes } from "@torpor/storage";
 
-/** LIMIT: of what is asked for in one turn. */
+/** LIMIT: time spent on requests before yielding. */
 const turnMsMax = 1;
 
-/** @param signal Ends it between two pieces. @throws system error when the image cannot be opened */
+/**
+ * Requests read-ahead for the image at `path`.
+ * @param signal Stops it between two requests. @throws a system error if the image cannot be opened
+ */
 export async function readImageAhead(
   path: string,
   workingSet: WorkingSet | undefined,
@@ -34,7 +38,7 @@ export async function readImageAhead(
   }
 }
 
-/** Holes are left out of what nobody is known to need: they would be filled with zeros in the page cache. */
+/** Without a working set, leaves holes out: they would fill the page cache with zeros. */
 function rangesOf(fd: number, workingSet: WorkingSet | undefined): readonly AddressRange[] {
   return (
     workingSet?.ranges.map(({ firstPage, endPage }) => ({

@@ -1,7 +1,7 @@
-/** What clients of the API wait for right now, by route and not by what they sent. */
+/** The API requests that are in progress, by route, without what the clients sent. */
 import type { JsonObject } from "@torpor/std";
 
-/** LIMIT: of those that are listed; the others are counted. */
+/** LIMIT: requests that are listed; the others are only counted. */
 const listedMax = 50;
 
 interface UnderWay {
@@ -11,15 +11,17 @@ interface UnderWay {
   readonly startedMonoMs: number;
 }
 
+/** Tracks the requests in progress, for reports about the daemon's work. */
 export class RequestsUnderWay {
   readonly #all = new Set<UnderWay>();
 
-  /** Disposing the result says that it is over. */
+  /** Adds a request; disposing the result removes it. */
   begin(request: UnderWay): Disposable {
     this.#all.add(request);
     return { [Symbol.dispose]: () => void this.#all.delete(request) };
   }
 
+  /** How many there are, and the oldest of them. */
   describe(): JsonObject {
     const listed = [...this.#all].slice(0, listedMax).map(({ startedMonoMs, ...request }) => ({
       ...request,

@@ -1,10 +1,10 @@
 /**
- * All sandboxes of this daemon, with the snapshots and templates that they are made from: which there
- * are, how new ones come and old ones go, and what is done for all of them, settling what an earlier
- * daemon left first.
+ * All sandboxes of this daemon, with the snapshots and templates that they are made from: which
+ * exist, how they are created and removed, and what is done for all of them, beginning with
+ * settling what an earlier daemon left.
  *
- * What happens to one sandbox is its own affair (sandbox/); here is what takes more than one, or knows
- * what others stand upon.
+ * The files of `sandbox/` handle a single sandbox. This one handles what takes more than one, or
+ * depends on the layers that others are built on.
  */
 import { TorporError } from "@torpor/std";
 import type { SnapshotStore } from "@torpor/storage";
@@ -25,55 +25,60 @@ import { endStrayVms, removeStrayFolders } from "./strays.ts";
 import { parseNewName } from "./template-tags.ts";
 import { Upkeep } from "./upkeep.ts";
 
-/** LIMITS of one fork. Children start a few at a time, so that the first is there soon. */
+/** LIMIT: children of one fork. `forksAtOnce` of them start at a time: the first is ready soon. */
 export const forkCountMax = 100;
 const forksAtOnce = 4;
 
+/** A client's request for a new sandbox. */
 export interface CreateRequest {
   /** Id or name of a template or a snapshot. */
   readonly template: string;
   readonly metadata: Readonly<Record<string, string>>;
   readonly envVars: Readonly<Record<string, string>>;
   readonly lifetime: LifetimeRequest;
-  /** False: the guest's agent asks clients for no token. */
+  /** False: the guest's agent requires no token from clients. */
   readonly secure?: boolean;
-  /** What it may reach; undefined or null when nothing is asked for. */
+  /** The network that the client requests; undefined or null: nothing in particular. */
   readonly network?: NetworkRequest | null | undefined;
-  /** Without it no traffic wakes it. */
+  /** Undefined: no traffic wakes it. */
   readonly autoResume?: AutoResume | undefined;
 }
 
+/** A client's request for the children of a fork. */
 export interface ForkRequest {
   readonly count: number;
   readonly lifetime: LifetimeRequest;
 }
 
 /**
- * Told which ids what was asked for will have, before any of it is made, so that a daemon that is started
- * later can tell what became of it. Told again when others are taken after all.
+ * Receives the ids that a request will make, before any of it is made, so that a later daemon can
+ * tell what became of them. Called again if other ids are used after all.
  */
 export type Decided = (ids: readonly string[]) => Promise<void>;
 
 const undecided: Decided = () => Promise.resolve();
 
+/** A new sandbox, and how long its steps took. */
 export interface Created {
   readonly sandbox: Sandbox;
   readonly outcome: Outcome;
 }
 
+/** The result of a fork. */
 export interface Forked {
-  /** The instant that all children began from. */
+  /** The snapshot that all children started from. */
   readonly snapshotId: string;
   readonly timings: Outcome["timings"];
-  /** One for each child that was asked for, in order. */
+  /** One result for each requested child, in order. */
   readonly children: readonly PromiseSettledResult<Created>[];
 }
 
+/** All sandboxes of this daemon, by id. */
 export class Sandboxes {
   readonly snapshots: Snapshots;
   readonly #host: HostContext;
   readonly #byId = new Map<string, Sandbox>();
-  /** Spares and those in the making too. */
+  /** Every sandbox that exists, including spares and those that are being created. */
   readonly #everyone = new Set<Sandbox>();
   readonly #spares: Spares;
   readonly #deadlines: Deadlines;
@@ -105,15 +110,15 @@ export class Sandboxes {
   }
 
   /**
-   * Opens the records and settles every sandbox in them before any request is taken. Most sleep and are
-   * settled, so what is done for each of them here has to be next to nothing.
+   * Opens the records and settles every sandbox in them, before any request is accepted. Most are
+   * paused and need no settling, so the work here for each of them must be next to nothing.
    */
   static async open(host: HostContext): Promise<Sandboxes> {
     const sandboxes = new Sandboxes(host, await Snapshots.open(host));
     const records = await host.records.all();
     for (const record of records) sandboxes.#byId.set(record.id, sandboxes.#make(record));
     await endStrayVms(host, records);
-    // One that cannot be settled must not keep the daemon from serving the others.
+    // A sandbox that cannot be settled must not keep the daemon from serving the others.
     const unsettled = sandboxes.all().filter(({ record }) => !isAtRest(record.state));
     await Promise.allSettled(unsettled.map((sandbox) => sandbox.settle()));
     for (const sandbox of unsettled) {
@@ -128,22 +133,24 @@ export class Sandboxes {
     return this.#host.store;
   }
 
+  /** Every sandbox that has an owner; spares are not among them. */
   all(): readonly Sandbox[] {
     return [...this.#byId.values()];
   }
 
+  /** The sandbox with this id, or undefined. */
   find(id: string): Sandbox | undefined {
     return this.#byId.get(id);
   }
 
-  /** Whether there is a sandbox or a snapshot of this id, neither half made nor half removed. */
+  /** Whether a sandbox or a snapshot has this id, neither half made nor half removed. */
   exists(id: string): boolean {
     const kind = this.find(id)?.record.state.kind;
     if (kind !== undefined) return kind !== "creating" && kind !== "removing";
     return this.snapshots.ids().includes(id);
   }
 
-  /** @throws sandbox.notFound */
+  /** The sandbox with this id. @throws sandbox.notFound */
   get(id: string): Sandbox {
     const sandbox = this.find(id);
     if (sandbox === undefined) {
@@ -153,7 +160,9 @@ export class Sandboxes {
   }
 
   /**
-   * @throws template.missing, argument.invalid and whatever the steps of a wake throw; nothing is left then.
+   * Creates a sandbox from a template or a snapshot, from a spare if there is one.
+   * @throws template.missing, argument.invalid and whatever the steps of a wake throw; nothing is
+   *   left then
    */
   async create(request: CreateRequest, decided = undecided): Promise<Created> {
     checkNetwork(request.network, this.#host.outside);
@@ -161,7 +170,7 @@ export class Sandboxes {
     using holds = new DisposableStack();
     if (source.snapshotId !== null) {
       holds.use(this.#host.store.keep(source.snapshotId));
-      // Kept from here on; it may have been removed while its template was opened.
+      // The snapshot is kept from here on, but may have been removed while its template was opened.
       if (this.snapshots.find(source.snapshotId) === undefined) {
         throw new TorporError("template.missing", `${request.template} has just been removed`);
       }
@@ -180,9 +189,10 @@ export class Sandboxes {
   }
 
   /**
-   * Makes new sandboxes that begin at this instant of another, which goes on, or sleeps on.
-   * @throws sandbox.wrongState, sandbox.notFound and whatever saving throws; what becomes of each child
-   *   is in its own result
+   * Creates sandboxes that start from this instant of another one, which keeps running, or stays
+   * paused.
+   * @throws sandbox.wrongState, sandbox.notFound and whatever saving throws; each child has its own
+   *   result
    */
   async fork(
     id: string,
@@ -205,7 +215,7 @@ export class Sandboxes {
     };
     const child = async (childId: string, verifyDisk: boolean): Promise<Created> =>
       await this.#bring(this.#newSandbox(source, childId), inherited, verifyDisk);
-    // The first has verified what all stand upon before the others begin.
+    // The first child verifies the layers that all are built on, before the others start.
     const first = await settleSome(ids.slice(0, 1), 1, (one) => child(one, true));
     const verify = first.some(({ status }) => status === "rejected");
     const others = await settleSome(ids.slice(1), forksAtOnce, (one) => child(one, verify));
@@ -213,7 +223,7 @@ export class Sandboxes {
     return { snapshotId, timings, children: [...first, ...others] };
   }
 
-  /** @throws sandbox.notFound */
+  /** Removes a sandbox. @throws sandbox.notFound, and whatever the steps of a removal throw */
   async remove(id: string, command: Command = {}): Promise<Outcome> {
     const sandbox = this.get(id);
     const outcome = await sandbox.remove(command);
@@ -223,8 +233,9 @@ export class Sandboxes {
   }
 
   /**
-   * A snapshot that others are made from.
-   * @param as What it shall be known by: a name, or a name and a tag. Another that has it loses it.
+   * Takes a snapshot that sandboxes can be created from.
+   * @param as Its name, or a name and a tag; a snapshot that has it loses it. Null: no name.
+   * @returns the snapshot's id
    * @throws what a checkpoint throws; argument.invalid
    */
   async takeSnapshot(
@@ -241,7 +252,7 @@ export class Sandboxes {
     using checkpoint = await sandbox.checkpoint(command, snapshotId);
     using holds = new DisposableStack();
     holds.use(this.#host.store.keep(snapshotId));
-    // The one that a paused sandbox lies in may be a snapshot of a user already, or become one again.
+    // A paused sandbox's own snapshot may be a user's already, or be requested again: copy it.
     if (!checkpoint.isNew) await this.#host.store.copy(checkpoint.snapshotId, snapshotId);
     await this.snapshots.add(
       {
@@ -255,7 +266,10 @@ export class Sandboxes {
     return snapshotId;
   }
 
-  /** Sandboxes made from it keep what they stand upon. @throws template.missing */
+  /**
+   * Removes a snapshot. Sandboxes made from it keep the layers that they are built on.
+   * @throws template.missing
+   */
   async removeSnapshot(reference: string): Promise<void> {
     const { id } = this.snapshots.get(reference);
     await this.snapshots.remove(id);
@@ -263,8 +277,8 @@ export class Sandboxes {
   }
 
   /**
-   * Removes a template that no sandbox and no snapshot stands upon.
-   * @throws argument.invalid when one does, template.missing
+   * Removes a template that no sandbox and no snapshot is built on.
+   * @throws argument.invalid when one is, template.missing
    */
   async removeTemplate(reference: string): Promise<void> {
     const { templateId } = (await this.#host.templates.open(this.#host.tags.resolve(reference)))
@@ -284,7 +298,7 @@ export class Sandboxes {
     await this.#host.workingSets.remove([templateId]);
   }
 
-  /** Keeps `count` sandboxes of a snapshot ready. @throws template.missing */
+  /** Keeps `count` spare sandboxes of a snapshot ready. @throws template.missing */
   async setPool(reference: string, count: number): Promise<void> {
     const { id } = this.snapshots.get(reference);
     await this.snapshots.setPool(id, count);
@@ -296,23 +310,27 @@ export class Sandboxes {
     return this.#deadlines.missed(sandbox);
   }
 
+  /** How many spares are ready, of all sources. */
   get sparesReady(): number {
     return this.#spares.readyCount;
   }
 
-  /** Makes spares of a template or snapshot, so that the first request finds one. */
+  /**
+   * Prepares spares of a template or snapshot, so that the first request finds one.
+   * @throws template.missing
+   */
   async prepareSpares(reference: string): Promise<void> {
     this.#spares.refill(await findSource(this.#host, this.snapshots, reference));
   }
 
-  /** Settles when what is done in the background is done. */
+  /** Settles when the background work requested so far is done. */
   async idle(): Promise<void> {
     await this.#upkeep.idle();
   }
 
   /**
-   * Pauses whatever runs. Those that cannot be go on running, and the log says why.
-   * @param signal When it aborts, no further one is begun with.
+   * Pauses every running sandbox. One that cannot be paused keeps running, and the log says why.
+   * @param signal When it aborts, no further pause is started.
    */
   async pauseAll(signal?: AbortSignal): Promise<void> {
     const running = this.all().filter(({ run }) => run !== undefined);
@@ -322,7 +340,7 @@ export class Sandboxes {
     });
   }
 
-  /** Lets go of all VMs, which go on running; spares are nobody's and end. */
+  /** Lets go of all VMs, which keep running. Spares belong to no one and end. */
   async release(): Promise<void> {
     this.#deadlines[Symbol.dispose]();
     await this.#spares.end();
@@ -330,7 +348,7 @@ export class Sandboxes {
     await Promise.allSettled(this.all().map((sandbox) => sandbox.release()));
   }
 
-  /** @throws also when the spare could not be claimed; it is gone then */
+  /** @throws also when the spare could not be claimed; it is removed then */
   async #claim(spare: Sandbox, request: CreateRequest, decided: Decided): Promise<Created> {
     try {
       await decided([spare.record.id]);
@@ -399,7 +417,10 @@ export class Sandboxes {
   }
 }
 
-/** What a fork has of its parent; its token is its own, if the parent has one. */
+/**
+ * The parts of a parent's record that a fork inherits. It gets a token of its own, if the parent
+ * has one.
+ */
 function heritageOf(
   { record }: Sandbox,
   lifetime: LifetimeRequest,
@@ -415,7 +436,7 @@ function heritageOf(
   };
 }
 
-/** Does `work` for each, at most `atOnce` at a time; the results are in order. */
+/** Runs `work` for each thing, at most `atOnce` at a time; the results are in order. */
 async function settleSome<T, R>(
   things: readonly T[],
   atOnce: number,

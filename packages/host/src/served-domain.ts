@@ -1,11 +1,13 @@
-/** What stands behind `<port>-<id>.` in an address that leads to a sandbox: the domain, and the port. */
+/**
+ * The text after `<port>-<id>.` in the address of a sandbox: the domain and port of the listener.
+ */
 
 /**
- * Clients put it after a host name and before a path, as E2B's `getHost` does.
- * @param url Of the listener that clients are to use: the one with TLS, where there is one.
+ * Returns the text that clients put after a host name and before a path, as E2B's `getHost` does.
+ * @param url URL of the listener that clients should use: the one with TLS, if there is one.
  */
 export function servedDomain(domain: string, url: string): string {
-  // Empty for the usual port of the scheme.
+  // Empty for the scheme's default port.
   const { port } = new URL(url);
   return port === "" ? domain : `${domain}:${port}`;
 }

@@ -1,20 +1,24 @@
-/** The snapshots that a user asked for, by id and by name. */
+/** The snapshots that users requested, by id and by name. */
 import { TorporError } from "@torpor/std";
 import { templateIdPattern, templateNamePattern } from "@torpor/storage";
 import type { HostContext } from "./host-context.ts";
 import type { SnapshotRecord } from "./records/snapshot-records.ts";
 import { type Reference, defaultTag } from "./template-tags.ts";
 
-/** What they are kept in, and what else has names. */
+/** The stores of the snapshots, and the other things that have names. */
 type SnapshotsContext = Pick<HostContext, "snapshotRecords" | "tags" | "templates"> & {
   readonly store: Pick<HostContext["store"], "keep">;
 };
 
+/** All snapshots that users requested, in memory and in the database. */
 export class Snapshots {
   readonly #host: SnapshotsContext;
-  /** What the database has, changed right after it: read again, it could fail to be read. */
+  /**
+   * A copy of the table, updated after each write instead of read again, because reading could
+   * fail.
+   */
   #records: readonly SnapshotRecord[];
-  /** Keep each of them, by id. */
+  /** The store's hold on each snapshot, by id. */
   readonly #holds = new Map<string, Disposable>();
 
   private constructor(host: SnapshotsContext, records: readonly SnapshotRecord[]) {
@@ -23,19 +27,25 @@ export class Snapshots {
     for (const { id } of records) this.#hold(id);
   }
 
+  /** Reads the records from the database and keeps every snapshot in them. */
   static async open(host: SnapshotsContext): Promise<Snapshots> {
     return new Snapshots(host, await host.snapshotRecords.all());
   }
 
+  /** Every record, oldest first. */
   all(): readonly SnapshotRecord[] {
     return this.#records;
   }
 
+  /** Every id, oldest first. */
   ids(): readonly string[] {
     return this.#records.map(({ id }) => id);
   }
 
-  /** @throws template.missing for a tag that does not exist */
+  /**
+   * The snapshot with this name or id, or undefined.
+   * @throws template.missing for a tag that does not exist
+   */
   find(reference: string): SnapshotRecord | undefined {
     const wanted = this.#host.tags.resolve(reference);
     return (
@@ -44,7 +54,7 @@ export class Snapshots {
     );
   }
 
-  /** @throws template.missing */
+  /** The snapshot with this name or id. @throws template.missing */
   get(reference: string): SnapshotRecord {
     const found = this.find(reference);
     if (found !== undefined) return found;
@@ -53,7 +63,10 @@ export class Snapshots {
     });
   }
 
-  /** @throws argument.invalid for what is no name, looks like an id, or is a template's */
+  /**
+   * Asserts that a snapshot may have this name.
+   * @throws argument.invalid for an invalid name, one that looks like an id, or a template's
+   */
   async assertNameFree(name: string): Promise<void> {
     if (!templateNamePattern.test(name) || templateIdPattern.test(name)) {
       throw new TorporError(
@@ -66,8 +79,8 @@ export class Snapshots {
   }
 
   /**
-   * Adds one without spares, and its name or tag, both or neither. A name it takes from another leaves
-   * that one to be found by its id.
+   * Adds a snapshot without spares, together with its name or tag: both are stored, or neither. If
+   * another snapshot has the name, that one can then be found only by its id.
    */
   async add(taken: Omit<SnapshotRecord, "name" | "pool">, as?: Reference): Promise<void> {
     const { snapshotRecords, tags } = this.#host;
@@ -85,11 +98,13 @@ export class Snapshots {
     this.#hold(record.id);
   }
 
+  /** Stores how many spare sandboxes are kept ready from a snapshot. */
   async setPool(id: string, pool: number): Promise<void> {
     await this.#host.snapshotRecords.setPool(id, pool);
     this.#records = this.#records.map((one) => (one.id === id ? { ...one, pool } : one));
   }
 
+  /** Removes a snapshot with its tags, and lets its files be garbage-collected. */
   async remove(id: string): Promise<void> {
     await this.#host.snapshotRecords.remove(id);
     await this.#host.tags.forget(id);

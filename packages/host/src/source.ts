@@ -1,19 +1,25 @@
-/** What a new sandbox is made from: a template, or a snapshot of another sandbox. */
+/** The source of a new sandbox: a template, or a snapshot of another sandbox. */
 import type { TemplateManifest } from "@torpor/storage";
 import type { HostContext } from "./host-context.ts";
 import type { Snapshots } from "./snapshots.ts";
 
+/** A template or a snapshot from which a sandbox is created. */
 export interface Source {
-  /** Of the snapshot or the template. */
+  /** Id of the snapshot or the template. */
   readonly id: string;
   readonly name: string;
+  /** The template itself, or the one that the snapshot is built on. */
   readonly template: TemplateManifest;
+  /** Null for a template. */
   readonly snapshotId: string | null;
-  /** How many spare sandboxes are kept of it. */
+  /** How many spare sandboxes are kept ready from it. */
   readonly spareCount: number;
 }
 
-/** By id or name; a snapshot hides a template. @throws template.missing */
+/**
+ * Finds a source by id or name; a snapshot takes precedence over a template.
+ * @throws template.missing
+ */
 export async function findSource(
   host: Pick<HostContext, "templates" | "tags" | "spareCount">,
   snapshots: Snapshots,

@@ -1,24 +1,25 @@
 /**
- * Spare sandboxes: restored, warmed up and held before anybody asks for one.
+ * Spare sandboxes: restored, warmed up and held before anyone asks for one.
  *
- * A spare is a sandbox like any other whose `create` has nearly nothing left to do. It belongs to
- * nobody: it is not listed, ends with the daemon, and one that a killed daemon left is removed by the
- * next, because its record still says "creating". Spares are made one at a time and a moment after the
- * last request, so that making them does not slow down what they are made for.
+ * A spare is a sandbox like any other whose `create` has almost nothing left to do. It belongs to
+ * no one: it is not listed and ends with the daemon. If the daemon is killed, the next one removes
+ * the spare, because its record still says "creating". Spares are made one at a time, a moment
+ * after the last request, so that making them does not slow down what they are made for.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { ignoreFailure } from "@torpor/std";
 import type { Sandbox } from "./sandbox/sandbox.ts";
 import type { Source } from "./source.ts";
 
-/** The first command of the sandbox that was just handed out has this long to itself. */
+/** The sandbox that was just handed out has this long for its first command without competition. */
 const defaultQuietMs = 1_000;
 
+/** Keeps as many spares ready as each source wants. */
 export class Spares {
   readonly #make: (source: Source) => Sandbox;
   readonly #quietMs: number;
   readonly #ready = new Map<string, Sandbox[]>();
-  /** How many there shall be of each source, as was asked last. */
+  /** How many spares each source should have, as last requested. */
   readonly #wanted = new Map<string, number>();
   /** Settles when the spare that is being made is ready, or has failed. */
   readonly #making = new Map<string, Promise<void>>();
@@ -31,19 +32,19 @@ export class Spares {
     this.#quietMs = quietMs;
   }
 
-  /** How many are ready, of all sources. */
+  /** How many spares are ready, of all sources. */
   get readyCount(): number {
     return [...this.#ready.values()].flat().length;
   }
 
-  /** A spare of this source, or undefined; another is made in its place either way. */
+  /** Takes a spare of this source, or returns undefined; in either case another one is made. */
   take(source: Source): Sandbox | undefined {
     const spare = this.#of(source.id).shift();
     this.refill(source);
     return spare;
   }
 
-  /** Makes what is missing, and ends what is too many, in the background. */
+  /** In the background, makes the spares that are missing and removes those that are too many. */
   refill(source: Source): void {
     this.#wanted.set(source.id, source.spareCount);
     this.#work = this.#work.then(() =>
@@ -51,7 +52,7 @@ export class Spares {
     );
   }
 
-  /** Ends those of a source that is no more, the one that is being made too. */
+  /** Removes the spares of a source that no longer exists, including the one that is being made. */
   async drop(sourceId: string): Promise<void> {
     this.#wanted.delete(sourceId);
     await this.#making.get(sourceId);
@@ -59,11 +60,11 @@ export class Spares {
     await Promise.allSettled(spares.map((spare) => spare.remove()));
   }
 
-  /** Ends all of them and makes no more. */
+  /** Removes all spares and makes no more. */
   async end(): Promise<void> {
     this.#ending.abort();
     await this.#work;
-    // One that resists is removed by the next daemon.
+    // The next daemon removes a spare that cannot be removed here.
     await Promise.allSettled([...this.#ready.keys()].map((id) => this.drop(id)));
   }
 

@@ -1,32 +1,34 @@
 /**
- * How the daemon's program ends: on a signal it leaves the sandboxes running, or puts them to sleep
- * first. A second signal meanwhile leaves those that have not been begun with, and those that have been
- * are waited for: a pause that is cut short would leave a guest standing still. From then on signals do
- * again what they always do.
+ * How the daemon's program ends: on a signal it leaves the sandboxes running, or pauses them first.
+ * After a second signal no further pause is started, and those in progress are awaited, because an
+ * interrupted pause would leave a guest standing still. Once all that is done, signals have their
+ * default effect again.
  */
 import { type Logger, TorporError } from "@torpor/std";
 import type { Sandboxes } from "./sandboxes.ts";
 
+/** Action on running sandboxes when the daemon ends: they keep running, or are paused. */
 export type OnStop = "leave" | "pause";
 
 const names = ["SIGTERM", "SIGINT"] as const;
 
-/** What the outside world looks like here. */
+/** The events of `process` that this file uses; tests pass another source. */
 export interface SignalSource {
   on(name: NodeJS.Signals, listener: () => void): unknown;
   off(name: NodeJS.Signals, listener: () => void): unknown;
 }
 
+/** Options of `stopOnSignal`. */
 export interface Stopping {
   readonly sandboxes: Pick<Sandboxes, "all" | "pauseAll">;
   readonly onStop: OnStop;
   readonly log: Logger;
-  /** From the first signal on, before anything is paused. */
+  /** Called on the first signal, before anything is paused. */
   readonly onSignal: () => void;
   readonly source?: SignalSource;
 }
 
-/** Waits for the signal, and returns when the sandboxes may be let go of. */
+/** Waits for a signal, then returns once the daemon may let go of the sandboxes. */
 export async function stopOnSignal({
   sandboxes,
   onStop,

@@ -1,6 +1,6 @@
 /**
- * What a daemon before this one left and no record speaks of: it crashed between a VM or a folder and the
- * record of it. Looked for once, before any request is taken.
+ * Cleans up what an earlier daemon left and no record names: it crashed between creating a VM or a
+ * folder and writing the record. Runs once, before any request is accepted.
  */
 import { mkdir, readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
@@ -13,8 +13,8 @@ import type { SandboxRecord } from "./records/sandbox-records.ts";
 const endBudgetMs = 10_000;
 
 /**
- * Ends VM processes that none of these records claims, such as one started just before a crash. A record
- * claims the very process that it names, and not another that was given its pid since.
+ * Ends VM processes that none of these records claims, such as one started just before a crash. A
+ * record claims only the process that it names, and not another one that has its pid by now.
  */
 export async function endStrayVms(
   {
@@ -34,7 +34,7 @@ export async function endStrayVms(
   }
 }
 
-/** Removes the folders of all sandboxes but these. */
+/** Removes the folders of all sandboxes that `isKnown` does not know. */
 export async function removeStrayFolders(
   { stateFolder, log }: HostContext,
   isKnown: (sandboxId: string) => boolean,

@@ -1,13 +1,14 @@
 /**
- * Keeps the daemon running: a program that starts it, and starts it again when it crashed.
+ * Keeps the daemon running: starts it, and restarts it after a crash.
  *
- *     it ended as it was told to, or refused to start    over, with the daemon's own exit code
- *     it crashed before it ever served                   over
- *     it crashed later                                   again, after a wait
+ *     the daemon ended on request, or refused to start   exits with the daemon's own exit code
+ *     the daemon crashed before it ever served           exits
+ *     the daemon crashed later                           restarts it, after a wait
  *
- * The daemon says over its channel when it serves, and when it begins to end: whatever kills it after
- * that, it is not started again. The wait doubles with each crash and is short again after a minute of
- * service. Signals are passed on. Without its supervisor a daemon goes on; nobody starts it again then.
+ * The daemon reports over its channel when it serves, and when it begins to end: whatever kills it
+ * after that, the supervisor does not restart it. The wait doubles with each crash, and is short again
+ * after a minute of service. Signals are passed on. If the supervisor dies, the daemon continues, but
+ * nothing restarts it.
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
@@ -15,31 +16,37 @@ import { setTimeout as sleep } from "node:timers/promises";
 import type { Logger } from "@torpor/std";
 import { crashExitCode } from "./crash.ts";
 
-/** VMs reach no network while no daemon runs. */
+/** Short, because VMs reach no network while no daemon runs. */
 const firstWaitMs = 100;
 const waitMsMax = 30_000;
-/** After so long a crash is no part of a loop. */
+/** A crash after this long is not part of a crash loop. */
 const steadyMs = 60_000;
 
-/** What the daemon tells its supervisor, if it has one. */
+/** The daemon's reports to its supervisor, if it has one. */
 export type DaemonNews = "serving" | "ending";
 
+/** Reports to the supervisor; does nothing without one. */
 export function tellSupervisor(news: DaemonNews): void {
-  // One that is gone is not missed.
+  // A supervisor that is gone is ignored.
   if (process.connected) process.send?.(news, undefined, undefined, () => undefined);
 }
 
+/** The daemon to keep running, and when to stop. */
 export interface Supervised {
   /** Program and arguments of the daemon. */
   readonly argv: readonly [string, ...string[]];
   readonly log: Logger;
-  /** Aborts when the supervisor is told to end. */
+  /** Aborts when the supervisor should end. */
   readonly signal: AbortSignal;
-  /** When somebody last said that no daemon is wanted, on the wall clock; 0: never. */
+  /** Wall clock of the last request that no daemon should run; 0: there was none. */
   readonly downAtMs: () => number;
 }
 
-/** Returns the exit code of the last daemon. */
+/**
+ * Runs the daemon, restarting it after crashes.
+ * @returns the exit code of the last daemon; 0 if the supervisor or the daemon was asked to end
+ *   while it waited after a crash
+ */
 export async function supervise({ argv, log, signal, downAtMs }: Supervised): Promise<number> {
   let hasServed = false;
   let waitMs = firstWaitMs;
@@ -53,7 +60,7 @@ export async function supervise({ argv, log, signal, downAtMs }: Supervised): Pr
     log.warn("the daemon crashed and is started again", { ...end, waitMs });
     const crashedAtMs = Date.now();
     await sleep(waitMs);
-    // No daemon answers meanwhile that could be asked to end.
+    // No daemon answers a request to end during the wait, so `downAtMs` tells whether there was one.
     if (signal.aborted || downAtMs() >= crashedAtMs) return 0;
     waitMs = Math.min(2 * waitMs, waitMsMax);
   }
@@ -89,7 +96,7 @@ async function runOnce(
   }
 }
 
-/** @throws whatever kept the program from being started */
+/** @throws any error that kept the program from starting */
 async function exitOf(child: ChildProcess): Promise<[number | null, NodeJS.Signals | null]> {
   return (await once(child, "exit")) as [number | null, NodeJS.Signals | null];
 }

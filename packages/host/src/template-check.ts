@@ -1,15 +1,19 @@
 /**
- * Whether the templates are still as they were made: each is read through once in a daemon's life, a
- * while after its start and one after the other, because a wake must not wait for seconds of reading.
- * Once damage is known nothing is woken from it (`TemplateStore.assertWhole`); until then it is not seen.
+ * Checks that the templates are still as they were made: each is read through once in a daemon's
+ * life, a while after the daemon starts and one after the other, because a wake must not wait for
+ * seconds of reading. Once damage is known nothing is woken from that template
+ * (`TemplateStore.assertWhole`); until then damage goes unnoticed.
  */
 import type { Logger } from "@torpor/std";
 import type { TemplateStore } from "@torpor/storage";
 
-/** Long enough for whoever has started the daemon in order to use a sandbox. */
+/** Long enough for a user who started the daemon to use a sandbox first. */
 const firstLookMs = 60_000;
 
-/** Disposing it ends the check after the template that is being read. */
+/**
+ * Verifies every template once, in the background. Disposing the result ends the check after the
+ * template that is being read.
+ */
 export function checkTemplates(
   templates: Pick<TemplateStore, "ids" | "verify">,
   log: Logger,
@@ -23,7 +27,7 @@ export function checkTemplates(
       try {
         await templates.verify(id);
       } catch (cause) {
-        // One may be removed meanwhile.
+        // A template may have been removed in the meantime.
         if ((await templates.ids()).includes(id)) log.error("a template is damaged", { id, cause });
       }
     }

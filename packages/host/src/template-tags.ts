@@ -1,30 +1,35 @@
 /**
- * What a reference to a template or a snapshot means: `name`, `name:tag` or an id, each with the team's
- * name and a slash before it or not.
+ * References to a template or a snapshot: `name`, `name:tag` or an id, each with or without the
+ * team's name and a slash before it.
  *
- * A name alone, or with the tag `default`, is left to the template store and the snapshots. Other tags
- * are kept here, all of them in memory.
+ * The template store and the snapshots resolve a name alone, or one with the tag `default`. All
+ * other tags are kept here, in memory and in the database.
  */
 import { TorporError } from "@torpor/std";
 import type { Database } from "./records/database.ts";
 import { teamName } from "./team.ts";
 
+/** The tag of a reference that names none. */
 export const defaultTag = "default";
 const tagPattern = /^[a-z0-9_.-]{1,128}$/;
 const uuidPattern = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 
+/** A name and its tag. */
 export interface Reference {
   readonly name: string;
   readonly tag: string;
 }
 
+/** A tag of a name, and the template or snapshot that it refers to. */
 export interface TemplateTag {
   readonly name: string;
   readonly tag: string;
+  /** Id of a template or a snapshot. */
   readonly targetId: string;
   readonly createdAtMs: number;
 }
 
+/** All tags but `default`, in memory and in the database. */
 export class TemplateTags {
   readonly #database: Database;
   readonly #tags = new Map<string, TemplateTag>();
@@ -33,6 +38,7 @@ export class TemplateTags {
     this.#database = database;
   }
 
+  /** Reads all tags from the database. */
   static async open(database: Database): Promise<TemplateTags> {
     const tags = new TemplateTags(database);
     for (const row of await database.selectFrom("template_tags").selectAll().execute()) {
@@ -42,7 +48,10 @@ export class TemplateTags {
     return tags;
   }
 
-  /** The name or id that the template store or the snapshots know it by. @throws template.missing */
+  /**
+   * The name or id by which the template store or the snapshots know the target.
+   * @throws template.missing, argument.invalid
+   */
   resolve(text: string): string {
     const { name, tag } = parseReference(text.toLowerCase());
     if (tag === defaultTag) return name;
@@ -55,17 +64,19 @@ export class TemplateTags {
     );
   }
 
+  /** The tags of this template or snapshot. */
   of(targetId: string): readonly TemplateTag[] {
     return [...this.#tags.values()].filter((one) => one.targetId === targetId);
   }
 
+  /** The tags of this name. */
   named(name: string): readonly TemplateTag[] {
     return [...this.#tags.values()].filter((one) => one.name === name);
   }
 
   /**
-   * From now on the tag means this one.
-   * @param alongside Written in the same transaction: both are there, or neither.
+   * Makes the tag refer to this target from now on.
+   * @param alongside Writes in the same transaction: both take effect, or neither.
    */
   async assign(
     name: string,
@@ -88,7 +99,7 @@ export class TemplateTags {
     this.#tags.set(`${name}:${tag}`, { name, tag, targetId, createdAtMs: created_at_ms });
   }
 
-  /** @throws template.missing when there is no such tag */
+  /** Removes a tag. @throws template.missing when it does not exist */
   async remove(name: string, tag: string): Promise<void> {
     if (!this.#tags.has(`${name}:${tag}`)) {
       throw new TorporError("template.missing", `"${name}" has no tag "${tag}"`, {
@@ -103,13 +114,16 @@ export class TemplateTags {
     this.#tags.delete(`${name}:${tag}`);
   }
 
-  /** The template or snapshot is gone, so its tags mean nothing. */
+  /** Removes the tags of a template or snapshot that is gone. */
   async forget(targetId: string): Promise<void> {
     for (const { name, tag } of this.of(targetId)) await this.remove(name, tag);
   }
 }
 
-/** @throws argument.invalid for what is no reference, template.missing for one of another team */
+/**
+ * Parses a reference.
+ * @throws argument.invalid if malformed, template.missing for another team's
+ */
 export function parseReference(text: string): Reference {
   const parts = text.split("/");
   const [team, rest = ""] = parts.length === 1 ? [teamName, parts[0]] : parts;
@@ -125,7 +139,10 @@ export function parseReference(text: string): Reference {
   return { name, tag: parseTag(tag) };
 }
 
-/** What something shall be called; whether the name is free and well-formed is asked elsewhere. */
+/**
+ * Parses the name for something new. Whether the name is free and well-formed is checked elsewhere.
+ * @throws argument.invalid for an invalid tag
+ */
 export function parseNewName(text: string): Reference {
   const own = `${teamName}/`;
   const bare = text.startsWith(own) ? text.slice(own.length) : text;
@@ -133,7 +150,7 @@ export function parseNewName(text: string): Reference {
   return { name, tag: tags.length === 0 ? defaultTag : parseTag(tags.join(":")) };
 }
 
-/** @throws argument.invalid */
+/** Returns the tag if it is valid. @throws argument.invalid */
 export function parseTag(tag: string): string {
   if (tagPattern.test(tag) && !uuidPattern.test(tag)) return tag;
   throw new TorporError("argument.invalid", `"${tag}" is no tag: use a-z, 0-9, -, _ and .`);

@@ -1,11 +1,12 @@
 /**
- * What clients of a guest's ports show when its traffic is not public. It follows from the sandbox's
- * host key, so it is the same for as long as the sandbox exists, and a fork has another.
+ * The token that clients of a guest's ports present when its traffic is not public. It is derived
+ * from the sandbox's host key, so it is the same for as long as the sandbox exists, and a fork has
+ * another.
  */
 import { createHmac } from "node:crypto";
 import type { SandboxRecord } from "./records/sandbox-records.ts";
 
-/** Null: its ports are open to everybody. */
+/** The sandbox's traffic token, in hex; null if its ports are open to everyone. */
 export function trafficTokenOf({
   id,
   hostKey,

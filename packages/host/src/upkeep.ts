@@ -1,7 +1,7 @@
 /**
- * What is done in the background. After a sandbox was saved long chains of layers are folded, and a VM that
- * runs is put upon what came of it, one thing at a time; and what nobody needs any more is removed as soon
- * as it is let go of. Never on the way of a request.
+ * Background work, never in the path of a request. After a sandbox was saved, long chains of its
+ * layers are compacted and the disk of its running VM is rebased onto the result, one thing at a
+ * time. Files that nothing needs any more are garbage-collected as soon as they are let go of.
  */
 import { copyFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -29,18 +29,20 @@ import type { WorkingSets } from "./working-sets.ts";
 
 const bytesPerMiB = 1024 * 1024;
 
-/** What is seen of a sandbox here. */
+/** The part of a sandbox that upkeep uses. */
 export type FoldedSandbox = Pick<Sandbox, "record" | "takeFold" | "shortenDisk">;
 
+/** Dependencies of `Upkeep`. */
 export interface UpkeepOptions {
   readonly store: SnapshotStore;
   readonly workingSets: WorkingSets;
-  /** Of all there are. */
+  /** Ids of all templates. */
   readonly templateIds: () => Promise<readonly string[]>;
   readonly templateOf: (templateId: string) => Promise<TemplateManifest>;
   readonly log: Logger;
 }
 
+/** Compacts and garbage-collects in the background, until ended. */
 export class Upkeep {
   readonly #options: UpkeepOptions;
   #work: Promise<void> = Promise.resolve();
@@ -54,13 +56,19 @@ export class Upkeep {
     this.#options = options;
   }
 
-  /** From now on, when every record holds what it names: collects what an earlier daemon left, and what is let go of. */
+  /**
+   * Starts garbage collection: of what an earlier daemon left, and of what is let go of from now
+   * on. Call it once every record holds what it names.
+   */
   begin(): void {
     this.#options.store.onLetGo(() => this.#collectSoon());
     this.#collectSoon();
   }
 
-  /** Later: folds the layers of this sandbox, if they are many. */
+  /**
+   * Queues the compaction of this sandbox's layers, if there are many, and the rebase of its VM's
+   * disk.
+   */
   after(sandbox: FoldedSandbox): void {
     this.#later(async () => {
       await this.#fold(sandbox);
@@ -70,15 +78,15 @@ export class Upkeep {
     });
   }
 
-  /** Settles when everything asked for so far is done. */
+  /** Settles when everything requested so far is done. */
   async idle(): Promise<void> {
     await this.#work;
     await this.#collecting;
   }
 
   /**
-   * Folds nothing more, waits for what is under way, and collects what was let go of until now; what is
-   * let go of later is the next daemon's.
+   * Compacts nothing more, waits for work in progress, and collects what was let go of until now.
+   * The next daemon collects what is let go of later.
    */
   async end(): Promise<void> {
     this.#ending = true;
@@ -88,7 +96,7 @@ export class Upkeep {
     await this.#collecting;
   }
 
-  /** What is let go of in between is collected at once. */
+  /** Starts one collection for everything that is let go of before it begins. */
   #collectSoon(): void {
     if (this.#isCollectingSoon || this.#hasEnded) return;
     this.#isCollectingSoon = true;
@@ -102,7 +110,7 @@ export class Upkeep {
     await this.#collect();
   }
 
-  /** Never rejects: what could not be removed is tried again with the next that is let go of. */
+  /** Never rejects: files that could not be removed are retried at the next collection. */
   async #collect(): Promise<void> {
     const { store, workingSets, log } = this.#options;
     try {
@@ -149,7 +157,7 @@ export class Upkeep {
     const memoryFrom = before.memory.kind === "layers" ? planMemory(before.memory) : undefined;
     const diskFrom = planFold(before.disk.map(({ digest }) => digest.bytes))?.first;
     if (memoryFrom === undefined && diskFrom === undefined) return;
-    // Both the old and the new are there for a while.
+    // The old and the new layers both exist for a while.
     await assertFreeSpace(store.path, totalOf(before));
     const foldedId = newSnapshotId();
     const foldedDisk = newDiskLayerId();
@@ -177,8 +185,9 @@ export class Upkeep {
   }
 
   /**
-   * A snapshot that was taken since the fold began stands upon the same disk, and is given an equal too: a
-   * sandbox that is saved more often than can be folded would else have ever more layers.
+   * The equal of the snapshot that the sandbox has by now. A snapshot that was taken since the
+   * compaction began builds on the same disk and gets an equal too: otherwise a sandbox that is
+   * saved faster than its layers are compacted would have ever more of them.
    */
   async #equalOf(
     snapshot: SnapshotManifest,
@@ -195,7 +204,10 @@ export class Upkeep {
     return await this.#options.store.copy(snapshot.snapshotId, equalId, disk);
   }
 
-  /** A running VM stands upon what was folded from here on, now or at an earlier time that failed. */
+  /**
+   * Rebases a running VM's disk onto compacted layers, from this compaction or from one whose
+   * rebase failed.
+   */
   async #shorten(sandbox: FoldedSandbox): Promise<void> {
     const { snapshotId, state, diskLayers } = sandbox.record;
     if (snapshotId === null || state.kind !== "running") return;
@@ -205,12 +217,12 @@ export class Upkeep {
     using holds = new DisposableStack();
     holds.use(store.keep(snapshotId));
     const { disk } = await store.read(snapshotId);
-    // No guest reads what nobody has looked at: a fold that could not be used at once may be old.
+    // Verified before a guest reads it: a compacted layer that was not used at once may be old.
     for (const { layerId, digest } of disk) {
       const isNew = plan.below.includes(layerId) && !state.openDisks.includes(layerId);
       if (isNew) await verifyChunks(store.diskPath(layerId), digest);
     }
-    // The VMM flushes it while the guest's requests wait; what there is to write is written before.
+    // The VMM flushes this layer while the guest's requests wait; a flush now shortens that wait.
     await flush(store.diskPath(plan.above));
     await sandbox.shortenDisk();
   }

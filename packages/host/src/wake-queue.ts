@@ -1,21 +1,26 @@
 /**
- * Turns at waking, which keeps processors busy: so many at once, the others wait, first come, first served.
+ * Slots for waking, which keeps processors busy: a limited number of wakes run at once, and the
+ * others wait, first come, first served.
  *
- * Without turns all would start, share the processors, and be done at the same late moment, when those
- * who wait for parts of the work may have given up. A turn that takes long is waiting for something, such
- * as a guest that does not answer, and not computing: then the next one begins beside it, so that nobody
- * can hold the others up. Who has waited so long that the work would come too late is refused.
+ * Without slots all wakes would start, share the processors, and finish at the same late moment,
+ * when the clients that wait for them may have given up. A wake that takes long is waiting for
+ * something, such as a guest that does not answer, and not computing: it gives up its slot, so that
+ * it cannot hold up the others. A wake that has waited so long that it would finish too late is
+ * refused.
  */
 import { TorporError } from "@torpor/std";
 
+/** Limits of the queue. */
 export interface WakeQueueLimits {
+  /** How many wakes have a slot at once. */
   readonly atOnce: number;
-  /** From here on a turn holds nobody up. */
+  /** A wake that runs for longer gives up its slot. */
   readonly turnMsMax: number;
-  /** Who has no turn by now is refused. */
+  /** A wake that waits for longer is refused. */
   readonly waitMsMax: number;
 }
 
+/** Slots for wakes, in the order in which they were requested. */
 export class WakeQueue {
   readonly #limits: WakeQueueLimits;
   readonly #waiting: (() => void)[] = [];
@@ -26,14 +31,17 @@ export class WakeQueue {
     this.#free = limits.atOnce;
   }
 
-  /** Waits for a turn, which ends when it is disposed. @throws host.busy when none came in time */
+  /**
+   * Waits for a slot; disposing the result frees it.
+   * @throws host.busy when no slot came free in time
+   */
   async take(): Promise<Disposable> {
     if (this.#free > 0) this.#free -= 1;
     else await this.#wait();
     return this.#begin();
   }
 
-  /** Settles with a turn that somebody else has ended. */
+  /** Settles with a slot that another wake has freed. */
   async #wait(): Promise<void> {
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     const called = (): void => {

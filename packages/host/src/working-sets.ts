@@ -1,16 +1,17 @@
 /**
- * Which record of a working set a wake begins with, and where it leaves its own:
+ * Which recorded working set a wake starts from, and where it leaves its own record:
  *
- *     sandboxes/<id>/working-set   of the sandbox's latest wake that was recorded; goes with the sandbox
- *     working-sets/<id>            of a template or a snapshot, for the sandboxes that are made from it
+ *     sandboxes/<id>/working-set   the sandbox's latest recorded wake; removed with the sandbox
+ *     working-sets/<id>            of a template or a snapshot, for the sandboxes made from it
  *
- * A wake begins with the newest of its sandbox, else of the snapshot it goes on from, else of the template.
- * A resume records its own each time, because what a sandbox uses changes; the wake of a new sandbox does
- * only where its source has no record, and leaves it to the source too.
+ * A wake starts from the newest record of its sandbox, else of the snapshot it continues from, else
+ * of the template. A resume records its own each time, because what a sandbox uses changes. The
+ * first wake of a new sandbox records only where its source has no record, and leaves the record to
+ * the source too.
  *
- * A record is a hint. One that is missing, damaged or of another size is done without, and none is
- * flushed: a power cut leaves a damaged one at worst. What wrote it puts it in its place by a rename, so
- * whoever reads it has it whole.
+ * A record is a hint. A missing, damaged or wrongly sized one is ignored, and none is flushed: a
+ * power cut leaves a damaged one at worst. The writer moves a finished record into place by a
+ * rename, so a reader always gets a whole one.
  */
 import { existsSync } from "node:fs";
 import { link, mkdir, readdir, rm } from "node:fs/promises";
@@ -23,23 +24,25 @@ import { type SandboxFolder, stateFiles } from "@torpor/storage";
 export interface Waking {
   readonly folder: SandboxFolder;
   readonly templateId: string;
-  /** What it goes on from; null for its template. */
+  /** The snapshot it continues from; null for its template. */
   readonly snapshotId: string | null;
   /** Whether this is its first wake. */
   readonly isNew: boolean;
-  /** Of its memory. */
+  /** Size of its memory. */
   readonly sizeBytes: number;
 }
 
+/** The record that a wake starts from, and where it leaves its own. */
 export interface WakeRecords {
-  /** Undefined where there is none that is of use. */
+  /** Undefined if there is no usable record. */
   readonly begin: { readonly path: string; readonly workingSet: WorkingSet } | undefined;
-  /** Where the wake's own record goes; undefined when none is wanted. */
+  /** Where the wake's own record goes; undefined if none is wanted. */
   readonly recordPath: string | undefined;
-  /** Where a finished one is found by other sandboxes, too. */
+  /** Where other sandboxes find the finished record; undefined if it is not shared. */
   readonly sharedPath: string | undefined;
 }
 
+/** The records of working sets in the state folder. */
 export class WorkingSets {
   readonly #folder: string;
   readonly #log: Logger;
@@ -49,26 +52,30 @@ export class WorkingSets {
     this.#log = log;
   }
 
+  /** Opens the folder of records, which it creates if there is none. */
   static async open(stateFolder: string, log: Logger): Promise<WorkingSets> {
     const folder = join(stateFolder, stateFiles.workingSets);
     await mkdir(folder, { recursive: true, mode: 0o700 });
     return new WorkingSets(folder, log);
   }
 
-  /** Never rejects. */
+  /** Plans a wake. Removes records of no use. Never rejects. */
   async plan({ folder, templateId, snapshotId, isNew, sizeBytes }: Waking): Promise<WakeRecords> {
     const own = folder.workingSet;
     const ofSource = this.#pathOf(snapshotId ?? templateId);
     const paths = [...new Set([own, ofSource, this.#pathOf(templateId)])];
     const begin = await this.#firstOfUse(paths, sizeBytes);
     if (!isNew) return { begin, recordPath: own, sharedPath: undefined };
-    // One that was of no use is gone by now.
+    // A record of no use has been removed by now.
     return existsSync(ofSource)
       ? { begin, recordPath: undefined, sharedPath: undefined }
       : { begin, recordPath: own, sharedPath: ofSource };
   }
 
-  /** The wake's own record is written. Of several that come at once the first is its source's. */
+  /**
+   * Shares a wake's own record once it is written. If several are shared, the source keeps the
+   * first.
+   */
   async share({ recordPath, sharedPath }: WakeRecords): Promise<void> {
     if (recordPath === undefined || sharedPath === undefined) return;
     try {
@@ -78,14 +85,14 @@ export class WorkingSets {
     }
   }
 
-  /** Of templates and snapshots that are no more. */
+  /** Removes the records of templates and snapshots that no longer exist. */
   async remove(ids: readonly string[]): Promise<void> {
     for (const id of ids) await rm(this.#pathOf(id), { recursive: true, force: true });
   }
 
   /**
-   * Looks through the folder for those of templates and snapshots that are no more.
-   * @param areNeeded Asked after the folder is listed, so that nothing newer is ever judged.
+   * Removes every record whose template or snapshot no longer exists.
+   * @param areNeeded Called after the folder is listed, so that no newer record is judged.
    */
   async sweep(areNeeded: (ids: readonly string[]) => Promise<readonly boolean[]>): Promise<void> {
     const names = await readdir(this.#folder);

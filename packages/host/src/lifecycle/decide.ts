@@ -1,29 +1,33 @@
 /**
- * Admission: what a sandbox in a given state does with a request. A pure function of what it is told.
+ * Admission: how a sandbox in a given state responds to a request. A pure function of its
+ * arguments.
  *
- * `ignore` answers a repeat: the sandbox already is as asked. Of the moving states none but "removing"
- * reaches this function from outside: the single writer finishes one operation before it looks at the
- * next, and an operation ends at rest even if that cannot be stored (writer.ts); after a crash they are
- * settled before requests are taken.
+ * `ignore` is the response to a repeat: the sandbox already is as requested. Of the transient
+ * states only "removing" reaches this function from outside. The single writer finishes one
+ * operation before it admits the next, and an operation ends in a resting state even if that cannot
+ * be stored (writer.ts); after a crash, transient states are settled before requests are accepted.
  */
 import { assertNever } from "@torpor/std";
 import type { SandboxState } from "./state.ts";
 
+/** The requests that a sandbox admits or refuses by its state. */
 export type Verb = "pause" | "resume" | "checkpoint" | "remove";
 
+/** The response to a request; `reason` is for the caller. */
 export type Decision =
   | { readonly kind: "accept" }
   | { readonly kind: "ignore" }
   | { readonly kind: "deny"; readonly reason: string }
-  /** The request was made for a run that is over. */
+  /** The request names a run that is over. */
   | { readonly kind: "stale"; readonly reason: string };
 
+/** A request and the state of the sandbox that receives it. */
 export interface Admission {
   readonly state: SandboxState;
   readonly verb: Verb;
   /** Whether a published snapshot exists. */
   readonly hasSnapshot: boolean;
-  /** Of the sandbox's newest run. */
+  /** The generation of the sandbox's newest run. */
   readonly epoch: number;
   /** The epoch the request was made for, if it names one. */
   readonly wantedEpoch?: number | undefined;
@@ -32,6 +36,9 @@ export interface Admission {
 const accept: Decision = { kind: "accept" };
 const ignore: Decision = { kind: "ignore" };
 
+/**
+ * Decides whether the state allows the request. An epoch that does not match always makes it stale.
+ */
 export function decide(admission: Admission): Decision {
   const { state, verb, hasSnapshot, epoch, wantedEpoch } = admission;
   if (wantedEpoch !== undefined && wantedEpoch !== epoch) {

@@ -1,26 +1,31 @@
 /**
- * How long a sandbox may run, and what happens then. Pure: the clock is passed in.
+ * How long a sandbox may run, and what happens then. Pure: the caller passes the clock in.
  *
- * Three rules, each optional. A timeout counts from when it was set, and ends in `onTimeout`. An idle
- * timeout counts from the last use, and pauses. A maximum counts all the running time there ever was,
- * and kills. Time on disk never counts: a paused sandbox takes the rest of its timeout along.
+ * Three rules, each optional. A timeout counts from when it was set, and ends in `onTimeout`. An
+ * idle timeout counts from the last use, and pauses. A maximum counts the running time of all runs
+ * together, and kills. Time on disk never counts: a paused sandbox keeps what is left of its
+ * timeout.
  */
 export interface Lifetime {
   readonly onTimeout: "kill" | "pause";
-  /** Wall clock at which the timeout is over, while running; null: never, or not running. */
+  /** Wall clock at which the timeout expires, while running; null: never, or not running. */
   readonly endAtMs: number | null;
-  /** What was left of the timeout when the last run ended; null: it had none. */
+  /** Time left of the timeout when the last run ended; null: there was no timeout. */
   readonly leftMs: number | null;
-  /** Paused when nobody has used it for so long. */
+  /** The sandbox is paused after this long without use; null: never. */
   readonly idleTimeoutMs: number | null;
-  /** Killed when it has run for so long altogether. */
+  /** The sandbox is killed after this much running time in total; null: never. */
   readonly maxRunMs: number | null;
-  /** Running time of earlier runs. */
+  /** Running time of earlier runs in total. */
   readonly ranMs: number;
-  /** When the last run was over; null before that. */
+  /** Wall clock at which the last run ended; null before that. */
   readonly endedAtMs: number | null;
 }
 
+/**
+ * The rules that a caller requests; null or undefined: no such rule, and `onTimeout` is then
+ * "kill".
+ */
 export interface LifetimeRequest {
   readonly timeoutMs?: number | null | undefined;
   readonly onTimeout?: "kill" | "pause" | undefined;
@@ -28,15 +33,19 @@ export interface LifetimeRequest {
   readonly maxRunMs?: number | null | undefined;
 }
 
+/** The first rule to apply to a running sandbox, and the wall clock at which it does. */
 export interface Due {
   readonly action: "kill" | "pause";
   readonly rule: "timeout" | "idle timeout" | "maximum running time";
   readonly atMs: number;
 }
 
-/** LIMIT: the least that is left of a timeout at a resume; less would end it before it is used. */
+/**
+ * LIMIT: the least timeout that a resume starts with; less would expire before the sandbox is used.
+ */
 const leftMsMin = 1_000;
 
+/** The lifetime of a sandbox that has not run yet. */
 export function newLifetime(request: LifetimeRequest): Lifetime {
   return {
     onTimeout: request.onTimeout ?? "kill",
@@ -49,14 +58,14 @@ export function newLifetime(request: LifetimeRequest): Lifetime {
   };
 }
 
-/** A run begins. */
+/** The lifetime as a run begins. */
 export function begin(lifetime: Lifetime, nowMs: number): Lifetime {
   const { leftMs } = lifetime;
   if (leftMs === null) return lifetime;
   return { ...lifetime, endAtMs: nowMs + Math.max(leftMs, leftMsMin), leftMs: null };
 }
 
-/** The run that began at `startedAtMs` is over. */
+/** The lifetime after the run that began at `startedAtMs` has ended. */
 export function rest(lifetime: Lifetime, startedAtMs: number, nowMs: number): Lifetime {
   const { endAtMs, ranMs } = lifetime;
   return {
@@ -68,7 +77,7 @@ export function rest(lifetime: Lifetime, startedAtMs: number, nowMs: number): Li
   };
 }
 
-/** Sets the timeout anew, shorter or longer; null takes it away. */
+/** Replaces the timeout, by a shorter or longer one; null removes it. */
 export function setTimeoutMs(
   lifetime: Lifetime,
   timeoutMs: number | null,
@@ -80,19 +89,21 @@ export function setTimeoutMs(
   return { ...set, endAtMs: nowMs + timeoutMs, leftMs: null };
 }
 
-/** Gives a running sandbox at least this long from now; null: for ever. Never takes time away. */
+/**
+ * Gives a running sandbox at least this long from now; null removes the timeout. Never shortens it.
+ */
 export function extend(lifetime: Lifetime, timeoutMs: number | null, nowMs: number): Lifetime {
   if (timeoutMs === null) return { ...lifetime, endAtMs: null };
   if (lifetime.endAtMs === null) return lifetime;
   return { ...lifetime, endAtMs: Math.max(lifetime.endAtMs, nowMs + timeoutMs) };
 }
 
-/** Whether nothing ends it by the clock. */
+/** Whether the lifetime has no timeout. An idle timeout or a maximum may still end the run. */
 export function isEndless({ endAtMs, leftMs }: Lifetime): boolean {
   return endAtMs === null && leftMs === null;
 }
 
-/** What happens first to a running sandbox, if anything ever does. */
+/** The rule that applies first to a running sandbox; undefined if none ever does. */
 export function nextDue(
   lifetime: Lifetime,
   startedAtMs: number,

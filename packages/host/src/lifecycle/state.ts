@@ -1,6 +1,6 @@
 /**
  * The states of a sandbox and every legal move between them. `decide.ts` says which requests a state
- * allows; the files of `sandbox/` make the moves, each verb its own, in turns of the single writer.
+ * allows. Each file of `sandbox/` makes the moves of its verb, in a turn of the single writer.
  *
  *                 checkpointing
  *                      ▲
@@ -9,39 +9,52 @@
  *                     │            │                        ▲
  *                     └────────────┴──► failed ◄────────────┘        (any) ──► removing ──► gone
  *
- * Resting states are running, paused and failed. The others belong to one operation of the sandbox's
- * single writer and end with it; a daemon that finds one at its start settles it (sandbox/settle.ts).
+ * Resting states are running, paused and failed. Each other state belongs to one operation of the
+ * single writer and ends with it. A daemon that starts settles any that it finds (sandbox/settle.ts).
+ *
+ * A checkpoint or resume that fails, and a pause that fails before its snapshot is published, is undone:
+ * the sandbox returns to the state it came from. The drawing leaves out that a VM may also end while
+ * checkpointing, which makes the sandbox failed.
  */
 import type { NetworkHandle } from "@torpor/network";
 import { assert } from "@torpor/std";
 import type { VmHandle } from "@torpor/vmm";
 
-/** What exists while a VM runs, as plain data that another daemon can go by. */
+/** A running VM and its resources, as plain data from which another daemon can adopt it. */
 export interface RunningVm {
   readonly vm: VmHandle;
   readonly network: NetworkHandle;
-  /** Disk layers that the VM may have open, which outlive a fold of them for as long. */
+  /**
+   * Ids of disk layers that the VM may have open. They are kept while it does, even after
+   * compaction.
+   */
   readonly openDisks: readonly string[];
-  /** The snapshot whose memory the VM's pager serves, and is compared with when the VM is saved. */
+  /** The snapshot whose memory the VM's pager serves. A save compares the VM's memory with it. */
   readonly pagedFrom?: string;
-  /** Of the content of the template that the VM has mapped; not known of VMs of earlier versions. */
+  /**
+   * SHA-256 of the content of the template that the VM has mapped; absent for VMs of earlier
+   * versions.
+   */
   readonly templateSha256?: string;
 }
 
+/** The state of a sandbox, as its record stores it. */
 export type SandboxState =
   | { readonly kind: "creating" }
   | ({ readonly kind: "running" } & RunningVm)
-  /** `snapshotId` is what will be published, so that a later daemon can tell whether it was. */
+  /** `snapshotId` is the snapshot being written: a later daemon checks whether it was published. */
   | ({ readonly kind: "pausing"; readonly snapshotId: string } & RunningVm)
   | ({ readonly kind: "checkpointing"; readonly snapshotId: string } & RunningVm)
   | { readonly kind: "paused" }
   | { readonly kind: "resuming" }
   | { readonly kind: "removing" }
-  /** `lastLines`: what console and VMM said last. */
+  /** `lastLines`: the last lines of the console and of the VMM's log. */
   | { readonly kind: "failed"; readonly reason: string; readonly lastLines: readonly string[] };
 
+/** The name of a state. */
 export type StateKind = SandboxState["kind"];
 
+/** The fields of a state that describe its VM, without the state's own. */
 export function runningVmOf(state: RunningVm): RunningVm {
   const { vm, network, openDisks, pagedFrom, templateSha256 } = state;
   return {
@@ -53,7 +66,10 @@ export function runningVmOf(state: RunningVm): RunningVm {
   };
 }
 
-/** What causes each move. Read by `enter`, by tests and by whoever wants to know. */
+/**
+ * The legal moves, from state to state, with the cause of each. `enter` and the tests read this
+ * table.
+ */
 export const moves: Readonly<Record<StateKind, Partial<Record<StateKind, string>>>> = {
   creating: { running: "the guest is initialised", removing: "not finished, or asked to remove" },
   running: {
@@ -84,7 +100,9 @@ export const moves: Readonly<Record<StateKind, Partial<Record<StateKind, string>
   removing: {},
 };
 
-/** Checks that the move is legal; the only way from one state to another. */
+/**
+ * Returns `to` after asserting that the move is legal. Every move between states goes through it.
+ */
 export function enter(from: SandboxState, to: SandboxState): SandboxState {
   assert(to.kind in moves[from.kind], `no move from ${from.kind} to ${to.kind}`);
   return to;

@@ -1,9 +1,10 @@
 /**
  * The daemon's database: SQLite in Node, through Kysely.
  *
- * Everything above this file is written in Kysely's query builder and in types that PostgreSQL has as
- * well (text, integer, bigint), so that a second dialect needs no second set of queries. The journal
- * is a write-ahead log, flushed with every commit: what a caller was told is on disk.
+ * Everything above this file uses Kysely's query builder and types that PostgreSQL also has (text,
+ * integer, bigint), so that a second dialect needs no second set of queries. The journal is a
+ * write-ahead log, flushed with every commit: once the daemon has answered a caller, the change is
+ * on disk.
  */
 import { closeSync, openSync } from "node:fs";
 import { DatabaseSync, type SQLInputValue } from "node:sqlite";
@@ -13,21 +14,22 @@ import { Migrator } from "kysely/migration";
 import { type Sealing, migrationsWith } from "./migrations.ts";
 
 const inMemory = ":memory:";
-/** The database's own mark, its `user_version`: no page holds a secret in plain any more. */
+/** Value of the database's `user_version` once no page holds a secret in plain text. */
 const pagesWithoutSecrets = 1;
 
+/** One row per sandbox. */
 export interface SandboxTable {
   id: string;
   template_id: string;
   template_name: string;
-  /** Of the newest VM run; the next run has one more. */
+  /** Generation of the newest VM run; each new run increments it. */
   generation: number;
   /** The newest published snapshot and the one before it, or null. */
   snapshot_id: string | null;
   previous_snapshot_id: string | null;
   /** JSON of `SandboxState`. */
   state: string;
-  /** Ids of disk layers above the template's disk, JSON array, oldest first. */
+  /** JSON array of the ids of disk layers above the template's disk, oldest first. */
   disk_layers: string;
   /** JSON of `Lifetime`. */
   lifetime: string;
@@ -37,67 +39,72 @@ export interface SandboxTable {
   metadata: string;
   created_at_ms: number;
   started_at_ms: number;
-  /** JSON of `NetworkRequest`, or null for one that asked for nothing. */
+  /** JSON of `NetworkRequest`, or null if the caller requested nothing. */
   network: string | null;
-  /** JSON of `AutoResume`, or null when no traffic wakes it. */
+  /** JSON of `AutoResume`, or null if no traffic wakes the sandbox. */
   auto_resume: string | null;
 }
 
-/** Snapshots that a user asked for, from which sandboxes are made. */
+/** Snapshots that a user requested, from which sandboxes are created. */
 export interface SnapshotTable {
   id: string;
-  /** Null once another has taken the name. */
+  /** Null for a snapshot without a name, or whose name another snapshot has taken. */
   name: string | null;
   sandbox_id: string;
   template_id: string;
   created_at_ms: number;
-  /** Spare sandboxes that are kept of it. */
+  /** How many spare sandboxes are kept ready from it. */
   pool: number;
 }
 
-/** That a snapshot stands upon a layer, one row each; of all snapshots, whoever they were made for. */
+/**
+ * Which layers each snapshot is built on, one row per pair, for every snapshot whatever it was made
+ * for.
+ */
 export interface SnapshotLayerTable {
   layer_id: string;
   snapshot_id: string;
 }
 
-/** What a name with a tag means; without a tag the template store and the snapshots know. */
+/** Names with a tag. Names without one are resolved by the template store and the snapshots. */
 export interface TemplateTagTable {
   name: string;
   tag: string;
-  /** Of a template or a snapshot. */
+  /** Id of a template or a snapshot. */
   target_id: string;
   created_at_ms: number;
 }
 
+/** API keys and access tokens. */
 export interface ApiKeyTable {
   id: string;
-  /** Which `KeyKind` it is of. */
+  /** A `KeyKind`. */
   kind: string;
   name: string;
-  /** SHA-256, hex, of the key's bytes; the key itself is not kept. */
+  /** SHA-256, hex, of the key's bytes. The key itself is not stored. */
   key_sha256: string;
   /** First characters, to tell keys apart in a list. */
   prefix: string;
-  /** Last characters; null for keys of a time when they were not kept. */
+  /** Last characters; null for keys from before they were stored. */
   suffix: string | null;
   created_at_ms: number;
 }
 
-/** What requests with an `Idempotency-Key` made, or are about to make. */
+/** Requests with an `Idempotency-Key`, and the ids that they made or are about to make. */
 export interface IdempotencyKeyTable {
   /** Id of the caller's credentials; empty for the owner of the Unix socket. */
   caller: string;
   idempotency_key: string;
-  /** SHA-256, hex, of what the request asks for. */
+  /** SHA-256, hex, of the request's content. */
   request_sha256: string;
-  /** Of what is to be made, JSON array, in the order of the answer. */
+  /** Ids to create, as a JSON array, in response order. */
   ids: string;
-  /** JSON array of `Made`, as long as `ids`; null until it is known. */
+  /** JSON array of `Made`, as long as `ids`; null until the result is known. */
   made: string | null;
   created_at_ms: number;
 }
 
+/** Every table, by its name in SQL. */
 export interface Tables {
   sandboxes: SandboxTable;
   snapshots: SnapshotTable;
@@ -107,11 +114,15 @@ export interface Tables {
   idempotency_keys: IdempotencyKeyTable;
 }
 
+/** The database, or a transaction in it. */
 export type Database = Kysely<Tables>;
 
 /**
- * Opens the file, made if need be for its owner alone, and brings its schema up to date.
- * @throws storage.failed when it is damaged, or was written by a version that this one does not know
+ * Opens the database file, which it creates with mode 0600 if there is none, and migrates its
+ * schema.
+ * @param path `:memory:` opens a database without a file.
+ * @throws storage.failed when the file is damaged, or was written by a version that this one does
+ *   not know
  */
 export async function openDatabase(path: string, sealing: Sealing): Promise<Database> {
   // ORDER: SQLite gives its log and shared memory the mode of the database.
@@ -141,8 +152,8 @@ export async function openDatabase(path: string, sealing: Sealing): Promise<Data
 }
 
 /**
- * Once in the life of a database: pages and the log of a time before secrets were sealed are written over.
- * One that is in use by another process is left for the next start.
+ * Overwrites the pages and the log from before secrets were sealed, once per database. If another
+ * process is using the database, the next start does it.
  */
 function forgetPlainPages(sqlite: DatabaseSync): void {
   if (pragma(sqlite, "user_version") >= pagesWithoutSecrets) return;
@@ -151,12 +162,12 @@ function forgetPlainPages(sqlite: DatabaseSync): void {
   if (!isBusy) sqlite.exec(`PRAGMA user_version = ${pagesWithoutSecrets}`);
 }
 
-/** Of the first column of the answer. */
+/** The first column of the pragma's result. */
 function pragma(sqlite: DatabaseSync, text: string): number {
   return Number(Object.values(sqlite.prepare(`PRAGMA ${text}`).get() ?? {})[0]);
 }
 
-/** Node's own SQLite behind the small interface that Kysely's dialect asks for. */
+/** Wraps Node's SQLite in the small interface that Kysely's dialect needs. */
 function adapt(sqlite: DatabaseSync): SqliteDatabase {
   return {
     close: () => sqlite.close(),

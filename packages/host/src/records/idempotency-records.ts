@@ -1,28 +1,30 @@
-/** What requests with an `Idempotency-Key` made, by caller and key. */
+/** Rows that say what requests with an `Idempotency-Key` made, by caller and key. */
 import type { ErrorBody } from "@torpor/std";
 import type { Selectable } from "kysely";
 import type { Database, IdempotencyKeyTable } from "./database.ts";
 
-/** Of one thing that was asked for: its id, or why there is none. */
+/** The result for one requested thing: its id, or the error if it does not exist. */
 export type Made = string | ErrorBody;
 
-/** Which request a key was sent with. */
+/** Identifies a request by its caller, its key and its content. */
 export interface KeyedRequest {
   /** Id of the caller's credentials; empty for the owner of the Unix socket. */
   readonly caller: string;
   readonly key: string;
-  /** Hex, of what the request asks for. */
+  /** SHA-256, hex, of the request's content. */
   readonly requestSha256: string;
 }
 
+/** One keyed request, and what it made. */
 export interface IdempotencyRecord extends KeyedRequest {
-  /** Of what is to be made, in the order of the answer. */
+  /** Ids to create, in response order. */
   readonly ids: readonly string[];
-  /** As long as `ids`; null until it is known. */
+  /** As long as `ids`; null until the result is known. */
   readonly made: readonly Made[] | null;
   readonly createdAtMs: number;
 }
 
+/** Reads and writes the table of idempotency keys. Every method rejects if the database fails. */
 export class IdempotencyRecords {
   readonly #database: Database;
 
@@ -30,7 +32,7 @@ export class IdempotencyRecords {
     this.#database = database;
   }
 
-  /** Those of which it is not known yet what was made. */
+  /** The records whose result is not known yet. */
   async unsettled(): Promise<readonly IdempotencyRecord[]> {
     const rows = await this.#database
       .selectFrom("idempotency_keys")
@@ -40,7 +42,7 @@ export class IdempotencyRecords {
     return rows.map(fromRow);
   }
 
-  /** One of `sinceMs` or later. */
+  /** The record of this caller and key, if it was created at `sinceMs` or later. */
   async find(
     { caller, key }: KeyedRequest,
     sinceMs: number,
@@ -55,6 +57,7 @@ export class IdempotencyRecords {
     return row === undefined ? undefined : fromRow(row);
   }
 
+  /** Inserts the record, or replaces the one of the same caller and key. */
   async save(record: IdempotencyRecord): Promise<void> {
     const { caller, idempotency_key, ...rest } = toRow(record);
     await this.#database
@@ -64,6 +67,7 @@ export class IdempotencyRecords {
       .execute();
   }
 
+  /** Deletes the record of this caller and key, if there is one. */
   async remove({ caller, key }: KeyedRequest): Promise<void> {
     await this.#database
       .deleteFrom("idempotency_keys")
@@ -72,7 +76,7 @@ export class IdempotencyRecords {
       .execute();
   }
 
-  /** Removes those of before `sinceMs`, and the oldest beyond `countMax`. */
+  /** Deletes the records from before `sinceMs`, and the oldest beyond `countMax`. */
   async prune(sinceMs: number, countMax: number): Promise<void> {
     const oldestKept = await this.#database
       .selectFrom("idempotency_keys")
@@ -99,7 +103,10 @@ function toRow(record: IdempotencyRecord): IdempotencyKeyTable {
   };
 }
 
-/** The columns hold what `toRow` wrote; the database is the daemon's own. */
+/**
+ * Parses without checks: the columns hold what `toRow` wrote, and only the daemon writes its
+ * database.
+ */
 function fromRow(row: Selectable<IdempotencyKeyTable>): IdempotencyRecord {
   return {
     caller: row.caller,

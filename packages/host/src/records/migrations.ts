@@ -1,20 +1,20 @@
 /**
- * The database's schema as steps, each applied once and in the order of their names. A step that was
- * released is never changed; what comes later is a step of its own.
+ * The database's schema as migrations, each applied once, in the order of their names. A released
+ * migration is never changed; a later change is a new migration.
  */
 import { type Sealer, sealSnapshots } from "@torpor/storage";
 import type { Kysely } from "kysely";
 import type { Migration } from "kysely/migration";
 import { sealSecrets } from "./sandbox-secrets.ts";
 
-/** What seals secrets of an earlier version, in records and in snapshots. */
+/** The means to seal the secrets of earlier versions, in records and in snapshots. */
 export interface Sealing {
   readonly sealer: Sealer;
-  /** Its snapshots are sealed, too. */
+  /** The folder whose snapshots are sealed too. */
   readonly stateFolder: string;
 }
 
-/** `sandboxes` before its secrets were sealed. */
+/** `sandboxes` as it was before its secrets were sealed. */
 interface PlainTables {
   sandboxes: {
     id: string;
@@ -25,6 +25,7 @@ interface PlainTables {
   };
 }
 
+/** Every migration by name. `up` of "0004-sealed-secrets" also rewrites snapshots on disk. */
 export function migrationsWith(sealing: Sealing): Readonly<Record<string, Migration>> {
   return {
     ...tables,
@@ -133,7 +134,7 @@ async function seal(
   database: Kysely<PlainTables>,
   { sealer, stateFolder }: Sealing,
 ): Promise<void> {
-  // ORDER: a crash in between repeats the step, and sealed snapshots stay as they are.
+  // ORDER: a crash in between repeats the migration, which leaves sealed snapshots as they are.
   await sealSnapshots(stateFolder, sealer);
   await database.schema
     .alterTable("sandboxes")

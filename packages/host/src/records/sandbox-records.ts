@@ -1,8 +1,8 @@
 /**
- * What the daemon knows of each sandbox, stored before it is acted on.
+ * The record of each sandbox, which the daemon stores before it acts on it.
  *
- * A record is read and written whole by the sandbox's single writer, so that no two fields can
- * disagree after a crash.
+ * The sandbox's single writer reads and writes a record whole, so that no two fields can disagree
+ * after a crash.
  */
 import type { Selectable } from "kysely";
 import { TorporError } from "@torpor/std";
@@ -13,36 +13,38 @@ import type { NetworkRequest } from "../network-request.ts";
 import type { Database, SandboxTable } from "./database.ts";
 import { type SandboxSecrets, openSecrets, sealSecrets } from "./sandbox-secrets.ts";
 
-/** That traffic may wake the sandbox, and how long it then gets. */
+/** Traffic may wake the sandbox, which then gets this timeout. */
 export interface AutoResume {
-  /** Null: for ever. */
+  /** Null: no timeout. */
   readonly timeoutMs: number | null;
 }
 
+/** Everything that the daemon knows about a sandbox. Another daemon can continue from it. */
 export interface SandboxRecord extends SandboxSecrets {
   readonly id: string;
   readonly templateId: string;
   readonly templateName: string;
-  /** Of the newest VM run. Grows by one with every start, also with a failed one. */
+  /** Generation of the newest VM run. Every start increments it, a failed one too. */
   readonly generation: number;
-  /** The newest published snapshot: what a resume goes on from, and the next pause builds upon. */
+  /** The newest published snapshot: a resume continues from it, and the next pause builds on it. */
   readonly snapshotId: string | null;
-  /** The one before it, kept for the day the newest is damaged. */
+  /** The snapshot before it, kept in case the newest is damaged. */
   readonly previousSnapshotId: string | null;
   readonly state: SandboxState;
-  /** Disk layers of the present state above the template's disk, oldest first. */
+  /** Ids of the disk layers of the present state, above the template's disk, oldest first. */
   readonly diskLayers: readonly string[];
   readonly lifetime: Lifetime;
   readonly metadata: Readonly<Record<string, string>>;
   readonly createdAtMs: number;
-  /** When the present or last run began. */
+  /** When the present or the last run began. */
   readonly startedAtMs: number;
-  /** What was asked of its network; null: nothing was. */
+  /** The caller's request for the sandbox's network; null: there was none. */
   readonly network: NetworkRequest | null;
-  /** Null: only a request for it wakes it. */
+  /** Null: only a request to resume it wakes it. */
   readonly autoResume: AutoResume | null;
 }
 
+/** Reads and writes the table of sandboxes, sealing their secrets. */
 export class SandboxRecords {
   readonly #database: Database;
   readonly #sealer: Sealer;
@@ -53,9 +55,10 @@ export class SandboxRecords {
   }
 
   /**
-   * Secrets are opened as they are asked for, which throws `secrets.damaged`: there are many records, and
-   * most are of sandboxes that sleep.
-   * @throws secrets.locked, secrets.damaged for the first of them
+   * Every record. Its secrets are opened when they are read, which throws `secrets.damaged`: there
+   * are many records, and most are of sandboxes that sleep. The first record's are opened here, as
+   * a check.
+   * @throws secrets.locked, secrets.damaged for the first record
    */
   async all(): Promise<readonly SandboxRecord[]> {
     const rows = await this.#database.selectFrom("sandboxes").selectAll().execute();
@@ -64,7 +67,7 @@ export class SandboxRecords {
     return rows.map((row) => fromRow(row, this.#sealer));
   }
 
-  /** @throws storage.failed; then it is as it was */
+  /** Inserts or replaces the record. @throws storage.failed; the stored record is then unchanged */
   async save(record: SandboxRecord): Promise<void> {
     const { id, ...rest } = toRow(record, this.#sealer);
     try {
@@ -82,6 +85,7 @@ export class SandboxRecords {
     }
   }
 
+  /** Deletes the record, if there is one. */
   async remove(id: string): Promise<void> {
     await this.#database.deleteFrom("sandboxes").where("id", "=", id).execute();
   }
@@ -107,7 +111,10 @@ function toRow(record: SandboxRecord, sealer: Sealer): SandboxTable {
   };
 }
 
-/** The columns hold what `toRow` wrote; the database is the daemon's own. */
+/**
+ * Parses without checks: the columns hold what `toRow` wrote, and only the daemon writes its
+ * database.
+ */
 function fromRow(row: Selectable<SandboxTable>, sealer: Sealer): SandboxRecord {
   let opened: SandboxSecrets | undefined;
   const secrets = (): SandboxSecrets => (opened ??= openSecrets(sealer, row.id, row.secrets));

@@ -1,10 +1,13 @@
-/** What published snapshots stand upon, as rows: see storage/snapshot-ledger.ts. */
+/** Which layers published snapshots are built on, as rows: see storage/snapshot-ledger.ts. */
 import type { LayerUse, SnapshotLedger } from "@torpor/storage";
 import type { Database } from "./database.ts";
 
-/** LIMIT: of rows in one answer. Where many snapshots share a layer, the first few nearly always decide. */
+/**
+ * LIMIT: rows per answer. Where many snapshots share a layer, the first few nearly always decide.
+ */
 const pageRows = 128;
 
+/** The snapshot ledger in the daemon's database. Every method rejects if the database fails. */
 export class SnapshotLayers implements SnapshotLedger {
   readonly #database: Database;
 
@@ -58,7 +61,7 @@ export class SnapshotLayers implements SnapshotLedger {
       .execute();
   }
 
-  /** Of these layers, snapshots behind this one. */
+  /** The next rows of these layers whose snapshot id is greater than `snapshotId`. */
   async #page(layerIds: readonly string[], snapshotId: string): Promise<readonly LayerUse[]> {
     const rows = await this.#database
       .selectFrom("snapshot_layers")

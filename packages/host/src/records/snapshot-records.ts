@@ -1,19 +1,23 @@
-/** Snapshots that a user asked for: what `create` takes beside the templates, by id or by name. */
+/**
+ * Snapshots that a user requested: `create` accepts them, by id or name, as it accepts templates.
+ */
 import type { Selectable } from "kysely";
 import type { Database, SnapshotTable } from "./database.ts";
 
+/** A snapshot that a user requested. */
 export interface SnapshotRecord {
   readonly id: string;
-  /** Null for one without a name, or whose name another has taken. */
+  /** Null for a snapshot without a name, or whose name another snapshot has taken. */
   readonly name: string | null;
-  /** The sandbox it was taken of, which may be gone. */
+  /** The sandbox that it was taken of, which may be gone. */
   readonly sandboxId: string;
   readonly templateId: string;
   readonly createdAtMs: number;
-  /** How many spare sandboxes are kept of it. */
+  /** How many spare sandboxes are kept ready from it. */
   readonly pool: number;
 }
 
+/** Reads and writes the table of snapshots. Every method rejects if the database fails. */
 export class SnapshotRecords {
   readonly #database: Database;
 
@@ -21,6 +25,7 @@ export class SnapshotRecords {
     this.#database = database;
   }
 
+  /** Every record, oldest first. */
   async all(): Promise<readonly SnapshotRecord[]> {
     const rows = await this.#database
       .selectFrom("snapshots")
@@ -30,7 +35,7 @@ export class SnapshotRecords {
     return rows.map(fromRow);
   }
 
-  /** Adds it; a name it takes from another leaves that one without. */
+  /** Adds the record. If another snapshot has its name, that one loses its name and its spares. */
   async add(record: SnapshotRecord): Promise<void> {
     await this.#database.transaction().execute(async (transaction) => {
       if (record.name !== null) {
@@ -44,7 +49,7 @@ export class SnapshotRecords {
     });
   }
 
-  /** One whose name, if it has any, is nobody's; in a transaction of the caller's. */
+  /** Adds the record within the caller's transaction. No other snapshot may have its name. */
   async insert(record: SnapshotRecord, transaction: Database): Promise<void> {
     await transaction
       .insertInto("snapshots")
@@ -59,10 +64,12 @@ export class SnapshotRecords {
       .execute();
   }
 
+  /** Sets how many spare sandboxes are kept ready from a snapshot. */
   async setPool(id: string, pool: number): Promise<void> {
     await this.#database.updateTable("snapshots").set({ pool }).where("id", "=", id).execute();
   }
 
+  /** Deletes the record, if there is one. */
   async remove(id: string): Promise<void> {
     await this.#database.deleteFrom("snapshots").where("id", "=", id).execute();
   }

@@ -1,7 +1,7 @@
 /**
- * An instant of a sandbox that goes on, for a snapshot of a user's and for a fork. The record says
- * "checkpointing" meanwhile, and names the new disk layer before the VM writes to it; whatever happens,
- * the sandbox runs on.
+ * Takes an instant of a sandbox that keeps running, for a user's snapshot and for a fork. Meanwhile
+ * the record says "checkpointing", and it names the new disk layer before the VM writes to it.
+ * Whether the checkpoint succeeds or fails, the sandbox keeps running.
  */
 import { type StepTiming, assert, runSteps } from "@torpor/std";
 import { newDiskLayerId } from "../entropy.ts";
@@ -10,14 +10,21 @@ import { type CheckpointContext, checkpointSteps } from "../steps/checkpoint.ts"
 import { newSaveContext, runToSave } from "./save.ts";
 import type { Turn } from "./writer.ts";
 
-/** The instant of a sandbox; disposing it lets it be collected, unless somebody else needs it. */
+/**
+ * An instant of a sandbox. Disposing it lets its snapshot be garbage-collected, unless something
+ * else needs it.
+ */
 export interface Checkpoint extends Disposable {
   readonly snapshotId: string;
-  /** Whether it was taken now; that of a paused sandbox has been there before. */
+  /** Whether it was taken now; a paused sandbox's was there before. */
   readonly isNew: boolean;
   readonly timings: readonly StepTiming[];
 }
 
+/**
+ * Saves a running sandbox as `snapshotId`, which becomes its newest snapshot, and lets it continue.
+ * @throws whatever the steps of a checkpoint throw; the sandbox is then running as before
+ */
 export async function checkpoint(turn: Turn, snapshotId: string): Promise<readonly StepTiming[]> {
   const { host } = turn;
   const { run, running } = await runToSave(turn);
@@ -52,7 +59,10 @@ export async function checkpoint(turn: Turn, snapshotId: string): Promise<readon
   }
 }
 
-/** The newest snapshot, which a paused sandbox is and a running one has just been given. */
+/**
+ * Keeps the sandbox's newest snapshot: the one it is paused in, or the one just taken of a running
+ * sandbox.
+ */
 export function keepCheckpoint(
   { host, record: { snapshotId } }: Turn,
   isNew: boolean,

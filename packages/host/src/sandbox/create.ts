@@ -1,6 +1,6 @@
 /**
- * How a sandbox begins: at once, or as a spare that somebody is given later. It begins with its record,
- * which says "creating"; if anything fails, nothing of it is left.
+ * How a sandbox begins: at once, or as a spare that a caller claims later. Its record says
+ * "creating" from the start; if anything fails, nothing is left of the sandbox.
  */
 import { mkdir } from "node:fs/promises";
 import { runSteps } from "@torpor/std";
@@ -11,15 +11,19 @@ import { remove } from "./remove.ts";
 import { enterRunning, newWakeContext, wake } from "./wake.ts";
 import type { Turn } from "./writer.ts";
 
-/** What a new sandbox has of whoever asked for it. */
+/** The fields of a new sandbox that come from the caller who requested it. */
 export type SandboxOwner = Pick<
   SandboxRecord,
   "metadata" | "envVars" | "lifetime" | "accessToken" | "network" | "autoResume"
 >;
 
+/**
+ * Makes a spare of a new sandbox: restored, warmed up, and held until `create` claims it.
+ * @throws whatever the steps of a spare throw; nothing is left of the sandbox then
+ */
 export function prepareSpare(turn: Turn): Promise<Outcome> {
   return orNothing(turn, async () => {
-    // The warm-up's own init takes a generation, too.
+    // Two generations, because the warm-up's own init takes one.
     const context = await newWakeContext(turn, "create", turn.record.snapshotId, 2);
     const timings = await runSteps(spareSteps, context, turn.stepOptions("prepare"));
     turn.spare = context;
@@ -27,6 +31,11 @@ export function prepareSpare(turn: Turn): Promise<Outcome> {
   });
 }
 
+/**
+ * Starts a new sandbox for its owner, or claims it if it is a spare.
+ * @param verifyDisk False when the same layers have just been verified or written.
+ * @throws whatever the steps of a wake throw; nothing is left of the sandbox then
+ */
 export function create(turn: Turn, owner: SandboxOwner, verifyDisk: boolean): Promise<Outcome> {
   return orNothing(turn, async () => {
     await turn.save({ ...owner, createdAtMs: Date.now() });
@@ -51,7 +60,7 @@ async function claimSpare(
   return await enterRunning(turn, claimed, timings);
 }
 
-/** Runs what makes this sandbox; if it fails, nothing is left. */
+/** Runs `work`, which makes this sandbox. If it fails, removes everything of the sandbox. */
 async function orNothing<T>(turn: Turn, work: () => Promise<T>): Promise<T> {
   try {
     await mkdir(turn.folder.path, { recursive: true, mode: 0o700 });

@@ -1,12 +1,16 @@
-/** A sandbox moves over to the equal of its snapshot, in fewer layers, that upkeep.ts has published. */
+/** Moves a sandbox onto an equal of its snapshot, in fewer layers, that upkeep.ts has published. */
 import type { SnapshotManifest } from "@torpor/storage";
 import { baseOf } from "./save.ts";
 import type { Turn } from "./writer.ts";
 
-/** The equal of a snapshot, in fewer layers; undefined where there is none. */
+/** Returns the equal of a snapshot in fewer layers; undefined if there is none. */
 export type EqualOf = (snapshot: SnapshotManifest) => Promise<SnapshotManifest | undefined>;
 
-/** @param equalOf Asked within the turn, so that no save comes between the question and the answer. */
+/**
+ * Makes the equal of the newest snapshot, if there is one, the sandbox's newest snapshot.
+ * @param equalOf Called within the turn, so that no save happens between the question and the
+ *   answer.
+ */
 export async function takeFold(turn: Turn, equalOf: EqualOf): Promise<void> {
   const before = turn.isRemoved ? undefined : await baseOf(turn);
   const after = before === undefined ? undefined : await equalOf(before);

@@ -1,12 +1,13 @@
-/** What a sandbox's record leads to, and so keeps. */
+/** The snapshots and disk layers that a sandbox's record refers to, and so keeps. */
 import type { SandboxRecord } from "../records/sandbox-records.ts";
 
+/** The fields of a record that refer to snapshots or disk layers. */
 export type NamingRecord = Pick<
   SandboxRecord,
   "snapshotId" | "previousSnapshotId" | "diskLayers" | "state"
 >;
 
-/** Ids of snapshots and disk layers; what those stand upon is not among them. */
+/** Ids of the snapshots and disk layers that the record names, without those that they build on. */
 export function namesOf({
   snapshotId,
   previousSnapshotId,
@@ -17,7 +18,7 @@ export function namesOf({
     snapshotId,
     previousSnapshotId,
     "pagedFrom" in state ? (state.pagedFrom ?? null) : null,
-    // A save that was cut short may have published it: the next daemon finds out.
+    // An interrupted save may have published it: the next daemon finds out.
     "snapshotId" in state ? state.snapshotId : null,
   ];
   const openDisks = "openDisks" in state ? state.openDisks : [];

@@ -1,7 +1,7 @@
 /**
- * A sandbox goes to sleep. The record says "pausing", and which snapshot will be published, so that a
- * later daemon can tell whether it was. Up to then a failure leaves the sandbox running; from then on it
- * is paused, whatever happens to its VM.
+ * Pauses a sandbox. The record says "pausing", and which snapshot will be published, so that a
+ * later daemon can tell whether it was. Until it is published a failure leaves the sandbox running;
+ * after that it is paused, whatever happens to its VM.
  */
 import { runSteps } from "@torpor/std";
 import { newSnapshotId } from "../entropy.ts";
@@ -12,6 +12,11 @@ import { clearRuns, endRunAnyway } from "./run.ts";
 import { newSaveContext, runToSave } from "./save.ts";
 import type { Turn } from "./writer.ts";
 
+/**
+ * Saves a running sandbox to disk and ends its VM.
+ * @throws whatever the steps of a pause throw; the sandbox is then running, or paused if the
+ *   snapshot was published already
+ */
 export async function pause(turn: Turn): Promise<Outcome> {
   const { run, running } = await runToSave(turn);
   const snapshotId = newSnapshotId();
@@ -31,7 +36,7 @@ export async function pause(turn: Turn): Promise<Outcome> {
     return { changed: true, timings };
   } catch (cause) {
     if (published) {
-      // It must not go on beside its snapshot.
+      // The guest must not continue alongside its snapshot.
       run.traffic.cut("paused");
       await endRunAnyway(turn, run);
       await enterPaused(turn, snapshotId);
@@ -42,12 +47,12 @@ export async function pause(turn: Turn): Promise<Outcome> {
   }
 }
 
-/** The snapshot is durable: the sandbox is paused. */
+/** Moves the sandbox to "paused", once its snapshot is durable and its VM has ended. */
 export async function enterPaused(turn: Turn, snapshotId: string): Promise<void> {
   turn.run = undefined;
   turn.base = undefined;
   const { lifetime, startedAtMs } = turn.record;
-  // ORDER: a record that says "paused" is not looked at by the next daemon, so nothing is left by then.
+  // ORDER: the next daemon does not settle a sandbox whose record says "paused", so clear first.
   await clearRuns(turn).catch((cause: unknown) => {
     turn.log.warn("what a run left stays until the next pause or removal", { cause });
   });

@@ -1,6 +1,6 @@
 /**
- * Nothing of a sandbox is to be left, in whatever state it is. The record says "removing" until it is
- * gone itself, so that the next start of the daemon finishes what a crash cut short.
+ * Removes everything of a sandbox, whatever its state. The record says "removing" until it is
+ * deleted itself, so that the next daemon finishes what a crash interrupted.
  */
 import { type StepTiming, TorporError, runSteps } from "@torpor/std";
 import { removeSteps } from "../steps/remove.ts";
@@ -8,9 +8,13 @@ import { wokenRun } from "../steps/wake.ts";
 import { endStrays } from "./run.ts";
 import type { Turn } from "./writer.ts";
 
+/**
+ * Ends the VM and deletes the files and the record. A failed removal can be repeated.
+ * @throws whatever the steps of a removal throw, with `effect: "maybe"`
+ */
 export async function remove(turn: Turn): Promise<readonly StepTiming[]> {
   const { kind } = turn.record.state;
-  // One that was being made is removed by the next daemon, too, whichever of the two it finds.
+  // `rest` may store later: the next daemon removes a sandbox that is "creating" just the same.
   if (kind === "creating") await turn.rest({ kind: "removing" });
   else if (kind !== "removing") await turn.move({ kind: "removing" });
   const context = {
@@ -25,7 +29,7 @@ export async function remove(turn: Turn): Promise<readonly StepTiming[]> {
       throw halfRemoved(cause);
     },
   );
-  // Kept until here: the repeat of a removal that failed has to end the VM too.
+  // Kept until here, because the repeat of a failed removal has to end the VM too.
   turn.run = undefined;
   turn.spare = undefined;
   turn.isRemoved = true;
@@ -35,7 +39,7 @@ export async function remove(turn: Turn): Promise<readonly StepTiming[]> {
   return timings;
 }
 
-/** Nothing of a removal is undone: the sandbox can only be removed after it, whatever was left. */
+/** No step of a removal is undone: whatever is left, the sandbox can then only be removed. */
 function halfRemoved(cause: unknown): TorporError {
   const { code, rawMessage, details } = TorporError.from(cause, "internal");
   return new TorporError(code, rawMessage, {

@@ -1,6 +1,6 @@
 /**
- * A sandbox goes on from its newest snapshot, or from the one before it. The record says "resuming"
- * meanwhile; if that fails the sandbox is what it was, paused or failed.
+ * Resumes a sandbox from its newest snapshot, or from the one before it. Meanwhile the record says
+ * "resuming"; if the resume fails the sandbox is what it was before, paused or failed.
  */
 import { TorporError } from "@torpor/std";
 import { type Lifetime, begin, setTimeoutMs } from "../lifecycle/lifetime.ts";
@@ -11,18 +11,24 @@ import { goOnIfHeld } from "./stall.ts";
 import { type RecordChange, newWakeContext, wake } from "./wake.ts";
 import type { Turn } from "./writer.ts";
 
+/** Options of a resume. */
 export interface ResumeCommand extends Command {
   /**
-   * From the resume on, in place of what was left; null: for ever. One that runs already gets at least
-   * this long, and keeps what it has if that is more.
+   * Timeout from the resume on, replacing what was left; null: none. A sandbox that already runs
+   * gets at least this long, and keeps what it has if that is more.
    */
   readonly timeoutMs?: number | null | undefined;
-  /** What happens when the time of the run is over, from now on. */
+  /** Action when the timeout expires, from now on. */
   readonly onTimeout?: "kill" | "pause" | undefined;
-  /** Go on from the snapshot before the newest one, which is given up. */
+  /** Resume from the snapshot before the newest one, and discard the newest. */
   readonly previous?: boolean | undefined;
 }
 
+/**
+ * Wakes a paused or failed sandbox.
+ * @throws sandbox.wrongState if there is no such snapshot, and whatever the steps of a wake throw;
+ *   the sandbox is then what it was before
+ */
 export async function resume(turn: Turn, command: ResumeCommand): Promise<Outcome> {
   const before = turn.record;
   const previous = command.previous === true;
@@ -43,7 +49,11 @@ export async function resume(turn: Turn, command: ResumeCommand): Promise<Outcom
   }
 }
 
-/** The repeat of a resume: the sandbox runs already. */
+/**
+ * Handles a resume of a sandbox that already runs: it continues if its VMM held it, and may get
+ * more time.
+ * @throws sandbox.wrongState when the command asks for the previous snapshot
+ */
 export async function stayAwake(turn: Turn, command: ResumeCommand): Promise<Outcome> {
   if (command.previous === true) throw notAsleep(turn);
   if (turn.run !== undefined) await goOnIfHeld(turn, turn.run);
@@ -67,14 +77,16 @@ function changeOf(
   };
 }
 
-/** One that goes on was not asked to: what it has done since would be lost without a word. */
+/** A running sandbox does not go back: what it has done since would be lost without a warning. */
 function notAsleep({ record: { id } }: Turn): TorporError {
   return new TorporError("sandbox.wrongState", "the sandbox is running and cannot go back", {
     advice: `Pause it first: \`torpor resume --previous ${id}\` then goes back to the snapshot before that pause.`,
   });
 }
 
-/** A damaged snapshot is not the end of a sandbox that has an older one. */
+/**
+ * Adds the advice to resume from the previous snapshot when the newest is damaged and there is one.
+ */
 function withWayBack({ record }: Turn, cause: unknown, triedPrevious: boolean): unknown {
   const damaged = TorporError.is(cause) && cause.code === "snapshot.corrupt";
   if (!damaged || triedPrevious || record.previousSnapshotId === null) return cause;

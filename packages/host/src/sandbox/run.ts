@@ -1,6 +1,6 @@
 /**
- * A sandbox and the run of its VM: from when on they belong together, what becomes of the sandbox when
- * the VM ends by itself, and what earlier runs have left.
+ * A sandbox and the run of its VM: how the two are joined, what happens to the sandbox when the VM
+ * ends by itself, and how leftovers of earlier runs are removed.
  */
 import { rm } from "node:fs/promises";
 import { Deadline, ignoreFailure } from "@torpor/std";
@@ -11,10 +11,10 @@ import { type SandboxRun, endRun } from "../steps/run.ts";
 import type { Turn } from "./writer.ts";
 
 const endBudgetMs = 15_000;
-/** LIMIT: of what a VM that ended by itself said last, as far as its record keeps it. */
+/** LIMIT: last lines of a VM that ended by itself, as the sandbox's record keeps them. */
 const lastLinesMax = 20;
 
-/** From here on this is the sandbox's run, until somebody ends it or it ends by itself. */
+/** Makes this the sandbox's run, until the daemon ends it or it ends by itself. */
 export function attach(turn: Turn, run: SandboxRun): void {
   turn.run = run;
   turn.activity.touch();
@@ -27,7 +27,7 @@ export function attach(turn: Turn, run: SandboxRun): void {
   );
 }
 
-/** Lets go of the VM without ending it. */
+/** Lets go of the VM without ending it, so that another daemon can adopt it. */
 export async function letGo(turn: Turn): Promise<void> {
   const { run } = turn;
   turn.run = undefined;
@@ -40,7 +40,7 @@ export async function letGo(turn: Turn): Promise<void> {
 }
 
 async function onExit(turn: Turn, run: SandboxRun, exit: VmExit): Promise<void> {
-  if (turn.run !== run || turn.record.state.kind === "removing") return; // ended by us
+  if (turn.run !== run || turn.record.state.kind === "removing") return; // the daemon ended it
   const lastLines = [...linesOf(exit.consoleTail), ...linesOf(exit.vmmTail)].slice(-lastLinesMax);
   const reason = exit.reason && `the VM was ended: ${exit.reason.rawMessage}`;
   turn.log.error(reason ?? "the VM ended by itself", { ...exit });
@@ -50,7 +50,7 @@ async function onExit(turn: Turn, run: SandboxRun, exit: VmExit): Promise<void> 
   await enterFailed(turn, reason ?? `the VM ended by itself: ${lastWords}`, lastLines);
 }
 
-/** What is over is over, whatever is left of it. */
+/** Ends everything of a run that is over. A failure is logged and changes nothing else. */
 export async function endRunAnyway({ log }: Turn, run: SandboxRun): Promise<void> {
   try {
     await endRun(run, Deadline.after(endBudgetMs, "ending a VM whose run is over"));
@@ -61,7 +61,11 @@ export async function endRunAnyway({ log }: Turn, run: SandboxRun): Promise<void
   }
 }
 
-/** There is no VM any more, and no snapshot of what it did last. */
+/**
+ * Moves the sandbox to "failed": its VM is gone, and no snapshot has what it did last.
+ * @param reason For the caller.
+ * @param lastLines The last lines of the console and of the VMM's log.
+ */
 export async function enterFailed(
   turn: Turn,
   reason: string,
@@ -76,7 +80,7 @@ export async function enterFailed(
   turn.events.timed();
 }
 
-/** Ends VMs of this sandbox that no run knows, such as one that cannot be adopted. */
+/** Ends VMs of this sandbox that belong to no known run, such as one that cannot be adopted. */
 export async function endStrays({ host, folder, log }: Turn): Promise<void> {
   for (const stray of await host.driver.processesBelow(folder.path)) {
     log.warn("ending a VM that could not be reached", { pid: stray.pid });
@@ -84,7 +88,7 @@ export async function endStrays({ host, folder, log }: Turn): Promise<void> {
   }
 }
 
-/** Removes the folders of VM runs, and keeps what the last one said; only called while none is running. */
+/** Removes the folders of VM runs and keeps the last words of the newest. No VM may be running. */
 export async function clearRuns({ folder, record }: Turn): Promise<void> {
   await ignoreFailure("a full disk keeps none", keepLastWords(folder, record.generation));
   await rm(folder.runs, { recursive: true, force: true });

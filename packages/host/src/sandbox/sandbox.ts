@@ -1,13 +1,16 @@
 /**
- * One sandbox, as the rest of the daemon knows it: what can be asked of it, and what can be seen.
+ * One sandbox, as the rest of the daemon sees it: the requests it accepts, and the state it shows.
  *
- * Every request waits for its turn with the sandbox's single writer (writer.ts), is admitted or refused
- * by the state that it finds then, and is handed to the file of its verb. Such a file says what the record
- * holds before, during and after it; how it is done is the list of steps of the same name in `steps/`.
+ * Every request waits for its turn with the sandbox's single writer (writer.ts), is admitted or
+ * refused by the state at that moment, and is handed to the file of its verb. That file says what
+ * the record holds before, during and after the request. Where a verb needs several steps, with
+ * budgets and undo, it runs a list from `steps/`: pause, checkpoint, remove and shorten each have
+ * their own; create and resume both use steps/wake.ts.
  *
- * Operations belong to the daemon: a caller that goes away changes nothing, and a caller that
- * repeats a request joins the queue and finds the sandbox already as asked. A request may name the
- * epoch it was made for, which is the generation of the run; one that comes too late is refused.
+ * Operations belong to the daemon: if the caller disconnects the operation continues, and a caller
+ * that repeats a request joins the queue and finds the sandbox already as requested. A request may
+ * name the epoch it was made for, which is the generation of the run; a request for an earlier run
+ * is refused.
  */
 import { TorporError } from "@torpor/std";
 import type { SandboxFolder } from "@torpor/storage";
@@ -33,24 +36,27 @@ import { endStall } from "./stall.ts";
 import { namesOf } from "./names.ts";
 import { SandboxWriter, type Turn } from "./writer.ts";
 
-/** What happens to sandboxes that concerns others. */
+/** Notifies the rest of the daemon of changes to a sandbox that concern it. */
 export interface SandboxEvents {
-  /** What the sandbox stands upon has changed: something may be folded. */
+  /** The layers that the sandbox is built on have changed: some may be worth compacting. */
   saved(sandbox: Sandbox): void;
-  /** A run begins, its lifetime is set anew, or it is over. */
+  /** A run began or ended, or its lifetime changed. */
   timed(sandbox: Sandbox): void;
-  /** Nothing is left of it. */
+  /** Nothing is left of the sandbox. */
   removed(sandbox: Sandbox): void;
 }
 
-/** Most sandboxes sleep, some by the ten thousand: until it is first used one is hardly more than its record. */
+/**
+ * One sandbox. Tens of thousands may sleep, so until its first use it is little more than its
+ * record.
+ */
 export class Sandbox {
   readonly #host: HostContext;
   readonly #firstRecord: SandboxRecord;
   readonly #events: SandboxEvents;
   #madeWriter: SandboxWriter | undefined;
 
-  /** From here on what the record names is kept. */
+  /** From here on the store keeps what the record names. */
   constructor(host: HostContext, record: SandboxRecord, events: SandboxEvents) {
     this.#host = host;
     this.#firstRecord = record;
@@ -66,6 +72,7 @@ export class Sandbox {
     }));
   }
 
+  /** The record as it is now; it is replaced whole by each change. */
   get record(): SandboxRecord {
     return this.#madeWriter?.record ?? this.#firstRecord;
   }
@@ -75,28 +82,36 @@ export class Sandbox {
     return this.#madeWriter?.run;
   }
 
+  /** The sandbox's folder on disk. */
   get folder(): SandboxFolder {
     return this.#writer.folder;
   }
 
+  /** When a client last used the sandbox. */
   get activity(): Activity {
     return this.#writer.activity;
   }
 
-  /** Goes as far as a sandbox can without knowing whose it will be; `create` does the rest. */
+  /**
+   * Prepares a spare, as far as a sandbox can get before its user is known; `create` does the rest.
+   */
   prepareSpare(): Promise<Outcome> {
     return this.#writer.take(prepareSpare);
   }
 
   /**
-   * Brings a new sandbox to life, from its template or the snapshot it was made with. On failure
-   * nothing of it is left.
+   * Starts a new sandbox, from its template or from the snapshot in its record. If that fails,
+   * nothing is left of the sandbox.
    * @param verifyDisk False when the same layers have just been verified or written.
    */
   create(owner: SandboxOwner, verifyDisk = true): Promise<Outcome> {
     return this.#writer.take((turn) => create(turn, owner, verifyDisk));
   }
 
+  /**
+   * Saves the sandbox to disk and ends its VM; a paused sandbox stays as it is.
+   * @throws sandbox.notFound, sandbox.stale, sandbox.wrongState, and whatever the steps throw
+   */
   pause(command: Command = {}): Promise<Outcome> {
     return this.#writer.take(async (turn) => {
       if (command.stillWanted?.() === false) return unchanged;
@@ -105,6 +120,10 @@ export class Sandbox {
     });
   }
 
+  /**
+   * Wakes the sandbox from a snapshot; a running one continues, and may get more time.
+   * @throws sandbox.notFound, sandbox.stale, sandbox.wrongState, and whatever the steps throw
+   */
   resume(command: ResumeCommand = {}): Promise<Outcome> {
     return this.#writer.take(async (turn) =>
       admit(turn, "resume", command) ? await resume(turn, command) : await stayAwake(turn, command),
@@ -112,8 +131,10 @@ export class Sandbox {
   }
 
   /**
-   * An instant of this sandbox, which goes on: a new snapshot of a running one, the last of a paused.
-   * @param snapshotId What a new one is called.
+   * Takes an instant of this sandbox: a new snapshot of a running sandbox, which continues, or the
+   * newest snapshot of a paused one.
+   * @param snapshotId Id of a new snapshot.
+   * @throws sandbox.notFound, sandbox.stale, sandbox.wrongState, and whatever the steps throw
    */
   checkpoint(command: Command = {}, snapshotId = newSnapshotId()): Promise<Checkpoint> {
     return this.#writer.take(async (turn) => {
@@ -123,6 +144,10 @@ export class Sandbox {
     });
   }
 
+  /**
+   * Removes the sandbox; does nothing if it was removed.
+   * @throws sandbox.stale, and whatever the steps throw; it can then be repeated
+   */
   remove(command: Command = {}): Promise<Outcome> {
     return this.#writer.take(async (turn) => {
       if (turn.isRemoved || command.stillWanted?.() === false) return unchanged;
@@ -132,8 +157,9 @@ export class Sandbox {
   }
 
   /**
-   * From now on, in place of what was asked for before; a sandbox that sleeps wakes with it.
-   * @throws argument.invalid, network.unenforceable, sandbox.notFound; then nothing has changed
+   * Replaces the network request from now on; a paused sandbox wakes with it.
+   * @throws argument.invalid, network.unenforceable, sandbox.notFound, sandbox.stale; nothing has
+   *   changed then
    */
   setNetwork(asked: Partial<NetworkRequest> | null, command: Command = {}): Promise<void> {
     return this.#writer.take(async (turn) => {
@@ -142,7 +168,7 @@ export class Sandbox {
     });
   }
 
-  /** From now on; null: never. @throws sandbox.notFound for one that was removed */
+  /** Sets the timeout from now on; null: none. @throws sandbox.notFound, sandbox.stale */
   setTimeoutMs(timeoutMs: number | null, command: Command = {}): Promise<void> {
     return this.#writer.take(async (turn) => {
       refuseStale(turn, command);
@@ -150,7 +176,10 @@ export class Sandbox {
     });
   }
 
-  /** Gives it at least this long from now, if it runs. @throws sandbox.notFound */
+  /**
+   * Gives a running sandbox at least this long from now.
+   * @throws sandbox.notFound, sandbox.stale
+   */
   extendTimeoutMs(timeoutMs: number, command: Command = {}): Promise<void> {
     return this.#writer.take(async (turn) => {
       refuseStale(turn, command);
@@ -158,27 +187,27 @@ export class Sandbox {
     });
   }
 
-  /** Moves it over to the equal, in fewer layers, of what it stands upon, if it is given one. */
+  /** Moves the sandbox onto the equal of its newest snapshot, if `equalOf` returns one. */
   takeFold(equalOf: EqualOf): Promise<void> {
     return this.#writer.take((turn) => takeFold(turn, equalOf));
   }
 
-  /** Puts the disk of its VM upon the folded layers that its record names by now, if it runs. */
+  /** Rebases the disk of a running VM onto the compacted layers that its record names by now. */
   shortenDisk(): Promise<void> {
     return this.#writer.take(shortenDisk);
   }
 
-  /** Lets a VM go on that its VMM holds for want of disk space, once there may be room again. */
+  /** Lets a VM continue that its VMM holds for want of disk space, once there may be room again. */
   endStall(): Promise<void> {
     return this.#writer.take(endStall);
   }
 
-  /** After a start of the daemon: takes over a VM that is still running, or settles what is left. */
+  /** After the daemon has started: adopts a VM that is still running, or settles what is left. */
   settle(): Promise<void> {
     return this.#writer.take(settle);
   }
 
-  /** Settles when what was asked for so far is done, well or not. */
+  /** Settles when every request so far is done, whether it succeeded or failed. */
   async whenIdle(): Promise<void> {
     await this.#madeWriter?.whenIdle();
   }
@@ -189,7 +218,11 @@ export class Sandbox {
   }
 }
 
-/** @throws sandbox.wrongState when the state does not allow it. @returns false for a repeat. */
+/**
+ * @returns false for a repeat
+ * @throws sandbox.wrongState when the state does not allow the request; sandbox.stale,
+ *   sandbox.notFound
+ */
 function admit(turn: Turn, verb: Verb, { epoch }: Command): boolean {
   const { id, state, snapshotId, generation } = turn.record;
   if (turn.isRemoved) throw new TorporError("sandbox.notFound", `sandbox ${id} was removed`);
@@ -206,7 +239,7 @@ function admit(turn: Turn, verb: Verb, { epoch }: Command): boolean {
   return decision.kind === "accept";
 }
 
-/** For requests that every state allows. */
+/** Checks the epoch of requests that every state allows; every state allows "remove". */
 function refuseStale(turn: Turn, command: Command): void {
   admit(turn, "remove", command);
 }

@@ -1,4 +1,4 @@
-/** What a pause and a checkpoint have in common before their steps begin. */
+/** Preparation that a pause and a checkpoint share before their steps begin. */
 import { Deadline, assert } from "@torpor/std";
 import type { SnapshotManifest } from "@torpor/storage";
 import { type RunningVm, runningVmOf } from "../lifecycle/state.ts";
@@ -8,12 +8,13 @@ import { goOnBudgetMs } from "./stall.ts";
 import { contentToSaveOver } from "./template-content.ts";
 import type { Turn } from "./writer.ts";
 
-/** The run that is saved, and what its record goes on saying of it. */
+/** The run to save, and the part of its state that describes its VM, for the record. */
 export interface RunToSave {
   readonly run: SandboxRun;
   readonly running: RunningVm;
 }
 
+/** The run of a running sandbox, which continues first if its VMM was holding it. */
 export async function runToSave({ record: { state }, run }: Turn): Promise<RunToSave> {
   assert(state.kind === "running" && run !== undefined, "a running sandbox has a run");
   // A guest that QEMU holds for want of disk space could not be prepared.
@@ -21,6 +22,11 @@ export async function runToSave({ record: { state }, run }: Turn): Promise<RunTo
   return { run, running: runningVmOf(state) };
 }
 
+/**
+ * Collects what the steps of a save need.
+ * @throws template.replaced when the template is no longer the one that the VM has mapped;
+ *   template.missing, snapshot.corrupt
+ */
 export async function newSaveContext(
   turn: Turn,
   snapshotId: string,
@@ -52,7 +58,10 @@ export async function newSaveContext(
   };
 }
 
-/** The snapshot that the sandbox stands upon; read only when it is not known. @throws snapshot.corrupt */
+/**
+ * The newest snapshot, which the sandbox builds on; read only if it is not in memory.
+ * @throws snapshot.corrupt
+ */
 export async function baseOf({ host, record, base }: Turn): Promise<SnapshotManifest | undefined> {
   if (record.snapshotId === null) return undefined;
   return base?.snapshotId === record.snapshotId ? base : await host.store.read(record.snapshotId);

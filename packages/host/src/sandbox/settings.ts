@@ -1,10 +1,14 @@
-/** What can be changed of a sandbox without a new run: what it may reach, and how long it runs. */
+/** Settings of a sandbox that can change without a new run: its network policy and its timeout. */
 import { extend, setTimeoutMs } from "../lifecycle/lifetime.ts";
 import { type NetworkRequest, openNetwork } from "../network-request.ts";
 import { applyNetwork, checkNetwork } from "../network-rules.ts";
 import type { Turn } from "./writer.ts";
 
-/** The VM is asked first, because it may refuse; a record that cannot be stored takes it back. */
+/**
+ * Replaces the network request. The network is set first, because it may refuse the request; if the
+ * record cannot be stored, the network gets its old policy back.
+ * @throws argument.invalid, network.unenforceable, storage.failed; nothing has changed then
+ */
 export async function changeNetwork(
   turn: Turn,
   asked: Partial<NetworkRequest> | null,
@@ -21,6 +25,7 @@ export async function changeNetwork(
   }
 }
 
+/** Replaces the timeout; null removes it. @throws storage.failed */
 export async function changeTimeoutMs(turn: Turn, timeoutMs: number | null): Promise<void> {
   const { lifetime, startedAtMs } = turn.record;
   const runningSinceMs = turn.run === undefined ? undefined : startedAtMs;
@@ -30,7 +35,10 @@ export async function changeTimeoutMs(turn: Turn, timeoutMs: number | null): Pro
   turn.events.timed();
 }
 
-/** Does nothing to one that does not run. */
+/**
+ * Gives a running sandbox at least this long from now, and does nothing to any other.
+ * @throws storage.failed
+ */
 export async function extendTimeoutMs(turn: Turn, timeoutMs: number | null): Promise<void> {
   if (turn.run === undefined) return;
   await turn.save({ lifetime: extend(turn.record.lifetime, timeoutMs, Date.now()) });

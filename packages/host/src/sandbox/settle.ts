@@ -1,14 +1,14 @@
 /**
- * What becomes of a sandbox after a start of the daemon. Its record says what the daemon before was
- * about, and what is on disk how far that got:
+ * Settles a sandbox when the daemon starts. Its record says what the daemon before was doing, and the
+ * files on disk say how far it got:
  *
  *     running                   the VM is adopted, or the sandbox has failed
- *     checkpointing             the same: the snapshot is forgotten, and the guest goes on
+ *     checkpointing             the same: the snapshot is discarded, and the guest continues
  *     pausing, published        paused; a VM that still runs is ended
  *     pausing, not published    the VM is adopted, its guest released and thawed, or it has failed
  *     resuming                  paused
  *     creating, removing        removed
- *     paused, failed            as they were
+ *     paused, failed            unchanged
  */
 import { Deadline, TorporError } from "@torpor/std";
 import { type SandboxState, runningVmOf } from "../lifecycle/state.ts";
@@ -22,14 +22,17 @@ import type { Turn } from "./writer.ts";
 
 const adoptBudgetMs = 15_000;
 
-/** The states in which there is a VM, as far as the record knows. */
+/** The states in which the record names a VM. */
 type StateWithVm = Extract<SandboxState, { kind: "running" | "checkpointing" | "pausing" }>;
 
-/** Whether there is nothing to settle: most sandboxes sleep, and a start must not cost more for each. */
+/**
+ * Whether there is nothing to settle: most sandboxes are paused, and must add nothing to a start.
+ */
 export function isAtRest({ kind }: SandboxState): boolean {
   return kind === "paused" || kind === "failed";
 }
 
+/** Brings a sandbox to a resting state, or removes it, by the table above. */
 export async function settle(turn: Turn): Promise<void> {
   const { state } = turn.record;
   switch (state.kind) {

@@ -1,16 +1,18 @@
 /**
- * The disk of a running VM is put upon the layers that its sandbox's record names, when those it was
- * started with, or has added, were folded meanwhile. The guest goes on. The record names both while it
- * is done, so whatever happens, what the VM has open stays; the next save of the sandbox tries again.
+ * Rebases the disk of a running VM onto the layers that its sandbox's record names, when layers
+ * that the VM has open were compacted while it ran. The guest continues. During the rebase the
+ * record names both the old and the new layers, so whatever happens, the layers that the VM has
+ * open are kept. If it fails, the daemon retries after the sandbox's next save.
  */
 import { assert, runSteps } from "@torpor/std";
 import { type Shortening, shortenSteps } from "../steps/shorten.ts";
 import type { Turn } from "./writer.ts";
 
 /**
- * @param openDisks What the VM may have open, oldest first.
- * @param diskLayers What it is to stand upon, oldest first; the newest are the same.
- * @returns undefined when it stands upon nothing else
+ * Plans which disk layers to replace.
+ * @param openDisks Layers that the VM may have open, oldest first.
+ * @param diskLayers Layers that it should use, oldest first; the newest are the same in both.
+ * @returns undefined if the VM has no other layers open
  */
 export function planShortening(
   openDisks: readonly string[],
@@ -27,7 +29,9 @@ export function planShortening(
   return { above, below: diskLayers.slice(0, first), replaced };
 }
 
-/** Does nothing to a sandbox that does not run, or whose VM stands upon what it should. */
+/**
+ * Rebases the disk; does nothing if the sandbox is not running or its VM has the right layers open.
+ */
 export async function shortenDisk(turn: Turn): Promise<void> {
   const { record, run, host } = turn;
   const { state, diskLayers } = record;

@@ -1,20 +1,23 @@
 /**
- * That a snapshot, or a VM that runs, meets the very template it was made over. Memory and disk are stored
- * as differences from the template: over another build of it, which has the same id, they are garbage.
+ * Checks that a snapshot or a running VM meets the very template it was made from. Memory and disk
+ * are stored as differences from the template: over another build of it, which has the same id,
+ * they are garbage.
  */
 import { TorporError } from "@torpor/std";
 import type { SnapshotManifest } from "@torpor/storage";
 
 const shownChars = 12;
 
-/** The template's content as it lies there now. */
+/** The content of a template as it is on disk now. */
 export interface TemplateContent {
   readonly templateId: string;
+  /** Undefined for a template without checksums. */
   readonly sha256: string | undefined;
 }
 
 /**
- * @param snapshot One of an earlier version does not say what it was made over, and is believed.
+ * Asserts that the snapshot was saved over this content of its template.
+ * @param snapshot A snapshot of an earlier version does not name its content, and passes.
  * @throws template.replaced
  */
 export function assertMadeOver(
@@ -26,9 +29,9 @@ export function assertMadeOver(
 }
 
 /**
- * What a save of a running VM is over.
- * @param mapped What the VM has mapped; undefined for a VM of an earlier version.
- * @throws template.replaced: there is nothing left to compare its memory with
+ * The content that a save of a running VM is relative to.
+ * @param mapped The content that the VM has mapped; undefined for a VM of an earlier version.
+ * @throws template.replaced when there is nothing left to compare the VM's memory with
  */
 export function contentToSaveOver(
   mapped: string | undefined,

@@ -1,6 +1,6 @@
 /**
- * What a create and a resume have in common: what they wake with, one more try where a VMM of its own
- * may do better, and the record of a sandbox that runs.
+ * The parts that a create and a resume share: the context of the wake, one retry where a fresh VMM
+ * process may do better, and the record of a running sandbox.
  */
 import { rm } from "node:fs/promises";
 import { Deadline, TorporError, runSteps } from "@torpor/std";
@@ -20,14 +20,17 @@ const endBudgetMs = 15_000;
 const guestUser = "user";
 const bytesPerMiB = 1024 * 1024;
 
-/** What else of the record changes as the sandbox begins to run. */
+/** Further changes to the record as the sandbox begins to run. */
 export type RecordChange = (nowMs: number) => Partial<SandboxRecord>;
 
 const noChange: RecordChange = () => ({});
 
 /**
- * Takes `generations` new ones, the last of which is this wake's. A new sandbox's record names from
- * here on what it stands upon, and that of one that is resumed says so.
+ * Collects what the steps of a wake need, and stores the new generation. From here on the record of
+ * a new sandbox names the layers it is built on, and the record of a resumed one says "resuming".
+ * @param generations How many generations to take; the last is this wake's.
+ * @throws template.missing, template.replaced, snapshot.corrupt, storage.failed; the record is
+ *   unchanged then
  */
 export async function newWakeContext(
   turn: Turn,
@@ -54,14 +57,14 @@ export async function newWakeContext(
     isNew: reason === "create",
     sizeBytes: template.manifest.machine.memoryMiB * bytesPerMiB,
   });
-  // ORDER: nothing fails from here to the steps, whose undo puts back what the record says now.
+  // ORDER: nothing fails between here and the wake; callers undo this only if the wake fails.
   await turn.save({
     generation,
     ...(reason === "create"
       ? { diskLayers }
       : { state: enter(turn.record.state, { kind: "resuming" }) }),
   });
-  // A sandbox that was never saved goes on from a snapshot of another: in memory it is that one still.
+  // A sandbox that was never saved continues from another's snapshot, with the other's identity.
   const isItself = snapshot?.sandboxId === id;
   return {
     sandboxId: id,
@@ -96,6 +99,11 @@ export async function newWakeContext(
   };
 }
 
+/**
+ * Runs the steps of a wake when the wake queue allows it, and moves the sandbox to "running".
+ * Retries once if the VMM failed before the guest ran.
+ * @throws host.busy, and whatever the steps throw
+ */
 export async function wake(
   turn: Turn,
   verb: "create" | "resume",
@@ -121,7 +129,10 @@ export async function wake(
   return await enterRunning(turn, second, timings, change);
 }
 
-/** The guest is initialised: from here on the sandbox is running, with what else has changed. */
+/**
+ * Moves the sandbox to "running", with `change` applied, once its guest is initialised. If the
+ * record cannot be stored, ends the VM.
+ */
 export async function enterRunning(
   turn: Turn,
   context: WakeContext,
@@ -134,7 +145,7 @@ export async function enterRunning(
   const diskLayers = [...sealed, context.newDiskLayer];
   const nowMs = Date.now();
   await using undo = new AsyncDisposableStack();
-  // A guest whose record cannot be written must not go on beside its snapshot.
+  // A guest whose record cannot be written must not continue alongside its snapshot.
   undo.defer(() => endUnrecorded(turn, run));
   await turn.save({
     state: enter(turn.record.state, {
@@ -165,7 +176,7 @@ async function endUnrecorded({ folder }: Turn, run: SandboxRun): Promise<void> {
   await rm(folder.run(run.generation), { recursive: true, force: true });
 }
 
-/** What a VMM process of its own may do better. */
+/** Failures that another VMM process may avoid. */
 function isVmmTrouble(cause: unknown): boolean {
   return TorporError.is(cause) && ["deadline.exceeded", "vmm.exited"].includes(cause.code);
 }

@@ -1,8 +1,8 @@
 /**
- * What a wake's guest has used of its memory by the time it is ready, as a record for the next one.
+ * Records which memory a guest has used by the time it is ready, for the next wake.
  *
- * Ready is it when `init` is done, because that is when whoever asked for the sandbox has it. He has it
- * first: only then the kernel is asked, which takes a millisecond or two, or the pager, which has kept count.
+ * A guest is ready when `init` returns. The daemon answers the client first, and only then asks the
+ * kernel, which takes a millisecond or two, or the pager, which has kept count.
  */
 import { setImmediate as yieldToOthers } from "node:timers/promises";
 import { type PagerProcess, writeWorkingSet } from "@torpor/pager";
@@ -14,7 +14,10 @@ import type { Turn } from "./writer.ts";
 
 const pagerBudgetMs = 5_000;
 
-/** In a turn of its own, after this one. Without a record the next wake takes longer, and this one is as good. */
+/**
+ * Records the working set in a later turn. A failure costs this wake nothing; the next one takes
+ * longer.
+ */
 export function recordWorkingSet(turn: Turn, run: SandboxRun, records: WakeRecords): void {
   const { recordPath } = records;
   if (recordPath === undefined) return;
@@ -36,7 +39,10 @@ async function askPager({ log }: Turn, pager: PagerProcess): Promise<boolean> {
   return false;
 }
 
-/** @returns false where it cannot be told, as of a VMM that loads its memory from a file of its own. */
+/**
+ * @returns false if the pages are not known, as for a VMM that loads its memory from a file of its
+ *   own
+ */
 function writeUsed({ vm: { memory } }: SandboxRun, path: string): boolean {
   const used = memory.usedRanges();
   if (used === undefined) return false;

@@ -1,15 +1,16 @@
 /**
  * The single writer of a sandbox.
  *
- * INVARIANT: what is known of a sandbox, its record and its run, changes in a turn only. Turns are taken
- * one at a time, in the order they were asked for, so that no two operations ever see the same sandbox.
- * `SandboxWriter.take` is the only way to a `Turn`: a function that is given one has the sandbox to
- * itself until it settles, and one that is given none can but look.
+ * INVARIANT: the record of a sandbox and its run change only within a turn. Turns run one at a
+ * time, in the order they were requested, so that no two operations ever work on the sandbox at
+ * once. `SandboxWriter.take` is the only way to a `Turn`: a function that receives one has the
+ * sandbox to itself until its promise settles, and a function without one can only look.
  *
- * What is about to be done is stored before it is done, and the record in memory is the one in the
- * database. What has come of it is so whatever the database says, on a full disk perhaps: it is believed at
- * once, and stored as soon as it can be, before anything else is begun with the sandbox. Until then the
- * database holds what was begun, and the next daemon settles that to the same end (settle.ts).
+ * The daemon stores what it is about to do before it does it, and the record in memory is the one
+ * in the database. A result is a fact even if the database cannot store it, on a full disk for
+ * example: the record in memory changes at once, and is stored as soon as possible, at the latest
+ * by the save with which the next operation begins. Until then the database holds what was begun,
+ * and the next daemon settles that to the same end (settle.ts).
  */
 import { type Logger, type RunStepsOptions, ignoreFailure } from "@torpor/std";
 import { SandboxFolder, type SnapshotManifest } from "@torpor/storage";
@@ -23,18 +24,19 @@ import { namesOf } from "./names.ts";
 
 const storeRetryMs = 1_000;
 
-/** See `SandboxEvents`; of the one sandbox that the turn is with. */
+/** `SandboxEvents` of the one sandbox that the turn belongs to. */
 export interface TurnEvents {
   saved(): void;
   timed(): void;
   removed(): void;
 }
 
+/** Queues the work on one sandbox, and shows its state to readers. */
 export class SandboxWriter {
   readonly #turn: Turn;
   #queue: Promise<unknown> = Promise.resolve();
 
-  /** @param record What it names is kept already. */
+  /** @param record The store already keeps what it names. */
   constructor(host: HostContext, record: SandboxRecord, events: TurnEvents) {
     this.#turn = new Turn(host, record, events, (work) => this.take(work));
   }
@@ -56,7 +58,7 @@ export class SandboxWriter {
     return this.#turn.activity;
   }
 
-  /** Does this when everything that was asked for before is done, well or not. */
+  /** Runs `work` after everything that was requested before, whether that succeeded or failed. */
   take<T>(work: (turn: Turn) => Promise<T>): Promise<T> {
     const result = this.#queue.then(() => work(this.#turn));
     this.#queue = result.catch((cause: unknown) => {
@@ -65,15 +67,19 @@ export class SandboxWriter {
     return result;
   }
 
-  /** Settles when what was asked for so far is done, well or not. */
+  /** Settles when every request so far is done, whether it succeeded or failed. */
   async whenIdle(): Promise<void> {
     await this.#queue;
   }
 }
 
-/** Another turn, for news that comes when this one may be over. */
+/** Queues another turn, for events that may arrive after this one is over. */
 type Later = (work: (turn: Turn) => Promise<void>) => Promise<void>;
 
+/**
+ * Exclusive access to a sandbox: only the function that holds a turn changes the sandbox's record
+ * or run.
+ */
 export class Turn {
   readonly host: HostContext;
   readonly events: TurnEvents;
@@ -82,9 +88,12 @@ export class Turn {
   readonly folder: SandboxFolder;
   readonly activity = new Activity();
   run: SandboxRun | undefined;
-  /** What a spare has been prepared to, until somebody asks for it. */
+  /** The prepared wake of a spare, until a caller claims it. */
   spare: WakeContext | undefined;
-  /** What the run stands upon, as it was read or written: damage of the file costs a running guest nothing. */
+  /**
+   * The newest snapshot as it was read or written: later damage of its file does not affect a
+   * running guest.
+   */
   base: SnapshotManifest | undefined;
   isRemoved = false;
   #record: SandboxRecord;
@@ -104,7 +113,11 @@ export class Turn {
     return this.#record;
   }
 
-  /** To another record: stored first, with whatever could not be stored before, then believed. */
+  /**
+   * Changes the record: stores it, with anything that could not be stored before, then changes it
+   * in memory.
+   * @throws storage.failed; the record in memory is unchanged then
+   */
   async save(change: Partial<SandboxRecord>): Promise<void> {
     const record = { ...this.#record, ...change };
     await this.host.records.save(record);
@@ -112,18 +125,25 @@ export class Turn {
     this.#isStored = true;
   }
 
+  /**
+   * Stores a legal move to another state, before the work that it announces.
+   * @throws storage.failed
+   */
   async move(to: SandboxState): Promise<void> {
     await this.save({ state: enter(this.#record.state, to) });
   }
 
-  /** To what the sandbox has come to already: believed first, then stored, now or later. Never fails. */
+  /**
+   * Records what has already happened: in memory first, then in the database, now or later. Never
+   * fails.
+   */
   async rest(to: SandboxState, change: Partial<SandboxRecord> = {}): Promise<void> {
     this.#believe({ ...this.#record, ...change, state: enter(this.#record.state, to) });
     this.#isStored = false;
     await this.storeRest();
   }
 
-  /** Stores what the sandbox has come to, if that is still to be done. */
+  /** Stores the record if it differs from the database; retries later if that fails. */
   async storeRest(): Promise<void> {
     if (this.#isStored || this.isRemoved) return;
     try {
@@ -140,13 +160,13 @@ export class Turn {
     }
   }
 
-  /** From now on the record is another daemon's. */
+  /** From now on the record belongs to another daemon. */
   letGoOfRecord(): void {
     clearTimeout(this.#retry);
     this.#isStored = true;
   }
 
-  /** Nothing is left of the sandbox: it needs nothing any more. */
+  /** The sandbox is gone: the store need not keep anything for it. */
   letGoOfLayers(): void {
     this.host.store.letGo(namesOf(this.#record));
   }
@@ -154,11 +174,12 @@ export class Turn {
   #believe(record: SandboxRecord): void {
     const before = this.#record;
     this.#record = record;
-    // ORDER: what both name is held all the time.
+    // ORDER: hold first, so that what both records name is kept throughout.
     this.host.store.hold(namesOf(record));
     this.host.store.letGo(namesOf(before));
   }
 
+  /** Options for running the steps of a verb. */
   stepOptions(verb: string): RunStepsOptions {
     return { verb, failpoint: this.host.failpoint };
   }

@@ -1,29 +1,29 @@
 /**
- * How a running sandbox is saved and goes on: for a snapshot that others are made from, and for a fork.
+ * How a running sandbox is saved and continues: for a user's snapshot, and for a fork.
  *
- * The order, each step with its budget and its undo:
+ * The steps in order, and what undoes each; their budgets are in the list below:
  *
  *   1. check space
  *   2. stage            a folder to write the snapshot into                  undo: remove it
- *   3. open layers      the snapshot before, which this one stands upon      undo: close them
+ *   3. open layers      the snapshot before, which this one builds on        undo: close them
  *   4. make disk layer  empty, for what the guest writes from now on; the record names it, and the VMM
  *                       opens it                                             undo: close it
- *   5. hold requests    new ones of clients wait until it goes on            undo: let them in
+ *   5. hold requests    clients' new requests wait until the guest continues undo: let them in
  *   6. close idle       idle connections to the guest
- *   7. reach agent      over a new connection, which prepare finds ready: the freeze is shorter by that
+ *   7. reach agent      over a new connection, which prepare then uses: that shortens the freeze
  *   8. prepare          hooks, no new work, user processes frozen            undo: cancel
  *   9. hold vCPUs       the instant of the snapshot                          undo: release
  *  10. add disk layer   what the guest wrote is sealed below it
  *  11. save device state
  *  12. capture memory   a copy of what may have changed
  *  13. release vCPUs
- *  14. thaw             user processes go on, with their connections; requests are let in
- *  15. save memory      of the copy, what differs from the layers below
+ *  14. thaw             user processes continue, with their connections; requests are let in
+ *  15. save memory      what in the copy differs from the layers below
  *  16. publish          everything flushed, then renamed into place: the point of no return
  *
- * The guest stands still from 9 to 13 and its user processes from 8 to 14; all that takes long is
- * outside. A failure leaves the sandbox running. An extra disk layer that stays behind changes nothing:
- * empty, it reads as the one below it.
+ * The guest stands still from 9 to 13 and its user processes from 8 to 14; all slow steps are outside.
+ * A failure leaves the sandbox running. An extra disk layer that is left behind changes nothing:
+ * empty, it reads as the layer below it.
  */
 import { type MemoryMapping, mapTouched, pageBytes } from "@torpor/native";
 import { Deadline, type Step, assert, flush, totalBytes } from "@torpor/std";
@@ -45,20 +45,27 @@ import {
   writeMemory,
 } from "./save.ts";
 
-/** LIMIT: of the copy in the daemon's memory; a guest that changed more waits until it is written. */
+/**
+ * LIMIT: size of the copy in the daemon's memory. A guest that changed more waits until it is
+ * written.
+ */
 const capturedBytesMax = 256 * 1024 * 1024;
 const undoBudgetMs = 10_000;
 
+/** Input of the steps of a checkpoint, and fields that they fill in. */
 export interface CheckpointContext extends SaveContext {
+  /** Id of the layer that the guest writes to from the checkpoint on. */
   readonly newDiskLayer: string;
   readonly diskBytes: number;
-  /** Stores that the sandbox has the new layer, before the VM does. */
+  /** Stores in the sandbox's record that it has the new layer, before the VM opens it. */
   readonly recordDiskLayer: () => Promise<void>;
-  /** Memory for the copy, made while the guest still runs. */
+  /** Memory for the copy, allocated while the guest still runs. */
   room?: MemoryMapping;
+  /** The copy; undefined if the guest had changed too much, or the VMM saved everything. */
   captured?: CapturedMemory;
 }
 
+/** The steps of a checkpoint, in order. */
 export const checkpointSteps: readonly Step<CheckpointContext>[] = [
   { name: "check space", budgetMs: 5_000, run: checkSpace },
   { name: "stage", budgetMs: 5_000, run: stage },
@@ -85,7 +92,7 @@ async function makeDiskLayer(
 ): Promise<void> {
   const { store, run, diskLayers, newDiskLayer, diskBytes, recordDiskLayer } = context;
   await createOverlay(store.diskPath(newDiskLayer), diskBytes);
-  // The VMM flushes both while the guest stands still: little is left for it then.
+  // The VMM flushes both while the guest stands still; flushing them now leaves little to do then.
   const written = [...diskLayers.slice(-1), newDiskLayer];
   await Promise.all(written.map((layerId) => flush(store.diskPath(layerId))));
   await recordDiskLayer();
@@ -111,7 +118,7 @@ function layerOf({ store, newDiskLayer }: CheckpointContext): DiskLayer {
   return { path: store.diskPath(newDiskLayer), format: "qcow2" };
 }
 
-/** A little more than the guest may have changed by now: it still runs. */
+/** Somewhat more than the guest may have changed by now, because it still runs. */
 function bytesExpected({ run }: CheckpointContext): number {
   const bytes = run.vm.memory.estimateOwnBytes();
   return Math.min(capturedBytesMax, bytes + bytes / 4);
@@ -154,7 +161,7 @@ async function thaw({ run }: CheckpointContext, deadline: Deadline): Promise<voi
 }
 
 async function saveCaptured(context: CheckpointContext): Promise<void> {
-  if (context.memory !== undefined) return; // written already, while the guest waited
+  if (context.memory !== undefined) return; // already written, while the guest waited
   await writeMemory(context, context.captured ?? context.run.vm.memory);
   context.room?.[Symbol.dispose]();
 }

@@ -1,11 +1,21 @@
-/** A VM that ends while a step waits for it: nobody waits on, and the step fails for what ended the VM. */
+/**
+ * A VM may end while a step waits for it: the wait then ends too, and the step fails with the
+ * reason why the VM ended.
+ */
 import { Deadline, type Step, TorporError, assert } from "@torpor/std";
 import type { Vm, VmExit } from "@torpor/vmm";
 
-/** LIMIT: a control socket that closes is the first sign; the process and its pager have last words. */
+/**
+ * LIMIT: a closed control socket is the first sign; the exits of the process and its pager tell
+ * why.
+ */
 const exitBudgetMs = 5_000;
 
-/** @throws what it was ended for, such as snapshot.corrupt; vmm.exited when it ended by itself */
+/**
+ * Wraps a step so that it fails as soon as its VM ends.
+ * @throws the reason why the VM was ended, such as snapshot.corrupt; vmm.exited if it ended by
+ *   itself
+ */
 export function whileVmLives<Context extends { readonly vm?: Vm }>(
   run: Step<Context>["run"],
 ): Step<Context>["run"] {

@@ -1,14 +1,14 @@
 /**
- * How a running sandbox goes to sleep on disk.
+ * How a running sandbox is paused: saved to disk, and its VM ended.
  *
- * The order, each step with its budget and its undo:
+ * The steps in order, and what undoes each; their budgets are in the list below:
  *
  *   1. check space      enough room for the worst case, before anything is disturbed
  *   2. stage            a folder to write the snapshot into                  undo: remove it
- *   3. open layers      the snapshot before, which this one stands upon, is
- *                       looked at until 11 is done                           undo: close them
- *   4. hold requests    new ones of clients wait for what becomes of it     undo: let them in
- *   5. drain            those in flight have a moment to end
+ *   3. open layers      the snapshot before, which this one builds on, stays
+ *                       open until 11 is done                                undo: close them
+ *   4. hold requests    clients' new requests wait for the outcome           undo: let them in
+ *   5. drain            requests in flight have a moment to finish
  *   6. close idle       idle connections to the guest
  *   7. prepare          the agent runs hooks, refuses new work, quiets itself, freezes user
  *                       processes, collects garbage last and answers on a closing connection
@@ -18,10 +18,10 @@
  *  10. save device state
  *  11. save memory      pages that differ from the layers below, or all if those are damaged
  *  12. publish          everything flushed, then renamed into place: the point of no return
- *  13. end VM           connections cut, clients told, process gone
+ *  13. end VM           connections cut, clients notified, process gone
  *
- * Any failure before 12 is done leaves the sandbox running and thawed, with what was in flight. After
- * it the sandbox is paused, whatever happens to the VM.
+ * Any failure before 12 is done leaves the sandbox running and thawed, with its requests in flight.
+ * After 12 the sandbox is paused, whatever happens to the VM.
  */
 import type { Deadline, Step } from "@torpor/std";
 import { endRun } from "./run.ts";
@@ -40,9 +40,10 @@ import {
   stage,
 } from "./save.ts";
 
-/** Far above what `drainMs` may be set to. */
+/** LIMIT: far above the largest setting of `drainMs`. */
 const drainBudgetMs = 120_000;
 
+/** The steps of a pause, in order. */
 export const pauseSteps: readonly Step<SaveContext>[] = [
   { name: "check space", budgetMs: 5_000, run: checkSpace },
   { name: "stage", budgetMs: 5_000, run: stage },
@@ -59,7 +60,9 @@ export const pauseSteps: readonly Step<SaveContext>[] = [
   { name: "end VM", budgetMs: 15_000, run: endVm },
 ];
 
-/** Short requests only: a stream may last for hours, and is cut when the snapshot is safe. */
+/**
+ * Waits for short requests only: a stream may last for hours, and is cut once the snapshot is safe.
+ */
 async function drain({ run, drainMs }: SaveContext): Promise<void> {
   await run.traffic.drain(drainMs);
 }

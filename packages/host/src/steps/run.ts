@@ -9,26 +9,32 @@ import { Traffic } from "../edge/traffic.ts";
 import type { HostContext } from "../host-context.ts";
 import type { RunningVm } from "../lifecycle/state.ts";
 
+/** A running VM, with everything that the daemon holds for it. */
 export interface SandboxRun {
   readonly generation: number;
   readonly vm: Vm;
   readonly network: GuestNetwork;
   readonly link: GuestLink;
-  /** Requests of clients to the guest. */
+  /** Clients' requests to the guest. */
   readonly traffic: Traffic;
-  /** Of a VM whose memory comes from one. */
+  /** The pager that serves the VM's memory; undefined if the VM has none. */
   readonly pager?: PagerProcess | undefined;
-  /** Of fresh bytes of the guest's generators, as it woke; not known of a run that was adopted. */
+  /**
+   * Hash of fresh bytes of the guest's generators at its wake; undefined if the run was adopted.
+   */
   readonly randomHash?: string | undefined;
-  /** Of the record that its wake began with, if there was one; not known of a run that was adopted. */
+  /**
+   * Pages of the working set that this wake started from. Undefined if none, or if the run was
+   * adopted.
+   */
   readonly workingSetPages?: number | undefined;
-  /** Whether its VMM holds it because the host's disk failed a write; kept by stall.ts. */
+  /** Whether the VMM holds the VM because the host's disk failed a write; stall.ts updates it. */
   isStalled?: boolean;
 }
 
 /**
- * Takes over the run that an earlier daemon started, with no way out yet.
- * @throws vmm.exited when it is gone
+ * Adopts the run that an earlier daemon started. Its network can reach nothing yet.
+ * @throws vmm.exited when the VM is gone
  */
 export async function adoptRun(
   { driver, outside, pagers }: Pick<HostContext, "driver" | "outside" | "pagers">,
@@ -43,7 +49,7 @@ export async function adoptRun(
   return { generation, vm, network, link, pager, traffic: new Traffic(link) };
 }
 
-/** Ends everything of a run: connections first, so that nobody waits on a guest that is gone. */
+/** Ends everything of a run: connections first, so that nothing waits on a guest that is gone. */
 export async function endRun(run: SandboxRun, deadline: Deadline): Promise<void> {
   run.traffic[Symbol.dispose]();
   run.link[Symbol.dispose]();

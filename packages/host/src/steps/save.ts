@@ -1,8 +1,9 @@
 /**
- * What a pause and a checkpoint have in common: how a running guest becomes a published snapshot.
+ * The steps that a pause and a checkpoint share: how a running guest becomes a published snapshot.
  *
- * Each function is one step; pause.ts and checkpoint.ts put them in order. A snapshot stands upon the
- * one before it: its memory layer holds what changed since, its disk is the layers up to the instant.
+ * Each function is one step; pause.ts and checkpoint.ts put them in order. A snapshot builds on the
+ * one before it: its memory layer holds what changed since, and its disk is all layers up to the
+ * instant.
  */
 import { join } from "node:path";
 import type { PrepareReason } from "@torpor/protocol";
@@ -25,18 +26,22 @@ import type { SandboxRun } from "./run.ts";
 
 /** LIMIT: device state, map and manifest together are far below this. */
 const snapshotOverheadBytes = 8 * 1024 * 1024;
-/** LIMIT: of the layers below a new one; a longer chain, which no fold has shortened yet, begins anew. */
+/**
+ * LIMIT: memory layers below a new one. Above a longer chain, which has not been compacted yet, the
+ * save writes all of memory.
+ */
 const memoryLayersMax = 16;
 /** The guest answers a cancel once its hooks have run. */
 const undoBudgetMs = 20_000;
 
+/** Input of the steps of a save, and fields that they fill in. */
 export interface SaveContext {
   readonly snapshotId: string;
   readonly sandboxId: string;
   readonly templateId: string;
-  /** Of the content of the template that the VM has mapped. */
+  /** SHA-256 of the content of the template that the VM has mapped. */
   readonly templateSha256: string | undefined;
-  /** The template's memory image. */
+  /** Path of the template's memory image. */
   readonly imagePath: string;
   readonly hostKey: string;
   readonly store: SnapshotStore;
@@ -44,31 +49,37 @@ export interface SaveContext {
   readonly identity: SavedIdentity;
   /** The newest snapshot of this sandbox. */
   readonly base: SnapshotManifest | undefined;
-  /** The disk layers of this instant, oldest first. */
+  /** Ids of the disk layers of this instant, oldest first. */
   readonly diskLayers: readonly string[];
-  /** Save everything by the VMM's own means. */
+  /** Save everything by the VMM's own means, instead of only the differences. */
   readonly saveWhole: boolean;
-  /** How long requests in flight have to end before a pause. */
+  /** How long requests in flight have to finish before a pause. */
   readonly drainMs: number;
   readonly log: Logger;
-  /** Filled in by the steps. */
+  /** The steps fill in this field and those below it. */
   staged?: StagedSnapshot;
   below?: MemoryStack;
-  /** The layers below are of no use: all of memory is written. */
+  /** Set when the layers below are unusable: the save then writes all of memory. */
   beginsAnew?: boolean;
   memory?: SavedMemory;
   disk?: Promise<readonly SavedDiskLayer[]>;
+  /** Set when the VMM saved everything: no memory layer is then written. */
   savedWhole?: boolean;
   published?: SnapshotManifest;
 }
 
-/** A VMM that saves everything writes nearly all of memory, whatever the guest has changed of it. */
+/**
+ * Step: checks for free space. A VMM that saves everything writes nearly all of memory, however
+ * little of it the guest has changed.
+ * @throws storage.noSpace when there is too little
+ */
 export async function checkSpace({ run, store, saveWhole }: SaveContext): Promise<void> {
   const { memory } = run.vm;
   const memoryBytes = saveWhole ? memory.sizeBytes : memory.estimateOwnBytes();
   await assertFreeSpace(store.path, memoryBytes + snapshotOverheadBytes);
 }
 
+/** Step: creates the folder that the snapshot is written into. */
 export async function stage(
   context: SaveContext,
   _deadline: Deadline,
@@ -78,15 +89,15 @@ export async function stage(
 }
 
 /**
- * Before the guest is disturbed: a damaged map or a missing file is found here, and costs no more than
- * a longer save, because the guest has the pages.
+ * Step: opens the layers that the snapshot builds on, before the guest is disturbed. A damaged map
+ * or a missing file is found here and only makes the save longer, because the guest has the pages.
  */
 export async function openLayersBelow(
   context: SaveContext,
   _deadline: Deadline,
   undo: AsyncDisposableStack,
 ): Promise<void> {
-  await closeBelow(context); // of a run of this step whose answer was lost
+  await closeBelow(context); // left by an earlier execution of this step whose answer was lost
   try {
     await openStack(context, undo);
   } catch (cause) {
@@ -94,7 +105,7 @@ export async function openLayersBelow(
   }
 }
 
-/** @throws `cause`, unless it is damage of the layers below */
+/** Prepares to write all of memory. @throws `cause`, unless the layers below are damaged */
 async function beginAnew(
   context: SaveContext,
   undo: AsyncDisposableStack,
@@ -118,7 +129,7 @@ async function openStack(context: SaveContext, undo: AsyncDisposableStack): Prom
   context.below = undo.use(await MemoryStack.open(layers, context.run.vm.memory.sizeBytes));
 }
 
-/** From here on new requests of clients wait for what becomes of the sandbox. */
+/** Step: from here on clients' new requests wait for the outcome of the save. */
 export async function holdRequests(
   { run }: SaveContext,
   _deadline: Deadline,
@@ -127,16 +138,18 @@ export async function holdRequests(
   undo.use(run.traffic.hold());
 }
 
+/** Step: closes idle connections to the guest. */
 export async function closeIdle({ run }: SaveContext): Promise<void> {
   run.traffic.closeIdle();
   run.link.closeIdle();
 }
 
+/** Step: the agent prepares the guest for the snapshot and freezes its user processes. */
 export function prepareGuest(
   reason: PrepareReason,
 ): (context: SaveContext, deadline: Deadline, undo: AsyncDisposableStack) => Promise<void> {
   return async ({ run }, deadline, undo) => {
-    // The undo comes first: a prepare whose answer was lost has frozen the guest all the same.
+    // ORDER: the undo comes first, as a prepare whose answer was lost has frozen the guest too.
     undo.defer(async () => {
       await run.link.cancel(Deadline.after(undoBudgetMs, "thawing the guest after a failed save"));
     });
@@ -144,6 +157,7 @@ export function prepareGuest(
   };
 }
 
+/** Step: stops the vCPUs; this is the instant of the snapshot. */
 export async function holdVcpus(
   { run }: SaveContext,
   deadline: Deadline,
@@ -155,11 +169,15 @@ export async function holdVcpus(
   await run.vm.holdVcpus(deadline);
 }
 
+/** Step: the VMM writes to the disk layer what the guest has written. */
 export async function flushDisk({ run }: SaveContext, deadline: Deadline): Promise<void> {
   await run.vm.flushDisk(deadline);
 }
 
-/** A VMM that refuses the short way is asked for the long one, which every VMM knows. */
+/**
+ * Step: saves the state of the devices alone. If the VMM refuses, saves everything, which every VMM
+ * can.
+ */
 export async function saveDeviceState(context: SaveContext, deadline: Deadline): Promise<void> {
   const { run, log } = context;
   const path = join(stagedPath(context), snapshotFiles.deviceState);
@@ -176,14 +194,16 @@ export async function saveDeviceState(context: SaveContext, deadline: Deadline):
   context.savedWhole = true;
 }
 
-/** The disk is at rest too, and is flushed and summed meanwhile. */
+/**
+ * Step: saves memory. The disk is at rest too, so its layers are flushed and digested in parallel.
+ */
 export async function saveMemory(context: SaveContext): Promise<void> {
   context.disk = digestDisk(context);
-  context.disk.catch(() => undefined); // seen by `publish`, if it comes so far
+  context.disk.catch(() => undefined); // `publish` awaits it, if the save gets that far
   await writeMemory(context, context.run.vm.memory);
 }
 
-/** Writes what differs from the layers below; nothing when the VMM has saved everything. */
+/** Writes what differs from the layers below; writes nothing when the VMM has saved everything. */
 export async function writeMemory(context: SaveContext, memory: ReadableMemory): Promise<void> {
   if (context.savedWhole === true) {
     context.memory = { kind: "whole" };
@@ -200,7 +220,10 @@ export async function writeMemory(context: SaveContext, memory: ReadableMemory):
   context.memory = { kind: "layers", layers };
 }
 
-/** The point of no return: from here on the snapshot is there whatever happens. */
+/**
+ * Step: publishes the snapshot. The point of no return: after it the snapshot exists, whatever
+ * happens.
+ */
 export async function publish(context: SaveContext): Promise<void> {
   const { staged, memory, run } = context;
   assert(staged !== undefined && memory !== undefined, "the snapshot is written");
@@ -225,7 +248,10 @@ export async function publish(context: SaveContext): Promise<void> {
   context.published = manifest;
 }
 
-/** Layers that the snapshot before had are sealed; what this run wrote is flushed and summed. */
+/**
+ * Layers of the snapshot before are sealed and keep their digests; what this run wrote is flushed
+ * and digested.
+ */
 async function digestDisk(context: SaveContext): Promise<readonly SavedDiskLayer[]> {
   const { base, diskLayers, store } = context;
   const known = new Map(base?.disk.map((layer) => [layer.layerId, layer]));

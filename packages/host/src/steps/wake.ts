@@ -1,32 +1,33 @@
 /**
- * How a sandbox comes to life: from a template (create), from its own snapshot (resume) or from the
- * snapshot of another (fork).
+ * How a sandbox wakes: from a template (create), from its own snapshot (resume) or from another
+ * sandbox's snapshot (fork).
  *
- * The order, each step with its budget and its undo:
+ * The steps in order, and what undoes each; their budgets are in the list below:
  *
  *   1. check            what is on disk fits this machine and is undamaged
- *   2. read ahead       the memory that the guest will need; goes on meanwhile  undo: stop it
- *   3. network          a network of this run alone                          undo: release it
+ *   2. read ahead       the memory that the guest will need, in the background  undo: stop it
+ *   3. network          a network for this run alone                         undo: release it
  *   4. disk layer       an empty layer above the sealed ones                 undo: remove it
  *   5. start VMM        memory mapped privately over the template's image    undo: end the VM
- *                       or brought by a pager, page by page
+ *                       or served by a pager, page by page
  *   6. load memory      the snapshot's layers over the image, where there is no pager
  *   7. load device state
  *   8. verify disk      the snapshot's disk layers are undamaged, read since step 1
  *   9. network policy   what the sandbox may reach, from its first instruction on
- *  10. release vCPUs    the guest goes on where it was; user processes are still frozen
- *  11. wait until ready the agent answers                                    a deadline of its own
+ *  10. release vCPUs    the guest continues where it was; user processes are still frozen
+ *  11. wait until ready the agent answers
  *  12. init             entropy, clock, generation, identity, token; old connections destroyed; user
- *                       processes thawed, hooks last                         a deadline of its own
+ *                       processes thawed, hooks last
  *
  * ORDER: memory is complete before device state is loaded, because loading a device reads its queues
- * in guest memory. No user instruction runs before step 12 has put the guest right.
+ * in guest memory. No user instruction runs before step 12 has initialised the guest.
  *
- * A failure anywhere leaves the sandbox as it was: a paused one paused, a new one not there.
+ * A failure anywhere leaves the sandbox as it was: a paused one stays paused, a new one does not
+ * exist.
  *
- * A spare sandbox goes through 1 to 11 but 9 before anybody asks for it, then warms up and holds its
- * vCPUs; whoever gets it has 9, 10 and 12 left (see spares.ts). The warm-up's own init has a generation
- * of its own, one below the sandbox's first, so that the real one renews everything again.
+ * A spare sandbox runs steps 1 to 11 except 9 before anyone asks for it, then warms up and holds its
+ * vCPUs; claiming it runs 9, 10 and 12 (see spares.ts). The warm-up sends an init with a generation
+ * of its own, one below the sandbox's first, so that the real init renews everything again.
  */
 import { mkdirSync } from "node:fs";
 import { rm } from "node:fs/promises";
@@ -69,41 +70,45 @@ import type { WakeRecords } from "../working-sets.ts";
 import { whileVmLives } from "./ended-vm.ts";
 import type { SandboxRun } from "./run.ts";
 
-/** LIMIT: a new layer and its metadata; what the guest writes later is its own affair. */
+/** LIMIT: space for a new layer and its metadata; what the guest writes later is not reserved. */
 const newRunBytes = 16 * 1024 * 1024;
 const bytesPerMiB = 1024 * 1024;
 const endBudgetMs = 10_000;
-/** Some 13 KiB that take 10 ms; a whole save has the step's own budget. */
+/** The state is some 13 KiB and takes 10 ms to load; a whole save has the step's own budget. */
 const devicesBudgetMs = 15_000;
 
+/** Input of the steps of a wake, and fields that they fill in. */
 export interface WakeContext {
   readonly sandboxId: string;
   readonly generation: number;
   readonly template: Template;
-  /** Of the template's content; undefined for one without checksums. */
+  /** SHA-256 of the template's content; undefined for a template without checksums. */
   readonly templateSha256: string | undefined;
-  /** The snapshot to go on from; undefined for a new sandbox of a template. */
+  /** The snapshot to continue from; undefined for a new sandbox of a template. */
   readonly snapshot: SnapshotManifest | undefined;
   readonly store: SnapshotStore;
   readonly folder: SandboxFolder;
-  /** Which pages it will use, as an earlier one found out, and where it tells of its own. */
+  /** The working set that an earlier wake recorded, and where this wake records its own. */
   readonly records: WakeRecords;
-  /** The one that this run writes into, above the snapshot's. */
+  /** Id of the layer that this run writes into, above the snapshot's. */
   readonly newDiskLayer: string;
-  /** False for the children of one fork after the first: they stand upon the same files. */
+  /** False for the children of a fork after the first: they use the same files. */
   readonly verifyDisk: boolean;
   readonly driver: VmmDriver;
   readonly pagers: Pagers;
   readonly networkKind: NetworkKind;
-  /** What the sandbox may reach. */
+  /** The client's request for what the sandbox may reach; null: nothing was requested. */
   readonly networkRequest: EgressRequest | null;
   readonly outside: Outside;
-  /** All of init but what is only known when it is sent. */
+  /** The init request, without the fields that are known only when it is sent. */
   readonly init: Omit<InitRequest, "entropy" | keyof ClockReading | "suspendedMs">;
   readonly entropy: () => string;
-  /** Told the hash of fresh random bytes of the guest. @throws guest.refused when it was seen before */
+  /**
+   * Checks the hash of fresh random bytes of the guest.
+   * @throws guest.refused when it was seen before
+   */
   readonly checkFresh: (randomHash: string) => void;
-  /** Filled in by the steps. */
+  /** The steps fill in this field and those below it. */
   startPager?: StartPager | undefined;
   memory?: Promise<MemoryStack> | undefined;
   diskVerified?: Promise<void>;
@@ -111,7 +116,7 @@ export interface WakeContext {
   vm?: Vm;
   link?: GuestLink;
   randomHash?: string;
-  /** Whether the guest may have run an instruction: up to there a wake can be repeated. */
+  /** Whether the guest may have run an instruction: until then the wake can be retried. */
   guestRan?: boolean;
 }
 
@@ -121,6 +126,7 @@ const policyStep: Step<WakeContext> = {
   run: setNetworkPolicy,
 };
 
+/** The steps of a wake, in order. */
 export const wakeSteps: readonly Step<WakeContext>[] = [
   { name: "check", budgetMs: 10_000, run: checkSources },
   { name: "read ahead", budgetMs: 5_000, run: readAheadMemory },
@@ -136,29 +142,30 @@ export const wakeSteps: readonly Step<WakeContext>[] = [
   { name: "init", budgetMs: 40_000, run: whileVmLives(initGuest) },
 ];
 
-/** A spare's network stays closed: nobody's policy is known yet. */
+/** A spare's network stays closed, because its user's policy is not known yet. */
 const beforeInit = wakeSteps.slice(0, -1).filter((step) => step !== policyStep);
 const initStep = wakeSteps.slice(-1);
 
-/** As far as a sandbox can go without knowing whose it will be. */
+/** The steps that prepare a spare: as far as a sandbox can get before its user is known. */
 export const spareSteps: readonly Step<WakeContext>[] = [
   ...beforeInit,
   { name: "warm up", budgetMs: 30_000, run: whileVmLives(warmUp) },
   { name: "hold vCPUs", budgetMs: 5_000, run: holdVcpus },
 ];
 
-/** What is left to do when somebody asks for it. */
+/** The steps that remain when a user claims a spare. */
 export const claimSteps: readonly Step<WakeContext>[] = [
   policyStep,
   { name: "release vCPUs", budgetMs: 5_000, run: releaseVcpus },
   ...initStep,
 ];
 
-/** Names in order, for tests that fail each of them. */
+/** Names of the steps of a spare, in order, for tests that make each of them fail. */
 export const spareStepNames: readonly string[] = spareSteps.map(({ name }) => name);
+/** Names of the steps of a claim, in order, for tests that make each of them fail. */
 export const claimStepNames: readonly string[] = claimSteps.map(({ name }) => name);
 
-/** What a finished list of steps has made. */
+/** The run that a completed list of steps has made. */
 export function wokenRun(context: WakeContext): SandboxRun {
   const { vm, network, link, generation, randomHash, pagers } = context;
   assert(vm !== undefined && network !== undefined && link !== undefined, "the wake is finished");
@@ -195,11 +202,11 @@ async function checkSources(context: WakeContext): Promise<void> {
   }
   await verifyChunks(deviceStatePath(context), snapshot.deviceState);
   context.diskVerified = verifyDiskLayers(context, snapshot);
-  // Seen by the step that waits for it, if the wake comes so far.
+  // `verifyDisk` awaits it, if the wake gets that far.
   context.diskVerified.catch(() => undefined);
 }
 
-/** Begun early, so that the disk works while the VMM starts; nobody waits for it. */
+/** Starts early, so that the disk works while the VMM starts; no step waits for it. */
 async function readAheadMemory(
   { template, records }: WakeContext,
   _deadline: Deadline,
@@ -228,13 +235,13 @@ async function makeNetwork(
   _deadline: Deadline,
   undo: AsyncDisposableStack,
 ): Promise<void> {
-  // Of a run of this step whose answer was lost.
+  // Left by an earlier execution of this step whose answer was lost.
   context.network?.attachment[Symbol.dispose]();
   context.network?.[Symbol.dispose]();
   context.network = undo.use(
     await createNetwork(context.networkKind, guestAddressing, context.outside),
   );
-  undo.use(context.network.attachment); // the VMM may never come to take its copy
+  undo.use(context.network.attachment); // in case the VMM never takes its copy
 }
 
 async function addDiskLayer(
@@ -258,7 +265,7 @@ async function startVmm(
   mkdirSync(runFolder, { recursive: true, mode: 0o700 });
   undo.defer(() => rm(runFolder, { recursive: true, force: true }));
   context.startPager = pagerOf(context, runFolder);
-  await closeMemory(context); // of a run of this step whose answer was lost
+  await closeMemory(context); // left by an earlier execution of this step whose answer was lost
   context.memory = openMemory(context);
   undo.defer(() => closeMemory(context));
   using attachment = network.attachment;
@@ -300,19 +307,19 @@ function diskLayers({
 }
 
 /**
- * Opens and checks it while the VMM starts.
- * @returns undefined where there is nothing to load
+ * Opens and verifies the memory layers while the VMM starts.
+ * @returns undefined if there is nothing to load
  */
 function openMemory(context: WakeContext): Promise<MemoryStack> | undefined {
   const layers = memoryLayers(context);
   if (context.startPager !== undefined || layers.length === 0) return undefined;
   const opened = openStack(layers, memoryBytes(context.template));
-  opened.catch(() => undefined); // seen by the step that waits for it, if the wake comes so far
+  opened.catch(() => undefined); // `loadMemory` awaits it, if the wake gets that far
   return opened;
 }
 
 async function openStack(layers: readonly StackedLayer[], sizeBytes: number): Promise<MemoryStack> {
-  await yieldToOthers(); // the VMM's process is made first
+  await yieldToOthers(); // the VMM's process is started first
   const stack = await MemoryStack.open(layers, sizeBytes);
   stack.verifyAhead();
   return stack;
@@ -329,7 +336,7 @@ async function loadMemory(context: WakeContext, deadline: Deadline): Promise<voi
   context.memory ??= openMemory(context);
   if (context.memory === undefined) return;
   await using stack = await deadline.race(context.memory);
-  context.memory = undefined; // closed here; a repeat of this step opens its own
+  context.memory = undefined; // closed here; a retry of this step opens its own
   await vm.loadMemory(stack, deadline);
 }
 
@@ -341,7 +348,7 @@ function memoryLayers({ snapshot, store }: WakeContext): readonly StackedLayer[]
   return snapshot?.memory.kind === "layers" ? store.stacked(snapshot.memory.layers) : [];
 }
 
-/** Undefined where memory comes from a file, or lies with the devices. */
+/** Undefined if memory comes from a file, or is part of the device state. */
 function pagerOf(context: WakeContext, runFolder: string): StartPager | undefined {
   const { driver, pagers, records, snapshot, template } = context;
   if (!driver.takesPager || snapshot?.memory.kind === "whole") return undefined;
@@ -382,9 +389,9 @@ async function waitUntilReady(
 ): Promise<void> {
   const { network, snapshot, template } = context;
   assert(network !== undefined, "the network is there before it is dialled");
-  // The key that the guest in the saved memory knows.
+  // The key that the guest has in its saved memory.
   const { hostKey } = snapshot ?? template.manifest;
-  context.link?.[Symbol.dispose](); // of a run of this step whose answer was lost
+  context.link?.[Symbol.dispose](); // left by an execution of this step whose answer was lost
   const link = undo.use(new GuestLink({ dial: (port) => network.dial(port), hostKey }));
   context.link = link;
   await link.waitUntilReady(deadline);
@@ -410,8 +417,8 @@ async function sendInit(
 }
 
 /**
- * Does once what every sandbox does first, so that an emulator has translated that code. No user is
- * there yet: the sandbox's own init, entropy and clock included, comes after it.
+ * Runs once what every sandbox runs first, so that an emulator has already translated that code.
+ * There is no user yet: the sandbox's own init, with its entropy and clock, comes later.
  */
 async function warmUp(context: WakeContext, deadline: Deadline): Promise<void> {
   const { init, link } = context;
