@@ -1,13 +1,16 @@
 /**
- * For whom a connection says it is: the server name of a TLS ClientHello (RFC 8446, RFC 6066), or the
- * Host of an HTTP/1 request. It is read from the first bytes that a guest sends, so every length is
- * checked against what is there.
+ * The name that a connection announces: the server name of a TLS ClientHello (RFC 8446, RFC 6066),
+ * or the Host of an HTTP/1 request. It is read from the first bytes that a guest sends, so every
+ * length is checked against the bytes that are there.
  */
 
-/** LIMIT: what is looked at. A ClientHello with post-quantum keys is near 2 KiB. */
+/** LIMIT: bytes examined for a name. A ClientHello with post-quantum keys is near 2 KiB. */
 export const announcementBytesMax = 16 * 1024;
 
-/** Undefined: it takes more bytes to know. Null: it says none, or is not what it should be. */
+/**
+ * A name in lower case. Undefined: more bytes are needed. Null: the bytes announce no name, or are
+ * malformed.
+ */
 export type AnnouncedName = string | null | undefined;
 
 const recordHandshake = 22;
@@ -17,6 +20,7 @@ const handshakeHeaderBytes = 4;
 const extensionServerName = 0;
 const nameTypeHost = 0;
 
+/** Reads the server name from the first bytes of a TLS connection. */
 export function tlsServerName(bytes: Buffer): AnnouncedName {
   const hello = clientHello(bytes);
   if (hello === undefined || hello === null) return hello;
@@ -28,7 +32,7 @@ export function tlsServerName(bytes: Buffer): AnnouncedName {
   }
 }
 
-/** The body of the first handshake message, which may be spread over several records. */
+/** Returns the body of the first handshake message, which may be spread over several records. */
 function clientHello(bytes: Buffer): Buffer | null | undefined {
   const parts: Buffer[] = [];
   let have = 0;
@@ -67,7 +71,10 @@ function serverNameOf(hello: Reader): string | null {
   return null;
 }
 
-/** @throws RangeError from every method for what lies beyond the end. */
+/**
+ * Reads a buffer from front to back.
+ * @throws RangeError from every method for a length beyond the end.
+ */
 class Reader {
   readonly #bytes: Buffer;
   #at = 0;
@@ -101,7 +108,10 @@ class Reader {
   }
 }
 
-/** Of the first request; a second Host makes it none, because servers differ in which they believe. */
+/**
+ * Reads the Host of the first request. A second Host field gives null, because servers differ in
+ * which one they believe.
+ */
 export function httpHost(bytes: Buffer): AnnouncedName {
   const text = bytes.toString("latin1");
   const end = text.indexOf("\r\n\r\n");

@@ -6,16 +6,20 @@
  */
 import { parseAddress } from "./address-range.ts";
 
-/** LIMIT: of a message by UDP; answers that would not fit are left out. */
+/** LIMIT: size of a message over UDP; answers that would not fit are left out. */
 export const messageBytesMax = 512;
 const headerBytes = 12;
 const labelBytesMax = 63;
 const nameBytesMax = 255;
-/** A pointer to the question's name, type, class, time to live, length, address. */
+/**
+ * Size of one answer: a pointer to the question's name, type, class, time to live, length, address.
+ */
 const answerBytes = 16;
 const classInternet = 1;
 
+/** Numbers of the record types that the name server knows. */
 export const recordType = { a: 1, aaaa: 28, https: 65 } as const;
+/** DNS response codes (RFC 1035, section 4.1.1). */
 export const responseCode = {
   ok: 0,
   formatError: 1,
@@ -25,24 +29,31 @@ export const responseCode = {
   refused: 5,
 } as const;
 
+/** One of the numbers in `responseCode`. */
 export type ResponseCode = (typeof responseCode)[keyof typeof responseCode];
 
+/** The one question of a DNS query. */
 export interface Question {
   readonly id: number;
   readonly recursionDesired: boolean;
-  /** Without a dot at its end. */
+  /** Without a trailing dot. */
   readonly name: string;
+  /** The record type asked for, such as `recordType.a`. */
   readonly type: number;
-  /** As it came, to be sent back. */
+  /** The question section as received, to be echoed in the response. */
   readonly bytes: Buffer;
 }
 
+/** One IPv4 address to answer with. */
 export interface Answer {
   readonly address: string;
   readonly ttlSeconds: number;
 }
 
-/** Undefined for anything but one question of the internet's class; nobody is owed an answer to that. */
+/**
+ * Parses a query. Returns undefined for anything but one question of class Internet; such messages
+ * need no response.
+ */
 export function parseQuestion(message: Buffer): Question | undefined {
   if (message.length < headerBytes || message.length > messageBytesMax) return undefined;
   const flags = message.readUInt16BE(2);
@@ -56,7 +67,7 @@ export function parseQuestion(message: Buffer): Question | undefined {
     at += 1;
     if (length === 0) break;
     const label = message.subarray(at, at + length);
-    // A dot inside a label would be read as two.
+    // A dot inside a label would be read as two labels.
     if (label.length < length || !/^[\x21-\x2d\x2f-\x7e]+$/.test(label.toString("latin1"))) {
       return undefined;
     }
@@ -74,6 +85,7 @@ export function parseQuestion(message: Buffer): Question | undefined {
   };
 }
 
+/** Encodes the response to `question`, with as many answers as fit into `messageBytesMax`. */
 export function encodeAnswer(
   question: Question,
   code: ResponseCode,
@@ -83,7 +95,7 @@ export function encodeAnswer(
   const fitting = answers.slice(0, room);
   const header = Buffer.alloc(headerBytes);
   header.writeUInt16BE(question.id, 0);
-  // An answer, from one who can recurse.
+  // Flags: response, recursion available.
   header.writeUInt16BE(0x8080 | (question.recursionDesired ? 0x0100 : 0) | code, 2);
   header.writeUInt16BE(1, 4);
   header.writeUInt16BE(fitting.length, 6);

@@ -1,4 +1,7 @@
-/** Whether sandboxes of this machine can reach the internet: found by trying, in a namespace for this. */
+/**
+ * Whether sandboxes on this machine can reach the internet, found by trying it in a temporary
+ * namespace.
+ */
 import { NetworkNamespace, bringUp, routeEverythingHere } from "@torpor/native";
 import { TorporError } from "@torpor/std";
 import { Egress } from "./egress.ts";
@@ -7,7 +10,7 @@ import { hostOutside } from "./outside.ts";
 
 const address = "127.0.0.1";
 
-/** Why not, or undefined when they can. */
+/** Returns why sandboxes cannot reach the internet, or undefined when they can. */
 export function egressProblem(): string | undefined {
   try {
     using namespace = NetworkNamespace.create();

@@ -1,14 +1,14 @@
 /**
  * The way out of one sandbox's namespace: the daemon itself.
  *
- * The namespace leads nowhere. In it every address is this machine's own, the kernel lets the connections
- * that the policy allows reach one listening socket of the daemon's and refuses the others, and the
- * daemon connects to the outside on the guest's behalf, from the host's own network. Nothing
- * of the host is configured for it, and when the daemon ends all of it is gone: guests are then refused
- * everything until the next daemon takes over.
+ * The namespace leads nowhere. Inside it every address is local. The kernel hands the connections
+ * that the policy allows to one listening socket of the daemon and refuses the others, and the
+ * daemon connects to the outside on the guest's behalf, from the host's own network. Nothing on the
+ * host is configured for this, and all of it disappears when the daemon ends: guests are then
+ * refused everything until the next daemon takes over.
  *
- * TCP only, and questions to the name server at the gateway. Everything else by UDP is answered with
- * "port unreachable", which makes clients of QUIC fall back at once.
+ * TCP only, and questions to the name server at the gateway. All other UDP is answered with "port
+ * unreachable", which makes QUIC clients fall back at once.
  */
 import { type Socket, createServer } from "node:net";
 import { ConnectionDispatch, type NetworkNamespace, openBoundSocket } from "@torpor/native";
@@ -36,26 +36,35 @@ import { type PassageBudget, processBudget } from "./passage-budget.ts";
 import { Relay } from "./relay.ts";
 
 const namePort = 53;
-/** LIMIT: of new connections a second, which all sandboxes' daemon has to accept. */
+/**
+ * LIMIT: new connections a second from one sandbox; the daemon of all sandboxes has to accept them.
+ */
 const connectionsPerSecondMax = 256;
+/** How long new connections are counted before the count starts again. */
 const breatherMs = 1_000;
-/** How soon an open connection ends that leads to a network which has become the host's. */
+/**
+ * Interval at which connections to networks that have become the host's own are looked for and
+ * reset.
+ */
 const nearLookMs = 1_000;
-/** How long a connection may take to say for whom it is. */
+/** How long a connection may take to announce its name. */
 const announcementBudgetMs = 10_000;
 
-/** One connection, from when it is accepted. */
+/** One connection, from the moment it is accepted. */
 interface Passage {
   readonly inside: Socket;
   readonly address: string;
   readonly port: number;
-  /** What it said, where that is why it was allowed. */
+  /** The name it announced, if it was allowed because of that name. */
   name?: string;
   relay?: Relay;
-  /** Where the relay leads. */
+  /** The address that the relay connects to. */
   farAddress?: string;
 }
 
+/**
+ * Carries the allowed TCP connections of one sandbox to the outside, and answers its DNS questions.
+ */
 export class Egress implements Disposable {
   readonly #outside: Outside;
   readonly #dispatch: ConnectionDispatch;
@@ -67,8 +76,9 @@ export class Egress implements Disposable {
   #breather: NodeJS.Timeout | undefined;
 
   /**
-   * Closed until it has a policy.
-   * @throws a system error where the kernel cannot do it, or another daemon does it.
+   * Nothing is allowed until `setPolicy` is called.
+   * @throws a system error if the kernel cannot do this, or if another daemon already does it for
+   * the namespace.
    */
   constructor(
     namespace: NetworkNamespace,
@@ -93,7 +103,7 @@ export class Egress implements Disposable {
         }),
       );
       this.#held.defer(() => clearTimeout(this.#breather));
-      outside.nearRanges(); // a host that cannot tell them has no way out
+      outside.nearRanges(); // fail now on a host that cannot list them
       const look = setInterval(() => this.#resetNear(), nearLookMs).unref();
       this.#held.defer(() => clearInterval(look));
       this.#held.defer(() => this.#reset(() => true));
@@ -103,7 +113,7 @@ export class Egress implements Disposable {
     }
   }
 
-  /** From now on; connections that it does not allow are reset. */
+  /** Applies a policy from now on. Open connections that it does not allow are reset. */
   setPolicy(policy: NetworkPolicy): void {
     this.#policy = policy;
     this.#applyRules();
@@ -115,9 +125,9 @@ export class Egress implements Disposable {
   }
 
   #admit(inside: Socket): void {
-    inside.on("error", () => undefined); // told by "close"
+    inside.on("error", () => undefined); // "close" follows and is handled below
     if (this.#isBusy()) {
-      inside.resetAndDestroy(); // it was on its way when the kernel was told
+      inside.resetAndDestroy(); // it was already on its way when the kernel's rules changed
       return;
     }
     const { localAddress: address = "", localPort: port = 0 } = inside;
@@ -148,8 +158,8 @@ export class Egress implements Disposable {
   }
 
   /**
-   * To where the name leads by our own resolver, not to the address that the guest chose: it could
-   * say an allowed name to whomever it likes.
+   * Connects to the address that our own resolver finds for the announced name, not to the address
+   * that the guest chose: a guest could announce an allowed name to any server it likes.
    */
   async #carryByName(passage: Passage): Promise<void> {
     const { inside, port } = passage;
@@ -158,7 +168,7 @@ export class Egress implements Disposable {
       if (name === null || !allowsName(this.#policy, name)) throw new Error("not allowed");
       const found = await this.#outside.resolve(name);
       const [first] = reachable(found, (address) => this.#mayReach(address));
-      // Meanwhile the guest may have gone, or the policy have changed.
+      // While the name was resolved, the guest may have closed, or the policy may have changed.
       if (first === undefined || inside.destroyed || !allowsName(this.#policy, name)) {
         throw new Error("out of reach");
       }
@@ -180,16 +190,16 @@ export class Egress implements Disposable {
     return name === undefined || allowsName(this.#policy, name);
   }
 
-  /** Asked each time: the host's networks come and go. */
+  /** Checked each time, because the host's networks come and go. */
   #mayReach(address: string): boolean {
     try {
       return !isForbidden(address, this.#outside.nearRanges());
     } catch {
-      return false; // what is not known to be far is not reached
+      return false; // an address that is not known to be far is refused
     }
   }
 
-  /** Connections to what has become the host's own, or its neighbour, meanwhile. */
+  /** Resets connections to addresses that have since become the host's own or its neighbours'. */
   #resetNear(): void {
     if (this.#passages.size === 0) return;
     this.#reset(({ farAddress }) => farAddress !== undefined && !this.#mayReach(farAddress));
@@ -206,7 +216,10 @@ export class Egress implements Disposable {
     if (this.#passages.delete(passage)) this.#budget.giveBack();
   }
 
-  /** A guest that connects too much is refused by the kernel, for a breath, and costs nothing then. */
+  /**
+   * While a guest connects too fast, the kernel refuses its connections for `breatherMs`, at no
+   * cost to the daemon.
+   */
   #countNew(): void {
     this.#newConnections += 1;
     if (this.#isBusy()) this.#applyRules();
@@ -235,7 +248,10 @@ export class Egress implements Disposable {
   }
 }
 
-/** Leaves what was read to be read again. Null when it says none in time. */
+/**
+ * Reads the announced name and puts the bytes back for the next reader. Returns null if no name
+ * arrives in time.
+ */
 async function readAnnouncedName(
   socket: Socket,
   find: (bytes: Buffer) => AnnouncedName,

@@ -1,7 +1,7 @@
 /**
- * Addresses that no sandbox reaches, whatever is asked for: private networks, the host and its neighbours,
- * and where clouds keep what a machine may know of itself. The host's own networks may have public
- * addresses and change while it runs, so they are asked for each time (`Outside.nearRanges`).
+ * Addresses that no sandbox reaches, whatever its policy: private networks, the host and its
+ * neighbours, and the metadata services of clouds. The host's own networks may have public
+ * addresses and change while it runs, so they are looked up each time (`Outside.nearRanges`).
  */
 import {
   type AddressRange,
@@ -12,6 +12,7 @@ import {
   range,
 } from "./address-range.ts";
 
+/** The ranges that are forbidden on every host. */
 export const forbiddenRanges: readonly AddressRange[] = [
   "0.0.0.0/8", // this host
   "10.0.0.0/8",
@@ -27,14 +28,17 @@ export const forbiddenRanges: readonly AddressRange[] = [
   "240.0.0.0/4", // reserved, and broadcast
 ].map(range);
 
-/** Also true of what is no IPv4 address. @param near The host's own networks, at this moment. */
+/**
+ * Whether no sandbox may reach this address; also true for text that is not an IPv4 address.
+ * @param near The host's own networks at this moment.
+ */
 export function isForbidden(text: string, near: readonly AddressRange[]): boolean {
   const address = parseAddress(text);
   if (address === undefined) return true;
   return [forbiddenRanges, near].some((ranges) => ranges.some((one) => contains(one, address)));
 }
 
-/** Whether no address of it can be reached. */
+/** Whether no address of the range can be reached. */
 export function isAllForbidden(wanted: AddressRange, near: readonly AddressRange[]): boolean {
   return isCovered(wanted, [...forbiddenRanges, ...near]);
 }

@@ -1,9 +1,10 @@
 /**
- * Answers a guest's DNS questions, at its gateway's address, by UDP: for names that its policy lets it
- * ask for, and never with an address that it may not reach, so that no name leads to a private network.
+ * Answers a guest's DNS questions over UDP at its gateway's address: only for names that its policy
+ * lets it resolve, and never with an address that it may not reach, so that no name leads to a
+ * private network.
  *
- * Addresses of IPv4 are all it tells. Questions for those of IPv6, and for hints about HTTPS, are
- * answered with none, so that clients go on at once; other kinds are refused as not implemented.
+ * Answers hold IPv4 addresses only. Questions for IPv6 addresses and for HTTPS records get an empty
+ * answer, so that clients continue at once; other types are refused as not implemented.
  */
 import { type Socket, createSocket } from "node:dgram";
 import { ignoreFailure, systemCode } from "@torpor/std";
@@ -17,20 +18,23 @@ import {
 } from "./dns-message.ts";
 import type { Outside, ResolvedAddress } from "./outside.ts";
 
-/** LIMIT: of questions under way; a client whose question is dropped asks again. */
+/** LIMIT: questions in progress; a client whose question is dropped asks again. */
 const questionsMax = 64;
-/** A client that keeps an answer for longer would miss a change of policy. */
+/** LIMIT: a client that kept an answer for longer would miss a change of policy. */
 const ttlSecondsMax = 60;
 
+/** Options of `NameServer`. */
 export interface NameServerOptions {
-  /** A bound UDP socket, which is taken over. */
+  /** A bound UDP socket, which the name server takes over. */
   readonly descriptor: number;
   readonly outside: Outside;
+  /** Whether the policy lets the guest resolve this name. */
   readonly mayResolve: (name: string) => boolean;
-  /** Whether the guest may hear of this address. */
+  /** Whether the guest may be given this address. */
   readonly mayReach: (address: string) => boolean;
 }
 
+/** The name server of one guest, open until it is disposed of. */
 export class NameServer implements Disposable {
   readonly #socket: Socket;
   readonly #options: NameServerOptions;
@@ -42,7 +46,7 @@ export class NameServer implements Disposable {
     this.#socket = createSocket("udp4", (message, { address, port }) => {
       void ignoreFailure("the client asks again", this.#serve(message, address, port));
     });
-    // Such as a guest that has closed its socket before the answer came.
+    // For example, the guest closed its socket before the response arrived.
     this.#socket.on("error", () => undefined);
     this.#socket.bind({ fd: options.descriptor });
     this.#socket.unref();
@@ -86,6 +90,7 @@ export class NameServer implements Disposable {
   }
 }
 
+/** Keeps the addresses that the guest may reach, and limits how long a client may cache them. */
 export function reachable(
   found: readonly ResolvedAddress[],
   mayReach: NameServerOptions["mayReach"],

@@ -1,12 +1,13 @@
 /**
  * A guest network in a namespace of its own (needs root).
  *
- * The namespace has no name: it is held by the VM process that is started inside it and ends with
- * it, so there is nothing to clean up after a crash. The daemon holds a descriptor while it runs and
- * finds the namespace again through the VM's pid.
+ * The namespace has no name: the VM process that is started inside it holds it, and it ends with
+ * that process, so there is nothing to clean up after a crash. The daemon holds a descriptor while
+ * it runs and finds the namespace again through the VM's pid.
  *
- * It leads nowhere: every address is its own, so that whatever a guest sends is answered there and then,
- * a late packet of a connection that is gone among it. The way out is the daemon (see egress.ts).
+ * The namespace leads nowhere: every address in it is local, so that whatever a guest sends is
+ * answered there at once, including a late packet of a connection that is gone. The way out is the
+ * daemon (see egress.ts).
  */
 import { closeSync, writeFileSync } from "node:fs";
 import { Socket } from "node:net";
@@ -34,20 +35,24 @@ import type { Outside } from "./outside.ts";
 import { unenforceable } from "./unenforceable.ts";
 
 const tapName = "tap0";
-/** The host's end of every guest's network; the same in each, because guests remember it. */
+/**
+ * MAC of the gateway, the host's end of every guest's network; the same in each, because guests
+ * remember it.
+ */
 const gatewayMac = "02:54:4f:52:47:57";
 
-/** Settings of a namespace in which every address answers, to a guest that may say what it likes. */
+/** Settings of a namespace in which every address answers, to a guest that may send anything. */
 const answering: Readonly<Record<string, string>> = {
-  // No answer is better than one in the name of a host that was never asked.
+  // No answer is better than one in the name of a host that never saw the question.
   icmp_echo_ignore_all: "1",
-  // "Port unreachable" is the answer to all UDP, and each sender needs it.
+  // The answer to all UDP is "port unreachable", and each sender needs it.
   icmp_ratelimit: "0",
-  // Only the guest's own address is taken for a sender.
+  // Only the guest's own address is accepted as a source.
   "conf/all/rp_filter": "1",
   "conf/default/rp_filter": "1",
 };
 
+/** A guest network made of a network namespace and a TAP device. */
 export class NamespaceNetwork implements GuestNetwork {
   readonly handle: NetworkHandle = { kind: "namespace" };
   readonly noInternet: string | undefined;
@@ -69,7 +74,10 @@ export class NamespaceNetwork implements GuestNetwork {
     }
   }
 
-  /** @throws network.failed when the kernel refuses, for want of root or of /dev/net/tun. */
+  /**
+   * Makes a namespace with a TAP device.
+   * @throws network.failed if the kernel refuses, for lack of root or of /dev/net/tun.
+   */
   static create(addressing: GuestAddressing, outside: Outside): NewGuestNetwork {
     try {
       const namespace = NetworkNamespace.create();
@@ -86,7 +94,7 @@ export class NamespaceNetwork implements GuestNetwork {
     }
   }
 
-  /** Reaches the network of a VM that is already running. */
+  /** Opens the network of a VM that is already running. */
   static ofProcess(pid: number, addressing: GuestAddressing, outside: Outside): GuestNetwork {
     return new NamespaceNetwork(NetworkNamespace.ofProcess(pid), addressing, outside);
   }
@@ -108,7 +116,8 @@ export class NamespaceNetwork implements GuestNetwork {
 }
 
 function prepareTap(addressing: GuestAddressing): number {
-  // Guests speak IPv4 only; the host's own announcements would be the first thing a guest handles.
+  // Guests speak IPv4 only; otherwise the host's IPv6 announcements would be the first thing a
+  // guest handles.
   writeFileSync("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1");
   for (const [name, value] of Object.entries(answering)) {
     writeFileSync(`/proc/sys/net/ipv4/${name}`, value);

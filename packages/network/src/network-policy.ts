@@ -1,11 +1,14 @@
 /**
- * What a sandbox may reach on the internet, and the one decision that follows from it.
+ * Which internet addresses a sandbox may reach, and the decision on each connection that follows
+ * from it.
  *
- * The rules are E2B's: allowing beats denying, what neither names is allowed, and names can be allowed
- * only where all addresses are denied. Forbidden ranges come before everything.
+ * The rules are E2B's: allowing beats denying, an address that neither list names is allowed, and
+ * names can be allowed only where all addresses are denied. Forbidden ranges come before
+ * everything.
  *
- * Names are known of two protocols only: TLS says a name on port 443, HTTP on port 80. A connection to
- * such a port that no address allows is therefore looked into (`inspect`) where any name is allowed.
+ * Names are known for two protocols only: TLS announces a name on port 443, HTTP on port 80. If the
+ * policy allows any name, a connection to such a port that no address rule allows is therefore
+ * inspected (`inspect`).
  */
 import { TorporError } from "@torpor/std";
 import {
@@ -18,11 +21,12 @@ import {
 } from "./address-range.ts";
 import { forbiddenRanges, isAllForbidden } from "./forbidden-ranges.ts";
 
-/** LIMITS: of each list, and of a name as DNS has it. */
+/** LIMIT: entries in each of the two lists of a policy. */
 export const policyEntriesMax = 512;
+/** LIMIT: characters of a name, as in DNS. */
 const nameCharsMax = 253;
 
-/** As it is asked for. */
+/** A policy as a client requests it. */
 export interface EgressRequest {
   /** False denies all addresses. */
   readonly allowInternetAccess?: boolean | null | undefined;
@@ -32,30 +36,33 @@ export interface EgressRequest {
   readonly denyOut?: readonly string[] | undefined;
 }
 
+/** A parsed policy. */
 export interface NetworkPolicy {
   readonly allow: readonly AddressRange[];
-  /** In small letters. */
+  /** In lower case. */
   readonly allowNames: readonly string[];
   readonly deny: readonly AddressRange[];
 }
 
-/** `inspect`: allowed if the connection says an allowed name. */
+/** `inspect`: allowed if the connection announces an allowed name. */
 export type EgressDecision = "allow" | "inspect" | "deny";
 
-/** The first rule that fits decides; the last fits everything. */
+/** One row of the rules: the first rule that matches decides, and the last matches everything. */
 export interface EgressRule extends AddressRange {
   /** Any port when undefined. */
   readonly port?: number;
   readonly egress: EgressDecision;
 }
 
+/** Allows everything but the forbidden ranges. */
 export const openPolicy: NetworkPolicy = { allow: [], allowNames: [], deny: [] };
+/** Allows nothing. */
 export const closedPolicy: NetworkPolicy = { allow: [], allowNames: [], deny: [everyAddress] };
 
-/** Where a connection says for whom it is. */
+/** Ports on which connections announce a name. */
 export const namePorts = { tls: 443, http: 80 } as const;
 
-/** @throws argument.invalid naming the entry */
+/** Parses and checks a request. @throws argument.invalid naming the entry */
 export function parseNetworkPolicy(request: EgressRequest): NetworkPolicy {
   const { allowInternetAccess, allowOut = [], denyOut = [] } = request;
   assertFew(allowOut, "allowOut");
@@ -81,9 +88,10 @@ export function parseNetworkPolicy(request: EgressRequest): NetworkPolicy {
 }
 
 /**
- * Of a policy that is new; one that was agreed to is kept whatever became of the host's networks.
+ * Checks a new policy. A policy that was accepted earlier stays in force however the host's
+ * networks change.
  * @param near The host's own networks.
- * @throws argument.invalid naming an entry that allows what no sandbox reaches
+ * @throws argument.invalid naming an entry that allows addresses no sandbox reaches
  */
 export function assertGrantable({ allow }: NetworkPolicy, near: readonly AddressRange[]): void {
   const refused = allow.find((one) => isAllForbidden(one, near));
@@ -93,11 +101,12 @@ export function assertGrantable({ allow }: NetworkPolicy, near: readonly Address
   );
 }
 
-/** Whether anything at all can be reached. */
+/** Whether the policy allows nothing at all. */
 export function isClosed(policy: NetworkPolicy): boolean {
   return deniesAll(policy) && policy.allow.length === 0 && policy.allowNames.length === 0;
 }
 
+/** The policy as an ordered list of rules. */
 export function egressRules({ allow, allowNames, deny }: NetworkPolicy): readonly EgressRule[] {
   const ports = allowNames.length > 0 ? Object.values(namePorts) : [];
   return [
@@ -109,6 +118,7 @@ export function egressRules({ allow, allowNames, deny }: NetworkPolicy): readonl
   ];
 }
 
+/** Decides on a connection by its address and port; "deny" for text that is not an IPv4 address. */
 export function decideEgress(policy: NetworkPolicy, address: string, port: number): EgressDecision {
   const number = parseAddress(address);
   if (number === undefined) return "deny";
@@ -118,13 +128,14 @@ export function decideEgress(policy: NetworkPolicy, address: string, port: numbe
 }
 
 /**
- * Whether a sandbox may ask for the addresses of this name. Where all is denied only allowed names are
+ * Whether a sandbox may resolve this name. Where all addresses are denied, only allowed names are
  * answered, because a question by itself carries data out.
  */
 export function mayResolve(policy: NetworkPolicy, name: string): boolean {
   return !deniesAll(policy) || allowsName(policy, name);
 }
 
+/** Whether the policy allows this name, itself or by a "*.name" entry; case is ignored. */
 export function allowsName({ allowNames }: NetworkPolicy, name: string): boolean {
   const small = name.toLowerCase();
   return allowNames.some((one) =>
@@ -140,7 +151,7 @@ function parseName(entry: string): string {
   const small = entry.toLowerCase();
   const label = "[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?";
   const pattern = new RegExp(`^(?:\\*\\.)?(?:${label}\\.)*${label}$`);
-  // One that looks like an address is a mistake in an address.
+  // An entry that looks like an address is a mistyped address.
   if (small.length <= nameCharsMax && pattern.test(small) && !/[\d/]$/.test(small)) return small;
   throw invalid(`${JSON.stringify(entry)} in allowOut is no address, range or name`);
 }

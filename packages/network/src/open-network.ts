@@ -1,4 +1,4 @@
-/** Chooses the kind of guest network, makes new ones and reaches the ones of running VMs. */
+/** Chooses the kind of guest network, makes new networks and opens those of running VMs. */
 import { assertNever } from "@torpor/std";
 import type {
   GuestAddressing,
@@ -10,14 +10,15 @@ import { NamespaceNetwork } from "./namespace-network.ts";
 import { type Outside, hostOutside } from "./outside.ts";
 import { UserNetwork } from "./user-network.ts";
 
+/** `namespace` needs root; `user` is QEMU's user-mode network. */
 export type NetworkKind = NetworkHandle["kind"];
 
-/** A namespace as root, QEMU's user network otherwise. */
+/** Returns "namespace" as root, "user" otherwise. */
 export function defaultNetworkKind(): NetworkKind {
   return process.getuid?.() === 0 ? "namespace" : "user";
 }
 
-/** @throws network.failed */
+/** Makes the network of a VM that is about to start. @throws network.failed */
 export async function createNetwork(
   kind: NetworkKind,
   addressing: GuestAddressing,
@@ -33,7 +34,7 @@ export async function createNetwork(
   }
 }
 
-/** The network of a VM that an earlier process started. */
+/** Opens the network of a VM that an earlier process started. */
 export function reachNetwork(
   handle: NetworkHandle,
   vmPid: number,

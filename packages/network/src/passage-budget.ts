@@ -1,43 +1,53 @@
 /**
- * How many connections of guests to the outside the daemon carries. Each takes two of its descriptors, which
- * all sandboxes share; so the fewer are free, the fewer a single one may hold, and who holds a few gets
- * one as long as there is any.
+ * How many guest connections to the outside the daemon carries. Each takes two of its descriptors,
+ * which all sandboxes share. So the fewer are free, the fewer a single sandbox may hold, and a
+ * sandbox that holds only a few gets another as long as any is free.
  */
 import { descriptorsMax } from "@torpor/native";
 
-/** LIMITS of one sandbox, where many are free and where few are. */
+/** LIMIT: connections of one sandbox when many are free (`perSandboxMax`) and when few are. */
 const perSandboxMax = 512;
 const fewPerSandbox = 16;
-/** Of what is free, for one sandbox. */
+/** The share of the free connections that one sandbox may hold. */
 const shareOfFree = 1 / 4;
-/** A quarter of all descriptors; the rest is for what comes in, and for the daemon itself. */
+/**
+ * Uses a quarter of all descriptors; the others are for incoming connections and for the daemon
+ * itself.
+ */
 const passagesPerDescriptor = 1 / 8;
 
+/** Counts the connections carried, and decides whether a sandbox may open one more. */
 export class PassageBudget {
   readonly #max: number;
   #count = 0;
 
+  /** @param max Connections of all sandboxes together. */
   constructor(max: number) {
     this.#max = max;
   }
 
-  /** @param held By the sandbox that asks for one more. */
+  /**
+   * Whether a sandbox may open one more connection.
+   * @param held Connections that this sandbox holds now.
+   */
   allows(held: number): boolean {
     const free = this.#max - this.#count;
     const share = Math.max(fewPerSandbox, Math.floor(free * shareOfFree));
     return free > 0 && held < Math.min(perSandboxMax, share);
   }
 
+  /** Counts a connection as opened. */
   take(): void {
     this.#count += 1;
   }
 
+  /** Counts a connection as closed. */
   giveBack(): void {
     this.#count -= 1;
   }
 }
 
-/** Descriptors are the process's, and so is this. */
+/** The budget of this process: descriptors are counted per process, so the budget is too. */
 export const processBudget = new PassageBudget(
   Math.floor(descriptorsMax() * passagesPerDescriptor),
 );

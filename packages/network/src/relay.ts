@@ -1,21 +1,25 @@
 /**
- * One TCP connection of a guest, carried to the outside: bytes both ways, each side as fast as the other
- * takes them, each side's end passed on by itself, and a reset for a reset. A connection that cannot be
- * made, is not allowed any more, or is silent for too long is reset, so that nobody waits for it.
+ * One TCP connection of a guest, carried to the outside: bytes flow both ways, each side as fast as
+ * the other accepts them, each side's end of stream is passed on by itself, and a reset causes a
+ * reset. A connection that cannot be made, is no longer allowed, or is silent for too long is
+ * reset, so that nobody waits for it.
  */
 import type { Socket } from "node:net";
 
-/** LIMITS */
+/**
+ * LIMIT: how long connecting may take (`connectBudgetMs`), and how long a connection may be silent.
+ */
 const connectBudgetMs = 20_000;
 const silenceMaxMs = 60 * 60_000;
-/** Finds a far end that is gone without a word. */
+/** Detects a far end that vanished without closing. */
 const keepAliveMs = 60_000;
 
+/** Pipes one guest socket to one outside socket until both are closed. */
 export class Relay implements Disposable {
   readonly #inside: Socket;
   readonly #outside: Socket;
 
-  /** @param onEnd Called once, when nothing is left of it. */
+  /** @param onEnd Called once, when both sockets are closed. */
   constructor(inside: Socket, outside: Socket, onEnd: () => void) {
     this.#inside = inside;
     this.#outside = outside;

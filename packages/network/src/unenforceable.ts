@@ -1,6 +1,9 @@
 import { TorporError } from "@torpor/std";
 
-/** A policy that would have to be promised without being kept is refused. */
+/**
+ * The error for a policy that this network cannot enforce: Torpor refuses it rather than promise
+ * it. The code is `network.unenforceable`.
+ */
 export function unenforceable(why: string): TorporError {
   return new TorporError("network.unenforceable", `this sandbox cannot reach the internet: ${why}`);
 }

@@ -14,6 +14,7 @@ import type {
 import { type NetworkPolicy, isClosed } from "./network-policy.ts";
 import { unenforceable } from "./unenforceable.ts";
 
+/** A guest network made of QEMU's user-mode stack; it enforces only a closed policy. */
 export class UserNetwork implements GuestNetwork {
   readonly handle: NetworkHandle;
   readonly noInternet = "without root the network is QEMU's own, which is kept closed";
@@ -26,6 +27,7 @@ export class UserNetwork implements GuestNetwork {
     this.#agentPort = agentPort;
   }
 
+  /** Chooses a free port of the host's loopback. @throws network.failed */
   static async create(addressing: GuestAddressing): Promise<NewGuestNetwork> {
     const { guestAddress, gatewayAddress, guestPrefixBits, agentPort } = addressing;
     const hostPort = await findFreePort();
@@ -62,7 +64,10 @@ export class UserNetwork implements GuestNetwork {
   }
 }
 
-/** A port nobody listens on right now. QEMU takes it a moment later and fails if it lost the race. */
+/**
+ * Finds a port that nobody listens on right now. QEMU binds it a moment later, and fails if another
+ * process took it.
+ */
 async function findFreePort(): Promise<number> {
   await using server = createServer().listen(0, "127.0.0.1");
   await once(server, "listening");
