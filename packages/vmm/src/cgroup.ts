@@ -1,11 +1,12 @@
 /**
- * A control group for one VM process, which bounds what it takes of the host (cgroup v2).
+ * A control group for one VM process, which limits what the process takes from the host (cgroup
+ * v2).
  *
  *     <cgroup2>/torpor/<run>/     memory.max, memory.oom.group, pids.max
  *
- * Where the hierarchy cannot be written or lacks a controller, as in many containers, VMs run without:
- * then nothing but the host's own memory stops one. A group is removed with its VM; those that a killed
- * daemon left are empty, and are swept away by the next.
+ * Where the hierarchy is not writable or lacks a controller, as in many containers, VMs run without
+ * a group: then only the host's own memory stops one. A group is removed with its VM; groups that a
+ * killed daemon left behind are empty, and the next daemon removes them.
  */
 import {
   accessSync,
@@ -24,11 +25,14 @@ const neededControllers = ["memory", "pids"];
 const cgroup2Magic = "cgroup2";
 const attemptsMax = 3;
 
+/** Limits of one group. */
 export interface CgroupLimits {
   readonly memoryBytes: number;
+  /** Processes and threads. */
   readonly taskCount: number;
 }
 
+/** Whether groups can be made on this machine: in which folder, or why not. */
 export type CgroupSupport =
   | { readonly kind: "usable"; readonly parent: string }
   | { readonly kind: "unusable"; readonly why: string };
@@ -50,7 +54,10 @@ export function openCgroups(): CgroupSupport {
   }
 }
 
-/** As far as can be told without changing anything. */
+/**
+ * Checks for support without changing anything.
+ * @param mounts The text of /proc/self/mountinfo.
+ */
 export function inspectCgroups(
   mounts = readFileSync("/proc/self/mountinfo", "utf8"),
 ): CgroupSupport {
@@ -79,25 +86,28 @@ export function confineInCgroup(path: string, pid: number, limits: CgroupLimits)
     try {
       mkdirSync(path, { recursive: true });
       writeFileSync(join(path, "memory.max"), String(limits.memoryBytes));
-      // All threads or none: half a VM is of no use.
+      // Kill all threads or none: half a VM is of no use.
       writeFileSync(join(path, "memory.oom.group"), "1");
       writeFileSync(join(path, "pids.max"), String(limits.taskCount));
       writeFileSync(join(path, "cgroup.procs"), String(pid));
       return;
     } catch (cause) {
       removeCgroup(path);
-      // Another daemon that starts sweeps away what is empty, such as a group that is just being filled.
+      // A daemon that is starting removes empty groups, such as one that is just being filled.
       if (systemCode(cause) !== "ENOENT" || attempt === attemptsMax) throw cause;
     }
   }
 }
 
-/** For a process that belongs to the one the group was made for. */
+/**
+ * Adds a process that belongs to the one for which the group was made, such as its pager.
+ * @throws a system error
+ */
 export function joinCgroup(path: string, pid: number): void {
   writeFileSync(join(path, "cgroup.procs"), String(pid));
 }
 
-/** Does nothing to one in which a process lives, or that is gone. */
+/** Removes a group. Does nothing if a process lives in it, or if it is gone. */
 export function removeCgroup(path: string): void {
   try {
     rmdirSync(path);
@@ -107,14 +117,17 @@ export function removeCgroup(path: string): void {
   }
 }
 
-/** Removes what VMs have left that ended while nobody looked. */
+/** Removes the groups of VMs that ended while no daemon ran. */
 export function sweepCgroups(parent: string): void {
   for (const entry of readdirSync(parent, { withFileTypes: true })) {
     if (entry.isDirectory()) removeCgroup(join(parent, entry.name));
   }
 }
 
-/** Fields of mountinfo (proc(5)): the fifth is where, and behind the dash comes the type. */
+/**
+ * Finds where cgroup v2 is mounted. In mountinfo (proc(5)) the fifth field is the mount point, and
+ * the type follows the dash.
+ */
 function findHierarchy(mounts: string): string | undefined {
   for (const line of mounts.split("\n")) {
     const [before = "", after = ""] = line.split(" - ");

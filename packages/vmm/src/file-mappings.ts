@@ -1,25 +1,27 @@
-/** Where a process maps a file. */
+/** The addresses at which a process maps a file. */
 import { readFileSync, realpathSync } from "node:fs";
 
+/** One mapping of a file, half-open. */
 export interface FileMapping {
   /** Addresses in the process. */
   readonly start: number;
   readonly end: number;
-  /** In the file, of what is at `start`. */
+  /** The offset in the file that is mapped at `start`. */
   readonly offsetBytes: number;
 }
 
 /**
- * Each line of /proc/PID/maps is "start-end perms offset device inode path" (proc(5)), ascending.
- * @throws system error ENOENT when the process or the file is gone
+ * Reads the mappings of a file, ascending. Each line of /proc/PID/maps is "start-end perms offset
+ * device inode path" (proc(5)).
+ * @throws system error ENOENT if the process or the file is gone
  */
 export function fileMappings(pid: number, path: string): readonly FileMapping[] {
-  // The kernel writes where a file is, not by which symbolic links it was reached.
+  // The kernel reports the file's real path, not the symbolic links that led to it.
   const mapped = realpathSync(path);
   const lines = readFileSync(`/proc/${pid}/maps`, "utf8").split("\n");
   return (
     lines
-      // A confined process sees it by the path it was given.
+      // For a confined process the kernel reports the path that the process was given.
       .filter((line) => line.endsWith(` ${mapped}`) || line.endsWith(` ${path}`))
       .map((line) => {
         const [range = "", , offset = ""] = line.split(" ");

@@ -1,15 +1,19 @@
-/** Whether saved device state may be loaded here, decided before anything is started. */
+/**
+ * Decides, before anything is started, whether saved device state may be loaded on this machine.
+ */
 import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { TorporError } from "@torpor/std";
 import type { VmmIdentity } from "./driver.ts";
 
-/** LIMIT: what hypervisors themselves tolerate, plus the error of measuring twice. */
+/**
+ * LIMIT: the difference that hypervisors themselves tolerate, plus the error of measuring twice.
+ */
 const tscTolerance = 0.001;
 
 const fingerprintFields = ["vendor_id", "cpu family", "model", "stepping", "flags"];
 
-/** Of this machine's first CPU. */
+/** Fingerprint of this machine's first CPU, see `VmmIdentity.cpuFingerprint`. */
 export async function cpuFingerprint(): Promise<string> {
   const [firstCpu = ""] = (await readFile("/proc/cpuinfo", "utf8")).split("\n\n");
   const fields = firstCpu
@@ -20,7 +24,10 @@ export async function cpuFingerprint(): Promise<string> {
   return createHash("sha256").update(fields.join("\n")).digest("hex");
 }
 
-/** @throws snapshot.incompatible when the guest would wake in another machine than it was saved in. */
+/**
+ * Compares what the guest saw of its machine with what this version would build.
+ * @throws snapshot.incompatible if the guest would wake in another machine than it was saved in.
+ */
 export function assertSameMachine(saved: readonly string[], here: readonly string[]): void {
   if (saved.join(" ") === here.join(" ")) return;
   throw new TorporError(
@@ -30,7 +37,10 @@ export function assertSameMachine(saved: readonly string[], here: readonly strin
   );
 }
 
-/** @throws snapshot.incompatible naming every difference. */
+/**
+ * Compares the VMM and host of a snapshot with those here.
+ * @throws snapshot.incompatible naming every difference.
+ */
 export function assertLoadable(saved: VmmIdentity, here: VmmIdentity): void {
   const differences: string[] = [];
   const compare = (what: string, then: string, now: string): void => {

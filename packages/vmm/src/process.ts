@@ -1,9 +1,9 @@
 /**
- * The processes of VMs, whichever VMM they run: known by pid, start time and boot id, ended by signal,
- * found again by their command lines.
+ * The processes of VMs, under any VMM: identified by pid, start time and boot id, ended by signal,
+ * and found again by their command lines.
  *
- * WARNING: a pid alone can be reused by a stranger; every signal is preceded by a look at the start
- * time.
+ * WARNING: a pid alone can be reused by another program; every signal is preceded by a check of the
+ * start time.
  */
 import { readFileSync, readdirSync } from "node:fs";
 import { join } from "node:path";
@@ -15,34 +15,37 @@ import { readTail, runFiles } from "./run-files.ts";
 export type { ProcessName } from "./driver.ts";
 
 const endPollMs = 1;
-/** LIMIT: some milliseconds' work. */
+/** LIMIT: processes looked at before others get a turn; some milliseconds of work. */
 const lookedAtInTurn = 256;
-/** LIMIT: how much of a log goes into the report of an exit. */
+/** LIMIT: bytes of a log that go into the report of an exit. */
 const exitTailBytes = 4096;
 
-/** What a command line tells: whose run it belongs to, and whether it is the VMM itself. */
+/**
+ * The part of a command line that matters: the run that the process belongs to, and whether it is
+ * the VMM itself.
+ */
 export interface RecognisedProcess {
   readonly runFolder: string;
   readonly isVmm: boolean;
 }
 
-/** @returns undefined for a command line of anything else. */
+/** Recognises a process by its arguments. @returns undefined if it belongs to no VM. */
 export type Recognise = (argv: readonly string[]) => RecognisedProcess | undefined;
 
-/** Undefined when there is no such process. */
+/** Identifies a process by its pid; undefined if there is none. */
 export function nameProcess(pid: number): ProcessName | undefined {
   const startTicks = readStartTicks(pid);
   return startTicks === undefined ? undefined : { pid, startTicks, bootId: readBootId() };
 }
 
-/** Whether both name one process: a pid alone may be another's by now. */
+/** Whether both identify one process: a pid alone may have been reused. */
 export function isSameProcess(one: ProcessName, other: ProcessName): boolean {
   return (
     one.pid === other.pid && one.startTicks === other.startTicks && one.bootId === other.bootId
   );
 }
 
-/** True while the very process of the handle exists and is not a zombie. */
+/** Whether the process of the handle still exists and is not a zombie. */
 export function isAlive(handle: ProcessName): boolean {
   return handle.bootId === readBootId() && readStartTicks(handle.pid) === handle.startTicks;
 }
@@ -61,9 +64,9 @@ export async function endProcess(handle: ProcessName, deadline: Deadline): Promi
 }
 
 /**
- * Looks through /proc for the processes of VMs whose run folder lies below `folder`; one for each run.
- * A resume waits for it: reads are synchronous, because a trip through the thread pool for each process
- * of the machine costs many times the read. Others get their turn regularly.
+ * Searches /proc for the processes of VMs whose run folder lies below `folder`; returns one for
+ * each run. A resume waits for this: reads are synchronous, because a trip through the thread pool
+ * for each process of the machine costs many times the read. Other work gets a turn regularly.
  */
 export async function findProcesses(
   folder: string,
@@ -82,7 +85,7 @@ export async function findProcesses(
     byRun.set(runFolder, [...(byRun.get(runFolder) ?? []), { name, isVmm }]);
   }
   return [...byRun].flatMap(([runFolder, processes]) => {
-    // What a record knows a run by is its VMM.
+    // The record of a run names its VMM.
     const { name } = processes.find(({ isVmm }) => isVmm) ?? processes[0] ?? {};
     if (name === undefined) return [];
     const end = async (deadline: Deadline): Promise<void> => {
@@ -92,7 +95,7 @@ export async function findProcesses(
   });
 }
 
-/** None of a process that has ended meanwhile. */
+/** Empty for a process that has ended in the meantime. */
 function readArguments(pid: number): readonly string[] {
   try {
     return readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0");
@@ -101,6 +104,7 @@ function readArguments(pid: number): readonly string[] {
   }
 }
 
+/** Reads the ends of a VM's console and VMM log. */
 export async function readExit(handle: Pick<VmHandle, "runFolder">): Promise<VmExit> {
   return {
     consoleTail: await readTail(join(handle.runFolder, runFiles.console), exitTailBytes),
@@ -109,8 +113,8 @@ export async function readExit(handle: Pick<VmHandle, "runFolder">): Promise<VmE
 }
 
 /**
- * Field 22 of /proc/PID/stat, or undefined when the process is gone or a zombie (proc(5)). One whose
- * first thread is a zombie but not its last still holds its memory and its files.
+ * Field 22 of /proc/PID/stat, or undefined if the process is gone or a zombie (proc(5)). A process
+ * whose first thread is a zombie but not its last still holds its memory and its files.
  */
 function readStartTicks(pid: number): number | undefined {
   let stat: string;
@@ -121,7 +125,8 @@ function readStartTicks(pid: number): number | undefined {
   } catch {
     return undefined;
   }
-  // The program's name, field 2, may contain spaces and brackets; fields count after its last one.
+  // The program's name, field 2, may contain spaces and brackets; count fields after its last
+  // bracket.
   const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
   const hasEnded = fields[0] === "X" || (fields[0] === "Z" && threadCount <= 1);
   return hasEnded ? undefined : Number(fields[19]);

@@ -1,9 +1,9 @@
 /**
- * What lies in the folder of a VM's run.
+ * The files in the folder of a VM's run.
  *
- * SAFETY: the folder is the VM process's own, and a hole in QEMU may have put anything in the place of a
- * file: a link to a file of the host's, a pipe that never gives an answer, or a link to the socket of
- * another VM. Nothing in it is opened but by `openRunFile` and `connectRunSocket`.
+ * SAFETY: the folder belongs to the VM process, and an attacker who has taken over QEMU may have
+ * replaced any file: by a link to a file of the host, a pipe that never answers, or a link to the
+ * socket of another VM. Open files in it only with `openRunFile` and `connectRunSocket`.
  */
 import { once } from "node:events";
 import { constants } from "node:fs";
@@ -11,6 +11,7 @@ import { type FileHandle, open } from "node:fs/promises";
 import { type Socket, connect } from "node:net";
 import { type Deadline, TorporError, systemCode } from "@torpor/std";
 
+/** Names of the files in a run's folder. */
 export const runFiles = {
   control: "qmp.sock",
   console: "console.log",
@@ -19,18 +20,21 @@ export const runFiles = {
 
 const { O_RDONLY, O_WRONLY, O_NOFOLLOW, O_NONBLOCK } = constants;
 const connectRetryMs = 2;
-/** fcntl.h; a descriptor that only names what is there, a link too. */
+/** From fcntl.h: a descriptor that only identifies what is at a path, even a link. */
 const O_PATH = 0x20_0000;
 
-/** @throws system error ELOOP when it is a link, ENOENT when there is none */
+/**
+ * Opens a file of a run's folder, without following a link and without waiting for a pipe.
+ * @throws system error ELOOP if it is a link, ENOENT if there is none
+ */
 export async function openRunFile(path: string, access: "read" | "write"): Promise<FileHandle> {
   const flags = access === "read" ? O_RDONLY : O_WRONLY;
   return await open(path, flags | O_NOFOLLOW | O_NONBLOCK);
 }
 
 /**
- * The caller destroys the socket.
- * @throws vmm.failed when something else is there; system error ENOENT, ECONNREFUSED
+ * Connects to a Unix socket in a run's folder. The caller destroys the socket.
+ * @throws vmm.failed if something else is there; system error ENOENT, ECONNREFUSED
  */
 export async function connectRunSocket(path: string, deadline: Deadline): Promise<Socket> {
   await using file = await open(path, O_PATH | O_NOFOLLOW);
@@ -38,7 +42,7 @@ export async function connectRunSocket(path: string, deadline: Deadline): Promis
     throw new TorporError("vmm.failed", `${path} is no socket`, { effect: "none" });
   }
   using undo = new DisposableStack();
-  // What was looked at, and not what may have taken its place since.
+  // Connect to the file that was checked, not to one that may have replaced it since.
   const socket = undo.adopt(connect(`/proc/self/fd/${file.fd}`), (one) => one.destroy());
   await deadline.race(once(socket, "connect"));
   undo.move();
@@ -46,9 +50,9 @@ export async function connectRunSocket(path: string, deadline: Deadline): Promis
 }
 
 /**
- * Waits for the socket to appear, as long as `alive` says that somebody may still make it.
- * @param maker What is to make it, for the error.
- * @throws vmm.exited, vmm.failed when something else is there
+ * Waits for the socket to appear, as long as `alive` says that its maker may still create it.
+ * @param maker The program that creates it, for the error message.
+ * @throws vmm.exited; vmm.failed if something else is there
  */
 export async function awaitRunSocket(
   path: string,
@@ -69,7 +73,7 @@ export async function awaitRunSocket(
   }
 }
 
-/** The end of a log, which a guest may have made as long as it likes; empty when there is none. */
+/** The end of a log, which a guest may have made as long as it likes; empty if there is none. */
 export async function readTail(path: string, bytesMax: number): Promise<string> {
   try {
     await using file = await openRunFile(path, "read");

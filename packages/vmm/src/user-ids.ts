@@ -1,8 +1,8 @@
 /**
- * Users that exist for one VM process each, and nowhere else on the host.
+ * User ids that exist for one VM process each, and nowhere else on the host.
  *
- * Which are taken is known by locks on files, one for each: a VM's process holds its own from its
- * start to its end, so that no daemon has to remember, and none of several daemons takes one twice.
+ * File locks, one for each id, show which ids are taken: a VM's process holds its own from its
+ * start to its end, so no daemon has to remember it, and no two daemons take the same id.
  */
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
@@ -11,24 +11,33 @@ import { TorporError } from "@torpor/std";
 
 const locksFolder = "/run/torpor/users";
 
+/** The user ids from `first` on. */
 export interface UserIdRange {
   readonly first: number;
   readonly count: number;
 }
 
-/** Between what systemd gives to containers and the end of what Linux counts with a sign. */
+/**
+ * Above the ids that systemd gives to containers, and below 2^31, where Linux's signed numbers end.
+ */
 export const defaultUserIds: UserIdRange = { first: 1_900_000_000, count: 10_000 };
 
+/**
+ * A user id that nobody else takes until the claim is disposed of and every copy of `lockFd` is
+ * closed.
+ */
 export interface ClaimedUserId extends Disposable {
   readonly userId: number;
-  /** The VM's process is given it, and holds the claim from then on. */
+  /** The VM's process inherits it, and holds the claim from then on. */
   readonly lockFd: number;
 }
 
-/** Where the next search begins: one that was just given back may still own something for a moment. */
+/**
+ * Where the next search begins: an id that was just released may still own something for a moment.
+ */
 let next = process.pid;
 
-/** @throws vmm.failed when all are taken */
+/** Claims a free user id. @throws vmm.failed if all are taken */
 export function claimUserId({ first, count }: UserIdRange): ClaimedUserId {
   mkdirSync(locksFolder, { recursive: true, mode: 0o700 });
   for (let tried = 0; tried < count; tried += 1) {

@@ -2,8 +2,9 @@
  * Firecracker's API: HTTP over its Unix socket, JSON both ways, one request at a time.
  *
  * Success is 204, or 200 with an answer; anything else carries a `fault_message` and becomes
- * `vmm.failed` with those words. Besides the requests one idle connection is held: that it closes
- * is how the end of the process is noticed at once, also for a process this one did not start.
+ * `vmm.failed` with that text. Besides the requests one idle connection is kept open: when it
+ * closes, the process has ended, which is noticed at once, also for a process that this one did not
+ * start.
  */
 import { request as httpRequest } from "node:http";
 import type { Socket } from "node:net";
@@ -21,7 +22,9 @@ import type { ApiRequest } from "./requests.ts";
 /** LIMIT: the longest answer used here is under 1 KiB. */
 const answerBytesMax = 1 << 16;
 
+/** A client of one Firecracker process. */
 export class FirecrackerApi {
+  /** Settles when Firecracker has ended, or after `close`. Never rejects. */
   readonly closed: Promise<void>;
   readonly #path: string;
   readonly #lifeline: Socket;
@@ -38,7 +41,10 @@ export class FirecrackerApi {
     lifeline.resume();
   }
 
-  /** Waits for the socket to appear, as long as `alive` says that somebody may still make it. */
+  /**
+   * Waits for the socket to appear, as long as `alive` says that Firecracker may still create it.
+   * @throws vmm.exited
+   */
   static async connect(
     path: string,
     alive: () => boolean,
@@ -47,7 +53,10 @@ export class FirecrackerApi {
     return new FirecrackerApi(path, await awaitRunSocket(path, "Firecracker", alive, deadline));
   }
 
-  /** @throws vmm.failed in Firecracker's own words, vmm.exited when it is gone. */
+  /**
+   * Sends a request after all earlier ones.
+   * @throws vmm.failed in Firecracker's own words, vmm.exited if it is gone.
+   */
   async send(request: ApiRequest, deadline: Deadline): Promise<JsonObject> {
     const before = this.#last;
     const { promise, resolve } = Promise.withResolvers<void>();
@@ -60,7 +69,7 @@ export class FirecrackerApi {
     }
   }
 
-  /** Lets go of the process; `closed` settles. */
+  /** Disconnects from the process; `closed` settles. */
   close(): void {
     this.#lifeline.destroy();
   }
@@ -109,7 +118,7 @@ export class FirecrackerApi {
   }
 }
 
-/** @throws vmm.exited, unless it is an error of this one's own. */
+/** @throws vmm.exited, or the cause itself if it is a `TorporError`. */
 function asClosed(cause: unknown): never {
   if (TorporError.is(cause)) throw cause;
   throw new TorporError("vmm.exited", "Firecracker closed its control socket", { cause });

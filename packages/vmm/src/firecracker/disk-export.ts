@@ -1,10 +1,11 @@
 /**
- * The disk of one VM: its qcow2 layers, served as one raw file by a process of QEMU's storage daemon
- * over FUSE, because Firecracker opens nothing but raw files and block devices.
+ * The disk of one VM: its qcow2 layers, served as one raw file over FUSE by a process of QEMU's
+ * storage daemon, because Firecracker opens nothing but raw files and block devices.
  *
- * The file exists in the mount namespace of that process only, which the jail is then made in, so that
- * nothing is left of it when the process ends. A layer is put above the others while the VM runs, as
- * in QEMU, and what is written is in the layers' files when a flush of the file returns.
+ * The file exists only in the mount namespace of that process. The jail is then made in the same
+ * namespace, so nothing is left of the file when the process ends. Layers are added while the VM
+ * runs, as in QEMU, and what the guest wrote is in the layers' files when a flush of the file
+ * returns.
  *
  * The process also holds the VM's user id: the jailer closes every descriptor that it is given.
  */
@@ -24,23 +25,27 @@ import { diskProcessName, runPaths } from "./run-files.ts";
 
 const program = "qemu-storage-daemon";
 
+/** The inputs of `DiskExport.start`. */
 export interface DiskOptions {
   readonly runFolder: string;
-  /** Oldest first; the last one is written to. */
+  /** Oldest first; the guest writes to the last one. */
   readonly layers: readonly DiskLayer[];
-  /** An empty file in the place of the disk. */
+  /** An empty file, over which the disk is mounted. */
   readonly target: string;
-  /** What else the jail shall have. */
+  /** Further files and folders that the jail needs. */
   readonly mounts: readonly PrivateMount[];
+  /** The VM's user, who will own the disk. */
   readonly userId: number;
+  /** The lock that holds the user id. */
   readonly lockFd: number;
 }
 
+/** The process that serves one VM's disk, and a connection to it. */
 export class DiskExport {
   readonly process: ProcessName;
   readonly layers: BlockLayers;
   readonly #qmp: QmpClient;
-  /** The file, by a path that leads into the process's own mounts. */
+  /** Path of the served file, through the mounts of the process. */
   readonly #path: string;
 
   private constructor(process: ProcessName, qmp: QmpClient, target: string) {
@@ -50,7 +55,7 @@ export class DiskExport {
     this.#path = join(`/proc/${process.pid}/root`, target);
   }
 
-  /** @throws vmm.missing when there is no such program */
+  /** Starts the process. @throws vmm.missing if the program is not installed */
   static async start(options: DiskOptions, deadline: Deadline): Promise<DiskExport> {
     const child = withMounts(options.mounts, () => spawnDisk(options));
     child.unref();
@@ -67,7 +72,7 @@ export class DiskExport {
     }
   }
 
-  /** Once it answers, the file is there. @throws vmm.exited */
+  /** Connects to a running process. Once it answers, the file is there. @throws vmm.exited */
   static async reach(
     name: ProcessName,
     runFolder: string,
@@ -79,16 +84,20 @@ export class DiskExport {
     return new DiskExport(name, qmp, target);
   }
 
-  /** Settles when the process has ended, or was let go of. */
+  /** Settles when the process has ended, or after `close`. */
   get closed(): Promise<void> {
     return this.#qmp.closed;
   }
 
+  /** Disconnects from the process, which keeps running. */
   close(): void {
     this.#qmp.close();
   }
 
-  /** Everything that was written is in the top layer's file and flushed. */
+  /**
+   * On return, everything that was written is in the top layer's file and flushed.
+   * @throws storage.failed
+   */
   async flush(deadline: Deadline): Promise<void> {
     await deadline.race(
       this.#flush().catch((cause: unknown) => {
@@ -109,7 +118,10 @@ export class DiskExport {
   }
 }
 
-/** ORDER: the control socket last, so that whoever reaches it finds the disk there. */
+/**
+ * The program's arguments. ORDER: the control socket comes last, so that a client that connects to
+ * it finds the disk there.
+ */
 export function diskArguments({ runFolder, layers, target }: DiskOptions): readonly string[] {
   const isTop = (index: number): boolean => index === layers.length - 1;
   const { diskControl } = runPaths(runFolder);
@@ -120,7 +132,8 @@ export function diskArguments({ runFolder, layers, target }: DiskOptions): reado
       JSON.stringify(blockNode(layer, index, isTop(index))),
     ]),
     "--export",
-    // Others than the user who mounts it may use it: the jailed one, whom it will belong to.
+    // allow-other: users other than the mounting one may use it, namely the jailed user, its later
+    // owner.
     `type=fuse,id=disk,node-name=disk,mountpoint=${mountpoint},writable=on,growable=off,allow-other=on`,
     ...["--chardev", `socket,path=${diskControl},server=on,wait=off,id=control`],
     ...["--monitor", "control"],
@@ -137,6 +150,7 @@ function spawnDisk(options: DiskOptions): ChildProcess {
   });
 }
 
+/** Settles when the child runs. @throws vmm.missing if its program does not exist, vmm.failed */
 export function untilStarted(child: ChildProcess): Promise<void> {
   const { promise, resolve, reject } = Promise.withResolvers<void>();
   child.once("spawn", () => resolve());

@@ -1,9 +1,9 @@
 /**
- * The Firecracker driver: starts, restores and adopts guests under KVM, each in a jail, with a process
- * beside it that serves its disk.
+ * The Firecracker driver: starts, restores and adopts guests under KVM, each in a jail, with a
+ * process beside it that serves its disk.
  *
- * A failing start leaves no process behind and reports the last lines that were printed. Firecracker
- * ends itself when a load fails, so that a VM is used for one load only.
+ * A failing start leaves no process behind and reports the last lines that were printed.
+ * Firecracker exits when a load fails, so a VM is used for one load only.
  */
 import { measureTscKhz } from "@torpor/native";
 import { Deadline, TorporError, ignoreFailure, parseString } from "@torpor/std";
@@ -48,20 +48,28 @@ import { FirecrackerVm, assertTap } from "./vm.ts";
 const versionBudgetMs = 10_000;
 const cleanupBudgetMs = 5_000;
 const bytesPerMiB = 1024 * 1024;
-/** LIMITS besides the guest's memory: all its processes, and pages of their files. */
+/**
+ * LIMITS of one VM besides the guest's memory: memory for all its processes and pages of their
+ * files, and tasks.
+ */
 const overheadMiB = 256;
 const taskCount = 128;
 
+/** Options of `FirecrackerDriver`. */
 export interface FirecrackerOptions {
-  /** The installed one unless told otherwise. */
+  /** Defaults to the installed program. */
   readonly program?: FirecrackerProgram;
+  /** Defaults to `usualRateLimits`. */
   readonly limits?: RateLimits;
-  /** Which users the jails are of, and where their control groups are; usual ones, and none. */
+  /**
+   * The users of the jails and their control groups; defaults to `defaultUserIds` and no groups.
+   */
   readonly confinement?: ConfinementOptions | undefined;
-  /** For VMs that were started with a pager. */
+  /** Connects to the pager of a VM that was started with one. */
   readonly adoptPager?: AdoptPager;
 }
 
+/** Runs VMs under Firecracker. Needs root and KVM. */
 export class FirecrackerDriver implements VmmDriver {
   readonly takesPager = true;
   readonly #options: FirecrackerOptions;
@@ -76,7 +84,7 @@ export class FirecrackerDriver implements VmmDriver {
 
   identity(): Promise<VmmIdentity> {
     this.#identity ??= this.#readIdentity().catch((cause: unknown) => {
-      this.#identity = undefined; // asked again next time
+      this.#identity = undefined; // the next call reads it again
       this.#program = undefined;
       throw cause;
     });
@@ -166,9 +174,9 @@ export class FirecrackerDriver implements VmmDriver {
   }
 
   /**
-   * ORDER: the disk is there before the jail is made around it, and its process holds the user's id. The
-   * pager's socket is there before a load, and so before anything of a guest's is in the jail that could
-   * put something else in its place.
+   * ORDER: the disk must be there before the jail is made around it, and its process holds the user
+   * id. The pager's socket must be there before a load, and so before anything of a guest's is in
+   * the jail that could put something else in its place.
    */
   async #startProcesses(
     { spec, network, program, isBooted }: Start,
@@ -187,7 +195,7 @@ export class FirecrackerDriver implements VmmDriver {
     });
     const socketPath = runPaths(runFolder).pager;
     const starting = spec.startPager?.({ runFolder, socketPath, userId }, deadline);
-    const startedPager = starting?.catch(() => undefined); // the failure is seen further down
+    const startedPager = starting?.catch(() => undefined); // `await starting` reports it
     undo.defer(async () => await (await startedPager)?.end(cleanup("ending a pager")));
     const disk = await DiskExport.start(
       { runFolder, layers, target, mounts, userId, lockFd },
@@ -261,7 +269,10 @@ interface Started {
   readonly pager: Pager | undefined;
 }
 
-/** An installed program may be replaced at any time: what was looked at must be what has been started. */
+/**
+ * An installed program may be replaced at any time: the inspected release must be the one that has
+ * been started.
+ */
 async function assertRelease(
   api: FirecrackerApi,
   { release }: InspectedProgram,

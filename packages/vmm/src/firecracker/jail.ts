@@ -1,11 +1,12 @@
 /**
- * The jail of one VM: what Firecracker's own jailer makes its file system of, and how it is started.
+ * The jail of one VM: the file system that Firecracker's own jailer makes, and how the jailer is
+ * started.
  *
  * The jailer changes into a folder, makes the devices there that Firecracker needs, and becomes the
- * program, as a user of its own without a capability and under Firecracker's seccomp filters. What the
- * VM needs besides lies in that folder as mounts, each at its own path, so that paths mean the same
- * inside and outside; they are in the mount namespace of the process of the disk, and gone with it.
- * Everything is read-only but the disk and one folder of the run.
+ * program, as a user of its own without a capability and under Firecracker's seccomp filters. The
+ * other files that the VM needs lie in that folder as mounts, each at its own path, so that paths
+ * mean the same inside and outside; the mounts are in the mount namespace of the disk's process,
+ * and gone with it. Everything is read-only but the disk and one folder of the run.
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import {
@@ -27,17 +28,21 @@ import type { FirecrackerProgram } from "./program.ts";
 import { diskInJail } from "./requests.ts";
 import { runPaths } from "./run-files.ts";
 
-/** LIMIT: what the jailer takes for the id of a VM. */
+/** LIMIT: characters that the jailer accepts for the id of a VM. */
 const idLengthMax = 64;
 
+/** The inputs of the jailer and of the disk's process. */
 export interface Jail {
-  /** The place of the disk. */
+  /** The empty file over which the disk is mounted. */
   readonly diskTarget: string;
   readonly mounts: readonly PrivateMount[];
   readonly arguments: readonly string[];
 }
 
-/** @param isBoot Whether it starts from a kernel, and not from a memory file. */
+/**
+ * Prepares the folders and files of a jail.
+ * @param isBoot Whether the VM starts from a kernel, and not from a memory file.
+ */
 export function makeJail(
   spec: VmSpec,
   program: FirecrackerProgram,
@@ -47,7 +52,7 @@ export function makeJail(
   const paths = runPaths(spec.runFolder);
   const id = `torpor-${spec.name.replaceAll(/[^A-Za-z0-9]/g, "-")}`.slice(0, idLengthMax);
   const root = join(paths.jail, basename(program.firecracker), id, "root");
-  // A start that is repeated finds what the one before it left, which was another user's.
+  // A repeated start finds what the one before it left, which belonged to another user.
   for (const path of [paths.jail, paths.vm]) rmSync(path, { recursive: true, force: true });
   makeFolder(root);
   mkdirSync(paths.vm, { mode: 0o700 });
@@ -55,7 +60,7 @@ export function makeJail(
   for (const path of [paths.log, paths.vm]) chownSync(path, userId, userId);
   const { kernelPath, initramfsPath } = spec.machine;
   const memory = isBoot || spec.startPager !== undefined ? [] : [spec.memoryPath, paths.memory];
-  // Filled in before Firecracker is told of it, if at all.
+  // If it is used at all, it is filled before Firecracker opens it.
   if (memory.length > 0) writeFileSync(paths.memory, "", { mode: 0o600 });
   const readOnly = isBoot ? [kernelPath, initramfsPath] : [...memory, ...(spec.readsLater ?? [])];
   for (const path of readOnly) letRead(path);
@@ -68,6 +73,7 @@ export function makeJail(
   return { diskTarget, mounts, arguments: jailerArguments(program, id, userId, spec.runFolder) };
 }
 
+/** The jailer's command line. */
 export function jailerArguments(
   program: FirecrackerProgram,
   id: string,
@@ -86,7 +92,7 @@ export function jailerArguments(
   ];
 }
 
-/** In the mounts of the disk's process and in the VM's network. */
+/** Starts the jailer in the mounts of the disk's process and in the VM's network. */
 export function spawnJailer(
   program: FirecrackerProgram,
   jail: Jail,
@@ -105,7 +111,7 @@ export function spawnJailer(
   );
 }
 
-/** Something of the same kind to mount `source` on. */
+/** Makes an empty file or folder, of the same kind as `source`, to mount it on. */
 function place(root: string, source: string): string {
   const target = join(root, source);
   if (statSync(source).isDirectory()) makeFolder(target);
@@ -116,7 +122,7 @@ function place(root: string, source: string): string {
   return target;
 }
 
-/** The jailed user may pass, whatever the umask. */
+/** Makes a folder that the jailed user may pass, whatever the umask. */
 function makeFolder(path: string): void {
   const made = mkdirSync(path, { recursive: true, mode: 0o755 });
   if (made === undefined) return;

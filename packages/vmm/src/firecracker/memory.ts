@@ -1,16 +1,16 @@
 /**
- * The guest's memory as this driver knows it: what it was loaded from, below the pages that Firecracker
- * has found changed since.
+ * The guest's memory as this driver knows it: what it was loaded from, below the pages that
+ * Firecracker has found changed since.
  *
- * Firecracker maps the memory file privately and never changes it. With each save it writes the pages
- * that changed since the save before into one sparse file, over what is there: so that file has all that
- * changed since the load, and its holes are what did not. Holes are told from pages by the file system
- * and never by content: a page of zeros that was written is a page.
+ * Firecracker maps the memory file privately and never changes it. With each save it writes the
+ * pages that changed since the previous save into one sparse file, over what is there: so that file
+ * holds all that changed since the load, and its holes are the pages that did not. The file system,
+ * never the content, distinguishes holes from pages: a page of zeros that was written is a page.
  *
- * A VM with a pager has no such file: what it was loaded with is asked of the pager.
+ * A VM with a pager has no memory file: the pager returns what the VM was loaded with.
  *
- * INVARIANT: what `ownRanges` and `read` tell is the guest's memory at the last save. It is that of now
- * as long as the vCPUs are held.
+ * INVARIANT: `ownRanges` and `read` return the guest's memory at the last save. It is the current
+ * memory as long as the vCPUs are held.
  */
 import {
   closeSync,
@@ -44,18 +44,20 @@ import { runPaths } from "./run-files.ts";
 const copyBytes = 4 << 20;
 const { O_RDONLY, O_NOFOLLOW, O_NONBLOCK } = constants;
 
+/** The memory of one VM under Firecracker. */
 export class FirecrackerMemory implements GuestMemory, Disposable {
   readonly sizeBytes: number;
   readonly #pid: number;
   readonly #runFolder: string;
   readonly #imagePath: string;
-  /** What differs from the image since the load, ascending. */
+  /** Ranges that may differ from the image since the load, ascending. */
   #loadedRanges: readonly MemoryRange[] = [];
   #basePath: string;
   #baseFd: number | undefined;
   readonly #paged: PagedMemory | undefined;
   #changed: { readonly fd: number; readonly ranges: readonly MemoryRange[] } | undefined;
 
+  /** @param paged What the pager loaded, for a VM that has one. */
   constructor(handle: VmHandle, paged?: PagedMemory) {
     this.sizeBytes = handle.memoryMiB * 1024 * 1024;
     this.#pid = handle.pid;
@@ -66,14 +68,14 @@ export class FirecrackerMemory implements GuestMemory, Disposable {
     this.#loadedRanges = paged?.ranges ?? [];
   }
 
-  /** What a later daemon finds of a VM without a pager that was started by an earlier one. */
+  /** Opens the memory of a VM without a pager that an earlier daemon started. */
   static reach(handle: VmHandle): FirecrackerMemory {
     const memory = new FirecrackerMemory(handle);
     memory.#recall();
     return memory;
   }
 
-  /** The file that has all of the guest's memory as it was loaded. */
+  /** The file that holds all of the guest's memory as it was loaded. */
   get basePath(): string {
     return this.#basePath;
   }
@@ -87,10 +89,13 @@ export class FirecrackerMemory implements GuestMemory, Disposable {
     return joinRanges([...this.#loadedRanges, ...(this.#changed?.ranges ?? [])]);
   }
 
-  /** Of a VM that maps the image. A pager keeps count itself, and any other file is no image of anybody's. */
+  /**
+   * Defined for a VM that maps the image. A pager keeps count itself, and any other file is
+   * nobody's image.
+   */
   usedRanges(): readonly MemoryRange[] | undefined {
     if (this.#paged !== undefined || this.#basePath !== this.#imagePath) return undefined;
-    // More than one where memory goes around the gap below 4 GiB.
+    // There is more than one where memory surrounds the gap below 4 GiB.
     const mappings = fileMappings(this.#pid, this.#imagePath);
     if (mappings.length === 0) return undefined;
     return mappings.flatMap(({ start, end, offsetBytes }) =>
@@ -115,7 +120,7 @@ export class FirecrackerMemory implements GuestMemory, Disposable {
     }
   }
 
-  /** Makes the file that the VM is loaded from: the image, and `content` over it. */
+  /** Makes the file from which the VM is loaded: the image, and `content` over it. */
   async writeFile(content: MemoryContent): Promise<void> {
     const { memory } = runPaths(this.#runFolder);
     await using image = await open(this.#imagePath, "r");
@@ -130,14 +135,14 @@ export class FirecrackerMemory implements GuestMemory, Disposable {
     this.#remember(memory, content.ranges());
   }
 
-  /** The VM is loaded from a file that says of no page whether it is the image's. */
+  /** Records that the VM is loaded from a file that does not say which pages are the image's. */
   useWhole(path: string): void {
     this.#remember(path, [{ startBytes: 0, endBytes: this.sizeBytes }]);
   }
 
   /**
-   * Takes in what Firecracker has just written.
-   * @param isWhole The file has every page, whatever its holes say.
+   * Reads which pages Firecracker has just written.
+   * @param isWhole Whether the file has every page, whatever its holes say.
    */
   refresh(isWhole: boolean): void {
     this.#forgetChanged();
@@ -148,7 +153,7 @@ export class FirecrackerMemory implements GuestMemory, Disposable {
     this.#changed = { fd, ranges };
   }
 
-  /** Everything that was saved last, when it was saved whole, as a new file. */
+  /** Copies the last save, which must have been whole, to a new file. */
   async copySaved(path: string): Promise<void> {
     assert(this.#changed !== undefined, "memory is saved before it is copied");
     await using file = await open(path, "wx+", 0o600);
@@ -170,7 +175,7 @@ export class FirecrackerMemory implements GuestMemory, Disposable {
     readWhole(this.#baseFd, into, offsetBytes);
   }
 
-  /** SAFETY: it lies where the jailed process may put anything. */
+  /** SAFETY: the file lies where the jailed process may put anything. */
   #openChanged(): number {
     const { changedMemory } = runPaths(this.#runFolder);
     const fd = openSync(changedMemory, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
@@ -193,7 +198,7 @@ export class FirecrackerMemory implements GuestMemory, Disposable {
     writeFileSync(loadedMemory, JSON.stringify({ basePath, ranges: pairs }), { mode: 0o600 });
   }
 
-  /** Ours: only `#remember` writes it, into a folder that is the owner's alone. */
+  /** Not checked: only `#remember` writes the file, into a folder that only the owner can write. */
   #recall(): void {
     const { loadedMemory } = runPaths(this.#runFolder);
     const text = readIfThere(loadedMemory);
@@ -218,7 +223,7 @@ async function copyFile(fromFd: number, toFd: number, sizeBytes: number): Promis
   if (!tryShareBlocks(fromFd, toFd)) await copySparse(fromFd, toFd, sizeBytes);
 }
 
-/** Holes stay holes. Others get their turn meanwhile. */
+/** Copies data and leaves holes as holes. Other work gets a turn between parts. */
 async function copySparse(fromFd: number, toFd: number, sizeBytes: number): Promise<void> {
   const buffer = Buffer.allocUnsafe(copyBytes);
   for (const { start, end } of dataRanges(fromFd)) {
@@ -246,7 +251,7 @@ function writeWhole(fd: number, from: Uint8Array, offsetBytes: number): void {
   }
 }
 
-/** Pages that a process wrote, its own heap among them; 0 when it is gone. */
+/** Bytes of the pages that a process wrote, its own heap among them; 0 if it is gone. */
 function readAnonymousBytes(pid: number): number {
   const text = readIfThere(`/proc/${pid}/status`) ?? "";
   return Number(/^RssAnon:\s+(\d+) kB/m.exec(text)?.[1] ?? 0) * 1024;

@@ -1,46 +1,56 @@
 /**
- * What a driver needs of a pager: a process that gives a restored VM its pages when it touches them, over
- * a userfaultfd, instead of a file that has them all. Who starts a VM brings it along, see `VmSpec`.
+ * The parts of a pager that a driver needs. It is a process that gives a restored VM its pages when
+ * it touches them, over a userfaultfd, instead of a file that has them all. The caller that starts
+ * a VM supplies it, see `VmSpec`.
  *
- * It is known in the process list by its name, and by the run's folder as its last argument.
+ * In the process list a pager is recognised by its name, and by the run's folder as its last
+ * argument.
  */
 import type { Deadline, MemoryRange, TorporError } from "@torpor/std";
 
-/** The first word of its command line. */
+/** The first argument of a pager's command line. */
 export const pagerProcessName = "torpor-pager";
 
+/** Where a pager is to serve its VM. */
 export interface PagerPlace {
   readonly runFolder: string;
   /** Where the VMM connects to, in a folder that nobody else can reach. */
   readonly socketPath: string;
-  /** Of the VMM, which is to own the socket. */
+  /** The VMM's user, which is to own the socket. */
   readonly userId: number;
 }
 
-/** What the VM was loaded with: as it is without what the VM changed. */
+/** The memory with which the VM was loaded, without the VM's own changes. */
 export interface PagedMemory {
-  /** What may differ from the image, ascending. */
+  /** Ranges that may differ from the image, ascending. */
   readonly ranges: readonly MemoryRange[];
-  /** Whole pages. */
+  /** Fills `into`, which must be whole pages. */
   read(offsetBytes: number, into: Uint8Array): void;
 }
 
+/** A running pager. */
 export interface Pager {
   readonly pid: number;
   readonly memory: PagedMemory;
   /**
-   * Settles when it serves no more: with the reason, or undefined when that is the end of its VM. One
-   * that went on would hang. Never rejects; never settles after `release`.
+   * Settles when it stops serving: with the reason, or with undefined if its VM has ended. A VM
+   * that ran on would hang. Never rejects; never settles after `release`.
    */
   readonly ended: Promise<TorporError | undefined>;
-  /** Safe to repeat; after the VM has ended, or if none has come. */
+  /** Ends the pager; call it after the VM has ended, or if none has connected. Safe to repeat. */
   end(deadline: Deadline): Promise<void>;
-  /** Lets go of the process, which runs on. */
+  /** Detaches from the process, which keeps running. */
   release(): void;
 }
 
-/** Returns once it listens. @throws snapshot.corrupt when the memory cannot be served */
+/**
+ * Starts a pager; returns once it listens.
+ * @throws snapshot.corrupt if the memory cannot be served
+ */
 export type StartPager = (place: PagerPlace, deadline: Deadline) => Promise<Pager>;
 
-/** @throws vmm.failed when there is none any more: the VM is to be ended */
+/**
+ * Connects to the pager of a running VM.
+ * @throws vmm.failed if it is gone: the caller must end the VM
+ */
 export type AdoptPager = (runFolder: string, deadline: Deadline) => Promise<Pager>;

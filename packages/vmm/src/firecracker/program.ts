@@ -1,10 +1,10 @@
 /**
- * Which Firecracker is started: the one that FIRECRACKER_BIN and JAILER_BIN name, else the first ones in
- * PATH.
+ * Chooses the Firecracker to start: the one that FIRECRACKER_BIN and JAILER_BIN name, else the
+ * first ones in PATH.
  *
- * Debian has no package of it. A release is one static program and its jailer, so there is nothing to
- * copy along as with QEMU: the program's checksum is part of its version, and a snapshot wakes under
- * the very same one only.
+ * Debian has no package of it. A release is one static program and its jailer, so unlike QEMU it
+ * needs no copy of further files: the program's checksum is part of its version, and a snapshot
+ * wakes only under the very same program.
  */
 import { createHash } from "node:crypto";
 import { accessSync, constants } from "node:fs";
@@ -15,19 +15,21 @@ import { type ReleaseNumber, assertSupported, formatRelease, parseRelease } from
 
 const checksumDigits = 12;
 
+/** Paths of Firecracker and of its jailer. */
 export interface FirecrackerProgram {
   /** Absolute paths. */
   readonly firecracker: string;
   readonly jailer: string;
 }
 
+/** A program whose release was read and found supported. */
 export interface InspectedProgram extends FirecrackerProgram {
   readonly release: ReleaseNumber;
-  /** With the start of the program's SHA-256: builds of one release may differ. */
+  /** Contains the start of the program's SHA-256, because builds of one release may differ. */
   readonly version: string;
 }
 
-/** @throws vmm.missing naming what is not there. */
+/** Finds the programs. @throws vmm.missing naming the one that is not there. */
 export function installedFirecracker(env: NodeJS.ProcessEnv = process.env): FirecrackerProgram {
   return {
     firecracker: find("firecracker", "FIRECRACKER_BIN", env),
@@ -35,7 +37,10 @@ export function installedFirecracker(env: NodeJS.ProcessEnv = process.env): Fire
   };
 }
 
-/** @throws vmm.missing when it is too old, or the two are not of one release. */
+/**
+ * Reads the release.
+ * @throws vmm.missing if it is too old, or if the two are not of one release.
+ */
 export async function inspectProgram(
   program: FirecrackerProgram,
   deadline: Deadline,

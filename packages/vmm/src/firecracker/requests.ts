@@ -1,28 +1,34 @@
 /**
- * What is asked of Firecracker, as data: every request that the driver makes is built here, so that
- * all of them can be compared with Firecracker's description of its API.
+ * Requests to Firecracker, as data: every request that the driver makes is built here, so that all
+ * of them can be compared with Firecracker's description of its API.
  *
- * A request with a field that a release does not know is refused as a whole, so fields that came later
- * are sent from the release on that has them.
+ * A release refuses a request that has a field it does not know, so newer fields are sent only to
+ * releases that have them.
  *
- * Never sent: `clock_realtime` (the guest's clocks would leap over the time on disk, and every timer
- * that is due meanwhile fire at once; the agent sets the wall clock), and whatever is for MMDS.
+ * Never sent: `clock_realtime` (the guest's clocks would leap over the time on disk, and every
+ * timer that became due then would fire at once; the agent sets the wall clock), and anything for
+ * MMDS.
  */
 import type { JsonObject } from "@torpor/std";
 import type { MachineShape } from "../driver.ts";
 import { type ReleaseNumber, isBefore, since } from "./version.ts";
 
+/** One request to Firecracker's API. */
 export interface ApiRequest {
   readonly method: "GET" | "PUT" | "PATCH";
   readonly path: string;
   readonly body?: JsonObject;
 }
 
-/** The disk as the jailed process finds it; part of saved device state, so the same in every jail. */
+/**
+ * The disk as the jailed process finds it; part of saved device state, so the same in every jail.
+ */
 export const diskInJail = "/disk";
 const driveId = "disk";
 const interfaceId = "net";
-/** Behind what every guest is told: no PCI to probe, and a reboot ends the process. */
+/**
+ * Appended to the kernel arguments of every guest: no PCI to probe, and a reboot ends the process.
+ */
 const kernelArgumentsAdded = "pci=off reboot=k";
 
 /**
@@ -32,12 +38,13 @@ const kernelArgumentsAdded = "pci=off reboot=k";
 export interface RateLimits {
   readonly diskBytesPerSecond: number;
   readonly diskOperationsPerSecond: number;
-  /** Each way. */
+  /** In each direction. */
   readonly networkBytesPerSecond: number;
   readonly networkPacketsPerSecond: number;
   readonly entropyBytesPerSecond: number;
 }
 
+/** The limits of a VM unless the driver was made with others. */
 export const usualRateLimits: RateLimits = {
   diskBytesPerSecond: 512 * 2 ** 20,
   diskOperationsPerSecond: 50_000,
@@ -46,14 +53,16 @@ export const usualRateLimits: RateLimits = {
   entropyBytesPerSecond: 64 * 2 ** 10,
 };
 
-/** A tenth of a second's worth at a time: short bursts pass, and long ones are smooth. */
+/** A bucket holds a tenth of a second's worth: short bursts pass, and long ones are smoothed. */
 const refillMs = 100;
 
+/** Reads the release of a running Firecracker. */
 export const versionRequest: ApiRequest = { method: "GET", path: "/version" };
 
+/** Reads the state of the VM. */
 export const stateRequest: ApiRequest = { method: "GET", path: "/" };
 
-/** In this order, to power on. */
+/** The requests that power on a machine, in the order in which to send them. */
 export function bootRequests(
   machine: MachineShape,
   tapName: string,
@@ -64,7 +73,7 @@ export function bootRequests(
     put("/machine-config", {
       vcpu_count: vcpuCount,
       mem_size_mib: memoryMiB,
-      // What differs from the image is asked for with every save.
+      // Every save asks for the pages that differ from the image.
       track_dirty_pages: true,
     }),
     put("/boot-source", {
@@ -76,11 +85,11 @@ export function bootRequests(
       drive_id: driveId,
       path_on_host: diskInJail,
       is_read_only: false,
-      // The initramfs mounts it; Firecracker would only add words to the kernel's arguments.
+      // The initramfs mounts it; otherwise Firecracker would add words to the kernel's arguments.
       is_root_device: false,
-      // What the guest flushes is flushed.
+      // A flush by the guest is a flush on the host.
       cache_type: "Writeback",
-      // The other one makes a restore slower by up to a tenth of a second.
+      // The other engine, Async, makes a restore slower by up to a tenth of a second.
       io_engine: "Sync",
       rate_limiter: diskLimiter(limits),
     }),
@@ -96,13 +105,14 @@ export function bootRequests(
   ];
 }
 
-/** Where a restored VM's memory comes from. */
+/** The source of a restored VM's memory. */
 export interface MemoryBackend {
   readonly kind: "File" | "Uffd";
-  /** Of the memory file, or of the socket on which a pager listens. */
+  /** Path of the memory file, or of the socket on which a pager listens. */
   readonly path: string;
 }
 
+/** The inputs of `loadRequest`. */
 export interface LoadOptions {
   readonly release: ReleaseNumber;
   readonly statePath: string;
@@ -110,7 +120,7 @@ export interface LoadOptions {
   readonly tapName: string;
 }
 
-/** Leaves the vCPUs held. */
+/** Loads a snapshot and leaves the vCPUs held. */
 export function loadRequest({ release, statePath, memory, tapName }: LoadOptions): ApiRequest {
   return put("/snapshot/load", {
     snapshot_path: statePath,
@@ -123,7 +133,7 @@ export function loadRequest({ release, statePath, memory, tapName }: LoadOptions
   });
 }
 
-/** After a load: the limits that were saved are those of the host that saved. */
+/** Sets the limits after a load: the saved ones are those of the host that saved. */
 export function limitRequests(limits: RateLimits): readonly ApiRequest[] {
   return [
     patch(`/drives/${driveId}`, { drive_id: driveId, rate_limiter: diskLimiter(limits) }),
@@ -135,7 +145,10 @@ export function limitRequests(limits: RateLimits): readonly ApiRequest[] {
   ];
 }
 
-/** While the vCPUs are held. A diff goes into the memory file that is there, over what changed. */
+/**
+ * Saves while the vCPUs are held. A diff is written into the existing memory file, over what
+ * changed.
+ */
 export function saveRequest(
   kind: "Full" | "Diff",
   statePath: string,
@@ -148,12 +161,12 @@ export function saveRequest(
   });
 }
 
-/** Safe to repeat. */
+/** Holds or releases the vCPUs. Safe to repeat. */
 export function runStateRequest(state: "Paused" | "Resumed"): ApiRequest {
   return patch("/vm", { state });
 }
 
-/** What the guest can see of its machine; saved device state loads only into the very same. */
+/** The machine as its guest can see it; saved device state loads only into the very same one. */
 export function machineWords(machine: MachineShape): readonly string[] {
   const { vcpuCount, memoryMiB, guestMac } = machine;
   return [

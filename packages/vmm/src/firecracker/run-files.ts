@@ -1,9 +1,9 @@
 /**
- * What lies in the folder of a run under Firecracker.
+ * The files in the folder of a run under Firecracker.
  *
  *     console.log vmm.log     written through descriptors that the processes are given
  *     disk.sock               control socket of the process that serves the disk; the daemon's alone
- *     memory.img memory.json  what the guest's memory is loaded from, when it is not the image; ours
+ *     memory.img memory.json  what the guest's memory is loaded from, if not from the image; ours
  *     pager.*                 instead of them, the pager's own
  *     jail/                   what Firecracker sees as its file system; empty but for places to mount on
  *     vm/                     all that Firecracker may write: its control socket, its log, what it saves;
@@ -21,23 +21,30 @@ import { pagerProcessName } from "./pager.ts";
 const vmFolder = "vm";
 const controlName = "api.sock";
 const diskControlName = "disk.sock";
-/** How the process of the disk is called in the process list. */
+/** Name of the disk's process in the process list. */
 export const diskProcessName = "torpor-disk";
 
+/** Absolute paths of the files of one run. */
 export interface RunPaths {
   readonly jail: string;
   readonly diskControl: string;
+  /** The file from which the VM is loaded: a copy of the image, with the changed pages over it. */
   readonly memory: string;
+  /** Describes what the VM was loaded from, if not from the image. */
   readonly loadedMemory: string;
   readonly vm: string;
   readonly control: string;
   readonly log: string;
+  /** Where Firecracker saves: the device state, and the memory that changed since the load. */
   readonly deviceState: string;
   readonly changedMemory: string;
+  /** Device state taken out of a whole VM's file, to be loaded. */
   readonly loadedState: string;
+  /** The socket of the pager. */
   readonly pager: string;
 }
 
+/** The paths of a run in this folder. */
 export function runPaths(runFolder: string): RunPaths {
   const vm = join(runFolder, vmFolder);
   return {
@@ -55,7 +62,10 @@ export function runPaths(runFolder: string): RunPaths {
   };
 }
 
-/** By the path of a control socket, Firecracker's own or that of the process of its disk; or a pager. */
+/**
+ * Recognises Firecracker and its disk's process by the path of the control socket, and a pager by
+ * its last argument.
+ */
 export function recogniseFirecracker(argv: readonly string[]): RecognisedProcess | undefined {
   if (argv[0] === pagerProcessName) {
     return { runFolder: argv.findLast((word) => word !== "") ?? "", isVmm: false };
@@ -71,12 +81,13 @@ export function recogniseFirecracker(argv: readonly string[]): RecognisedProcess
 }
 
 /**
- * Takes a file out of the jailed user's reach. From here on it is the owner's.
- * @throws vmm.failed when it is no plain file: a process that somebody took over may leave anything.
+ * Takes a file out of the jailed user's reach. From here on it belongs to the owner.
+ * @throws vmm.failed if it is no plain file: a process that an attacker took over may leave
+ * anything.
  */
 export async function takeFile(from: string, to: string, deadline: Deadline): Promise<void> {
   const near = `${dirname(dirname(from))}/${basename(from)}.taken`;
-  // ORDER: looked at only where the process cannot put another in its place.
+  // ORDER: check the file only where the process cannot replace it.
   renameSync(from, near);
   const stat = lstatSync(near);
   if (!stat.isFile() || stat.nlink !== 1) {

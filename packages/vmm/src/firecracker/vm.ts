@@ -1,4 +1,7 @@
-/** A guest under Firecracker: the `Vm` of this driver, over the API, the disk's process and its files. */
+/**
+ * A guest under Firecracker: the `Vm` of this driver, over the API, the disk's process and its
+ * files.
+ */
 import { readFileSync } from "node:fs";
 import { chown, readFile, rm, unlink, writeFile } from "node:fs/promises";
 import { keepsHoles } from "@torpor/native";
@@ -32,11 +35,12 @@ import { appendState, readState } from "./whole-state.ts";
 
 const logTailBytes = 4096;
 const endBudgetMs = 5_000;
-/** LIMIT: how long a pager that ended its VM has to say why. */
+/** LIMIT: how long a pager that ended its VM has to report why. */
 const reasonBudgetMs = 3_000;
-/** When the logs of a process that has ended cannot be read. */
+/** For when the logs of a process that has ended cannot be read. */
 const unknownExit: VmExit = { consoleTail: "", vmmTail: "" };
 
+/** The parts of a `FirecrackerVm`, which takes over the connections. */
 export interface VmParts {
   readonly handle: VmHandle;
   readonly version: string;
@@ -51,6 +55,7 @@ export interface VmParts {
   readonly pager: Pager | undefined;
 }
 
+/** A `Vm` under Firecracker. */
 export class FirecrackerVm implements Vm {
   readonly handle: VmHandle;
   readonly version: string;
@@ -94,7 +99,7 @@ export class FirecrackerVm implements Vm {
     const { isBooted } = this.#parts;
     const { runFolder } = this.handle;
     const { deviceState, changedMemory } = runPaths(runFolder);
-    // ORDER: a diff says what changed since the save before, so all saves are into one file.
+    // ORDER: a diff holds what changed since the save before, so all saves go into one file.
     const kind = isBooted || !keepsHoles(runFolder) ? "Full" : "Diff";
     await this.#save(kind, deadline);
     await takeFile(deviceState, path, deadline);
@@ -146,7 +151,10 @@ export class FirecrackerVm implements Vm {
     await this.#parts.disk.layers.replace(replacement, (path) => path, deadline);
   }
 
-  /** A write that the host's disk fails is an error of the guest's disk, and nothing stands still. */
+  /**
+   * Always false: a failed write to the host's disk becomes an error of the guest's disk, and
+   * nothing is held.
+   */
   async isStalled(): Promise<boolean> {
     return false;
   }
@@ -156,7 +164,7 @@ export class FirecrackerVm implements Vm {
     await endProcess(this.handle, deadline);
     await pager?.end(deadline);
     if (this.#pagerProcess !== undefined) await endProcess(this.#pagerProcess, deadline);
-    // ORDER: after the one that has the disk open; a flush that nobody waits for is none.
+    // ORDER: after the VM, which has the disk open. A flush that nobody waits for does not count.
     await endProcess(disk.process, deadline);
     api.close();
     disk.close();
@@ -177,7 +185,7 @@ export class FirecrackerVm implements Vm {
     await this.#parts.api.send(saveRequest(kind, deviceState, changedMemory), deadline);
   }
 
-  /** Where Firecracker finds what it is to load. */
+  /** Prepares the files from which Firecracker loads, and returns where they are. */
   async #prepareLoad(
     path: string,
   ): Promise<{ readonly statePath: string; readonly memory: MemoryBackend }> {
@@ -200,14 +208,14 @@ export class FirecrackerVm implements Vm {
   async #untilExit(): Promise<VmExit> {
     await this.#parts.api.closed;
     this.memory[Symbol.dispose]();
-    // Let go of, not ended: there is no exit to tell of.
+    // Released, not ended: there is no exit to report.
     if (this.#isReleased) return await new Promise<never>(() => undefined);
     const exit = await this.#readExit().catch(() => unknownExit);
     const reason = await this.#whyEnded();
     return reason === undefined ? exit : { reason, ...exit };
   }
 
-  /** A pager that cannot go on ends the VM first, and then has its last words. */
+  /** A pager that cannot continue ends the VM first, and then writes its reason. */
   async #whyEnded(): Promise<TorporError | undefined> {
     const { pager } = this.#parts;
     if (pager === undefined || this.#endReason !== undefined) return this.#endReason;
@@ -222,10 +230,10 @@ export class FirecrackerVm implements Vm {
     return { consoleTail, vmmTail: `${own}${vmmTail}` };
   }
 
-  /** A guest whose disk or memory nobody serves would stand still for ever. */
+  /** Ends the VM when its disk or memory is no longer served: the guest would hang for ever. */
   async #endWithout(ended: Promise<TorporError | undefined>): Promise<void> {
     const reason = await ended;
-    // What ends after the VM is not why it ended.
+    // A process that ends after the VM is not why the VM ended.
     if (this.#isReleased || !isAlive(this.handle)) return;
     this.#endReason ??= reason;
     const deadline = Deadline.after(endBudgetMs, "ending a VM that is not served any more");
@@ -233,7 +241,7 @@ export class FirecrackerVm implements Vm {
   }
 }
 
-/** @throws root.required */
+/** Narrows a network to a TAP device. @throws root.required */
 export function assertTap<K extends { readonly kind: string }>(
   network: K,
 ): asserts network is Extract<K, { kind: "tap" }> {

@@ -1,5 +1,6 @@
 /**
- * A whole VM in one file: its memory, at its place, and behind it what Firecracker calls the state.
+ * A whole VM in one file: its memory, each page at its offset, and after it what Firecracker calls
+ * the state.
  *
  *     memory, then the state, then "TORPFCW1" and the state's length in 8 bytes
  *
@@ -19,7 +20,7 @@ export async function appendState(path: string, state: Buffer): Promise<void> {
   await file.writeFile(Buffer.concat([state, trailer]));
 }
 
-/** @returns undefined for a file that holds the state alone. */
+/** Reads the state from such a file. @returns undefined for a file that holds the state alone. */
 export async function readState(path: string, memoryBytes: number): Promise<Buffer | undefined> {
   await using file = await open(path, "r");
   const { size } = await file.stat();

@@ -1,29 +1,30 @@
 /**
- * Which nodes a program of QEMU's has of its disks, and which stands upon which.
+ * The block nodes that a QEMU program has for its disks, and which is on top of which.
  *
- * `x-debug-query-block-graph` tells it in the fewest words: QEMU's other answers spell out for each node
- * all that lies below, which grows with the square of a chain's length. What it says is parsed and not
- * believed: a node that stands upon itself ends the walk.
+ * `x-debug-query-block-graph` has the shortest answer: for each node QEMU's other answers spell out
+ * all that lies below, which grows with the square of a chain's length. The answer is parsed but
+ * not trusted: a node that lies below itself ends the walk.
  */
 import { TorporError, parseInteger, parseObject, parseString } from "@torpor/std";
 
-/** Nodes that QEMU names itself; nobody can ask for them to be closed. */
+/** Nodes that QEMU names itself; no command can close them. */
 const ownNamePrefix = "#";
 
 type EdgeName = "file" | "backing";
 
+/** The graph of one answer. */
 export class BlockGraph {
-  /** From the node above to the one below. */
+  /** Maps the node above to the one below, by edge. */
   readonly #below = new Map<string, Map<string, string>>();
   readonly #stoodUpon = new Set<string>();
 
-  /** @param answer Of the command. @throws vmm.failed */
+  /** @param answer The command's answer. @throws vmm.failed */
   constructor(answer: unknown) {
     const { nodes, edges } = parseObject(answer, "block graph");
     const names = new Map<number, string>();
     for (const one of listOf(nodes)) {
       const node = parseObject(one, "block node");
-      // Devices and exports stand upon nodes too, and have no name.
+      // Devices and exports have nodes below them too, but no name.
       const isNode = node["type"] === "block-driver";
       const name = isNode ? parseString(node["name"], "name") : "";
       names.set(parseInteger(node["id"], "id", 0, Number.MAX_SAFE_INTEGER), name);
@@ -37,11 +38,12 @@ export class BlockGraph {
     }
   }
 
+  /** Whether there is a node of this name. */
   has(node: string): boolean {
     return this.#below.has(node);
   }
 
-  /** What lies directly below a node. */
+  /** The node directly below `node`. */
   below(node: string, edge: EdgeName): string | undefined {
     return this.#below.get(node)?.get(edge);
   }
@@ -62,7 +64,7 @@ export class BlockGraph {
     return [...this.#below.keys()].find((node) => this.below(node, "file") === file);
   }
 
-  /** Nodes upon which nothing stands. */
+  /** Nodes that nothing is on top of. */
   get unused(): readonly string[] {
     return [...this.#below.keys()].filter(
       (node) => !this.#stoodUpon.has(node) && !node.startsWith(ownNamePrefix),

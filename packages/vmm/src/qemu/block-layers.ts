@@ -1,9 +1,9 @@
 /**
- * Layers of the disk of a program of QEMU's, over QMP: of the emulator, and of the storage daemon that
- * serves a disk to another VMM. They are put above the disk, and put in the place of those below.
+ * The disk layers of a QEMU program, over QMP: of the emulator, or of the storage daemon that
+ * serves a disk to another VMM. Layers are added on top of the disk, and replaced below its top.
  *
- * INVARIANT: which layers there are is asked of the program each time. Another daemon may have changed
- * them, and an answer may have been lost.
+ * INVARIANT: the program is queried for its layers each time. Another daemon may have changed them,
+ * and an answer may have been lost.
  */
 import { Deadline, type JsonObject, TorporError } from "@torpor/std";
 import type { DiskLayer, LayerReplacement } from "../driver.ts";
@@ -11,12 +11,13 @@ import { BlockGraph } from "./block-graph.ts";
 import { fileNodeName, movedNode, overlayNode, sealedNode } from "./command-line.ts";
 import type { QmpClient } from "./qmp.ts";
 
-/** For a layer that was opened for nothing. */
+/** For closing a layer whose opening turned out to be of no use. */
 const undoBudgetMs = 5_000;
 
-/** The node that the disk's user reads and writes. */
+/** Queries the name of the node that the disk's user reads and writes. */
 type AskTopNode = (deadline: Deadline) => Promise<string>;
 
+/** Adds and replaces the layers of one disk. */
 export class BlockLayers {
   readonly #qmp: QmpClient;
   readonly #askTopNode: AskTopNode;
@@ -26,12 +27,12 @@ export class BlockLayers {
     this.#askTopNode = askTopNode;
   }
 
-  /** Makes an empty layer known. @param path As the program finds it. */
+  /** Opens an empty layer. @param path As the program finds it. */
   async open(path: string, deadline: Deadline): Promise<void> {
     await this.#qmp.execute("blockdev-add", overlayNode(path), deadline);
   }
 
-  /** @returns false when the layer is there already. */
+  /** Makes an opened layer the top of the disk. @returns false if it already is. */
   async add({ path }: DiskLayer, deadline: Deadline): Promise<boolean> {
     const overlay = nodeName(path);
     const node = await this.#askTopNode(deadline);
@@ -49,7 +50,7 @@ export class BlockLayers {
   }
 
   /**
-   * As `Vm.replaceDiskLayers`.
+   * Does what `Vm.replaceDiskLayers` describes.
    * @param show Lets the program read a layer; returns the path by which it finds it.
    */
   async replace(
@@ -57,7 +58,7 @@ export class BlockLayers {
     show: (path: string) => string,
     deadline: Deadline,
   ): Promise<void> {
-    // What an attempt before has left would stand in the way by its names.
+    // Nodes left by an earlier attempt would conflict by their names.
     await this.#closeUnused(deadline);
     const graph = await this.#askGraph(deadline);
     const top = graph.nodeOver(fileNodeName(above.path));
@@ -79,7 +80,10 @@ export class BlockLayers {
     await this.#closeUnused(deadline);
   }
 
-  /** QEMU lets requests of the guest's end first, and takes new ones when it is done. */
+  /**
+   * Rebases a node. QEMU lets the guest's requests finish first, and accepts new ones when it is
+   * done.
+   */
   async #move(
     node: string,
     { path }: DiskLayer,
@@ -91,7 +95,10 @@ export class BlockLayers {
     await this.#qmp.execute("blockdev-reopen", { options }, deadline);
   }
 
-  /** Of layers that lie on each other the newest comes first, and then the next is not used any more. */
+  /**
+   * Closes layer after layer: of layers on top of each other the newest comes first, and then the
+   * next is unused.
+   */
   async #closeUnused(deadline: Deadline): Promise<void> {
     for (;;) {
       const { unused } = await this.#askGraph(deadline);
@@ -114,7 +121,10 @@ export class BlockLayers {
   }
 }
 
-/** How many of the oldest layers are those that are wanted. @param present Nodes, oldest first. */
+/**
+ * How many of the oldest layers are already the wanted ones.
+ * @param present Nodes, oldest first.
+ */
 function countKept(
   graph: BlockGraph,
   present: readonly string[],

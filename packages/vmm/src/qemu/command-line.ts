@@ -3,8 +3,9 @@
  * serial console.
  *
  * The guest-visible part (machine, CPU, memory size, devices and their order) is a function of
- * `MachineShape` and the accelerator alone, because saved device state loads only into the very same
- * machine. Host-side parts (paths, network backend, memory sharing) may differ from run to run.
+ * `MachineShape` and the accelerator alone, because saved device state loads only into the very
+ * same machine. Host-side parts (paths, network backend, memory sharing) may differ from run to
+ * run.
  */
 import { basename, dirname, join } from "node:path";
 import type { JsonObject } from "@torpor/std";
@@ -17,8 +18,10 @@ const tcgCodeCacheMiB = 128;
 /** The TAP descriptor in the child: the first one after standard error. */
 export const tapChildFd = 3;
 
+/** `boot` powers on; `restore` waits for saved device state. */
 export type StartMode = "boot" | "restore";
 
+/** All of QEMU's arguments for this VM, without the program itself. */
 export function commandLine(
   spec: VmSpec,
   accelerator: Accelerator,
@@ -51,8 +54,8 @@ export function commandLine(
 }
 
 /**
- * What the guest can see, in order: saved device state loads only into the very same. The parts stand
- * apart because devices name the backends that come before them.
+ * The guest-visible arguments, in order: saved device state loads only into the very same machine.
+ * The two parts are separate because devices name backends that must come before them.
  */
 export function machineArguments(
   machine: MachineShape,
@@ -61,8 +64,8 @@ export function machineArguments(
   return {
     machine: [
       ["-nodefaults", "-no-user-config", "-no-reboot"],
-      // No description of the saved fields: `xen-save-devices-state` writes none, and QEMU 10.0 fails an
-      // assertion when it saves again after such a load.
+      // No description of the saved fields: `xen-save-devices-state` writes none, and QEMU 10.0
+      // fails an assertion when it saves again after such a load.
       ["-machine", "microvm,rtc=on,memory-backend=ram,suppress-vmdesc=on"],
       ["-cpu", accelerator === "kvm" ? "host,migratable=on" : "max"],
       ["-smp", String(machine.vcpuCount)],
@@ -76,7 +79,7 @@ export function machineArguments(
   };
 }
 
-/** By the folder of its control socket. */
+/** Recognises a QEMU of ours by the folder of its control socket. */
 export function recogniseQemu(argv: readonly string[]): RecognisedProcess | undefined {
   if (!argv.some((argument) => argument.startsWith("torpor-"))) return undefined;
   const control = argv[argv.indexOf("-qmp") + 1] ?? "";
@@ -84,7 +87,10 @@ export function recogniseQemu(argv: readonly string[]): RecognisedProcess | unde
   return path === undefined ? undefined : { runFolder: dirname(path), isVmm: true };
 }
 
-/** A restored guest has its kernel in memory, and QEMU would read the files all the same: a tenth of its start. */
+/**
+ * Only for a boot: a restored guest has its kernel in memory, but QEMU would read the files all the
+ * same, a tenth of its start.
+ */
 function bootArguments(machine: MachineShape): readonly string[] {
   return [
     ["-kernel", machine.kernelPath],
@@ -93,17 +99,20 @@ function bootArguments(machine: MachineShape): readonly string[] {
   ].flat();
 }
 
-/** One vCPU needs no atomic instructions between emulated CPUs: measured, a wake is a tenth faster. */
+/**
+ * One vCPU needs no atomic instructions between emulated CPUs: measured, a wake is a tenth faster.
+ */
 function emulation(vcpuCount: number): string {
   return `tcg,thread=${vcpuCount === 1 ? "single" : "multi"},tb-size=${tcgCodeCacheMiB}`;
 }
 
 /**
- * State from `xen-save-devices-state` carries no configuration section, so none is expected. What a VM
- * that was started so saves, its memory included, carries none either.
+ * State from `xen-save-devices-state` carries no configuration section, so none is expected. A VM
+ * that was started this way writes none either when it saves, its memory included.
  */
 const restoreArguments = [
-  // The vCPUs stay held when the state is loaded: it says that it was saved from a VM that ran.
+  // The vCPUs stay held when the state is loaded, because it says that the VM ran when it was
+  // saved.
   ["-S"],
   ["-incoming", "defer"],
   ["-global", "migration.send-configuration=off"],
@@ -119,7 +128,7 @@ function memoryBackend(spec: VmSpec, mode: StartMode): string {
 
 /**
  * One layer as a named node over the one before it, so that no path stored inside a qcow2 file is
- * believed. Each is an argument of its own: Linux bounds the length of one.
+ * trusted. Each is an argument of its own, because Linux limits the length of one.
  */
 export function blockNode(layer: DiskLayer, index: number, isTop: boolean): object {
   return {
@@ -132,7 +141,7 @@ export function blockNode(layer: DiskLayer, index: number, isTop: boolean): obje
   };
 }
 
-/** A qcow2 layer for a VM that runs already, which puts it above its others. */
+/** A qcow2 layer to be added on top of a running VM's disk. */
 export function overlayNode(path: string): { readonly "node-name": string } & JsonObject {
   return {
     driver: "qcow2",
@@ -143,7 +152,7 @@ export function overlayNode(path: string): { readonly "node-name": string } & Js
   };
 }
 
-/** A sealed qcow2 layer for a VM that runs already, upon a node that it has. */
+/** A sealed qcow2 layer for a running VM, over a node that it has. */
 export function sealedNode(
   path: string,
   backing: string,
@@ -157,7 +166,7 @@ export function sealedNode(
   };
 }
 
-/** What is said of a layer that a guest has written to, when it is put upon another node. */
+/** The options with which a layer that a guest has written to is rebased to another node. */
 export function movedNode(node: string, file: string, backing: string, isTop: boolean): JsonObject {
   return {
     driver: "qcow2",
@@ -169,7 +178,10 @@ export function movedNode(node: string, file: string, backing: string, isTop: bo
   };
 }
 
-/** By it a layer is found whatever the node above is called: QEMU calls the first top layer "disk". */
+/**
+ * Name of a layer's file node. It identifies a layer whatever the node above is called: QEMU calls
+ * the first top layer "disk".
+ */
 export function fileNodeName(path: string): string {
   return `${layerName(path)}.file`;
 }
@@ -183,12 +195,15 @@ function fileNode({ path, format }: DiskLayer, readOnly: boolean): JsonObject {
   };
 }
 
-/** QEMU takes 31 characters for the name of a node, and a layer's name is made of fewer. */
+/**
+ * A layer's file name without ".qcow2": QEMU accepts 31 characters for a node's name, and this has
+ * fewer.
+ */
 function layerName(path: string): string {
   return basename(path, ".qcow2");
 }
 
-/** What a guest discards or zeroes takes no room in its layer. */
+/** Blocks that a guest discards or zeroes take no room in its layer. */
 const whatGuestsFree = { discard: "unmap", "detect-zeroes": "unmap" };
 
 function networkBackend(network: NetworkAttachment): string {

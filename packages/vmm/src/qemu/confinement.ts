@@ -1,15 +1,16 @@
 /**
- * What a VM's process is on the host when the daemon is root: a user of its own, without a capability
- * from its first instruction on, in a file system that holds nothing but what it needs, and in a control
- * group.
+ * The confinement of a VM's process when the daemon is root: a user of its own, without a
+ * capability from its first instruction on, a file system that holds nothing but what it needs, and
+ * a control group.
  *
- * Files are shown to it at their own paths, everything read-only but its run's folder and its top disk
- * layer. Those that it reads are readable to all: the folders that hold them are the owner's alone,
- * so nobody comes that far but a process to which they are shown.
+ * The process sees files at their own paths, everything read-only but its run's folder and its top
+ * disk layer. The files that it reads are readable to all users, but the folders that hold them are
+ * the owner's alone, so only a process to which they are shown can reach them.
  *
- * Once it runs it writes into its run's folder only. What belongs elsewhere is moved there by the
- * daemon. A disk layer that comes later is linked into it: the process's own if it is to be written
- * to, and the owner's if it is sealed, which nobody else can write to whatever he does to the link.
+ * Once it runs it writes only into its run's folder. The daemon moves what belongs elsewhere to its
+ * place. A disk layer that comes later is linked into the folder: a layer that the process is to
+ * write belongs to the process, and a sealed one to the owner, so that nobody else can write to it,
+ * whatever the process does to the link.
  */
 import {
   chmodSync,
@@ -33,33 +34,45 @@ import type { QemuProgram } from "./program.ts";
 
 const bytesPerMiB = 1024 * 1024;
 /**
- * LIMITS of a process besides its guest's memory: translated code, QEMU's own heap, and pages of its
- * files, which are given back first.
+ * LIMIT: memory of a process besides its guest's: translated code, QEMU's own heap, and pages of
+ * its files, which are reclaimed first.
  */
 const overheadMiB = 512;
-/** vCPUs, and up to 64 threads for files. */
+/** LIMIT: tasks of a process: vCPUs, and up to 64 threads for files. */
 const taskCount = 128;
-/** The host's memory is short: a sandbox goes before the daemon, and before programs that are not ours. */
+/**
+ * When the host's memory is short, a sandbox is killed before the daemon and before programs that
+ * are not ours.
+ */
 const outOfMemoryScore = "500";
 /** The view is mounted on it; on the host it stays empty. */
 const rootFolder = "root";
 const kvmDevice = "/dev/kvm";
 
+/** The user ids that confined processes may take, and where their control groups are made. */
 export interface ConfinementOptions {
   readonly userIds: UserIdRange;
   readonly cgroups: CgroupSupport;
 }
 
-/** A process that is about to be started. */
+/** The confinement of a process that is about to be started. */
 export interface Confinement extends Disposable {
   readonly userId: number;
+  /** The lock that holds the user id; the process inherits it. */
   readonly lockFd: number;
   /** Runs a synchronous function that starts the process. */
   start<T>(work: () => T): T;
-  /** The path of its control group, or undefined without one. */
+  /**
+   * Limits the started process. Returns the path of its control group, or undefined without one.
+   * @throws a system error
+   */
   limit(pid: number): string | undefined;
 }
 
+/**
+ * Prepares the user, the files and the view of a VM's process.
+ * @throws vmm.failed if no user id is free
+ */
 export function confine(
   spec: VmSpec,
   program: QemuProgram,
@@ -76,7 +89,7 @@ export function confine(
   for (const { path, isOurs } of program.folders) if (isOurs) letRead(path);
   for (const path of readOnlyFiles(spec)) letRead(path);
   for (const path of writableFiles(spec)) chownSync(path, userId, userId);
-  // A start that is repeated finds what the one before it left, which was another user's.
+  // A repeated start finds what the one before it left, which belonged to another user.
   for (const name of readdirSync(spec.runFolder)) {
     lchownSync(join(spec.runFolder, name), userId, userId);
   }
@@ -97,24 +110,27 @@ export function confine(
   };
 }
 
-/** What is left of it when the process has ended. */
+/** Removes what is left of a confinement when its process has ended. */
 export function endConfinement({ cgroup }: Pick<VmHandle, "cgroup">): void {
   if (cgroup !== undefined) removeCgroup(cgroup);
 }
 
-/** Where a confined process can write a file that shall be at `path`; `bringHome` puts it there. */
+/**
+ * Where a confined process can write a file that is meant for `path`; `bringHome` moves it there.
+ */
 export function pathWithin({ userId, runFolder }: VmHandle, path: string): string {
   return userId === undefined ? path : join(runFolder, basename(path));
 }
 
 /**
- * From here on the file is the owner's, at its place.
- * @throws vmm.failed when it is no plain file: a process that somebody took over may leave anything.
+ * Moves a file that the process wrote to its place. From here on it belongs to the owner.
+ * @throws vmm.failed if it is no plain file: a process that an attacker took over may leave
+ * anything.
  */
 export function bringHome(handle: VmHandle, path: string): void {
   const within = pathWithin(handle, path);
   if (within === path) return;
-  // ORDER: looked at only where the process cannot put another in its place.
+  // ORDER: check the file only where the process cannot replace it.
   renameSync(within, path);
   const stat = lstatSync(path);
   if (!stat.isFile() || stat.nlink !== 1) {
@@ -125,7 +141,7 @@ export function bringHome(handle: VmHandle, path: string): void {
   chmodSync(path, 0o600);
 }
 
-/** Lets a process that runs already write this file; returns the path by which it finds it. */
+/** Lets a running process write this file; returns the path by which it finds it. */
 export function handOver(handle: VmHandle, path: string): string {
   const within = pathWithin(handle, path);
   if (handle.userId === undefined) return within;
@@ -134,17 +150,20 @@ export function handOver(handle: VmHandle, path: string): string {
   return within;
 }
 
-/** Lets a process that runs already read this sealed file; returns the path by which it finds it. */
+/** Lets a running process read this sealed file; returns the path by which it finds it. */
 export function show(handle: VmHandle, path: string): string {
   const within = pathWithin(handle, path);
   if (within === path) return within;
   letRead(path);
-  // Of an attempt before.
+  // An earlier attempt may have linked it.
   if (!isSameFile(within, path)) linkSync(path, within);
   return within;
 }
 
-/** A process has no need of this file any more, and shall not keep what is removed on the host. */
+/**
+ * Takes a file from a process that does not need it any more, so that removing it on the host frees
+ * its space.
+ */
 export function takeAway(handle: VmHandle, path: string): void {
   const within = pathWithin(handle, path);
   if (within === path) return;
@@ -175,10 +194,13 @@ function writableFiles({ disk, runFolder }: VmSpec): readonly string[] {
   return [...disk.slice(-1).map(({ path }) => path), runFolder];
 }
 
-/** With all that is in a folder of ours. Each time: set-up may have put a new one in its place. */
+/**
+ * Makes a file, or a folder of ours with all its files, readable. Repeated each time: set-up may
+ * have replaced the folder.
+ */
 export function letRead(path: string): void {
   const stat = lstatSync(path);
-  // What an earlier run wrote is sealed, and nobody's any more.
+  // A file that an earlier run wrote is sealed, and no VM's user may own it any longer.
   if (stat.uid !== 0) chownSync(path, 0, 0);
   const others = (stat.mode & 0o100) === 0 ? 0o004 : 0o005;
   if ((stat.mode & others) !== others) chmodSync(path, (stat.mode & 0o7777) | others);

@@ -15,6 +15,7 @@ import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { TorporError, parseJson, parseObject, systemCode } from "@torpor/std";
 
+/** Paths inside a copy's folder. */
 export const copyParts = {
   description: "copy.json",
   loader: "bin/torpor-qemu",
@@ -24,10 +25,11 @@ export const copyParts = {
   firmware: "firmware",
 } as const;
 
-/** LIMIT: 64 bits of SHA-256 tell apart every copy a machine will ever hold. */
+/** LIMIT: 64 bits of SHA-256 distinguish all copies that a machine will ever hold. */
 const keyChars = 16;
 const readChunkBytes = 1024 * 1024;
 
+/** One file of a copy. */
 export interface CopiedFile {
   /** Relative to the copy's folder. */
   readonly path: string;
@@ -35,11 +37,13 @@ export interface CopiedFile {
   readonly sha256: string;
 }
 
+/** The content of copy.json. */
 export interface CopyDescription {
   readonly version: string;
   readonly files: readonly CopiedFile[];
 }
 
+/** The key of a copy: the first 64 bits of a SHA-256, in hex. */
 export function copyKey({ version, files }: CopyDescription): string {
   const sorted = files
     .map(({ path, bytes, sha256 }) => [path, bytes, sha256] as const)
@@ -48,7 +52,7 @@ export function copyKey({ version, files }: CopyDescription): string {
   return createHash("sha256").update(text).digest("hex").slice(0, keyChars);
 }
 
-/** @param path What it is called in the copy. */
+/** Hashes a file. @param path Its path in the copy. */
 export async function describeFile(path: string, source: string): Promise<CopiedFile> {
   const hash = createHash("sha256");
   let bytes = 0;
@@ -60,6 +64,7 @@ export async function describeFile(path: string, source: string): Promise<Copied
   return { path, bytes, sha256: hash.digest("hex") };
 }
 
+/** Writes copy.json into the copy's folder. */
 export async function writeDescription(
   folder: string,
   description: CopyDescription,
@@ -68,12 +73,12 @@ export async function writeDescription(
   await writeFile(join(folder, copyParts.description), text, { mode: 0o400 });
 }
 
-/** @throws vmm.damaged */
+/** Reads copy.json without checking it. @throws vmm.damaged if it is missing or is not JSON */
 export async function readDescription(folder: string): Promise<CopyDescription> {
   const path = join(folder, copyParts.description);
   try {
     const description = parseObject(parseJson(await readFile(path, "utf8"), path), path);
-    // The key, a hash of it, tells whether it is what was written.
+    // Not checked here: the key, a hash of it, shows whether it is what was written.
     return description as unknown as CopyDescription;
   } catch (cause) {
     throw damaged(
@@ -85,7 +90,10 @@ export async function readDescription(folder: string): Promise<CopyDescription> 
   }
 }
 
-/** @throws vmm.damaged naming the first file that is not what it was. */
+/**
+ * Reads and compares every file of a copy.
+ * @throws vmm.damaged naming the first file that differs.
+ */
 export async function verifyCopy(folder: string, key: string): Promise<void> {
   const description = await readDescription(folder);
   if (!isOf(key, description)) {
@@ -103,7 +111,7 @@ export async function verifyCopy(folder: string, key: string): Promise<void> {
   }
 }
 
-/** False as well for one that is no description at all. */
+/** Whether the key is that of the description; also false for data that is no description. */
 function isOf(key: string, description: CopyDescription): boolean {
   try {
     return copyKey(description) === key;

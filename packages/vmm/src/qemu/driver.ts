@@ -1,8 +1,8 @@
 /**
- * The QEMU driver: starts, restores and adopts microvm guests under KVM or TCG. One driver starts one
- * QEMU program, which it verifies once, before the first start; it adopts VMs of any.
+ * The QEMU driver: starts, restores and adopts microvm guests under KVM or TCG. One driver starts
+ * one QEMU program, which it verifies once, before the first start; it adopts VMs of any program.
  *
- * A failing start leaves no process behind and reports the last lines QEMU printed.
+ * A failing start leaves no process behind and reports the last lines that QEMU printed.
  */
 import { join } from "node:path";
 import { measureTscKhz } from "@torpor/native";
@@ -31,14 +31,16 @@ import { QemuVm } from "./vm.ts";
 const versionBudgetMs = 10_000;
 const cleanupBudgetMs = 5_000;
 
+/** Options of `QemuDriver`. */
 export interface QemuOptions {
   readonly accelerator: Accelerator;
-  /** The installed one unless told otherwise. */
+  /** Defaults to the installed program. */
   readonly program?: QemuProgram;
-  /** Undefined: a VM's process may do what the daemon may. */
+  /** Undefined: a VM's process has the rights of the daemon. */
   readonly confinement?: ConfinementOptions | undefined;
 }
 
+/** Runs VMs under QEMU. */
 export class QemuDriver implements VmmDriver {
   readonly takesPager = false;
   readonly #program: QemuProgram;
@@ -54,7 +56,7 @@ export class QemuDriver implements VmmDriver {
 
   identity(): Promise<VmmIdentity> {
     this.#identity ??= this.#readIdentity().catch((cause: unknown) => {
-      this.#identity = undefined; // asked again next time
+      this.#identity = undefined; // the next call reads it again
       throw cause;
     });
     return this.#identity;
@@ -116,7 +118,10 @@ export class QemuDriver implements VmmDriver {
     return await startProcess(this.#program, argv, spec, confinement);
   }
 
-  /** An installed QEMU may be upgraded at any time: what was compared must be what has been started. */
+  /**
+   * An installed QEMU may be upgraded at any time: the compared version must be the one that has
+   * been started.
+   */
   #assertVersion(started: string, compared: string): void {
     if (compared === started) return;
     this.#identity = undefined;
@@ -135,7 +140,7 @@ export class QemuDriver implements VmmDriver {
   }
 }
 
-/** The full version text, Debian's revision included. @throws vmm.missing */
+/** The full version text, including Debian's revision. @throws vmm.missing */
 export async function qemuVersion(program = installedQemu()): Promise<string> {
   const deadline = Deadline.after(versionBudgetMs, "asking QEMU for its version");
   const { command, env } = program;

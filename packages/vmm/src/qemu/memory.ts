@@ -1,9 +1,9 @@
 /**
  * The guest's memory, seen through the QEMU process that maps it.
  *
- * A restored VM maps the memory image privately, so the pages it wrote are exactly the ones that are
- * the process's own. They are read through /proc/PID/mem at the address of that mapping, or many at a
- * time, and written there many at a time.
+ * A restored VM maps the memory image privately, so the pages that it wrote are exactly the
+ * process's own. They are read through /proc/PID/mem at the address of that mapping, or many at a
+ * time, and written many at a time.
  */
 import { closeSync, openSync, readSync } from "node:fs";
 import {
@@ -24,6 +24,7 @@ import type { GuestMemory, VmHandle } from "../driver.ts";
 import { fileMappings } from "../file-mappings.ts";
 import { isAlive } from "../process.ts";
 
+/** The memory of one VM under QEMU. */
 export class ProcessMemory implements GuestMemory, Disposable {
   readonly sizeBytes: number;
   readonly #process: VmHandle;
@@ -40,7 +41,10 @@ export class ProcessMemory implements GuestMemory, Disposable {
     return totalBytes(this.ownRanges());
   }
 
-  /** All of memory where the kernel does not say: it is compared then, page by page, as the rest is. */
+  /**
+   * Returns all of memory if the kernel does not report the pages: the caller then compares it page
+   * by page.
+   */
   ownRanges(): readonly MemoryRange[] {
     try {
       return this.#ranges(ownPages);
@@ -50,7 +54,7 @@ export class ProcessMemory implements GuestMemory, Disposable {
     }
   }
 
-  /** @throws system error when the kernel does not say. */
+  /** @throws system error if the kernel does not report them. */
   usedRanges(): readonly MemoryRange[] {
     return this.#ranges(mappedPages);
   }
@@ -78,6 +82,7 @@ export class ProcessMemory implements GuestMemory, Disposable {
     await readProcessMemory(this.#process.pid, placed, address);
   }
 
+  /** Writes pieces into the guest's memory. */
   async write(pieces: readonly MemoryPiece[]): Promise<void> {
     const { start } = this.#open();
     this.#expectAlive();
@@ -94,7 +99,7 @@ export class ProcessMemory implements GuestMemory, Disposable {
     this.#mapped = undefined;
   }
 
-  /** What goes by its id alone must not come to another process. */
+  /** A call that identifies the process only by its pid must not reach another process. */
   #expectAlive(): void {
     if (!isAlive(this.#process)) throw new TorporError("vmm.exited", "QEMU has ended");
   }

@@ -11,14 +11,16 @@ import type { QemuProgram } from "./program.ts";
 
 const systemPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/** A process that was just started. */
 export interface StartedProcess {
   readonly handle: VmHandle;
   readonly alive: () => boolean;
 }
 
 /**
- * @param confinement Undefined: it is what the daemon is, and sees what the daemon sees.
- * @throws vmm.missing when there is no QEMU to start.
+ * Starts QEMU with `argv`.
+ * @param confinement Undefined: the process has the daemon's rights, and sees what the daemon sees.
+ * @throws vmm.missing if there is no QEMU to start; vmm.exited, vmm.failed
  */
 export function startProcess(
   program: QemuProgram,
@@ -72,7 +74,7 @@ function spawnQemu(
   const [program, ...before] = command;
   using files = new DisposableStack();
   const log = files.adopt(openSync(join(runFolder, runFiles.log), "a", 0o600), closeSync);
-  // Opened here: there is no /dev where a confined one starts.
+  // Opened here: a confined process starts where there is no /dev.
   const nothing = files.adopt(openSync("/dev/null", "r"), closeSync);
   const tap = network.kind === "tap" ? [network.tapFd] : [];
   const lock = confinement === undefined ? [] : [confinement.lockFd];
@@ -85,7 +87,7 @@ function spawnQemu(
         : {
             uid: confinement.userId,
             gid: confinement.userId,
-            // What the daemon's holds is none of its business.
+            // A confined process does not inherit the daemon's environment.
             env: { PATH: systemPath, ...env },
           }),
     });

@@ -1,42 +1,46 @@
 /**
- * Which QEMU is started, and how: the installed one, or a copy with everything that it needs.
+ * Chooses the QEMU to start, and how: the installed one, or a copy with everything that it needs.
  *
- * A copy runs alike whatever becomes of the installed QEMU and of the system's libraries. It is
- * started through a loader of its own, because a C library runs under the very loader it was built
- * with only; what is in its folder, copy-files.ts says.
+ * A copy keeps working whatever happens to the installed QEMU and to the system's libraries. It is
+ * started through a loader of its own, because a C library runs only under the loader it was built
+ * with; copy-files.ts lists the files in its folder.
  */
 import { join } from "node:path";
 import { copyParts, verifyCopy } from "./copy-files.ts";
 
-/** Also what a copy calls itself, in its messages. */
+/** Also the name by which a copy refers to itself in its messages. */
 const programName = "qemu-system-x86_64";
 
-/** In which Debian keeps programs, libraries and their loader. */
+/** The folders in which Debian keeps programs, libraries and their loader. */
 const systemFolders = ["/usr", "/lib", "/lib64"];
 
+/** A QEMU program, and how to start it. */
 export interface QemuProgram {
   /** Comes before QEMU's own arguments. */
   readonly command: readonly [string, ...string[]];
-  /** The folders that it and all it loads lie in. Those of a copy are ours; others stay as they are. */
+  /**
+   * The folders of the program and of all it loads. A copy's folder is ours; others are left as
+   * they are.
+   */
   readonly folders: readonly { readonly path: string; readonly isOurs: boolean }[];
   /** Added to the environment. */
   readonly env: Readonly<Record<string, string>>;
-  /** Reads every file of a copy, until they were once found to be as they should. @throws vmm.damaged */
+  /** Checks every file of a copy, until they were once found intact. @throws vmm.damaged */
   verify(): Promise<void>;
 }
 
-/** @param command Name or path. */
+/** The QEMU that the system has installed. @param command Name or path. */
 export function installedQemu(command = programName): QemuProgram {
   const folders = systemFolders.map((path) => ({ path, isOurs: false }));
   return { command: [command], folders, env: {}, verify: () => Promise.resolve() };
 }
 
-/** The copy that set-up made under this key. It is looked at by `verify`, not before. */
+/** The copy that set-up made under this key. `verify` checks it; this function does not. */
 export function copiedQemu(folder: string, key: string): QemuProgram {
   let sound: Promise<void> | undefined;
   const verify = (): Promise<void> =>
     (sound ??= verifyCopy(folder, key).catch((cause: unknown) => {
-      sound = undefined; // it may be mended
+      sound = undefined; // a later call checks again, as the copy may have been repaired
       throw cause;
     }));
   return {
@@ -47,13 +51,15 @@ export function copiedQemu(folder: string, key: string): QemuProgram {
       ...["-L", join(folder, copyParts.firmware)],
     ],
     folders: [{ path: folder, isOurs: true }],
-    // Looked through before the folder that was built into QEMU.
+    // QEMU searches it before the folder that was built in.
     env: { QEMU_MODULE_DIR: join(folder, copyParts.modules) },
     verify,
   };
 }
 
-/** The copy's loader; what follows is a program, or `--list` and one to see which libraries it gets. */
+/**
+ * The copy's loader. Append a program, or `--list` and a program to see which libraries it gets.
+ */
 export function loaderCommand(folder: string): readonly [string, ...string[]] {
   return [
     join(folder, copyParts.loader),

@@ -1,9 +1,10 @@
 /**
  * QEMU's control protocol (QMP) over its Unix socket: one JSON object a line each way.
  *
- * Owns the connection and the matching of answers to commands. The socket closing is how the end of
- * the process is noticed at once, also for a process this one did not start. Every command has a
- * deadline; a command that QEMU refuses becomes `vmm.failed` with QEMU's own words.
+ * The client owns the connection and matches answers to commands. When the socket closes the
+ * process has ended, which is noticed at once, also for a process that this one did not start.
+ * Every command has a deadline; a command that QEMU refuses becomes `vmm.failed` with QEMU's own
+ * words.
  */
 import type { Socket } from "node:net";
 import {
@@ -24,6 +25,7 @@ interface Waiter {
   reject(error: unknown): void;
 }
 
+/** A QMP connection to one program. */
 export class QmpClient {
   readonly #socket: Socket;
   readonly #waiters = new Map<number, Waiter>();
@@ -45,18 +47,25 @@ export class QmpClient {
     });
   }
 
-  /** Waits for the socket to appear, as long as `alive` says that somebody may still make it. */
+  /**
+   * Waits for the socket to appear, as long as `alive` says that QEMU may still create it.
+   * @throws vmm.exited
+   */
   static async connect(path: string, alive: () => boolean, deadline: Deadline): Promise<QmpClient> {
     const client = new QmpClient(await awaitRunSocket(path, "QEMU", alive, deadline));
     await client.execute("qmp_capabilities", {}, deadline);
     return client;
   }
 
-  /** Settles when QEMU's end of the socket is closed. */
+  /** Settles when QEMU's end of the socket is closed, or after `close`. */
   get closed(): Promise<void> {
     return this.#closed;
   }
 
+  /**
+   * Sends a command and returns its answer.
+   * @throws vmm.failed if QEMU refuses, vmm.exited if it is gone.
+   */
   async execute(command: string, args: JsonObject, deadline: Deadline): Promise<unknown> {
     if (this.#socket.destroyed) throw connectionLost();
     const id = this.#nextId++;
@@ -70,13 +79,14 @@ export class QmpClient {
     }
   }
 
-  /** A command of the human monitor; returns what it prints, which is empty for most. */
+  /** Sends a command to the human monitor; returns what it prints, which is empty for most. */
   async executeHuman(commandLine: string, deadline: Deadline): Promise<string> {
     const args = { "command-line": commandLine };
     const printed = await this.execute("human-monitor-command", args, deadline);
     return typeof printed === "string" ? printed.trim() : "";
   }
 
+  /** Disconnects from the program, which keeps running. */
   close(): void {
     this.#socket.destroy();
   }
@@ -92,7 +102,7 @@ export class QmpClient {
         }
       }
     } catch {
-      this.#socket.destroy(); // a QEMU that does not speak QMP is lost; its waiters are told
+      this.#socket.destroy(); // it does not speak QMP; the close rejects the waiters
     }
   }
 

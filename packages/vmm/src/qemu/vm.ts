@@ -17,14 +17,15 @@ import type { QmpClient } from "./qmp.ts";
 
 const statePollMs = 1;
 const savePollMs = 10;
-/** Bytes a second; QEMU would hold itself to 128 MiB. */
+/** Bytes a second; QEMU would limit itself to 128 MiB. */
 const unlimited = 2 ** 50;
-/** When the logs of a process that has ended cannot be read. */
+/** For when the logs of a process that has ended cannot be read. */
 const unknownExit: VmExit = { consoleTail: "", vmmTail: "" };
 
-/** The first device on the command line. */
+/** The first device on the command line is the disk. */
 const diskDevice = "/machine/peripheral-anon/device[0]";
 
+/** A `Vm` under QEMU. */
 export class QemuVm implements Vm {
   readonly handle: VmHandle;
   readonly version: string;
@@ -42,7 +43,7 @@ export class QemuVm implements Vm {
     this.#layers = new BlockLayers(qmp, (deadline) => this.#topNode(deadline));
     this.exited = qmp.closed.then(async () => {
       this.memory[Symbol.dispose]();
-      // Let go of, not ended: there is no exit to tell of.
+      // Released, not ended: there is no exit to report.
       if (this.#released) return await new Promise<never>(() => undefined);
       return await readExit(handle).catch(() => unknownExit);
     });
@@ -67,7 +68,8 @@ export class QemuVm implements Vm {
 
   async saveDeviceState(path: string, deadline: Deadline): Promise<void> {
     const filename = pathWithin(this.handle, path);
-    // Not live: that would give up the disk layers as for a migration, and going on then opens each anew.
+    // Not live: as for a migration, QEMU would give up the disk layers, and reopen each to
+    // continue.
     await this.#qmp.execute("xen-save-devices-state", { filename, live: false }, deadline);
     bringHome(this.handle, path);
   }
@@ -106,7 +108,7 @@ export class QemuVm implements Vm {
   }
 
   async flushDisk(deadline: Deadline): Promise<void> {
-    // `stop` has drained the device; this reports what `stop` keeps to itself, such as a full disk.
+    // `stop` has drained the device; the flush reports what `stop` does not, such as a full disk.
     const top = await this.#topNode(deadline);
     const printed = await this.#qmp.executeHuman(`qemu-io ${top} "flush"`, deadline);
     if (printed !== "") throw new TorporError("storage.failed", `flushing the disk: ${printed}`);
@@ -118,8 +120,9 @@ export class QemuVm implements Vm {
 
   async addDiskLayer(layer: DiskLayer, deadline: Deadline): Promise<void> {
     if (!(await this.#layers.add(layer, deadline))) return;
-    // QEMU opens the sealed layer's file anew, only to read, when it next looks at who may do what with
-    // it. That is now, and not when others stand upon the file and it is this VM's no more.
+    // QEMU reopens the sealed layer's file read-only when it next checks permissions on it. The
+    // flush makes that happen now, and not when other disks are built on the file and it no longer
+    // belongs to this VM.
     await this.flushDisk(deadline);
   }
 
@@ -148,7 +151,10 @@ export class QemuVm implements Vm {
     this.#qmp.close(); // QEMU serves one client at a time: the next daemon waits for this
   }
 
-  /** Of the device: `query-block` tells of every layer below, while the guest stands still. */
+  /**
+   * Asks for the device's own node only: `query-block` describes every layer below, and the guest
+   * is held until it has.
+   */
   async #topNode(deadline: Deadline): Promise<string> {
     const drive = { path: diskDevice, property: "drive" };
     return parseString(await this.#qmp.execute("qom-get", drive, deadline), "disk");
