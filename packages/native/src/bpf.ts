@@ -1,8 +1,8 @@
 /**
- * The kernel's small programs, by bpf(2): as much of it as is needed to load one and to attach it.
+ * The part of bpf(2) that is needed to load a program into the kernel and to attach it.
  *
- * Programs are put together here from single instructions. The kernel verifies each before it takes it,
- * so a wrong one is refused and never run.
+ * Programs are assembled here from single instructions. The kernel verifies each program before it
+ * accepts it, so a wrong one is refused and never run.
  */
 import { constants } from "node:os";
 import koffi from "koffi";
@@ -14,6 +14,7 @@ const syscall = libc.func(
   "long syscall(long number, int command, _Inout_ uint8_t *attributes, unsigned int size)",
 ) as (number: number, command: number, attributes: Buffer, size: number) => number;
 
+/** Commands of bpf(2), from linux/bpf.h. */
 export const bpfCommand = {
   createMap: 0,
   updateElement: 2,
@@ -22,12 +23,18 @@ export const bpfCommand = {
   updateLink: 29,
 } as const;
 
-/** LIMIT: more than any of the kernel's structures for the commands above. */
+/** LIMIT: more bytes than any of the kernel's structures for the commands above. */
 const attributesBytes = 128;
-/** LIMIT: of a command that signals interrupt; one after the other comes rarely. */
+/**
+ * LIMIT: tries of a command that signals interrupt; signals rarely come one right after the other.
+ */
 const triesMax = 100;
 
-/** @param fields By their offset in `union bpf_attr`: a number of four bytes, or bytes to point at. */
+/**
+ * Calls bpf(2) and returns its result, such as a descriptor.
+ * @param fields By their offset in `union bpf_attr`: a number of four bytes, or bytes to point at.
+ * @throws a system error
+ */
 export function bpf(
   command: number,
   fields: readonly (readonly [offset: number, value: number | Buffer])[],
@@ -38,7 +45,8 @@ export function bpf(
     else attributes.writeBigUInt64LE(koffi.address(value), offset);
   }
   let result = -1;
-  // The kernel gives up the verification of a program when a signal comes, such as that a child has ended.
+  // The kernel abandons the verification of a program when a signal arrives, such as SIGCHLD for an
+  // ended child.
   for (let tries = 0; tries < triesMax; tries += 1) {
     result = syscall(SYS_BPF, command, attributes, attributes.length);
     if (result !== -1 || lastErrno() !== constants.errno.EAGAIN) break;
@@ -46,11 +54,12 @@ export function bpf(
   return check(result, "bpf");
 }
 
+/** One instruction of a program; fields that are left out are 0. */
 export interface Instruction {
   readonly code: number;
   readonly target?: number;
   readonly source?: number;
-  /** In instructions from the next one for a jump, else in bytes. */
+  /** For a jump, counted in instructions from the next one; otherwise in bytes. */
   readonly offset?: number;
   /** 32 bits, signed or not. */
   readonly value?: number;
@@ -58,7 +67,7 @@ export interface Instruction {
 
 const instructionBytes = 8;
 
-/** `struct bpf_insn`, one behind the other. */
+/** Encodes instructions as consecutive `struct bpf_insn`. */
 export function assemble(instructions: readonly Instruction[]): Buffer {
   const bytes = Buffer.alloc(instructions.length * instructionBytes);
   for (const [index, one] of instructions.entries()) {

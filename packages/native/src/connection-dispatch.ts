@@ -1,15 +1,16 @@
 /**
- * Lets one listening socket take the TCP connections to many addresses and ports, in one network
- * namespace, and refuses all others: a program that the kernel asks whenever a connection arrives for
- * which it looks for a listener (BPF_PROG_TYPE_SK_LOOKUP, Linux 5.9).
+ * Lets one listening socket accept the TCP connections to many addresses and ports, in one network
+ * namespace, and refuses all others: by a program that the kernel runs whenever it looks for the
+ * listener of an arriving connection (BPF_PROG_TYPE_SK_LOOKUP, Linux 5.9).
  *
- * A connection that is refused is answered with a reset, as by a host where nobody listens; so is a
- * packet of a connection that no longer exists. The accepted socket's local end is the address
- * and port that the other side asked for.
+ * A refused connection is answered with a reset, as by a host where nobody listens; so is a packet
+ * of a connection that no longer exists. The accepted socket's local end is the address and port
+ * that the other side asked for.
  *
- * Left alone is the namespace's own loopback, to which nothing from outside is let through anyway.
+ * The namespace's own loopback is left alone; nothing from outside can reach it anyway.
  *
- * Nothing is written into the namespace: all of it is descriptors of this process, and gone with it.
+ * Nothing is written into the namespace: everything is descriptors of this process, and gone with
+ * it.
  */
 import { closeSync } from "node:fs";
 import { assert } from "@torpor/std";
@@ -31,7 +32,7 @@ const helper = { mapLookup: 1, release: 86, assign: 124 } as const;
 /** Offsets in `struct bpf_sk_lookup`. Addresses are in network order, the local port is not. */
 const context = { protocol: 12, localAddress: 40, localPort: 60 } as const;
 
-/** Registers. 6 to 9 outlive calls, 10 is the end of the stack. */
+/** Registers. 6 to 9 survive calls, 10 is the end of the stack. */
 const [result, first, second, third, scratch] = [0, 1, 2, 3, 4];
 const [kept, socketKept, stack] = [6, 7, 10];
 
@@ -53,11 +54,12 @@ const code = {
   exit: 0x95,
 } as const;
 
-/** LIMIT: a jump passes over 32767 instructions; a rule takes five at most. */
+/** LIMIT: a jump reaches over 32767 instructions; a rule takes five at most. */
 const rulesMax = 4_096;
 
+/** Accepts or refuses the connections to a range of addresses. */
 export interface DispatchRule {
-  /** IPv4, as a number. */
+  /** An IPv4 address as a number. */
   readonly address: number;
   readonly prefixBits: number;
   /** Any port when undefined. */
@@ -65,15 +67,18 @@ export interface DispatchRule {
   readonly accept: boolean;
 }
 
+/** The dispatch of one namespace, in force until it is disposed of. */
 export class ConnectionDispatch implements Disposable {
   readonly #descriptors: number[] = [];
   readonly #map: number;
   readonly #link: number;
 
   /**
-   * Refuses everything until it has rules.
+   * Refuses everything until `setRules` is called.
+   * @param namespace A descriptor of the network namespace.
    * @param listener A TCP socket that listens in the namespace.
-   * @throws system error EPERM without CAP_SYS_ADMIN, EINVAL or ENOSYS where the kernel cannot do it.
+   * @throws system error EPERM without CAP_SYS_ADMIN, EINVAL or ENOSYS where the kernel cannot do
+   * it.
    */
   constructor(namespace: number, listener: number) {
     try {
@@ -96,7 +101,10 @@ export class ConnectionDispatch implements Disposable {
     }
   }
 
-  /** The first rule that fits decides; a connection that none fits is refused. From now on, at once. */
+  /**
+   * Sets the rules, at once: the first rule that matches decides, and a connection that none
+   * matches is refused.
+   */
   setRules(rules: readonly DispatchRule[]): void {
     assert(rules.length <= rulesMax, "a jump passes over all rules");
     const program = loadProgram(rules, this.#map);
@@ -120,7 +128,7 @@ export class ConnectionDispatch implements Disposable {
   }
 }
 
-/** A map of one socket, because that is how a program can name one. */
+/** Makes a map of one socket, because a program can refer to a socket only through a map. */
 function createSocketMap(listener: number): number {
   const map = bpf(bpfCommand.createMap, [
     [0, BPF_MAP_TYPE_SOCKMAP],
@@ -168,7 +176,7 @@ function dispatchProgram(rules: readonly DispatchRule[], map: number): readonly 
     { code: code.copy, target: second, source: stack },
     { code: code.addValue, target: second, value: -4 },
     { code: code.loadMap, target: first, source: BPF_PSEUDO_MAP_FD, value: map },
-    { code: 0 }, // the map takes two
+    { code: 0 }, // second half of loadMap, which takes two instructions
     { code: code.call, value: helper.mapLookup },
     { code: code.jumpIfEqual, target: result, value: 0, offset: 9 },
     { code: code.copy, target: socketKept, source: result },
@@ -199,12 +207,15 @@ function dispatchProgram(rules: readonly DispatchRule[], map: number): readonly 
     { code: code.load32, target: third, source: kept, offset: context.localPort },
     ...judged,
     ...refuse,
-    // The kernel takes no program with a part that nothing leads to.
+    // The kernel refuses a program with a part that cannot be reached.
     ...(rules.some((rule) => rule.accept) ? accept : []),
   ];
 }
 
-/** Goes on behind it when the rule does not fit, and else `offset` instructions further. */
+/**
+ * Continues with the next instruction if the rule does not match, and otherwise `offset`
+ * instructions further.
+ */
 function judge(rule: DispatchRule, offset: number): readonly Instruction[] {
   const { address, prefixBits, port } = rule;
   const onPort: readonly Instruction[] =
@@ -223,7 +234,7 @@ function ruleLength({ port }: DispatchRule): number {
   return port === undefined ? 3 : 4;
 }
 
-/** Signed, as the instructions take it. */
+/** The netmask as a signed number, as the instructions take it. */
 function prefixMask(prefixBits: number): number {
   return prefixBits === 0 ? 0 : -1 << (32 - prefixBits);
 }

@@ -1,12 +1,12 @@
-/** How many descriptors this process may have open (RLIMIT_NOFILE of getrlimit(2)). */
+/** The number of descriptors that this process may have open (RLIMIT_NOFILE of getrlimit(2)). */
 import { readFileSync } from "node:fs";
 
-/** LIMIT: Linux's own, where nobody set one (fs.nr_open). */
+/** LIMIT: Linux's own limit where nobody set one (fs.nr_open). */
 const unlimitedDescriptors = 1_048_576;
 
 /**
- * Node raises the limit at its start as far as it may (`PlatformInit` in its node.cc), so what counts is the
- * hard limit that the process was started with.
+ * Returns the hard limit with which the process was started: Node raises the soft limit to it at
+ * its start (`PlatformInit` in its node.cc).
  */
 export function descriptorsMax(): number {
   const limits = readFileSync("/proc/self/limits", "utf8");

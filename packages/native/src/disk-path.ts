@@ -1,9 +1,9 @@
 /** Paths as system calls take them. */
 
-/** Text where it is UTF-8, else bytes. */
+/** A path, as text if it is UTF-8, else as bytes. */
 export type DiskPath = string | Buffer;
 
-/** With the zero byte that koffi adds to text, but not to bytes. */
+/** Adds the zero byte that koffi appends to text, but not to bytes. */
 export function terminated(path: DiskPath): DiskPath {
   return typeof path === "string" ? path : Buffer.concat([path, Buffer.alloc(1)]);
 }

@@ -1,9 +1,10 @@
 /**
- * Makes two generators of random numbers forget what a snapshot may have copied.
+ * Makes two random number generators forget the state that a snapshot may have copied.
  *
  * The kernel's is rekeyed by a pair of ioctls: added bytes alone only stir the pool, and a reseed
- * alone keys from the pool that every clone shares. OpenSSL's lives in this process and hears
- * nothing of the kernel's, so it is told to fetch a new seed, after the kernel has its own.
+ * alone derives the key from the pool that every clone shares. OpenSSL's generator lives in this
+ * process and does not notice the kernel's reseed, so it must fetch a new seed after the kernel has
+ * its own.
  */
 import { closeSync, openSync } from "node:fs";
 import { TorporError } from "@torpor/std";

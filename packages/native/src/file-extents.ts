@@ -1,9 +1,9 @@
 /**
- * Where a sparse file has data and where holes (lseek(2), SEEK_DATA and SEEK_HOLE), and sharing one
- * file's blocks with another (ioctl_ficlone(2)).
+ * Finds data and holes in a sparse file (lseek(2), SEEK_DATA and SEEK_HOLE), and shares one file's
+ * blocks with another (ioctl_ficlone(2)).
  *
- * A file system may call data what nobody wrote: those that look at blocks larger than a page do, and
- * those that know no holes. Who takes data for "was written" asks `keepsHoles` first.
+ * A file system may report data that nobody wrote: some look at blocks larger than a page, and some
+ * know no holes. A caller that takes data for "was written" must check `keepsHoles` first.
  */
 import { closeSync, ftruncateSync, openSync, unlinkSync, writeSync } from "node:fs";
 import { join } from "node:path";
@@ -30,7 +30,7 @@ const ioctl = libc.func("int ioctl(int fd, unsigned long request, long value)") 
   value: number,
 ) => number;
 
-/** The parts of a file that are no holes, ascending. */
+/** The parts of a file that are not holes, ascending. @throws a system error */
 export function dataRanges(fd: number): readonly AddressRange[] {
   const ranges: AddressRange[] = [];
   for (let at = 0; ;) {
@@ -43,8 +43,9 @@ export function dataRanges(fd: number): readonly AddressRange[] {
 }
 
 /**
- * The first part at or behind `from` that is no hole, found in Node's thread pool; undefined when only a
- * hole is left. Moves the place where the file stands. @throws system error
+ * The first part at or after `from` that is not a hole, found in Node's thread pool; undefined if
+ * only a hole is left. Moves the descriptor's file offset.
+ * @throws a system error
  */
 export async function nextDataRange(fd: number, from: number): Promise<AddressRange | undefined> {
   const start = await seek(fd, from, SEEK_DATA);
@@ -64,14 +65,17 @@ async function seek(fd: number, from: number, whence: number): Promise<number | 
   return await promise;
 }
 
-/** Whether a page that is written into a hole in this folder shows as that page and nothing else. */
+/**
+ * Whether a page that is written into a hole in this folder is reported as that page and nothing
+ * else.
+ */
 export function keepsHoles(folder: string): boolean {
   const path = join(folder, `holes-${process.pid}`);
   const fd = openSync(path, "wx+", 0o600);
   try {
     unlinkSync(path);
     ftruncateSync(fd, 64 * pageBytes);
-    // Apart by one page, and zeros too: those are data as well as anything.
+    // With a gap between them, and one of zeros, which are data like any other.
     const pages = [3, 5, 40];
     for (const page of pages) {
       writeSync(fd, Buffer.alloc(pageBytes, page === 5 ? 0 : 1), 0, pageBytes, page * pageBytes);
@@ -84,8 +88,8 @@ export function keepsHoles(folder: string): boolean {
 }
 
 /**
- * Makes one file another's content without copying it.
- * @returns false where the file system cannot, or the two are on different ones.
+ * Makes the content of one file that of another without copying it.
+ * @returns false if the file system cannot do it, or if the two files are on different ones.
  */
 export function tryShareBlocks(fromFd: number, toFd: number): boolean {
   return ioctl(toFd, FICLONE, fromFd) === 0;

@@ -1,4 +1,4 @@
-/** A lock on a file that the kernel gives back when its holder ends, however it ends (flock(2)). */
+/** A lock on a file that the kernel releases when its holder ends, however it ends (flock(2)). */
 import { closeSync, openSync } from "node:fs";
 import { check, libc } from "./libc.ts";
 
@@ -9,12 +9,16 @@ const flock = libc.func("int flock(int fd, int operation)") as (
   operation: number,
 ) => number;
 
+/** A held lock, released when every copy of `fd` is closed; disposing closes this process's. */
 export interface FileLock extends Disposable {
-  /** A process that is started with it holds the lock too, for as long as it lives. */
+  /** A process that inherits it holds the lock too, for as long as it lives. */
   readonly fd: number;
 }
 
-/** @returns undefined when another process holds the lock. */
+/**
+ * Takes the lock of a file, which is created if needed.
+ * @returns undefined if another process holds it.
+ */
 export function tryLockFile(path: string): FileLock | undefined {
   const fd = openSync(path, "a", 0o600);
   try {

@@ -1,6 +1,7 @@
 /**
- * Two things that Node cannot do with a file: make one that is a pipe, socket or device (mknod(2)), and
- * set its times to the nanosecond, a link's own too (utimensat(2)). Both run in Node's thread pool.
+ * Two operations that Node lacks: making a pipe, socket or device file (mknod(2)), and setting a
+ * file's times to the nanosecond, even those of a link itself (utimensat(2)). Both run in Node's
+ * thread pool.
  */
 import { type DiskPath, terminated } from "./disk-path.ts";
 import { lastErrno, libc, systemError } from "./libc.ts";
@@ -22,12 +23,16 @@ const utimensat = libc.func(
   async(folder: number, path: DiskPath, times: Buffer, flags: number, done: Done): void;
 };
 
-/** @param mode Kind and permissions, as `stat` tells them. @throws system error EEXIST, EPERM */
+/**
+ * Makes a file node.
+ * @param mode Type and permissions, as in `stat`.
+ * @throws system error EEXIST, EPERM
+ */
 export async function makeNode(path: DiskPath, mode: number, device: number): Promise<void> {
   await call("mknod", (done) => mknod.async(terminated(path), mode, device, done));
 }
 
-/** @throws system error */
+/** Sets the times of a file or of a link itself, in nanoseconds since 1970. @throws system error */
 export async function setFileTimes(
   path: DiskPath,
   accessedNs: bigint,
@@ -35,7 +40,7 @@ export async function setFileTimes(
 ): Promise<void> {
   const times = Buffer.alloc(32);
   for (const [index, time] of [accessedNs, modifiedNs].entries()) {
-    // Before 1970 the seconds are negative and the rest is not.
+    // Before 1970 the seconds are negative, but the nanoseconds are not.
     const rest = ((time % nanosecondsPerSecond) + nanosecondsPerSecond) % nanosecondsPerSecond;
     times.writeBigInt64LE((time - rest) / nanosecondsPerSecond, index * 16);
     times.writeBigInt64LE(rest, index * 16 + 8);

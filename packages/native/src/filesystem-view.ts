@@ -1,10 +1,10 @@
 /**
- * A file system that holds nothing but what is named, for one synchronous call and for the processes that
- * are started in it.
+ * A file system that holds nothing but what the caller lists, for one synchronous call and for the
+ * processes that are started in it.
  *
- * In a mount namespace of its own (see mount-namespace.ts) the host's file system is gone, and what is
- * named lies where it does on the host, so that paths mean the same here and there. Nothing of it is seen
- * outside, and it ends with its last process.
+ * In a mount namespace of its own (see mount-namespace.ts) the host's file system is gone, and each
+ * listed file or folder has the same path as on the host. Nothing of the view is visible outside,
+ * and it ends with its last process.
  *
  * INVARIANT: `withView` is synchronous. An `await` inside it would leak the view into other work.
  */
@@ -26,7 +26,9 @@ import { bind, mount, mountFlag, umount } from "./mount.ts";
 
 const SYS_PIVOT_ROOT = 155;
 const MNT_DETACH = 2;
-/** LIMIT: folders and empty files to mount on, of which each takes a page at most. */
+/**
+ * LIMIT: size of the file system of folders and empty files to mount on; each takes a page at most.
+ */
 const rootOptions = "size=1m,mode=755";
 
 const chdir = libc.func("int chdir(const char *path)") as (path: string) => number;
@@ -41,21 +43,26 @@ const syscall = libc.func("long syscall(long number, const char *one, const char
   other: string,
 ) => number;
 
+/** One file, folder or device that is visible. */
 export interface ViewEntry {
-  /** Of a file or folder; absolute. A folder comes with what is in it, but not with what is mounted there. */
+  /**
+   * Absolute path of a file or folder. A folder includes what is in it, but not what is mounted
+   * there.
+   */
   readonly path: string;
   readonly writable?: boolean;
   readonly executable?: boolean;
   /**
-   * Of a device: it comes as a node of its own, which this user alone may open, whoever may open the
-   * host's. Other devices cannot be used.
+   * Set for a device, which becomes a node of its own that only this user may open, whatever the
+   * permissions of the host's node. Other devices cannot be used.
    */
   readonly deviceOwner?: number;
 }
 
 /**
+ * Runs `work` with this thread inside a new view.
  * @param root An empty folder, on which the view is mounted.
- * @throws system error EPERM without CAP_SYS_ADMIN, ENOENT for an entry that is not there
+ * @throws system error EPERM without CAP_SYS_ADMIN, ENOENT for an entry that does not exist
  */
 export function withView<T>(root: string, entries: readonly ViewEntry[], work: () => T): T {
   return inOwnMounts(() => {
@@ -65,7 +72,8 @@ export function withView<T>(root: string, entries: readonly ViewEntry[], work: (
 }
 
 /**
- * Takes a file out of the view that a process has, open or not. One that is not there is taken for gone.
+ * Removes a file, open or not, from the view of a process. A file that is not there counts as
+ * removed.
  * @throws system error ENOENT for a process that has ended, EPERM without CAP_SYS_ADMIN
  */
 export function hideFrom(pid: number, path: string): void {
@@ -109,7 +117,7 @@ function makeDevice(path: string, { mode, rdev }: Stats, owner: number): void {
   chownSync(path, owner, owner);
 }
 
-/** Whoever looks may pass, whatever the umask. */
+/** Makes a folder that every user may pass, whatever the umask. */
 function makeFolder(path: string): void {
   const made = mkdirSync(path, { recursive: true, mode: 0o755 });
   if (made === undefined) return;

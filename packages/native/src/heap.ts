@@ -1,5 +1,6 @@
 /**
- * Shrinks this process before its memory is saved: every page it gives back is a page less to store.
+ * Shrinks this process before its memory is saved: every page that it gives back is one page less
+ * to store.
  *
  * Start Node with `--expose-gc`; without it the collector is reached through a throw-away context,
  * which itself allocates.
@@ -12,18 +13,24 @@ type Collect = (options: { type: "major"; execution: "sync"; flavor: "last-resor
 
 const mallocTrim = libc.func("int malloc_trim(size_t pad)") as (pad: number) => number;
 
-/** LIMIT: of what a pause may store instead; that takes about as long as a collection without emulation. */
+/**
+ * LIMIT: growth that a pause may store instead; storing it takes about as long as a collection
+ * without emulation.
+ */
 const growthBytesMin = 16 * 1024 * 1024;
 
 /** SNAPSHOT: a function of the engine, the same in every clone. */
 let collect: Collect | undefined;
-/** SNAPSHOT: resident after the last time, as this clone's memory was when it was saved. */
+/**
+ * SNAPSHOT: resident bytes after the last shrink, which hold for a clone as its memory was when it
+ * was saved.
+ */
 let shrunkBytes = 0;
 
 /**
- * Shrinks it if it has grown by 16 MiB or more since the last time; an idle process has not, and whoever
- * saves it need not wait.
- * @returns whether it did.
+ * Shrinks the heap if the process has grown by 16 MiB or more since the last time. An idle process
+ * has not grown, so saving it need not wait.
+ * @returns whether it shrank the heap.
  */
 export function shrinkGrownHeap(): boolean {
   if (process.memoryUsage.rss() - shrunkBytes < growthBytesMin) return false;
@@ -32,9 +39,9 @@ export function shrinkGrownHeap(): boolean {
 }
 
 /**
- * Collects all garbage, twice, then returns free memory of the C heap to the kernel. Blocks for some
- * tens of milliseconds, and ten times as long under emulation. Twice, because memory outside the
- * JavaScript heap is released by finalizers that the first collection only queues.
+ * Collects all garbage, twice, then returns free memory of the C heap to the kernel. Blocks for
+ * some tens of milliseconds, and ten times as long under emulation. Twice, because memory outside
+ * the JavaScript heap is released by finalizers that the first collection only queues.
  */
 export function shrinkHeap(): void {
   collect ??= findCollect();

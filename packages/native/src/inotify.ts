@@ -1,13 +1,14 @@
 /**
- * The kernel's own file events, which say more than Node's watcher: what was created, written,
- * renamed, removed or had its mode changed, each by itself.
+ * The kernel's own file events, which are more precise than Node's watcher: each creation, write,
+ * rename, removal and change of mode is reported by itself.
  *
- * The descriptor is blocking and is meant to be read by a process of its own that copies it into a
- * pipe; `parseInotify` takes those bytes apart.
+ * The descriptor is blocking and is meant to be read by a separate process that copies it into a
+ * pipe; `parseInotify` parses those bytes.
  */
 import { type DiskPath, terminated } from "./disk-path.ts";
 import { check, lastErrno, libc, systemError } from "./libc.ts";
 
+/** Event and mask bits of inotify(7). */
 export const inotify = {
   modify: 0x2,
   attributes: 0x4,
@@ -18,7 +19,7 @@ export const inotify = {
   deleteSelf: 0x400,
   moveSelf: 0x800,
   overflow: 0x4000,
-  /** The watch is gone: it was removed, or what it watched was. */
+  /** The watch is gone: it was removed, or the watched file was. */
   ignored: 0x8000,
   onlyFolders: 0x100_0000,
   isFolder: 0x4000_0000,
@@ -44,22 +45,26 @@ const inotifyRemoveWatch = libc.func("int inotify_rm_watch(int fd, int watch)") 
   watch: number,
 ) => number;
 
+/** One event. */
 export interface InotifyEvent {
-  /** Which watch: the number `addInotifyWatch` returned; -1 when the queue overflowed. */
+  /** The number that `addInotifyWatch` returned; -1 when the queue overflowed. */
   readonly watch: number;
   readonly mask: number;
   /** Name inside the watched folder, as it is on disk; empty for the folder itself. */
   readonly name: Buffer;
 }
 
-/** @throws system error EMFILE when the user has too many. */
+/**
+ * Opens an inotify descriptor, which the caller closes.
+ * @throws system error EMFILE when the user has too many.
+ */
 export function openInotify(): number {
   return check(inotifyInit(closeOnExec), "inotify_init1");
 }
 
 /**
- * The same folder gives the same number again. Runs in Node's thread pool, because the way to a folder may
- * lead over a network mount.
+ * Watches a path and returns the number of the watch; the same folder gives the same number again.
+ * Runs in Node's thread pool, because the path may lead over a network mount.
  * @throws system error ENOENT, ENOTDIR, ENOSPC when the user has too many watches.
  */
 export async function addInotifyWatch(fd: number, path: DiskPath, mask: number): Promise<number> {
@@ -72,12 +77,12 @@ export async function addInotifyWatch(fd: number, path: DiskPath, mask: number):
   return await promise;
 }
 
-/** Removing one that is gone already is a success. */
+/** Removes a watch. Removing one that is already gone succeeds. */
 export function removeInotifyWatch(fd: number, watch: number): void {
   inotifyRemoveWatch(fd, watch);
 }
 
-/** Splits whole events off the front of `bytes`; returns them and what is left over. */
+/** Parses the whole events at the start of `bytes`; returns them and the bytes left over. */
 export function parseInotify(bytes: Buffer): { events: InotifyEvent[]; rest: Buffer } {
   const events: InotifyEvent[] = [];
   let at = 0;

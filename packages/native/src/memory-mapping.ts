@@ -1,8 +1,8 @@
 /**
- * Memory by its address: files mapped to be copied from by the kernel, and plain memory to be filled.
+ * Memory by its address: files mapped for the kernel to copy from, and plain memory to be filled.
  *
- * An address is handed to system calls only. A mapped file that was cut short kills whoever reads
- * beyond its end; a system call that does fails with EFAULT instead.
+ * An address is passed to system calls only. A process that reads beyond the end of a truncated
+ * mapped file is killed; a system call that does so fails with EFAULT instead.
  */
 import { check, lastErrno, libc, systemError } from "./libc.ts";
 
@@ -51,32 +51,44 @@ const copyOut = libc.func("void *memcpy(void *to, long from, size_t length)") as
   length: number,
 ) => unknown;
 
+/** Mapped memory; disposing unmaps it. */
 export interface MemoryMapping extends Disposable {
   readonly address: number;
   readonly lengthBytes: number;
 }
 
-/** For reading; the descriptor may be closed afterwards. @throws system error ENOMEM, EACCES */
+/**
+ * Maps a file for reading; the descriptor may be closed afterwards.
+ * @throws system error ENOMEM, EACCES
+ */
 export function mapFile(fd: number, lengthBytes: number): MemoryMapping {
   return map(lengthBytes, PROT_READ, MAP_SHARED | MAP_NORESERVE, fd);
 }
 
-/** The process's own view of a file: what it writes is seen by nobody else. */
+/**
+ * Maps a process's own view of a file: no other process sees what is written to it.
+ * @throws a system error
+ */
 export function mapFilePrivately(fd: number, lengthBytes: number): MemoryMapping {
   return map(lengthBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, fd);
 }
 
-/** Memory without a file, as a VMM reserves for its guest. Takes none until it is touched. */
+/**
+ * Maps memory without a file, as a VMM reserves it for its guest. It takes none until it is
+ * touched.
+ * @throws a system error
+ */
 export function mapAnonymously(lengthBytes: number): MemoryMapping {
   const flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
   return map(lengthBytes, PROT_READ | PROT_WRITE, flags, -1);
 }
 
 /**
- * Memory that has been touched, in Node's thread pool: no page of it is left to be found. V8 does not
- * count it, as it does a Buffer: each 64 MiB of those make it collect garbage, with a thread on every
- * processor and at a time of its own choosing.
- * @param lengthBytes At least 1. @throws system error ENOMEM
+ * Maps memory and touches all of it in Node's thread pool, so that later access causes no page
+ * faults. V8 does not count this memory as it counts a Buffer: each 64 MiB of Buffers make it
+ * collect garbage, with a thread on every processor and at a time of its own choosing.
+ * @param lengthBytes At least 1.
+ * @throws system error ENOMEM
  */
 export async function mapTouched(lengthBytes: number): Promise<MemoryMapping> {
   const flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE;
@@ -89,25 +101,30 @@ export async function mapTouched(lengthBytes: number): Promise<MemoryMapping> {
   return mappingOf(await promise, lengthBytes);
 }
 
-/** Gives the pages back, as a balloon does; a page that is touched later is a new one. */
+/**
+ * Gives the pages back, as a balloon does; a page that is touched later is a new one.
+ * @throws a system error
+ */
 export function discardMemory(address: number, lengthBytes: number): void {
   check(madvise(address, lengthBytes, MADV_DONTNEED), "madvise");
 }
 
 /**
- * Has pages of a mapped file where they are read without a fault; waits for the disk. A hint: beyond the
- * file's end, and before Linux 5.14, it changes nothing.
+ * Populates pages of a mapped file, so that they are read without a fault; waits for the disk. This
+ * is a hint: beyond the file's end, and before Linux 5.14, it changes nothing.
  */
 export function populateMapping(address: number, lengthBytes: number): void {
   madvise(address, lengthBytes, MADV_POPULATE_READ);
 }
 
-/** The caller vouches for the address: a wrong one ends the process. */
+/** Copies bytes to an address. The caller vouches for the address: a wrong one ends the process. */
 export function writeMemory(address: number, from: Uint8Array): void {
   copyIn(address, from, from.length);
 }
 
-/** The caller vouches for the address: a wrong one ends the process. */
+/**
+ * Copies bytes from an address. The caller vouches for the address: a wrong one ends the process.
+ */
 export function readMemory(address: number, into: Uint8Array): void {
   copyOut(into, address, into.length);
 }

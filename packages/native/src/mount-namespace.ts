@@ -1,10 +1,12 @@
 /**
  * Mounts that exist for some processes only, and end with the last of them.
  *
- * As with a network namespace (see network-namespace.ts), the calling thread goes into a mount namespace,
- * runs a function and comes back; what was started meanwhile stays.
+ * As with a network namespace (see network-namespace.ts), the calling thread enters a mount
+ * namespace, runs a function and returns; processes that the function started stay in the
+ * namespace.
  *
- * INVARIANT: all of these are synchronous. An `await` inside them would leak mounts into other work.
+ * INVARIANT: all of these are synchronous. An `await` inside them would leak mounts into other
+ * work.
  */
 import { closeSync, openSync } from "node:fs";
 import { check, libc } from "./libc.ts";
@@ -17,15 +19,19 @@ const unshare = libc.func("int unshare(int flags)") as (flags: number) => number
 const setns = libc.func("int setns(int fd, int type)") as (fd: number, type: number) => number;
 const fchdir = libc.func("int fchdir(int fd)") as (fd: number) => number;
 
+/** A file or folder that is visible at a second path. */
 export interface PrivateMount {
   /** A file or folder. */
   readonly source: string;
-  /** Of the same kind, and there already. */
+  /** An existing path of the same kind. */
   readonly target: string;
   readonly writable?: boolean;
 }
 
-/** Runs `work` where each source is seen at its target too, which the host itself does not see. */
+/**
+ * Runs `work` where each source is also visible at its target, which the host itself does not see.
+ * @throws a system error
+ */
 export function withMounts<T>(mounts: readonly PrivateMount[], work: () => T): T {
   return inOwnMounts(() => {
     const { noSetUid, noDevices, noExecute, readOnly } = mountFlag;
@@ -37,8 +43,9 @@ export function withMounts<T>(mounts: readonly PrivateMount[], work: () => T): T
 }
 
 /**
- * Runs `work` with a copy of the mounts there are, in which nothing changes those of the host. The thread
- * has a root and a current folder there that no other shares. @throws system error EPERM without CAP_SYS_ADMIN
+ * Runs `work` with a copy of the current mounts; changes to the copy do not affect the host's. In
+ * it the thread has a root and a current folder that no other thread shares.
+ * @throws system error EPERM without CAP_SYS_ADMIN
  */
 export function inOwnMounts<T>(work: () => T): T {
   const leave = (): number => check(unshare(CLONE_NEWNS), "unshare");
@@ -49,12 +56,12 @@ export function inOwnMounts<T>(work: () => T): T {
   });
 }
 
-/** Runs `work` with the mounts that a process has. @throws system error ENOENT when it has ended */
+/** Runs `work` with the mounts of a process. @throws system error ENOENT if it has ended */
 export function inMountsOf<T>(pid: number, work: () => T): T {
   const fd = openSync(`/proc/${pid}/ns/mnt`, "r");
   try {
     const leave = (): void => {
-      // The kernel lets nobody change his mounts who shares root and current folder with others.
+      // The kernel refuses setns to a thread that shares its root and current folder with others.
       check(unshare(CLONE_FS), "unshare");
       check(setns(fd, CLONE_NEWNS), "setns");
     };
@@ -64,7 +71,7 @@ export function inMountsOf<T>(pid: number, work: () => T): T {
   }
 }
 
-/** A thread that could not leave needs no way back. */
+/** Leaves the thread's mount namespace for `work`. If `leave` fails, there is nothing to undo. */
 function awayFromHome<T>(leave: () => void, work: () => T): T {
   using undo = new DisposableStack();
   const home = undo.adopt(openSync("/proc/thread-self/ns/mnt", "r"), closeSync);

@@ -1,9 +1,9 @@
 /**
- * Which IPv4 addresses are this machine's own, and which networks it reaches without a router: what the
- * kernel's interfaces and routes say, all tables of them, as they are at the moment (rtnetlink(7)).
+ * This machine's own IPv4 addresses, and the networks that it reaches without a router: from the
+ * current interfaces and from the routes in all of the kernel's tables (rtnetlink(7)).
  *
- * The kernel tells of changes on a socket that is looked into with each question, so that an answer is
- * never older than the question and costs one system call where nothing has changed.
+ * The kernel announces changes on a socket that is checked with each call, so an answer is never
+ * older than the call, and costs one system call if nothing has changed.
  */
 import { constants } from "node:os";
 import { check, lastErrno, systemError } from "./libc.ts";
@@ -22,12 +22,15 @@ const RTM_NEWADDR = 20;
 const RTM_GETROUTE = 26;
 const RTM_NEWROUTE = 24;
 const NLM_F_REQUEST_DUMP = 0x301;
-/** The dump was made while something changed. */
+/** Flag of a dump during which something changed. */
 const NLM_F_DUMP_INTR = 0x10;
 const NLMSG_ERROR = 2;
 const NLMSG_DONE = 3;
 const MSG_DONTWAIT = 0x40;
-/** RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE: a link that goes down takes routes along unsaid. */
+/**
+ * RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE. A link that goes down removes routes without
+ * announcing them.
+ */
 const changeGroups = 0x1 | 0x10 | 0x40;
 const RTN_UNICAST = 1;
 /** RTN_LOCAL, RTN_BROADCAST, RTN_ANYCAST */
@@ -50,22 +53,27 @@ const hopBytes = 8;
 const attributeBytes = 4;
 const addressBytes = 4;
 const addressBits = 32;
-/** The kernel fills at most this much at once. */
+/** The kernel fills at most this much in one call. */
 const receiveBytes = 64 << 10;
-/** LIMIT: a network that changes all the time is read as often before the last answer is taken. */
+/**
+ * LIMIT: dumps that are repeated because the network changes all the time, before the last one is
+ * accepted.
+ */
 const dumpsMax = 4;
 /**
- * LIMIT: a device that leads to more than this, such as a tunnel that all traffic takes, leads to the
- * internet and not to neighbours.
+ * LIMIT: a device that leads to a larger network than this, such as a tunnel for all traffic, leads
+ * to the internet and not to neighbours.
  */
 const nearPrefixBitsMin = 8;
 
+/** A network of IPv4 addresses. */
 export interface NearNetwork {
-  /** IPv4, as a number; the first of the network. */
+  /** The first address of the network, as a number. */
   readonly address: number;
   readonly prefixBits: number;
 }
 
+/** Reads the near networks of the network namespace in which it was made. */
 export class NearNetworks implements Disposable {
   readonly #undo = new DisposableStack();
   readonly #changes: number;
@@ -73,16 +81,17 @@ export class NearNetworks implements Disposable {
   readonly #ignored = Buffer.alloc(receiveBytes);
   #known: readonly NearNetwork[] | undefined;
 
-  /** Of the current network namespace. @throws a system error where the kernel has no such sockets */
+  /** @throws a system error if the kernel has no such sockets */
   constructor() {
     this.#changes = this.#undo.use(openNetlink(NETLINK_ROUTE)).fd;
     this.#questions = this.#undo.use(openNetlink(NETLINK_ROUTE)).fd;
     joinNetlinkGroups(this.#changes, changeGroups);
   }
 
-  /** The same array for as long as nothing has changed. @throws a system error */
+  /** Returns the same array as long as nothing has changed. @throws a system error */
   read(): readonly NearNetwork[] {
-    // ORDER: a change that comes while they are read is seen by the next call.
+    // ORDER: check for changes first, so that a change during the reading is noticed by the next
+    // call.
     if (this.#hasChanged() || this.#known === undefined) this.#known = this.#readAll();
     return this.#known;
   }
@@ -96,7 +105,7 @@ export class NearNetworks implements Disposable {
       if (receiveNetlink(this.#changes, this.#ignored, MSG_DONTWAIT) >= 0) continue;
       const errno = lastErrno();
       if (errno === constants.errno.EAGAIN) return changed;
-      // More was said than the socket holds.
+      // The kernel announced more than the socket holds.
       if (errno !== constants.errno.ENOBUFS) throw systemError(errno, "recv");
     }
   }
@@ -137,7 +146,7 @@ export class NearNetworks implements Disposable {
   }
 }
 
-/** struct nlmsghdr and struct rtmsg, which is no shorter than struct ifaddrmsg. */
+/** Consists of struct nlmsghdr and struct rtmsg, which is no shorter than struct ifaddrmsg. */
 function dumpRequest(type: number): Buffer {
   const bytes = Buffer.alloc(headerBytes + routeBytes);
   bytes.writeUInt32LE(bytes.length, lengthAt);
@@ -147,7 +156,7 @@ function dumpRequest(type: number): Buffer {
   return bytes;
 }
 
-/** Of one RTM_NEWADDR or RTM_NEWROUTE; none of anything else. */
+/** Parses one RTM_NEWADDR or RTM_NEWROUTE; returns none for any other message. */
 export function nearNetworksOf(message: Buffer): readonly NearNetwork[] {
   const body = message.subarray(headerBytes);
   if (body.length < interfaceBytes || body.readUInt8(0) !== AF_INET) return [];
@@ -161,7 +170,7 @@ export function nearNetworksOf(message: Buffer): readonly NearNetwork[] {
   }
 }
 
-/** Its own address, and the network or the far end that it is on. */
+/** Its own address, and the network or the far end on its link. */
 function networksOfInterface(body: Buffer): readonly NearNetwork[] {
   const attributes = attributesOf(body.subarray(interfaceBytes));
   return [
@@ -170,7 +179,7 @@ function networksOfInterface(body: Buffer): readonly NearNetwork[] {
   ];
 }
 
-/** A route without a router leads to neighbours; a router is one. */
+/** A route without a router leads to neighbours; a router is itself a neighbour. */
 function networksOfRoute(body: Buffer): readonly NearNetwork[] {
   const attributes = attributesOf(body.subarray(routeBytes));
   const hops = [
@@ -199,7 +208,10 @@ function attributesOf(bytes: Buffer): ReadonlyMap<number, Buffer> {
   return new Map(found.map((one) => [one.readUInt16LE(2), one.subarray(attributeBytes)]));
 }
 
-/** Things that begin with their length, each at the next multiple of four. What is cut short ends them. */
+/**
+ * Splits entries that begin with their length, each at the next multiple of four. An entry that is
+ * cut short ends the list.
+ */
 function split(
   bytes: Buffer,
   bytesMin: number,

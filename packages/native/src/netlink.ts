@@ -1,6 +1,6 @@
 /**
- * Netlink sockets: questions to the kernel's network, and its answers, which are there when the call that
- * asks returns (netlink(7)). What the messages say is for the files that use them.
+ * Netlink sockets: questions to the kernel's network, and its answers, which are there when the
+ * call that asks returns (netlink(7)). The files that use them interpret the messages.
  */
 import { closeSync } from "node:fs";
 import { check, libc } from "./libc.ts";
@@ -8,7 +8,7 @@ import { check, libc } from "./libc.ts";
 const AF_NETLINK = 16;
 const SOCK_RAW_CLOEXEC = 0x8_0003;
 
-/** struct nlmsghdr: length, type, flags, sequence number, port. */
+/** Offsets in struct nlmsghdr: length, type, flags, sequence number, port. */
 export const netlinkHeader = {
   bytes: 16,
   lengthAt: 0,
@@ -17,6 +17,7 @@ export const netlinkHeader = {
   sequenceAt: 8,
 } as const;
 
+/** An open socket; disposing closes it. */
 export interface NetlinkSocket extends Disposable {
   readonly fd: number;
 }
@@ -44,13 +45,21 @@ const receive = libc.func("long recv(int fd, void *bytes, size_t length, int fla
   flags: number,
 ) => number;
 
-/** In the current network namespace. @param protocol NETLINK_… of linux/netlink.h */
+/**
+ * Opens a socket in the current network namespace.
+ * @param protocol NETLINK_… of linux/netlink.h
+ * @throws a system error
+ */
 export function openNetlink(protocol: number): NetlinkSocket {
   const fd = check(socket(AF_NETLINK, SOCK_RAW_CLOEXEC, protocol), "socket");
   return { fd, [Symbol.dispose]: () => closeSync(fd) };
 }
 
-/** From now on the kernel tells of these on the socket. @param groups RTMGRP_… of linux/rtnetlink.h */
+/**
+ * Makes the kernel announce these changes on the socket from now on.
+ * @param groups RTMGRP_… of linux/rtnetlink.h
+ * @throws a system error
+ */
 export function joinNetlinkGroups(fd: number, groups: number): void {
   // struct sockaddr_nl: family, two spare bytes, port, groups.
   const name = Buffer.alloc(12);
@@ -59,11 +68,12 @@ export function joinNetlinkGroups(fd: number, groups: number): void {
   check(bind(fd, name, name.length), "bind");
 }
 
+/** Sends one or more messages to the kernel. @throws a system error */
 export function sendNetlink(fd: number, bytes: Uint8Array): void {
   check(send(fd, bytes, bytes.length, 0), "send");
 }
 
-/** One datagram of the kernel's. @returns its length, or -1 with `lastErrno` */
+/** Receives one datagram from the kernel. @returns its length, or -1 with `lastErrno` */
 export function receiveNetlink(fd: number, into: Uint8Array, flags = 0): number {
   return receive(fd, into, into.length, flags);
 }

@@ -2,7 +2,7 @@
  * TAP devices, sockets and interface settings in the current network namespace, by the ioctls of
  * netdevice(7), arp(7) and Linux's tuntap documentation.
  *
- * All run in the namespace the calling thread is in (see network-namespace.ts).
+ * All calls act in the namespace of the calling thread (see network-namespace.ts).
  */
 import { closeSync, openSync } from "node:fs";
 import { check, libc } from "./libc.ts";
@@ -45,11 +45,14 @@ const bind = libc.func("int bind(int fd, const void *address, unsigned int lengt
   length: number,
 ) => number;
 
-/** Creates a TAP device; it lives until the returned descriptor and its copies are closed. */
+/**
+ * Creates a TAP device, which lives until the returned descriptor and its copies are closed.
+ * @throws a system error
+ */
 export function openTap(name: string): number {
   const fd = openSync("/dev/net/tun", "r+");
   try {
-    // No vnet header: a snapshot taken with one loads on no other network backend.
+    // No vnet header: a snapshot taken with one cannot be loaded with any other network backend.
     const request = interfaceRequest(name);
     request.writeUInt16LE(IFF_TAP | IFF_NO_PI, 16);
     check(ioctl(fd, TUNSETIFF, request), "TUNSETIFF");
@@ -61,21 +64,25 @@ export function openTap(name: string): number {
 }
 
 /**
- * From now on the device lives as long as its namespace, and is free to be opened by its name when the
- * descriptor is closed: it has one user at a time.
+ * From now on the device lives as long as its namespace. Once the descriptor is closed it can be
+ * opened by its name: it has one user at a time.
+ * @throws a system error
  */
 export function keepTap(tapFd: number): void {
   check(ioctlNumber(tapFd, TUNSETPERSIST, 1), "TUNSETPERSIST");
 }
 
-/** Sets an interface's hardware address ("02:54:…"). It must be down. */
+/**
+ * Sets an interface's hardware address ("02:54:…"). The interface must be down.
+ * @throws a system error
+ */
 export function setHardwareAddress(name: string, mac: string): void {
   const request = interfaceRequest(name);
   writeHardwareAddress(request, 16, mac);
   configure(SIOCSIFHWADDR, request, "SIOCSIFHWADDR");
 }
 
-/** Gives an interface an IPv4 address and brings it up. */
+/** Gives an interface an IPv4 address and brings it up. @throws a system error */
 export function bringUp(name: string, address: string, prefixBits: number): void {
   const withAddress = interfaceRequest(name);
   writeSocketAddress(withAddress, 16, address);
@@ -89,7 +96,10 @@ export function bringUp(name: string, address: string, prefixBits: number): void
   configure(SIOCSIFFLAGS, withFlags, "SIOCSIFFLAGS");
 }
 
-/** Pins the hardware address of a neighbour, so that no address resolution is ever needed. */
+/**
+ * Pins the hardware address of a neighbour, so that no address resolution is ever needed.
+ * @throws a system error
+ */
 export function pinNeighbour(name: string, address: string, mac: string): void {
   const request = Buffer.alloc(68);
   writeSocketAddress(request, 0, address);
@@ -99,12 +109,18 @@ export function pinNeighbour(name: string, address: string, mac: string): void {
   configure(SIOCSARP, request, "SIOCSARP");
 }
 
-/** A TCP socket descriptor that belongs to the current namespace wherever it is used later. */
+/**
+ * Opens a TCP socket that belongs to the current namespace, wherever it is used later.
+ * @throws a system error
+ */
 export function openTcpSocket(): number {
   return check(socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK_CLOEXEC, 0), "socket");
 }
 
-/** As above, for whoever comes to this address; port 0 lets the kernel choose. */
+/**
+ * Opens such a socket, bound to an address; port 0 lets the kernel choose.
+ * @throws a system error
+ */
 export function openBoundSocket(kind: "tcp" | "udp", address: string, port: number): number {
   const type = kind === "tcp" ? SOCK_STREAM : SOCK_DGRAM;
   const fd = check(socket(AF_INET, type | SOCK_NONBLOCK_CLOEXEC, 0), "socket");
@@ -128,7 +144,7 @@ function configure(request: number, argument: Buffer, name: string): void {
   }
 }
 
-/** `struct ifreq`: 16 bytes of name, 24 of whatever the request needs. */
+/** `struct ifreq`: 16 bytes of name, then 24 bytes that depend on the request. */
 function interfaceRequest(name: string): Buffer {
   const request = Buffer.alloc(40);
   request.write(name, 0, 15, "latin1");

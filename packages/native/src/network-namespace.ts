@@ -2,8 +2,8 @@
  * Linux network namespaces for one thread, for as long as one synchronous call.
  *
  * A namespace belongs to a thread. `enter` switches Node's main thread, runs the function and
- * switches back before anything else can run, so that whatever the function creates (a socket, a TAP
- * device, a child process) lives in the namespace while the daemon itself never does.
+ * switches back before anything else can run, so that whatever the function creates (a socket, a
+ * TAP device, a child process) lives in the namespace while the daemon itself never does.
  *
  * A namespace has no name and leaves nothing behind: it ends with the last process or file
  * descriptor that holds it.
@@ -18,6 +18,7 @@ const CLONE_NEWNET = 0x4000_0000;
 const unshare = libc.func("int unshare(int flags)") as (flags: number) => number;
 const setns = libc.func("int setns(int fd, int type)") as (fd: number, type: number) => number;
 
+/** A descriptor of one network namespace; disposing closes it. */
 export class NetworkNamespace implements Disposable {
   #fd: number | undefined;
 
@@ -25,7 +26,7 @@ export class NetworkNamespace implements Disposable {
     this.#fd = fd;
   }
 
-  /** A new, empty namespace. @throws EPERM without CAP_SYS_ADMIN. */
+  /** Makes a new, empty namespace. @throws EPERM without CAP_SYS_ADMIN. */
   static create(): NetworkNamespace {
     const home = openSync("/proc/thread-self/ns/net", "r");
     try {
@@ -40,17 +41,18 @@ export class NetworkNamespace implements Disposable {
     }
   }
 
-  /** The namespace a running process lives in. @throws ENOENT when it has ended. */
+  /** Opens the namespace in which a running process lives. @throws ENOENT if it has ended. */
   static ofProcess(pid: number): NetworkNamespace {
     return new NetworkNamespace(openSync(`/proc/${pid}/ns/net`, "r"));
   }
 
-  /** Ours to use, not to close. */
+  /** The descriptor, for use only: this object closes it. */
   get fd(): number {
     if (this.#fd === undefined) throw new Error("the network namespace is closed");
     return this.#fd;
   }
 
+  /** Runs a synchronous function with this thread inside the namespace. @throws a system error */
   enter<T>(work: () => T): T {
     const { fd } = this;
     const home = openSync("/proc/thread-self/ns/net", "r");

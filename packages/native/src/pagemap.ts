@@ -1,15 +1,17 @@
 /**
- * Which pages of a private file mapping a process has, and which of them it has made its own.
+ * Finds the pages of a private file mapping that a process has, and those that are its own.
  *
- * It has a page that is present or swapped. Of a MAP_PRIVATE file mapping such a page is its own (copied
- * on write) when it is not a page of the file. The first way asks the kernel for exactly those ranges
- * (PAGEMAP_SCAN, Linux 6.7); the second reads the 8 bytes a page of /proc/PID/pagemap, which every
- * kernel has. Sources: Linux admin-guide/mm/pagemap and uapi/linux/fs.h.
+ * A process has the pages that are present or swapped. In a MAP_PRIVATE file mapping such a page is
+ * the process's own (copied on write) if it is not a page of the file. There are two ways to find
+ * them: one asks the kernel for exactly those ranges (PAGEMAP_SCAN, Linux 6.7); the other reads the
+ * 8 bytes a page of /proc/PID/pagemap, which every kernel has. Sources: Linux
+ * admin-guide/mm/pagemap and uapi/linux/fs.h.
  */
 import { closeSync, openSync, readSync } from "node:fs";
 import koffi from "koffi";
 import { check, libc } from "./libc.ts";
 
+/** Size of a page of memory. */
 export const pageBytes = 4096;
 
 /** Half-open range of addresses, page-aligned. */
@@ -33,21 +35,21 @@ const scanIoctl = libc.func("int ioctl(int fd, unsigned long request, _Inout_ ui
   arg: Buffer,
 ) => number;
 
-/** Those that a process has at all, or those that are its own. */
+/** The pages that a process has at all, or those that are its own. */
 export type PageKind = "mapped" | "own";
 
 /**
  * Pages of `range` in process `pid` that are its own, in ascending order.
- * @throws EACCES or ENOENT when the process cannot be looked into.
+ * @throws EACCES or ENOENT if the process cannot be inspected.
  */
 export function ownPages(pid: number, range: AddressRange): readonly AddressRange[] {
   return findPages(pid, range, "own");
 }
 
 /**
- * Pages of `range` that process `pid` has touched, in ascending order, and some beside them: the kernel
- * maps up to 16 around a fault, if they are in the page cache.
- * @throws EACCES or ENOENT when the process cannot be looked into.
+ * Pages of `range` that process `pid` has touched, in ascending order, and some beside them: the
+ * kernel maps up to 16 around a fault, if they are in the page cache.
+ * @throws EACCES or ENOENT if the process cannot be inspected.
  */
 export function mappedPages(pid: number, range: AddressRange): readonly AddressRange[] {
   return findPages(pid, range, "mapped");
@@ -84,13 +86,16 @@ function scanPages(
       append(found, readRegion(regions, index * regionBytes));
     }
     if (count < regionsMax) break;
-    // Not where the kernel says that the walk has ended: Linux 6.18 says so of a place before.
+    // Do not use the end of the walk as the kernel reports it: Linux 6.18 reports an earlier place.
     start = found.at(-1)?.end ?? range.end;
   }
   return found;
 }
 
-/** `struct pm_scan_arg`: twelve u64. Asks for (present or swapped), and not file where it is to be own. */
+/**
+ * `struct pm_scan_arg`: twelve u64. Asks for pages that are present or swapped, and for "own" not
+ * of the file.
+ */
 function scanArgument(start: number, end: number, regions: Buffer, kind: PageKind): Buffer {
   const argument = Buffer.alloc(argumentBytes);
   const notFile = kind === "own" ? PAGE_IS_FILE : 0n;
@@ -125,7 +130,11 @@ function isUnknownRequest(error: unknown): boolean {
   return code === "ENOTTY" || code === "EINVAL";
 }
 
-/** Bits 63 present, 62 swapped, 61 file page or shared anonymous page; each entry is 8 bytes. */
+/**
+ * Reads /proc/PID/pagemap: bits 63 present, 62 swapped, 61 file page or shared anonymous page; each
+ * entry is 8 bytes.
+ * @param fd A descriptor of /proc/PID/pagemap.
+ */
 export function readPages(
   fd: number,
   range: AddressRange,

@@ -1,4 +1,7 @@
-/** A process by a descriptor, which never means another one that got its number later (pidfd_open(2)). */
+/**
+ * A process by a descriptor, which never refers to another process that got its number later
+ * (pidfd_open(2)).
+ */
 import { constants } from "node:os";
 import { check, lastErrno, libc, systemError } from "./libc.ts";
 
@@ -14,12 +17,15 @@ const syscall4 = libc.func(
   "long syscall(long number, long first, long second, long third, long fourth)",
 ) as (number: number, first: number, second: number, third: number, fourth: number) => number;
 
-/** Can be read from, says poll, once the process has ended. @throws system error ESRCH */
+/**
+ * Opens a descriptor of a process; poll reports it readable once the process has ended.
+ * @throws system error ESRCH
+ */
 export function openPidfd(pid: number): number {
   return check(syscall2(sysPidfdOpen, pid, 0), "pidfd_open");
 }
 
-/** Ends it at once. One that has ended is a success. @throws system error EPERM */
+/** Kills the process at once. Succeeds if it has already ended. @throws system error EPERM */
 export function killByPidfd(fd: number): void {
   const result = syscall4(sysPidfdSendSignal, fd, constants.signals.SIGKILL, 0, 0);
   if (result !== -1) return;

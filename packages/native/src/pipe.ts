@@ -1,7 +1,7 @@
 /**
  * Real pipes for the standard streams of a child.
  *
- * What Node calls a pipe is a pair of sockets, and a socket cannot be opened again by name: under
+ * Node's own stdio pipes are pairs of sockets, and a socket cannot be reopened by name: under
  * Node's own stdio `echo x > /dev/stderr` fails in a shell.
  */
 import { check, libc } from "./libc.ts";
@@ -14,12 +14,16 @@ const pipe2 = libc.func("int pipe2(void *fds, int flags)") as (
   flags: number,
 ) => number;
 
+/** The two ends of a pipe; the caller closes both. */
 export interface Pipe {
   readonly readFd: number;
   readonly writeFd: number;
 }
 
-/** Both ends close on exec unless they are handed to the child. @throws system error EMFILE, ENFILE */
+/**
+ * Opens a pipe. Both ends close on exec unless they are passed to the child.
+ * @throws system error EMFILE, ENFILE
+ */
 export function openPipe(): Pipe {
   const fds = Buffer.alloc(8);
   check(pipe2(fds, closeOnExec), "pipe2");

@@ -1,9 +1,9 @@
-/** Waits for several descriptors at once, standing still meanwhile (poll(2)). */
+/** Waits for several descriptors at once, and blocks the thread until then (poll(2)). */
 import { constants } from "node:os";
 import { lastErrno, libc, systemError } from "./libc.ts";
 
 const POLLIN = 1;
-/** Set by the kernel unasked: an error, the far end is gone, no such descriptor. */
+/** Flags that the kernel sets unrequested: an error, the far end is gone, no such descriptor. */
 const POLLERR_HUP_NVAL = 0x38;
 const entryBytes = 8;
 
@@ -15,8 +15,9 @@ const poll = libc.func("int poll(void *entries, unsigned long count, int timeout
 
 /**
  * Blocks this thread until one of `fds` can be read from, has ended or failed, or the time is over.
- * @param timeoutMs 0 to look only.
- * @returns Which of them, by descriptor; none when the time was over or a signal came.
+ * @param timeoutMs 0 to return at once; negative to wait without limit.
+ * @returns The descriptors that are ready; none when the time was over or a signal arrived.
+ * @throws a system error
  */
 export function pollReadable(fds: readonly number[], timeoutMs: number): readonly number[] {
   const entries = Buffer.alloc(fds.length * entryBytes);

@@ -8,22 +8,26 @@ import { check, libc } from "./libc.ts";
 /** From linux/uio.h. */
 const vectorsMax = 1024;
 const vectorBytes = 16;
-/** Of one call that reads: several go on at once, so that all threads of the pool have some. */
+/**
+ * LIMIT: bytes of one reading call; several run at once, so that all threads of the pool have work.
+ */
 const readBytesMax = 4 * 1024 * 1024;
 
+/** Bytes to write to another process. */
 export interface ProcessMemoryPiece {
-  /** In the other process. */
+  /** Address in the other process. */
   readonly address: number;
   readonly bytes: Uint8Array;
 }
 
+/** Memory to read from another process. */
 export interface ProcessMemoryRange {
-  /** In the other process. */
+  /** Address in the other process. */
   readonly address: number;
   readonly lengthBytes: number;
 }
 
-/** A range of the other process and where it is in this one. */
+/** A range of the other process and its place in this one. */
 interface Vector extends ProcessMemoryRange {
   readonly here: bigint;
 }
@@ -52,8 +56,9 @@ function declareTransfer(name: string): Transfer {
 }
 
 /**
- * @param pieces Their bytes stay as they are until it settles.
- * @throws system error: ESRCH without such a process, EFAULT when it has no memory there
+ * Writes pieces into the memory of another process.
+ * @param pieces Their bytes must not change until the promise settles.
+ * @throws system error: ESRCH without such a process, EFAULT if it has no memory there
  */
 export async function writeProcessMemory(
   pid: number,
@@ -70,9 +75,10 @@ export async function writeProcessMemory(
 }
 
 /**
- * @param to Address in this process, where there is room for all ranges, one behind the other, until it
- *   settles. The caller vouches for it.
- * @throws system error: ESRCH without such a process, EFAULT when it has no memory there
+ * Reads ranges of another process's memory.
+ * @param to Address in this process, where there must be room for all ranges, one after the other,
+ * until the promise settles. The caller vouches for it.
+ * @throws system error: ESRCH without such a process, EFAULT if it has no memory there
  */
 export async function readProcessMemory(
   pid: number,
@@ -82,7 +88,7 @@ export async function readProcessMemory(
   const calls = [...inCalls(ranges, to)].map(async (vectors) => {
     await transfer("process_vm_readv", processVmReadv, pid, vectors);
   });
-  // None is left at work when the caller takes the room back.
+  // Wait for all: none may still be writing when the caller takes the room back.
   await Promise.allSettled(calls);
   await Promise.all(calls);
 }
@@ -128,7 +134,8 @@ async function transfer(
     else reject(error);
   });
   if ((await promise) === wantedBytes) return;
-  // Why not is known only to the thread that asked. To move the same again changes nothing.
+  // Only the thread that made the call knows its errno. Repeat the call here; moving the same bytes
+  // again does no harm.
   const movedBytes = check(call(...args), name);
   if (movedBytes === wantedBytes) return;
   const what = `${name} moved ${movedBytes} of ${wantedBytes} bytes`;

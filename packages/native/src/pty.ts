@@ -1,8 +1,8 @@
 /**
- * Pseudo-terminals: open a pair, and say how large the window is.
+ * Pseudo-terminals: opens a pair, and sets the size of the window.
  *
- * A process gets the terminal as its controlling one by opening `slavePath` while it leads a session
- * that has none yet.
+ * A process gets the terminal as its controlling one by opening `slavePath` while it leads a
+ * session that has none yet.
  */
 import { closeSync, constants, openSync } from "node:fs";
 import { check, libc } from "./libc.ts";
@@ -26,15 +26,19 @@ const ioctl = libc.func("int ioctl(int fd, unsigned long request, void *argument
   argument: Buffer,
 ) => number;
 
+/** A pair of descriptors; the caller closes both. */
 export interface Pty {
   /** Non-blocking; reading fails with EIO once the last holder of the slave is gone. */
   readonly masterFd: number;
-  /** Close it after the child has inherited it, or the master never sees the end. */
+  /** Close it after the child has inherited it, or the master never reports the end. */
   readonly slaveFd: number;
   readonly slavePath: string;
 }
 
-/** @throws system error, ENOSPC when the kernel's limit of terminals is reached. */
+/**
+ * Opens a pseudo-terminal.
+ * @throws system error, ENOSPC when the kernel's limit of terminals is reached.
+ */
 export function openPty(): Pty {
   const flags = constants.O_RDWR | constants.O_NOCTTY | constants.O_NONBLOCK | closeOnExec;
   const masterFd = check(posixOpenPt(flags), "posix_openpt");
@@ -52,7 +56,10 @@ export function openPty(): Pty {
   }
 }
 
-/** Tells the terminal its size in characters; its foreground processes get SIGWINCH if it changed. */
+/**
+ * Sets the terminal's size in characters; its foreground processes get SIGWINCH if it changed.
+ * @throws a system error
+ */
 export function resizePty(masterFd: number, cols: number, rows: number): void {
   /** struct winsize: rows, columns, and two pixel sizes nobody uses. */
   const size = Buffer.alloc(8);

@@ -1,5 +1,5 @@
 /**
- * Makes every address that has no route of its own one of this machine's, in the current network
+ * Makes every address that has no route of its own a local address, in the current network
  * namespace: a packet to it is then received, and answered, instead of dropped (rtnetlink(7)).
  */
 import { check, systemError } from "./libc.ts";
@@ -14,12 +14,12 @@ const RTPROT_STATIC = 4;
 const RT_SCOPE_HOST = 254;
 const RTN_LOCAL = 2;
 const RTA_OIF = 4;
-/** In every namespace: it is made with it. */
+/** The same in every namespace, because the loopback is made with it. */
 const loopbackIndex = 1;
 const messageBytes = 36;
 const errorAt = netlinkHeader.bytes;
 
-/** The loopback must be up. @throws system error EPERM without CAP_NET_ADMIN */
+/** Adds the route. The loopback must be up. @throws system error EPERM without CAP_NET_ADMIN */
 export function routeEverythingHere(): void {
   using route = openNetlink(NETLINK_ROUTE);
   const request = newRouteRequest();

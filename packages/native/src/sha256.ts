@@ -1,8 +1,8 @@
 /**
- * SHA-256 in Node's thread pool, of bytes where they lie.
+ * SHA-256 in Node's thread pool, without copying the bytes.
  *
- * Web Crypto copies its input on the calling thread first, into memory that is fresh each time: of a
- * MiB that costs this thread as much as the hash itself does. OpenSSL, which Node exports, takes a pointer.
+ * Web Crypto first copies its input on the calling thread, into fresh memory each time: for a MiB
+ * that costs this thread as much as the hash itself. OpenSSL, which Node exports, takes a pointer.
  */
 import { TorporError } from "@torpor/std";
 import { self } from "./libc.ts";
@@ -25,7 +25,7 @@ const evpDigest = self.func(
 };
 const algorithm = evpSha256();
 
-/** @param bytes Stay as they are until it settles. @returns hex */
+/** Hashes bytes. @param bytes Must not change until the promise settles. @returns hex */
 export function sha256InBackground(bytes: Uint8Array): Promise<string> {
   const digest = Buffer.alloc(digestBytes);
   const { promise, resolve, reject } = Promise.withResolvers<string>();

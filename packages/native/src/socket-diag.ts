@@ -1,19 +1,20 @@
 /**
- * Ends TCP connections of other programs, by the kernel's own list of them (sock_diag(7)).
+ * Destroys TCP connections of other programs, found in the kernel's own list of them
+ * (sock_diag(7)).
  *
- * Whoever uses such a connection is told ECONNABORTED at once, instead of waiting minutes for a far
- * end that does not know the connection any more; the far end is sent a reset.
+ * A program that uses such a connection gets ECONNABORTED at once, instead of waiting minutes for a
+ * far end that does not know the connection any more; the far end is sent a reset.
  *
- * A pass lists the connections of the current network namespace and then destroys them. While they
- * go, the list moves, so that some are passed over; another pass follows until one finds nobody left.
+ * A pass lists the connections of the current network namespace and then destroys them. The list
+ * changes meanwhile, so that some are missed; further passes follow until one finds none left.
  *
- * Spared are listening sockets, connections whose two ends are both in this machine, one connection
- * that the caller names, and what is left of connections that both ends have closed (TIME_WAIT):
- * nobody uses those, and older kernels cannot end them.
+ * Spared are listening sockets, connections with both ends in this machine, one connection that the
+ * caller names, and the remains of connections that both ends have closed (TIME_WAIT): no program
+ * uses those, and older kernels cannot destroy them.
  *
- * The kernel answers within the call that asks, so nothing here waits; the deadline bounds the work. A
- * guest may have tens of thousands of connections and a slow emulated processor, so entries are read
- * where the kernel put them, and requests are copies of one pattern.
+ * The kernel answers within the call that asks, so nothing here waits; the deadline bounds the
+ * work. A guest may have tens of thousands of connections and a slow emulated processor, so entries
+ * are read where the kernel put them, and requests are copies of one pattern.
  */
 import { constants } from "node:os";
 import { type Deadline, TorporError } from "@torpor/std";
@@ -37,7 +38,10 @@ const tcpState = { finWait1: 4, finWait2: 5, timeWait: 6, close: 7, lastAck: 9, 
 const tcpClosing = 11;
 const tcpStateMax = 12;
 const wantedStates = statesBut(tcpState.timeWait, tcpState.close, tcpState.listen);
-/** A connection without a program in one of these was closed by it, and only says so to its peer. */
+/**
+ * In these states a connection without a program was closed by it, and only its peer must still be
+ * notified.
+ */
 const partingStates: readonly number[] = [
   tcpState.finWait1,
   tcpState.finWait2,
@@ -59,17 +63,20 @@ const entryInodeAt = headerBytes + 68;
 const idBytes = 48;
 const idSourceAt = 4;
 const idTargetAt = 20;
-/** What NLMSG_ERROR says: a number, and the header of the request. */
+/** The body of NLMSG_ERROR: a number, and the header of the request. */
 const errorAt = headerBytes;
 const errorSequenceAt = headerBytes + 4 + sequenceAt;
-/** Comes back in an answer, and tells whose refusal matters. */
+/**
+ * Marks requests for connections in use; it is repeated in the answer, and only their refusals
+ * matter.
+ */
 const sequenceOfInUse = 1;
 
-/** The kernel fills at most this much at once. */
+/** The kernel fills at most this much in one call. */
 const receiveBytes = 64 << 10;
 /** Requests in one send; the answers of all must fit into the socket's receive buffer. */
 const batchRequests = 64;
-/** LIMIT: 1.2 MB of requests at a time, in a program that shares its guest's memory. */
+/** LIMIT: 1.2 MB of requests in one pass, in a program that shares its guest's memory. */
 const passRequestsMax = 16_384;
 
 const inetPton = libc.func("int inet_pton(int family, const char *text, void *bytes)") as (
@@ -86,10 +93,11 @@ export interface TcpConnectionName {
   readonly remotePort: number;
 }
 
+/** The result of `destroyTcpConnections`. */
 export interface DestroyedConnections {
-  /** How many that were in use by a program, or waited for one to accept them. */
+  /** Connections that a program used, or that waited for one to accept them. */
   readonly count: number;
-  /** False when the time was over before all were. */
+  /** False if the time was over before all were destroyed. */
   readonly complete: boolean;
 }
 
@@ -97,7 +105,7 @@ export interface DestroyedConnections {
  * Destroys every TCP connection of the current network namespace but the spared ones (see above).
  * Safe to repeat.
  * @throws system error ENOENT where the kernel keeps no such list, EPERM without CAP_NET_ADMIN,
- *   EOPNOTSUPP where it cannot destroy them.
+ * EOPNOTSUPP where it cannot destroy them.
  */
 export function destroyTcpConnections(
   spared: TcpConnectionName | undefined,
@@ -114,24 +122,24 @@ export function destroyTcpConnections(
       throw systemError(errno, "sock_diag destroy");
     }
     count += asked - refusals.length;
-    // Those that are parting may take their time, and older kernels leave them alone.
+    // Closing connections may take their time, and older kernels do not destroy them.
     if (victims.complete && victims.inUse === 0) return { count, complete: true };
   }
   return { count, complete: false };
 }
 
-/** Requests one behind the other, all of one family. */
+/** Consecutive requests, all of one family. */
 interface Batch {
   readonly bytes: Buffer;
   requests: number;
-  /** Of these: for a connection in use. */
+  /** How many of the requests are for a connection in use. */
   inUse: number;
 }
 
 interface Victims {
   readonly batches: readonly Batch[];
   readonly inUse: number;
-  /** Whether these are all. */
+  /** Whether the list is complete. */
   readonly complete: boolean;
 }
 
@@ -148,7 +156,7 @@ function listVictims(sparedName: Buffer | undefined, deadline: Deadline): Victim
   return { batches, inUse: batches.reduce((sum, { inUse }) => sum + inUse, 0), complete };
 }
 
-/** Reads the list to its end; false when there is more than a pass or the deadline allows. */
+/** Reads the list to its end; returns false if it is longer than a pass or the deadline allows. */
 function collectVictims(
   fd: number,
   family: number,
@@ -196,8 +204,8 @@ function addRequest(batch: Batch, bytes: Buffer, at: number): void {
 }
 
 /**
- * Adds to `refusals` why the kernel did not destroy one that is in use.
- * @returns How many in use it was asked to destroy, which are not all when the time is over.
+ * Adds to `refusals` the errno for each connection in use that the kernel did not destroy.
+ * @returns For how many connections in use a request was sent; not all if the time is over.
  */
 function destroyAll(batches: readonly Batch[], refusals: number[], deadline: Deadline): number {
   using diag = openNetlink(NETLINK_SOCK_DIAG);
@@ -211,7 +219,7 @@ function destroyAll(batches: readonly Batch[], refusals: number[], deadline: Dea
   return asked;
 }
 
-/** Unless asked for more, the kernel answers refusals only. */
+/** Reads refusals; unless asked for more, the kernel answers with nothing else. */
 function readRefusals(fd: number, refusals: number[]): void {
   for (;;) {
     const bytes = receiveSome(fd);
@@ -226,7 +234,7 @@ function readRefusals(fd: number, refusals: number[]): void {
   }
 }
 
-/** One datagram of the kernel's; empty when there is none. */
+/** Receives one datagram from the kernel; empty if there is none. */
 function receiveSome(fd: number): Buffer {
   const bytes = Buffer.allocUnsafe(receiveBytes);
   const length = receiveNetlink(fd, bytes, MSG_DONTWAIT);
@@ -234,7 +242,7 @@ function receiveSome(fd: number): Buffer {
   return bytes.subarray(0, check(length, "recv"));
 }
 
-/** Where in `bytes` each message begins. */
+/** The offsets in `bytes` at which messages begin. */
 function messagesIn(bytes: Buffer): readonly number[] {
   const starts: number[] = [];
   for (let at = 0; at + headerBytes <= bytes.length;) {
@@ -246,7 +254,7 @@ function messagesIn(bytes: Buffer): readonly number[] {
   return starts;
 }
 
-/** A request about TCP with nothing but its family filled in. */
+/** A request about TCP with only its family filled in. */
 function newRequest(type: number, flags: number, family: number): Buffer {
   const bytes = Buffer.alloc(requestBytes);
   bytes.writeUInt32LE(requestBytes, lengthAt);
@@ -257,7 +265,10 @@ function newRequest(type: number, flags: number, family: number): Buffer {
   return bytes;
 }
 
-/** Loopback, or from an address to itself: both ends were saved and both go on. Or the named one. */
+/**
+ * Whether it is loopback, or from an address to itself, so that both ends were saved and both
+ * continue; or the named one.
+ */
 function isSparedIpv4(bytes: Buffer, idAt: number, name: Buffer | undefined): boolean {
   const sourceAt = idAt + idSourceAt;
   const targetAt = idAt + idTargetAt;
@@ -289,7 +300,7 @@ function hasPorts(bytes: Buffer, idAt: number, name: Buffer): boolean {
   return bytes.readUInt32LE(idAt) === name.readUInt32LE(0);
 }
 
-/** Ports as the kernel lists them, then both addresses, those of IPv4 as IPv6 maps them. */
+/** Ports as the kernel lists them, then both addresses, IPv4 ones as mapped to IPv6. */
 function nameBytes(name: TcpConnectionName): Buffer {
   const ports = Buffer.alloc(4);
   ports.writeUInt16BE(name.localPort, 0);

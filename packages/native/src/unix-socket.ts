@@ -1,8 +1,9 @@
 /**
- * Unix stream sockets for what Node's cannot do: descriptors sent along with bytes (SCM_RIGHTS), and
- * who is at the other end (unix(7)).
+ * Unix stream sockets for what Node's cannot do: sending descriptors along with bytes (SCM_RIGHTS),
+ * and identifying the process at the other end (unix(7)).
  *
- * None of these blocks, but for `connectUnix` where the far end's queue is full: a caller polls first.
+ * None of these calls blocks, except `connectUnix`, and `sendWithFds` on its descriptor, while the
+ * far end's queue is full. A caller polls before it accepts or receives.
  */
 import { closeSync } from "node:fs";
 import { constants } from "node:os";
@@ -33,7 +34,7 @@ const controlLengthAt = 40;
 const flagsAt = 48;
 /** struct cmsghdr: length, level, type; then the descriptors. */
 const controlHeaderBytes = 16;
-/** LIMIT: of descriptors in one message; the kernel closes what does not fit, and says so. */
+/** LIMIT: descriptors in one message; the kernel closes those that do not fit, and reports it. */
 const descriptorsMax = 8;
 
 const socket = libc.func("int socket(int domain, int type, int protocol)") as (
@@ -68,13 +69,16 @@ const getsockopt = libc.func(
 type AddressCall = (fd: number, address: Uint8Array, length: number) => number;
 type MessageCall = (fd: number, message: Uint8Array, flags: number) => number;
 
-/** Bytes and descriptors that came together. The descriptors are the caller's to close. */
+/** Bytes and descriptors that arrived together. The caller closes the descriptors. */
 export interface ReceivedMessage {
   readonly bytes: Buffer;
   readonly fds: readonly number[];
 }
 
-/** The caller closes it and removes the file. @throws system error EADDRINUSE, ENOENT, EACCES */
+/**
+ * Listens on a path. The caller closes the descriptor and removes the file.
+ * @throws system error EADDRINUSE, ENOENT, EACCES
+ */
 export function listenUnix(path: string): number {
   const fd = check(socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), "socket");
   try {
@@ -88,7 +92,7 @@ export function listenUnix(path: string): number {
   }
 }
 
-/** @returns undefined when nobody waits to be accepted. */
+/** Accepts a connection. @returns undefined if none is waiting. @throws a system error */
 export function acceptUnix(listener: number): number | undefined {
   const fd = accept4(listener, 0, 0, SOCK_NONBLOCK | SOCK_CLOEXEC);
   if (fd !== -1) return fd;
@@ -97,7 +101,7 @@ export function acceptUnix(listener: number): number | undefined {
   throw systemError(errno, "accept4");
 }
 
-/** @throws system error ECONNREFUSED, ENOENT */
+/** Connects to a path. @throws system error ECONNREFUSED, ENOENT */
 export function connectUnix(path: string): number {
   const fd = check(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), "socket");
   try {
@@ -110,7 +114,7 @@ export function connectUnix(path: string): number {
   }
 }
 
-/** Process id of whoever connected, as it was then. */
+/** The id of the process that connected, as it was then. @throws a system error */
 export function peerProcess(fd: number): number {
   const credentials = Buffer.alloc(12);
   const length = Buffer.alloc(4);
@@ -120,8 +124,9 @@ export function peerProcess(fd: number): number {
 }
 
 /**
- * @returns undefined when nothing has come yet; no bytes at all when the far end is done.
- * @throws system error, also EMFILE when descriptors came that this process has no room for.
+ * Receives bytes and the descriptors that came with them.
+ * @returns undefined if nothing has arrived yet; a message without bytes if the far end has closed.
+ * @throws system error, also EMFILE if descriptors arrived for which this process has no room.
  */
 export function receiveWithFds(fd: number, bytesMax: number): ReceivedMessage | undefined {
   const bytes = Buffer.alloc(bytesMax);
@@ -142,7 +147,11 @@ export function receiveWithFds(fd: number, bytesMax: number): ReceivedMessage | 
   return { bytes: bytes.subarray(0, length), fds };
 }
 
-/** Sends both in one message, as one who is listened to at once. */
+/**
+ * Sends bytes and descriptors in one message, for a receiver that reads at once. Returns the number
+ * of bytes sent.
+ * @throws a system error
+ */
 export function sendWithFds(fd: number, bytes: Buffer, fds: readonly number[]): number {
   const control = Buffer.alloc(controlHeaderBytes + Math.ceil((fds.length * 4) / 8) * 8);
   control.writeBigUInt64LE(BigInt(controlHeaderBytes + fds.length * 4), 0);
@@ -155,14 +164,19 @@ export function sendWithFds(fd: number, bytes: Buffer, fds: readonly number[]): 
   return check(sendmsg(fd, header, MSG_NOSIGNAL), "sendmsg");
 }
 
-/** Sends without waiting: all of it; or nothing, to one who reads too slowly; or the far end is gone. */
+/**
+ * Sends without waiting. "sent": all of it. "full": nothing, as the far end reads too slowly.
+ * "gone": the far end is gone, or has received only a part.
+ */
 export function trySend(fd: number, bytes: Buffer): "sent" | "full" | "gone" {
   const length = send(fd, bytes, bytes.length, MSG_DONTWAIT | MSG_NOSIGNAL);
   if (length === bytes.length) return "sent";
   return length === -1 && lastErrno() === constants.errno.EAGAIN ? "full" : "gone";
 }
 
-/** The header points to a vector, and that to the bytes: both must stay while it is used. */
+/**
+ * The header points to the vector, and the vector to the bytes: keep both while the header is used.
+ */
 function messageHeader(bytes: Buffer, control: Buffer): { header: Buffer; vector: Buffer } {
   const vector = Buffer.alloc(128);
   vector.writeBigUInt64LE(koffi.address(bytes), 0);

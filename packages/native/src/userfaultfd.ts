@@ -1,12 +1,12 @@
 /**
- * Page faults that a process answers instead of the kernel (userfaultfd(2), linux/userfaultfd.h).
+ * Page faults that a process handles instead of the kernel (userfaultfd(2), linux/userfaultfd.h).
  *
- * Memory of one process is registered with a descriptor; a thread that touches a page that is not
- * there stops until whoever holds the descriptor puts one there. Here are both ends: the process that
- * registers memory, and the one that is sent the descriptor and fills it.
+ * Memory of one process is registered with a descriptor; a thread that touches a missing page stops
+ * until the process that holds the descriptor puts one there. This file has both ends: the process
+ * that registers memory, and the one that is sent the descriptor and fills the memory.
  *
- * Calls that fill memory are made per page fault. They return what the kernel says and throw nothing
- * but system errors that nobody expects, and they allocate nothing.
+ * Calls that fill memory are made for each page fault. They return the kernel's result and throw
+ * only unexpected system errors, and they allocate nothing.
  */
 import { closeSync, openSync } from "node:fs";
 import { constants } from "node:os";
@@ -27,7 +27,7 @@ const openFlags = 0o2_004_000;
 const eventPagefault = 0x12;
 const eventRemove = 0x15;
 const messageBytes = 32;
-/** LIMIT: messages taken at once; more wait in the kernel. */
+/** LIMIT: messages read in one call; more wait in the kernel. */
 const messagesMax = 64;
 
 const ioctlNumber = libc.func("int ioctl(int fd, unsigned long request, long arg)") as (
@@ -46,22 +46,25 @@ const read = libc.func("long read(int fd, void *bytes, size_t length)") as (
   length: number,
 ) => number;
 
-/** Half-open range of addresses that was given back, or a page that is waited for. */
+/** An address range (half-open) that was given back, or a page that a thread waits for. */
 export type UserfaultEvent =
   | { readonly kind: "fault"; readonly address: number }
   | { readonly kind: "remove"; readonly start: number; readonly end: number }
   | { readonly kind: "other"; readonly event: number };
 
-/** How far the kernel came: all bytes up to `doneBytes`, and what stopped it there, if anything did. */
+/**
+ * How far the kernel got: all bytes up to `doneBytes`, and the error that stopped it there, if any.
+ */
 export interface FillResult {
   readonly doneBytes: number;
-  /** Such as EAGAIN, EEXIST, ESRCH, ENOENT or EFAULT; undefined when it only stopped short, or is done. */
+  /** Such as EAGAIN, EEXIST, ESRCH, ENOENT or EFAULT; undefined if it did only a part, or all. */
   readonly errno: number | undefined;
 }
 
 /**
- * For memory of this process, which tells of ranges that it gives back.
- * @throws system error EPERM or ENOENT where this process may not, or the kernel cannot.
+ * Opens a descriptor for memory of this process; it also reports ranges that this process gives
+ * back.
+ * @throws system error EPERM or ENOENT if this process may not do so, or if the kernel cannot.
  */
 export function openUserfaultfd(): number {
   const device = openSync("/dev/userfaultfd", "r");
@@ -75,13 +78,16 @@ export function openUserfaultfd(): number {
   }
 }
 
-/** From here on pages of the range that are missing are asked for. */
+/**
+ * From now on faults on missing pages of the range are sent to the descriptor.
+ * @throws a system error
+ */
 export function registerWithUserfaultfd(fd: number, address: number, lengthBytes: number): void {
   const argument = struct(BigInt(address), BigInt(lengthBytes), modeMissing, 0n);
   check(ioctlStruct(fd, UFFDIO_REGISTER, argument), "UFFDIO_REGISTER");
 }
 
-/** The end that answers. Owns no descriptor. */
+/** The end that handles faults. It does not own the descriptor. */
 export class Userfaults {
   readonly #fd: number;
   readonly #messages = Buffer.alloc(messagesMax * messageBytes);
@@ -92,7 +98,10 @@ export class Userfaults {
     this.#fd = fd;
   }
 
-  /** What is waiting now, at most 64 at a time, in the kernel's order. */
+  /**
+   * Reads the waiting events, at most 64 at a time, in the kernel's order.
+   * @throws a system error
+   */
   read(): readonly UserfaultEvent[] {
     const length = read(this.#fd, this.#messages, this.#messages.length);
     if (length === -1) {
@@ -105,7 +114,10 @@ export class Userfaults {
     return events;
   }
 
-  /** Puts a copy of this process's bytes at `source` there and wakes who waits for them. */
+  /**
+   * Copies bytes of this process from `source` to the registered memory, and wakes the threads that
+   * wait for them.
+   */
   copy(address: number, source: number, lengthBytes: number): FillResult {
     const copy = this.#copy;
     copy[0] = BigInt(address);
@@ -116,7 +128,10 @@ export class Userfaults {
     return this.#fill(UFFDIO_COPY, 4, lengthBytes);
   }
 
-  /** Puts zeros there, which take no memory until they are written to, and wakes who waits. */
+  /**
+   * Fills registered memory with zeros, which take no memory until they are written to, and wakes
+   * the threads that wait.
+   */
   zero(address: number, lengthBytes: number): FillResult {
     const copy = this.#copy;
     copy[0] = BigInt(address);
@@ -126,21 +141,24 @@ export class Userfaults {
     return this.#fill(UFFDIO_ZEROPAGE, 3, lengthBytes);
   }
 
-  /** Lets who waits for these pages look again. A process that is gone needs nothing. */
+  /**
+   * Wakes the threads that wait for these pages, so that they try again. Does nothing if the
+   * process is gone.
+   */
   wake(address: number, lengthBytes: number): void {
     this.#copy[0] = BigInt(address);
     this.#copy[1] = BigInt(lengthBytes);
     ioctlStruct(this.#fd, UFFDIO_WAKE, this.#copyBytes);
   }
 
-  /** The kernel writes how much it did, or a negative errno, into word `doneAt`. */
+  /** The kernel writes the number of bytes done, or a negative errno, into word `doneAt`. */
   #fill(request: number, doneAt: number, lengthBytes: number): FillResult {
     if (ioctlStruct(this.#fd, request, this.#copyBytes) === 0) {
       return { doneBytes: lengthBytes, errno: undefined };
     }
     const errno = lastErrno();
     const done = Number(this.#copy[doneAt]);
-    // EAGAIN comes with what was done when that is more than nothing.
+    // With EAGAIN the kernel reports the bytes done if there are any.
     if (done > 0) return { doneBytes: done, errno: undefined };
     return { doneBytes: 0, errno: done < 0 ? -done : errno };
   }

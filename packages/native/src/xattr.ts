@@ -1,26 +1,31 @@
 /**
- * Extended attributes of files, which Node has no API for.
+ * Extended attributes of files, for which Node has no API.
  *
- * Calls run in Node's thread pool, because a network mount may answer late or never. A file system without
- * attributes reads as having none; writing to it throws ENOTSUP.
+ * Calls run in Node's thread pool, because a network mount may answer late or never. A file system
+ * without attributes reads as having none; writing to it throws ENOTSUP.
  */
 import { constants } from "node:os";
 import { type DiskPath, terminated } from "./disk-path.ts";
 import { lastErrno, libc, systemError } from "./libc.ts";
 
-/** LIMIT: the kernel's own bounds on one value and on the list of names (XATTR_SIZE_MAX, XATTR_LIST_MAX). */
+/**
+ * LIMIT: the kernel's own bounds on one value and on the list of names (XATTR_SIZE_MAX,
+ * XATTR_LIST_MAX).
+ */
 const bytesMax = 65_536;
 const { ENODATA, ENOTSUP } = constants.errno;
 
+/** One attribute; names and values are bytes. */
 export interface Xattr {
   readonly name: Buffer;
   readonly value: Buffer;
 }
 
-/** Of a symbolic link: those of what it leads to, or its own. */
+/** Selects the attributes to read. */
 export interface XattrOptions {
+  /** For a symbolic link: whether to read those of its target, or its own. */
   readonly follow: boolean;
-  /** Only those whose name starts so. */
+  /** Only attributes whose name starts with this. */
   readonly prefix?: string;
 }
 
@@ -36,12 +41,15 @@ type RemoveCall = Call<[DiskPath, DiskPath]>;
 
 const calls = { true: declare(""), false: declare("l") };
 
-/** Whether a file has any; links are followed. Looks at once, so not on a mount that may hang. */
+/**
+ * Whether a file has any; links are followed. Blocks this thread, so do not call it on a mount that
+ * may hang.
+ */
 export function hasXattrs(path: DiskPath): boolean {
   return calls.true.list(terminated(path), null, 0) > 0;
 }
 
-/** Every attribute, in the order of the kernel. */
+/** Reads the attributes, in the kernel's order; those that cannot be read are left out. */
 export async function readXattrs(path: DiskPath, options: XattrOptions): Promise<readonly Xattr[]> {
   const { list, get } = calls[`${options.follow}`];
   const disk = terminated(path);
@@ -59,7 +67,7 @@ export async function readXattrs(path: DiskPath, options: XattrOptions): Promise
   return found;
 }
 
-/** @throws system error: ENOTSUP, ENOSPC, EPERM */
+/** Writes one attribute. @throws system error: ENOTSUP, ENOSPC, EPERM */
 export async function writeXattr(path: DiskPath, attribute: Xattr, follow: boolean): Promise<void> {
   const { set } = calls[`${follow}`];
   const { name, value } = attribute;
@@ -69,7 +77,7 @@ export async function writeXattr(path: DiskPath, attribute: Xattr, follow: boole
   if (errno !== 0) throw systemError(errno, "setxattr");
 }
 
-/** Removing one that is not there is a success. Links are followed. @throws system error */
+/** Removes an attribute. Succeeds if it is not there. Links are followed. @throws system error */
 export async function removeXattr(path: DiskPath, name: Buffer): Promise<void> {
   const { remove } = calls.true;
   const errno = await failure((done) => remove.async(terminated(path), terminated(name), done));
@@ -99,17 +107,17 @@ function declare(links: "" | "l"): {
   };
 }
 
-/** What the call returned; -1 for a failure, whatever it was. */
+/** The call's result; -1 for any failure. */
 async function result(begin: (done: Done) => void): Promise<number> {
   const { promise, resolve, reject } = Promise.withResolvers<number>();
   begin((error, value) => (error === null ? resolve(value) : reject(error)));
   return await promise;
 }
 
-/** The number of its error, or 0. */
+/** The errno of the call, or 0. */
 async function failure(begin: (done: Done) => void): Promise<number> {
   const { promise, resolve, reject } = Promise.withResolvers<number>();
-  // The number is that of the call only within its callback.
+  // Errno is that of this call only within its callback.
   begin((error, value) => {
     if (error === null) resolve(value === -1 ? lastErrno() : 0);
     else reject(error);
