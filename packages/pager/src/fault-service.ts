@@ -1,20 +1,21 @@
 /**
- * Answers a guest's page faults until its VM ends, and fetches pages ahead while none waits.
+ * Handles a guest's page faults until its VM ends, and fetches pages ahead while no thread waits.
  *
  * A round:
  *
- *   1. read      all that the kernel has to tell, to the last message
+ *   1. read      all messages that the kernel has, to the last
  *   2. remove    what the guest gave back is zeros from here on
- *   3. install   every page that is waited for; what the kernel does not take yet waits for the next round
- *   4. prefetch  one step, if nobody waits
+ *   3. install   every page that is waited for; a refused one is retried in the next round
+ *   4. prefetch  one step, if no thread waits
  *   5. watch     until there is something to do
  *
- * ORDER: 2 before 3, whatever the order of the messages: a page that was touched after it was given back
- * may be asked for before the kernel tells of the giving back. While something is unread the kernel
- * refuses to install (EAGAIN), and it tells of a fault once only; so who was refused is remembered here,
- * and the watch is short while anybody is.
+ * ORDER: 2 before 3, whatever the order of the messages: the fault on a page that was touched after
+ * it was given back may arrive before the message that it was given back. While a message is unread
+ * the kernel refuses to install (EAGAIN), and it reports a fault only once; so refused pages are
+ * remembered here, and the watch is short while there are any.
  *
- * INVARIANT: whoever waits for a page gets it, or this throws and the VM is ended. Nothing is passed over.
+ * INVARIANT: a thread that waits for a page gets it, or this throws and the VM is ended. No fault
+ * is skipped.
  */
 import type { UserfaultEvent, Userfaults } from "@torpor/native";
 import { TorporError } from "@torpor/std";
@@ -23,26 +24,32 @@ import type { PageRange } from "./page-source.ts";
 import { type Prefetch, batchPages } from "./prefetch.ts";
 import type { Watch } from "./watch.ts";
 
-/** How soon the kernel is asked again what it refused. */
+/** How soon an install that the kernel refused is retried. */
 const retryMs = 1;
-/** LIMIT: a guest gives a range back in microseconds; for as long as this only if it never will. */
+/**
+ * LIMIT: a guest gives a range back in microseconds; a refusal that lasts this long will never end.
+ */
 const refusedMsMax = 20_000;
-/** A guest that asks without end shall not keep the daemon's orders waiting. */
+/**
+ * A guest that faults without end must not delay the daemon's orders: the watch is asked after so
+ * many rounds.
+ */
 const roundsBetweenTurns = 64;
-/** The kernel's queue is read again until it gives less than it could. */
+/** The kernel's queue is read again until a read returns fewer events than it could. */
 const wholeReadEvents = 64;
 
+/** The main loop of a pager, for one VM. */
 export class FaultService {
   readonly #faults: Userfaults;
   readonly #pages: GuestPages;
   readonly #prefetch: Prefetch;
   readonly #watch: Watch;
-  /** Pages that somebody waits for. */
+  /** Pages that a thread of the guest waits for. */
   readonly #wanted = new Set<number>();
   #refusedSinceMonoMs: number | undefined;
   #faultCount = 0;
   #ended = false;
-  /** One for each page that was asked for, while that is of interest. */
+  /** Holds 1 for each page that was faulted on, while touches are recorded. */
   #touched: Uint8Array | undefined;
   #aroundPages = 1;
 
@@ -53,26 +60,30 @@ export class FaultService {
     this.#watch = watch;
   }
 
+  /** Number of page faults so far. */
   get faultCount(): number {
     return this.#faultCount;
   }
 
-  /** Marks in there every page that is asked for, until it is told undefined. */
+  /** Marks every page that is faulted on in `touched`; undefined ends the recording. */
   recordInto(touched: Uint8Array | undefined): void {
     this.#touched = touched;
   }
 
-  /** A fault brings its 256 KiB from here on. */
+  /** From here on a fault also brings the 256 KiB around it. */
   widen(): void {
     this.#aroundPages = batchPages;
   }
 
-  /** The VM is gone: `run` returns. */
+  /** Makes `run` return, because the VM is gone. */
   end(): void {
     this.#ended = true;
   }
 
-  /** @throws snapshot.corrupt, vmm.failed: the guest cannot go on. */
+  /**
+   * Runs until `end` is called or the VM has ended.
+   * @throws snapshot.corrupt, vmm.failed: the guest cannot continue.
+   */
   run(): void {
     for (let round = 0; !this.#ended; round += 1) {
       const found = this.#read();
@@ -83,7 +94,7 @@ export class FaultService {
     }
   }
 
-  /** @returns Whether there was anything. */
+  /** @returns Whether there was any event. */
   #read(): boolean {
     let events = this.#faults.read();
     const found = events.length > 0;

@@ -1,13 +1,14 @@
 /**
- * The guest's pages, one by one: which are there, which were given back, and how a missing one is put
- * in its place.
+ * The guest's pages, one by one: which are present, which were given back, and how a missing one is
+ * installed.
  *
- * INVARIANT: a page that the guest gave back (a balloon does) is zeros from then on, never again what
- * was saved. The kernel tells of it before it takes the page away, and refuses to install any page until
- * it was told of, so what is asked for again meanwhile is answered with what holds afterwards.
+ * INVARIANT: a page that the guest gave back (a balloon does) is zeros from then on, never again
+ * what was saved. The kernel reports this before it takes the page away, and refuses to install any
+ * page until the report has been read. So the content of a page that is faulted on in between is
+ * decided by the later state.
  *
- * What is there is remembered to save calls, and never trusted where a guest waits: a page that is asked
- * for is always offered to the kernel, which says whether it was there.
+ * The present pages are remembered to save calls, but never trusted where a guest waits: a page
+ * that is faulted on is always offered to the kernel, which reports whether it was there.
  */
 import { constants } from "node:os";
 import type { FillResult, Userfaults } from "@torpor/native";
@@ -19,23 +20,26 @@ import type { PageRange, PageSource, Piece } from "./page-source.ts";
 const { EAGAIN, EEXIST, EFAULT, ENOENT, ESRCH } = constants.errno;
 
 /**
- * `done`: all of the range is there. `again`: not all, because the guest is giving memory back at this
- * moment; to be repeated. `gone`: the VM has ended.
+ * `done`: the whole range is present. `again`: not all of it, because the guest is giving memory
+ * back at this moment; repeat the call. `gone`: the VM has ended.
  */
 export type InstallResult = "done" | "again" | "gone";
 
-/** The kernel, as far as it is asked here. */
+/** The calls to the kernel that are needed here. */
 export type PageFiller = Pick<Userfaults, "copy" | "zero" | "wake">;
 
+/** The pages of one VM. */
 export class GuestPages {
   readonly regions: GuestRegions;
   readonly #faults: PageFiller;
   readonly #source: PageSource;
-  /** One for each page that is there. */
+  /** Holds 1 for each page that is present. */
   readonly #present: Uint8Array;
-  /** One for each page that was ever given back. */
+  /** Holds 1 for each page that was ever given back. */
   readonly #removed: Uint8Array;
-  /** Of pages, over all of the VM's time; and of times that an install had to be repeated. */
+  /**
+   * Numbers of pages over the VM's whole run; `retries` counts installs that had to be repeated.
+   */
   readonly counts = { copied: 0, zeroed: 0, removed: 0, retries: 0 };
 
   constructor(faults: PageFiller, regions: GuestRegions, source: PageSource) {
@@ -46,7 +50,7 @@ export class GuestPages {
     this.#removed = new Uint8Array(source.pageCount);
   }
 
-  /** The guest has given these addresses back. */
+  /** Records that the guest has given these addresses back. */
   remove(start: number, end: number): void {
     for (let address = start; address < end;) {
       const firstPage = this.regions.pageAt(address);
@@ -60,15 +64,15 @@ export class GuestPages {
     }
   }
 
-  /** Puts a page there that the guest waits for, and what of `around` is missing too. */
+  /** Installs a page that the guest waits for, and the missing pages of `around`. */
   installWanted(page: number, around: PageRange): InstallResult {
     this.#present[page] = 0;
     return this.install(around);
   }
 
   /**
-   * Puts there what of `range` is not.
-   * @throws snapshot.corrupt when it cannot be read; vmm.failed for what nobody foresaw.
+   * Installs the missing pages of a range.
+   * @throws snapshot.corrupt if they cannot be read; vmm.failed for an unexpected error.
    */
   install({ firstPage, endPage }: PageRange): InstallResult {
     for (let page = firstPage; page < endPage;) {
@@ -90,18 +94,20 @@ export class GuestPages {
     return "done";
   }
 
-  /** Whether a page is missing, and is more than zeros. @throws snapshot.corrupt */
+  /** Whether a page is missing and its content is more than zeros. @throws snapshot.corrupt */
   lacksBytes(page: number): boolean {
     if (this.#present[page] === 1 || this.#removed[page] === 1) return false;
     return this.#source.pieceAt(page, 1).kind === "bytes";
   }
 
+  /** Pages that are present now. */
   get presentCount(): number {
     let count = 0;
     for (const isPresent of this.#present) count += isPresent;
     return count;
   }
 
+  /** Pages that were installed so far, with content or as zeros. */
   get installedCount(): number {
     return this.counts.copied + this.counts.zeroed;
   }
@@ -111,7 +117,7 @@ export class GuestPages {
     return this.#source.pieceAt(page, pagesMax);
   }
 
-  /** Up to where pages are missing and were, or were not, given back like this one. */
+  /** The end of the missing pages from `page` on that, like it, were or were not given back. */
   #endOfLike(page: number, endMax: number): number {
     let end = page + 1;
     while (end < endMax && this.#present[end] === 0 && this.#removed[end] === this.#removed[page]) {
@@ -126,7 +132,7 @@ export class GuestPages {
     return this.#faults.copy(address, piece.address, lengthBytes);
   }
 
-  /** @returns How many pages are settled; the rest of the piece is asked for anew. */
+  /** @returns How many pages are settled; the caller continues with the remainder of the piece. */
   #take(
     page: number,
     address: number,
@@ -143,7 +149,7 @@ export class GuestPages {
     switch (errno) {
       case EEXIST:
         this.#present[page] = 1;
-        // Whoever waits for it need not wait any longer.
+        // A thread that waits for it need not wait any longer.
         this.#faults.wake(address, pageBytes);
         return 1;
       case EAGAIN:
@@ -152,7 +158,7 @@ export class GuestPages {
       case ESRCH:
         return "gone";
       case ENOENT:
-        // Unmapped since: whoever waits shall find that out.
+        // Unmapped in the meantime: wake the waiting thread, so that it finds out.
         this.#faults.wake(address, pageBytes);
         return 1;
       case EFAULT:

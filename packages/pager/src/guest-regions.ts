@@ -1,9 +1,9 @@
 /**
- * Where the guest's memory lies in the VM's process: what Firecracker says of it, checked, and the way
- * from an address to a page of the saved memory and back.
+ * Where the guest's memory lies in the VM's process: Firecracker's description of it, checked, and
+ * the translation between addresses and pages of the saved memory.
  *
- * x86 guests of more than 3 GiB have a hole for devices, and so two regions. Their pages are counted as
- * they lie in the memory file, without the hole.
+ * x86 guests of more than 3 GiB have a hole for devices, and so two regions. Their pages are
+ * numbered as they lie in the memory file, without the hole.
  */
 import { TorporError, parseInteger, parseJson, parseObject } from "@torpor/std";
 import { pageBytes } from "@torpor/storage";
@@ -15,6 +15,7 @@ interface Region extends PageRange {
 
 const addressMax = 2 ** 48;
 
+/** The regions of one VM's memory. */
 export class GuestRegions {
   readonly #regions: readonly Region[];
 
@@ -23,9 +24,11 @@ export class GuestRegions {
   }
 
   /**
+   * Parses Firecracker's description.
    * @param text An array of `base_host_virt_addr`, `size`, `offset` and `page_size`, all in bytes;
-   *   `page_size_kib`, which is in bytes as well, is not looked at.
-   * @throws vmm.failed when it is something else, operation.unimplemented for huge pages.
+   * `page_size_kib`, which is in bytes as well, is ignored.
+   * @param sizeBytes The size of the saved memory.
+   * @throws vmm.failed if it is something else, operation.unimplemented for huge pages.
    */
   static parse(text: string, sizeBytes: number): GuestRegions {
     const regions = parseRegions(text, sizeBytes);
@@ -39,11 +42,12 @@ export class GuestRegions {
     return new GuestRegions(regions);
   }
 
+  /** Pages of all regions together. */
   get pageCount(): number {
     return this.#regions.reduce((sum, { firstPage, endPage }) => sum + endPage - firstPage, 0);
   }
 
-  /** @returns undefined for an address in no region. */
+  /** The page at an address. @returns undefined for an address in no region. */
   pageAt(address: number): number | undefined {
     for (const region of this.#regions) {
       const offset = address - region.address;
@@ -53,7 +57,10 @@ export class GuestRegions {
     return undefined;
   }
 
-  /** The part of `range`, from its start on, that lies in one piece; empty where no region is. */
+  /**
+   * The longest part of `range`, from its start, that lies in one region; empty if no region
+   * contains the start.
+   */
   pieceOf({ firstPage, endPage }: PageRange): PageRange & { readonly address: number } {
     for (const region of this.#regions) {
       if (firstPage < region.firstPage || firstPage >= region.endPage) continue;

@@ -1,9 +1,10 @@
 /**
- * How the pager gets to know its VM: the VMM connects to a socket and sends one message, a description
- * of its memory and the descriptor that its page faults come through. Nothing else is ever sent.
+ * How the pager learns about its VM: the VMM connects to a socket and sends one message, a
+ * description of its memory and the descriptor through which its page faults arrive. Nothing else
+ * is ever sent.
  *
- * The message may come in parts, and is complete when it parses. Whoever connects and leaves without a
- * word is not the VMM.
+ * The message may come in parts, and is complete when it parses. A process that connects and leaves
+ * without sending anything is not the VMM.
  */
 import { chmodSync, chownSync, closeSync, rmSync } from "node:fs";
 import {
@@ -18,22 +19,25 @@ import { type Deadline, TorporError } from "@torpor/std";
 import { GuestRegions } from "./guest-regions.ts";
 import type { Watch } from "./watch.ts";
 
-/** LIMIT: some 150 bytes a region; hotplugged memory has a region for each piece. */
+/** LIMIT: about 150 bytes a region; hotplugged memory has a region for each piece. */
 const messageBytesMax = 64 * 1024;
 
-/** What the VMM said of itself. */
+/** The content of the VMM's message. */
 export interface VmMemory {
   readonly userfaultfd: number;
   readonly regions: GuestRegions;
 }
 
-/** Known as soon as it has connected, so that it can be ended whatever it says. */
+/** Known as soon as the VMM starts to send, so that it can be ended whatever its message is. */
 export interface ConnectedVm {
   readonly pid: number;
   readonly pidfd: number;
 }
 
-/** Where the VMM connects to. Of the VMM's user, where it is a user of its own. */
+/**
+ * The socket to which the VMM connects. It belongs to the VMM's user, if the VMM has one of its
+ * own.
+ */
 export class VmSocket implements Disposable {
   readonly #path: string;
   readonly #listener: number;
@@ -47,11 +51,11 @@ export class VmSocket implements Disposable {
   }
 
   /**
-   * Waits for the VMM and its message, and lets others have their turn meanwhile.
+   * Waits for the VMM and its message; the other descriptors of `watch` get their turns meanwhile.
    * @param undo Takes over the descriptors.
-   * @param isWanted Asked between two turns; false ends the waiting.
-   * @param onConnected Called before anything that the VMM says is looked at.
-   * @returns undefined when it is not wanted any more.
+   * @param isWanted Checked between two turns; false ends the waiting.
+   * @param onConnected Called before anything that the VMM sent is interpreted.
+   * @returns undefined if `isWanted` returned false.
    * @throws deadline.exceeded, vmm.failed, operation.unimplemented
    */
   receive(
@@ -72,7 +76,7 @@ export class VmSocket implements Disposable {
       const know = (): void => onConnected({ pid, pidfd: undo.adopt(openPidfd(pid), closeSync) });
       const message = receiveMessage(connection, undo, watch, isWanted, deadline, know);
       if (message === undefined) {
-        // A VM that is on its way is to be ended as well.
+        // A VM that is just connecting must be ended as well.
         if (!isWanted()) know();
         continue;
       }
@@ -93,7 +97,9 @@ export class VmSocket implements Disposable {
   }
 }
 
-/** @returns undefined when the far end left without a word, or is not wanted any more. */
+/**
+ * @returns undefined if the far end left without sending anything, or if it is no longer wanted.
+ */
 function receiveMessage(
   connection: number,
   undo: DisposableStack,
@@ -122,7 +128,7 @@ function receiveMessage(
   }
 }
 
-/** Asks again whenever there is something, until there is what is asked for. */
+/** Calls `take` whenever the descriptor is readable, until it returns something. */
 function nextOf<T>(
   fd: number,
   take: (fd: number) => T | undefined,

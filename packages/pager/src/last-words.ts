@@ -3,15 +3,18 @@ import { readFile } from "node:fs/promises";
 import { type ErrorBody, TorporError } from "@torpor/std";
 import { logPath } from "./pager-options.ts";
 
-/** `vmEnded`: as it should, its VM having ended or been ended with it. */
+/** `vmEnded`: a regular end, because its VM ended or was ended with it. */
 export type PagerEnd =
   { readonly kind: "vmEnded" } | { readonly kind: "failed"; readonly error: TorporError };
 
+/** The last line of the log, as JSON without a line break. */
 export function lastWords(end: PagerEnd): string {
   return JSON.stringify(end.kind === "vmEnded" ? { ended: true } : { error: end.error.toBody() });
 }
 
-/** Never rejects: one without last words was killed. */
+/**
+ * Reads how the pager of this run ended. Never rejects: a pager that wrote no last line was killed.
+ */
 export async function readLastWords(runFolder: string): Promise<PagerEnd> {
   const path = logPath(runFolder);
   const log = await readFile(path, "utf8").catch(() => "");
@@ -24,7 +27,7 @@ export async function readLastWords(runFolder: string): Promise<PagerEnd> {
   return { kind: "failed", error };
 }
 
-/** Ours; a line that was cut short is none. */
+/** Not checked further, as our own code wrote it; a line that was cut short is undefined. */
 function parse(line: string): { readonly ended?: boolean; readonly error?: ErrorBody } | undefined {
   try {
     const value: unknown = JSON.parse(line);

@@ -1,6 +1,7 @@
 /**
- * The pager's process: its argument is the run's folder, in which its options are, and its log is standard
- * error. Its last line there is how it ended, for a daemon that may not have been there.
+ * The pager's process. Its argument is the run's folder, which holds its options, and its log is
+ * standard error. The last line of the log says how it ended, for a daemon that may not have been
+ * running then.
  */
 import { writeSync } from "node:fs";
 import { TorporError } from "@torpor/std";
@@ -13,7 +14,7 @@ const standardError = 2;
 const line = new DisposableStack();
 const end = await run();
 writeSync(standardError, `${lastWords(end)}\n`);
-// ORDER: once the line is closed the daemon reads the last words.
+// ORDER: the daemon reads the last line of the log once the line is closed.
 line.dispose();
 process.exit(end.kind === "vmEnded" ? 0 : 1);
 

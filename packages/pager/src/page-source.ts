@@ -1,13 +1,14 @@
 /**
- * What every page of a saved memory holds, as a place this process can have it copied from.
+ * The content of every page of a saved memory, as an address from which this process can have it
+ * copied.
  *
- * A page is zeros, or bytes at an address. Inherit, zero and data of the layers are resolved here: the
- * newest layer that names a page decides, and the image where none does. What the image leaves out,
- * being a sparse file, is zeros too.
+ * A page is zeros, or bytes at an address. The states inherit, zero and data of the layers are
+ * resolved here: the newest layer that stores a page decides, and the image if none does. Holes of
+ * the image, which is a sparse file, are zeros too.
  *
- * Image and layers are mapped and never read by this process itself, only by system calls: of a file
- * that is cut short those say EFAULT. A layer's chunk is compared with its checksum before the first
- * of its pages is given away; the image was, by whoever opened the template.
+ * Image and layers are mapped, but only system calls read them, never this process itself: for a
+ * truncated file the system calls fail with EFAULT. A layer's chunk is compared with its checksum
+ * before the first of its pages is used; the image was compared when the template was opened.
  */
 import { type FileHandle, open } from "node:fs/promises";
 import {
@@ -26,24 +27,29 @@ export type Piece =
   | { readonly kind: "zeros"; readonly pageCount: number }
   | { readonly kind: "bytes"; readonly pageCount: number; readonly address: number };
 
-/** Half-open. */
+/** A half-open range of pages. */
 export interface PageRange {
   readonly firstPage: number;
   readonly endPage: number;
 }
 
+/** The content of a saved memory. */
 export interface PageSource {
   readonly pageCount: number;
-  /** Pages that the newest layer stores, ascending. */
+  /** Ranges of pages that the newest layer stores, ascending. */
   readonly newestPages: readonly PageRange[];
-  /** What this page holds, and those after it, at most `pagesMax`. @throws snapshot.corrupt */
+  /**
+   * The content of this page and of those after it that are like it, at most `pagesMax`.
+   * @throws snapshot.corrupt
+   */
   pieceAt(page: number, pagesMax: number): Piece;
-  /** Has the disk bring pages that will be asked for. */
+  /** Makes the disk read pages that will be needed. */
   readAhead(range: PageRange): void;
-  /** Has them where they are copied from without a fault; waits for the disk. */
+  /** Maps pages, so that they can be copied without a fault; waits for the disk. */
   mapAhead(range: PageRange): void;
 }
 
+/** The files of a saved memory: the template's image, and the layers over it. */
 export interface SavedMemoryFiles {
   readonly imagePath: string;
   /** Oldest first. */
@@ -62,6 +68,7 @@ interface StoredPiece {
   readonly lengthBytes: number;
 }
 
+/** Maps the files of a saved memory. */
 export class SavedMemory implements PageSource, AsyncDisposable {
   readonly pageCount: number;
   readonly newestPages: readonly PageRange[];
@@ -69,7 +76,7 @@ export class SavedMemory implements PageSource, AsyncDisposable {
   readonly #image: MappedFile;
   /** In the order of the stack. */
   readonly #layers: readonly MappedFile[];
-  /** One for each page that the image has content for. */
+  /** Holds 1 for each page for which the image has content. */
   readonly #inImage: Uint8Array;
   readonly #undo: AsyncDisposableStack;
 
@@ -94,7 +101,10 @@ export class SavedMemory implements PageSource, AsyncDisposable {
     }
   }
 
-  /** @throws snapshot.corrupt naming the file that is missing, damaged or too short. */
+  /**
+   * Opens and maps the files.
+   * @throws snapshot.corrupt naming the file that is missing, damaged or too short.
+   */
   static async open({ imagePath, layers, sizeBytes }: SavedMemoryFiles): Promise<SavedMemory> {
     await using undo = new AsyncDisposableStack();
     const stack = undo.use(await MemoryStack.open(layers, sizeBytes));
@@ -138,7 +148,10 @@ export class SavedMemory implements PageSource, AsyncDisposable {
     await this.#undo.disposeAsync();
   }
 
-  /** Where these pages lie. Not of holes: they would be filled with zeros in the page cache. */
+  /**
+   * The places of these pages in the files. Holes are left out: reading them would fill the page
+   * cache with zeros.
+   */
   *#stored({ firstPage, endPage }: PageRange): Generator<StoredPiece> {
     for (let page = firstPage; page < endPage;) {
       const origin = this.#stack.originOf(page, endPage - page);
@@ -184,7 +197,7 @@ async function openImage(path: string, sizeBytes: number): Promise<FileHandle> {
   throw new TorporError("snapshot.corrupt", `${path} has ${size} bytes instead of ${sizeBytes}`);
 }
 
-/** A layer may consist of zeros only. */
+/** Maps a layer's file; a layer may consist of zeros only, and then there is nothing to map. */
 function mapWhole(fd: number, sizeBytes: number, undo: AsyncDisposableStack): number {
   if (sizeBytes === 0) return 0;
   const mapping: MemoryMapping = undo.use(mapFile(fd, sizeBytes));

@@ -1,4 +1,7 @@
-/** The daemon's end of the line to one pager: orders go out, and each is answered with a status. */
+/**
+ * The daemon's end of the line to one pager: the daemon sends orders, and the pager answers each
+ * with a status.
+ */
 import { once } from "node:events";
 import { type Socket, createConnection } from "node:net";
 import { createInterface } from "node:readline";
@@ -6,8 +9,9 @@ import { type Deadline, TorporError } from "@torpor/std";
 import { type PagerStatus, parseStatus } from "./pager-status.ts";
 import type { Order } from "./status-line.ts";
 
+/** A connection to one pager. */
 export class PagerLine {
-  /** Settles when the line is closed, by whomever but `release`. */
+  /** Settles when the line is closed by anything but `release`. */
   readonly closed: Promise<void>;
   readonly #socket: Socket;
   readonly #waiting: ((status: PagerStatus) => void)[] = [];
@@ -21,14 +25,17 @@ export class PagerLine {
     socket.once("close", () => {
       if (!this.#released) resolve();
     });
-    // What broke the line does not matter; that it did is seen by its close.
+    // The cause does not matter; the close that follows reports the broken line.
     socket.on("error", () => undefined);
     const lines = createInterface({ input: socket, terminal: false });
     lines.on("line", (line) => this.#take(line)).on("error", () => undefined);
     socket.unref();
   }
 
-  /** Comes back when the pager has told its first status. @throws system error ECONNREFUSED, ENOENT */
+  /**
+   * Connects, and returns when the pager has sent its first status.
+   * @throws system error ECONNREFUSED, ENOENT; deadline.exceeded
+   */
   static async connect(path: string, deadline: Deadline): Promise<PagerLine> {
     const socket = createConnection(path);
     try {
@@ -42,17 +49,21 @@ export class PagerLine {
     }
   }
 
+  /** The pager's process id, from its latest status. */
   get pid(): number {
     return this.#latest?.pid ?? 0;
   }
 
+  /** Sends an order without waiting for the answer. Does nothing if the line is closed. */
   order(order: Order): void {
     if (!this.#socket.destroyed) this.#socket.write(`${order}\n`);
   }
 
   /**
-   * @param isAnswer Whether a status is that of after the order: the pager also tells unasked.
-   * @throws vmm.failed when the pager is gone, deadline.exceeded
+   * Sends an order and waits for the status that answers it.
+   * @param isAnswer Whether a status is from after the order: the pager also sends statuses
+   * unasked.
+   * @throws vmm.failed if the pager is gone, deadline.exceeded
    */
   async ask(
     order: Order,
@@ -66,6 +77,7 @@ export class PagerLine {
     }
   }
 
+  /** Closes the line; `closed` never settles then. */
   release(): void {
     this.#released = true;
     this.#socket.destroy();
@@ -80,7 +92,7 @@ export class PagerLine {
     return await deadline.race(Promise.race([promise, gone]));
   }
 
-  /** One that says what nobody understands, as another version may, is as good as gone. */
+  /** A pager whose status cannot be parsed, perhaps of another version, is treated as gone. */
   #take(line: string): void {
     try {
       const status = parseStatus(line);

@@ -1,15 +1,15 @@
 /**
- * The daemon's end: starts a VM's pager, hears of it, and tells when it is gone.
+ * The daemon's end: starts a VM's pager, receives its status, and reports when it is gone.
  *
- * A pager is a process of its own that outlives the daemon, as the VM does; the next daemon adopts it by
- * the line it listens on, and a stray one is found by its name and the run's folder in the process list.
- * When it is gone, for whatever reason but the VM's own end, the VM is to be ended: a guest without a
- * pager stands still at the next page it touches. `ended` tells why.
+ * A pager is a separate process that outlives the daemon, as the VM does. The next daemon adopts it
+ * through the line on which it listens, and finds a stray one by its name and the run's folder in
+ * the process list. If it is gone, for any reason but the VM's own end, the VM must be ended: a
+ * guest without a pager hangs at the next page that it touches. `ended` gives the reason.
  *
  *     await using pager = await PagerProcess.start(options, deadline);
  *     pager.ended.then(({ kind }) => kind === "failed" && vm.end(…));
  *     …                                       // the VMM connects to options.vmSocketPath
- *     await pager.saveWorkingSet(deadline);   // the guest is ready: what it touched is worth a record
+ *     await pager.saveWorkingSet(deadline);   // the guest is ready: record what it touched
  *     (await pager.status(deadline)).prefetchPhase
  */
 import { type ChildProcess, spawn } from "node:child_process";
@@ -30,14 +30,15 @@ import type { PagerStatus } from "./pager-status.ts";
 import type { SavedMemoryFiles } from "./page-source.ts";
 
 const dialPauseMs = 5;
-/** A line that broke is dialled again within this. */
+/** How long a broken line is redialled before the pager counts as gone. */
 const redialBudgetMs = 2_000;
 const disposeBudgetMs = 5_000;
 
+/** A running pager; disposing ends it. */
 export class PagerProcess implements AsyncDisposable {
   /** Settles when the pager is gone. Never rejects; never settles after `release`. */
   readonly ended: Promise<PagerEnd>;
-  /** What it serves. */
+  /** The memory that it serves. */
   readonly memory: SavedMemoryFiles;
   readonly #runFolder: string;
   readonly #process: ProcessName | undefined;
@@ -46,15 +47,15 @@ export class PagerProcess implements AsyncDisposable {
 
   private constructor(line: PagerLine, { runFolder, memory }: PagerOptions) {
     this.#line = line;
-    this.#process = nameProcess(line.pid); // an open line is its own: the number belongs to nobody else
+    this.#process = nameProcess(line.pid); // while the line is open, no other process can have this pid
     this.#runFolder = runFolder;
     this.memory = memory;
     this.ended = this.#untilGone();
   }
 
   /**
-   * The pager listens for the VMM once this returns.
-   * @throws snapshot.corrupt when the memory cannot be served; deadline.exceeded
+   * Starts a pager, which listens for the VMM once this returns.
+   * @throws snapshot.corrupt if the memory cannot be served; deadline.exceeded
    */
   static async start(options: PagerOptions, deadline: Deadline): Promise<PagerProcess> {
     writeOptions(options);
@@ -67,7 +68,10 @@ export class PagerProcess implements AsyncDisposable {
     }
   }
 
-  /** @throws vmm.failed when there is no pager any more: the VM is to be ended. */
+  /**
+   * Connects to the pager of a running VM.
+   * @throws vmm.failed if there is no pager any more: the VM must be ended.
+   */
   static async adopt(runFolder: string, deadline: Deadline): Promise<PagerProcess> {
     const options = readOptions(runFolder);
     const line = await PagerLine.connect(linePath(runFolder), deadline).catch((cause: unknown) => {
@@ -80,31 +84,33 @@ export class PagerProcess implements AsyncDisposable {
     return this.#line.pid;
   }
 
-  /** As of now. @throws vmm.failed when the pager is gone. */
+  /** The current status. @throws vmm.failed if the pager is gone, deadline.exceeded */
   status(deadline: Deadline): Promise<PagerStatus> {
     return this.#line.ask("tell", () => true, deadline);
   }
 
   /**
-   * Records what the guest has touched up to now, and lets the rest of memory be fetched.
-   * @returns As of then; `remark` says why, if nothing could be recorded.
+   * Records what the guest has touched until now, and lets the pager fetch the other pages.
+   * @returns The status after that; if nothing could be recorded, `remark` says why.
    */
   saveWorkingSet(deadline: Deadline): Promise<PagerStatus> {
     return this.#line.ask("saveWorkingSet", ({ isRecording }) => !isRecording, deadline);
   }
 
-  /** Ends it, and its VM if that still runs. Safe to repeat; nothing to one that was let go of. */
+  /**
+   * Ends the pager, and its VM if that still runs. Safe to repeat; does nothing after `release`.
+   */
   async end(deadline: Deadline): Promise<void> {
     if (this.#isReleased) return;
     this.#line.order("end");
     const own = deadline.sub(deadline.remainingMs() / 2, "the pager's own end");
     await ignoreFailure("it is ended otherwise", own.race(this.ended));
-    // Its line closes a moment before it is gone, if it closes at all.
+    // The line closes a moment before the process ends, if it closes at all.
     if (this.#process !== undefined) await endProcess(this.#process, deadline);
     await deadline.race(this.ended);
   }
 
-  /** Lets go of the process, which runs on. */
+  /** Detaches from the process, which keeps running. */
   release(): void {
     this.#isReleased = true;
     this.#line.release();
@@ -122,7 +128,7 @@ export class PagerProcess implements AsyncDisposable {
     return await readLastWords(this.#runFolder);
   }
 
-  /** Who is gone refuses, or has removed the socket. */
+  /** Redials the pager. One that is gone refuses, or has removed the socket. */
   async #redial(): Promise<PagerLine | undefined> {
     const deadline = Deadline.after(redialBudgetMs, "dialling a pager again");
     try {
@@ -134,7 +140,7 @@ export class PagerProcess implements AsyncDisposable {
   }
 }
 
-/** Not a child that ends with the daemon. */
+/** Starts the process detached, so that it does not end with the daemon. */
 function spawnPager(runFolder: string): ChildProcess {
   const log = openSync(logPath(runFolder), "w", 0o600);
   try {

@@ -1,4 +1,7 @@
-/** What a pager tells of itself: how far it is, in numbers that only grow, but for what the guest gives back. */
+/**
+ * A pager's report on its progress, in numbers that only grow, except for memory that the guest
+ * gives back.
+ */
 import {
   parseBoolean,
   parseInteger,
@@ -12,37 +15,44 @@ import type { PrefetchPhase } from "./prefetch.ts";
 const states = ["listening", "serving"] as const;
 const phases = ["workingSet", "newestLayer", "rest", "done"] as const satisfies PrefetchPhase[];
 
+/** The status that a pager sends to the daemon. */
 export interface PagerStatus {
-  /** `listening`: the VMM has not said yet where its memory is. */
+  /** `listening`: the VMM has not yet described its memory. */
   readonly state: (typeof states)[number];
   readonly pid: number;
-  /** 0 while none is known. */
+  /** 0 while no VM has connected. */
   readonly vmPid: number;
-  /** Of the guest: all, and those that are in their place. */
+  /** All pages of the guest; `presentPages` counts those that are present. */
   readonly memoryPages: number;
   readonly presentPages: number;
-  /** Times that the guest waited for a page. */
+  /** How often the guest waited for a page. */
   readonly faults: number;
-  /** Put in their place, asked for or not: with content, and as zeros, which take no memory. */
+  /**
+   * Pages installed, on a fault or ahead of it, with content; `zeroPages` counts those of zeros,
+   * which take no memory.
+   */
   readonly copiedPages: number;
   readonly zeroPages: number;
-  /** That the guest gave back. */
+  /** Pages that the guest gave back. */
   readonly removedPages: number;
-  /** Times that the kernel asked for another try. */
+  /** How often the kernel asked for another try. */
   readonly retries: number;
   readonly prefetchPhase: PrefetchPhase;
   readonly prefetchedPages: number;
-  /** Of the record that this wake began with. */
+  /** Pages in the working set with which this wake began. */
   readonly workingSetPages: number;
-  /** Whether it is looked at which pages the guest touches. */
+  /** Whether the pages that the guest touches are being recorded. */
   readonly isRecording: boolean;
-  /** Of the record that this wake wrote; -1 before, or when it could not be written. */
+  /**
+   * Pages in the working set that this wake recorded; -1 before that, or if it could not be
+   * written.
+   */
   readonly recordedPages: number;
-  /** What is amiss and does no harm, such as a damaged record; empty as a rule. */
+  /** A problem that does no harm, such as a damaged working set; usually empty. */
   readonly remark: string;
 }
 
-/** @throws argument.invalid */
+/** Parses one line from a pager. @throws argument.invalid */
 export function parseStatus(line: string): PagerStatus {
   const status = parseObject(parseJson(line, "the pager's status"), "the pager's status");
   const number = (name: string, min = 0): number =>

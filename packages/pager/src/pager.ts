@@ -2,13 +2,12 @@
  * A pager's life, from its start to the end of its VM:
  *
  *   1. open the line to the daemon, and the saved memory
- *   2. wait for the VMM to say where its memory is, and have the disk bring the working set meanwhile, and
- *      map it
- *   3. answer page faults, and fetch ahead, until the VM has ended
+ *   2. wait for the VMM to describe its memory; until then read the working set and map it
+ *   3. handle page faults, and fetch ahead, until the VM has ended
  *
- * INVARIANT: no VM outlives its pager. Whatever ends this one ends the VM that has connected: a guest that
- * waits for a page nobody brings would stand still for ever, and a page that cannot be read must not become
- * another.
+ * INVARIANT: no VM outlives its pager. Whatever ends the pager ends the VM that has connected: a
+ * guest that waits for a page nobody brings would hang for ever, and a page that cannot be read
+ * must not be replaced by another.
  */
 import { Userfaults, killByPidfd } from "@torpor/native";
 import { Deadline, TorporError, systemCode } from "@torpor/std";
@@ -30,13 +29,14 @@ import {
   writeWorkingSet,
 } from "./working-set.ts";
 
-/** What there is once the VMM has said where its memory is. */
+/** The parts that exist once the VMM has described its memory. */
 interface Service {
   readonly faults: FaultService;
   readonly pages: GuestPages;
   readonly prefetch: Prefetch;
 }
 
+/** One pager, in its own process. */
 export class Pager {
   readonly #options: PagerOptions;
   readonly #watch = new Watch();
@@ -58,8 +58,8 @@ export class Pager {
   }
 
   /**
-   * Returns when the VM has ended, or nobody wants the pager any more.
-   * @param line Takes over the line to the daemon, which is open until it is disposed of.
+   * Returns when the VM has ended, or when the daemon has ordered the end.
+   * @param line Takes over the line to the daemon, which stays open until `line` is disposed of.
    * @throws snapshot.corrupt, vmm.failed, deadline.exceeded; the VM is ended by then.
    */
   async run(line: DisposableStack): Promise<void> {
@@ -67,7 +67,7 @@ export class Pager {
     await using undo = new AsyncDisposableStack();
     const source = undo.use(await SavedMemory.open(memory));
     this.#line = line.use(this.#openLine(runFolder));
-    // The VMM takes a while to come.
+    // The VMM takes a while to connect.
     if (prefetch !== "off") {
       const isTimeLeft = (): boolean => this.#vm === undefined;
       this.#watch.meanwhile(prepareInPieces(source, this.#workingSet.ranges, isTimeLeft));
@@ -77,7 +77,7 @@ export class Pager {
       const vm = this.#receiveVm(descriptors);
       if (vm !== undefined) this.#serve(vm, source, descriptors);
     } finally {
-      // One that has ended is not hurt.
+      // Does no harm to a VM that has ended.
       if (this.#vm !== undefined) killByPidfd(this.#vm.pidfd);
     }
   }
@@ -87,7 +87,7 @@ export class Pager {
     return new StatusLine(linePath(runFolder), this.#watch, status, (order) => this.#obey(order));
   }
 
-  /** @returns undefined when it was told to end before. */
+  /** @returns undefined if the daemon ordered the end first. */
   #receiveVm(undo: DisposableStack): VmMemory | undefined {
     const { vmSocketPath, vmUserId, memory, connectBudgetMs } = this.#options;
     using socket = new VmSocket(vmSocketPath, vmUserId);
@@ -112,7 +112,8 @@ export class Pager {
     if (recordPath === undefined) {
       this.#stopRecording();
     } else {
-      // What is fetched is not seen to be touched: it stays in the record, and else nothing is fetched.
+      // Touches of fetched pages are not seen: keep those of the old working set in the new one,
+      // and fetch no others.
       for (const { firstPage, endPage } of ranges) this.#touched.fill(1, firstPage, endPage);
       prefetch.holdBack();
       faults.recordInto(this.#touched);
@@ -132,7 +133,7 @@ export class Pager {
     this.#service?.faults.end();
   }
 
-  /** A record that cannot be written costs the next wake some time, and this one nothing. */
+  /** A working set that cannot be written costs the next wake some time, and this one nothing. */
   #saveWorkingSet(): void {
     const { recordPath } = this.#options;
     if (recordPath !== undefined && this.#service !== undefined) {

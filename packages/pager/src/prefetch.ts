@@ -1,38 +1,44 @@
 /**
- * Puts pages in their place before the guest asks for them, in three phases:
+ * Installs pages before the guest faults on them, in three phases:
  *
- *   workingSet    what an earlier wake touched, as fast as it goes, zeros included
+ *   workingSet    what an earlier wake touched, as fast as possible, zeros included
  *   newestLayer   what the last pause wrote, which was in use then; bytes only
  *   rest          everything, in order; bytes only
  *
- * The last two are throttled, because they compete with guests that work, and they make a guest's
- * memory resident that it may never use; so `workingSet` ends after the first. Zeros are left out there:
- * they cost little when they are asked for.
+ * The last two are throttled, because they compete with working guests, and they make memory
+ * resident that a guest may never use; so the mode `workingSet` ends after the first. Zeros are
+ * left out of them: they cost little when the guest faults on them.
  *
- * A step is short, and between two of them come the pages that the guest waits for.
+ * A step is short, and between two steps the pages that the guest waits for are installed.
  *
- * The disk is asked for the working set before there is a VM, for its pages lie scattered and a disk that
- * has many to bring at once is faster than one that is asked for one after the other. What it has brought
- * by then is mapped, too.
+ * The disk is asked for the working set before there is a VM: its pages are scattered, and a disk
+ * is faster when it has many requests at once than when it gets them one after the other. The pages
+ * that it has read by then are mapped, too.
  */
 import { assert } from "@torpor/std";
 import { pageBytes } from "@torpor/storage";
 import type { GuestPages, InstallResult } from "./guest-pages.ts";
 import type { PageRange, PageSource } from "./page-source.ts";
 
+/** How much to fetch: nothing, the first phase, or all phases. */
 export const prefetchModes = ["off", "workingSet", "all"] as const;
+/** One of `prefetchModes`. */
 export type PrefetchMode = (typeof prefetchModes)[number];
+/** The current phase; `done` after the last one. */
 export type PrefetchPhase = "workingSet" | "newestLayer" | "rest" | "done";
 
-/** 256 KiB: copies of that size reach the speed of larger ones, and a fault waits for one at most. */
+/** 256 KiB: copies of that size are as fast as larger ones, and a fault waits for one at most. */
 export const batchPages = 64;
-/** LIMIT: of batches without anything to do in one step; some milliseconds. */
+/** LIMIT: batches with nothing to do in one step; some milliseconds. */
 const emptyBatchesMax = 256;
-/** LIMIT: of batches that the disk is asked to bring at a time; 32 MiB, where they are whole. */
+/** LIMIT: batches that the disk is asked to read ahead; 32 MiB if they are whole. */
 const aheadBatches = 128;
-/** LIMIT: the same, while somebody may want something else; some tenths of a millisecond. */
+/**
+ * LIMIT: the same in one piece of the preparation, while other work may wait; some tenths of a
+ * millisecond.
+ */
 const meanwhileBatches = 16;
-/** LIMIT: of the throttled phases; a fraction of what a disk or a copy in memory gives. */
+/** LIMIT: rate of the throttled phases; a fraction of what a disk or a copy in memory reaches. */
 const throttledBytesPerMs = (256 * 1024 * 1024) / 1000;
 
 interface Phase {
@@ -40,6 +46,7 @@ interface Phase {
   readonly batches: readonly PageRange[];
 }
 
+/** Fetches the pages of one VM ahead, step by step. */
 export class Prefetch {
   readonly #pages: GuestPages;
   readonly #source: PageSource;
@@ -50,10 +57,10 @@ export class Prefetch {
   #aheadBatch = 0;
   #dueMonoMs = 0;
   #pageCount = 0;
-  /** Whether more than the working set may be fetched by now. */
+  /** Whether more than the working set may be fetched now. */
   #goesOn = true;
 
-  /** @param onPhase Told when a phase has begun. */
+  /** @param onPhase Called when a phase has ended and the next has begun. */
   constructor(
     pages: GuestPages,
     source: PageSource,
@@ -77,28 +84,32 @@ export class Prefetch {
     return this.#phases[this.#phaseIndex]?.name ?? "done";
   }
 
-  /** Pages that were put in their place before they were asked for. */
+  /** Pages that were installed before the guest faulted on them. */
   get pageCount(): number {
     return this.#pageCount;
   }
 
-  /** Nothing beyond the working set until `goOn`: what was fetched cannot be seen to be touched. */
+  /**
+   * Fetches nothing beyond the working set until `goOn`: touches of fetched pages could not be
+   * seen.
+   */
   holdBack(): void {
     this.#goesOn = false;
   }
 
+  /** Lifts `holdBack`. */
   goOn(): void {
     this.#goesOn = true;
   }
 
-  /** Until the next step is due; undefined when none is. */
+  /** Milliseconds until the next step is due; undefined if none is. */
   get waitMs(): number | undefined {
     if (this.phase === "done") return undefined;
     if (this.phase === "workingSet") return 0;
     return this.#goesOn ? Math.max(0, this.#dueMonoMs - performance.now()) : undefined;
   }
 
-  /** Does about a batch's worth, if one is due. @throws snapshot.corrupt, vmm.failed */
+  /** Installs about a batch, if one is due. @throws snapshot.corrupt, vmm.failed */
   step(): InstallResult {
     if (this.waitMs !== 0) return "done";
     const before = this.#pages.installedCount;
@@ -148,9 +159,9 @@ export class Prefetch {
     while (this.#phases[this.#phaseIndex]?.batches.length === 0) this.#phaseIndex += 1;
   }
 
-  /** A few batches before they are copied, so that the disk works while pages are. */
+  /** Requests a few batches before they are copied, so that the disk works meanwhile. */
   #readAhead({ name, batches }: Phase): void {
-    if (name === "workingSet") return; // since before the VM came
+    if (name === "workingSet") return; // requested before the VM connected
     const end = Math.min(this.#nextBatch + aheadBatches, batches.length);
     for (; this.#aheadBatch < end; this.#aheadBatch += 1) {
       const batch = batches[this.#aheadBatch];
@@ -160,9 +171,10 @@ export class Prefetch {
 }
 
 /**
- * What can be done for these pages before there is a VM: the disk is asked for all of them, and then they
- * are mapped, so that to copy them is all that is left.
- * @returns Does a piece of it each time it is called, until it returns false.
+ * Prepares pages before there is a VM: asks the disk for all of them, and then maps them, so that
+ * only the copying is left.
+ * @param isTimeLeft Checked before each batch is mapped; false ends the work.
+ * @returns A function that does one piece of the work with each call, until it returns false.
  */
 export function prepareInPieces(
   source: PageSource,

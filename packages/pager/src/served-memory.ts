@@ -1,14 +1,16 @@
 /**
- * What a pager serves, read by somebody else: for comparing a VM's memory with, and so not verified (see
- * `MemoryStack.readBelow`). Takes 5 bytes for each page of the guest, and a descriptor for each layer.
+ * The memory that a pager serves, read by another process: to compare a VM's memory with, and
+ * therefore not verified (see `MemoryStack.readBelow`). Takes 5 bytes for each page of the guest,
+ * and a descriptor for each layer.
  */
 import { type FileHandle, open } from "node:fs/promises";
 import type { MemoryRange } from "@torpor/std";
 import { MemoryStack } from "@torpor/storage";
 import type { SavedMemoryFiles } from "./page-source.ts";
 
+/** Reads the files of a saved memory, without what the VM changed. */
 export class ServedMemory implements AsyncDisposable {
-  /** What may differ from the image, ascending. */
+  /** Ranges that may differ from the image, ascending. */
   readonly ranges: readonly MemoryRange[];
   readonly #stack: MemoryStack;
   readonly #image: FileHandle;
@@ -21,7 +23,7 @@ export class ServedMemory implements AsyncDisposable {
     this.#undo = undo;
   }
 
-  /** @throws snapshot.corrupt naming the file */
+  /** Opens the files. @throws snapshot.corrupt naming the file */
   static async open({ imagePath, layers, sizeBytes }: SavedMemoryFiles): Promise<ServedMemory> {
     await using undo = new AsyncDisposableStack();
     const stack = undo.use(await MemoryStack.open(layers, sizeBytes));
@@ -29,7 +31,7 @@ export class ServedMemory implements AsyncDisposable {
     return new ServedMemory(stack, image, undo.move());
   }
 
-  /** Whole pages. */
+  /** Fills `into`, which must be whole pages. */
   read(offsetBytes: number, into: Uint8Array): void {
     const buffer = Buffer.from(into.buffer, into.byteOffset, into.byteLength);
     this.#stack.readBelow(this.#image, offsetBytes, buffer);

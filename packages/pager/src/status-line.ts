@@ -1,21 +1,24 @@
 /**
- * The pager's end of the line to the daemon: a Unix socket in the run's folder, on which it tells its
- * status, a JSON object a line, and takes orders, a word a line.
+ * The pager's end of the line to the daemon: a Unix socket in the run's folder, on which it sends
+ * its status, one JSON object a line, and receives orders, one word a line.
  *
- * It tells when somebody connects, when something of note has changed, and when asked. A daemon that
- * ends, or is replaced, leaves the pager as it is: the next one connects.
+ * It sends its status when a client connects, when something of note has changed, and when asked.
+ * If the daemon ends or is replaced, the pager is not affected: the next daemon connects.
  */
 import { chmodSync, closeSync, rmSync } from "node:fs";
 import { acceptUnix, listenUnix, receiveWithFds, trySend } from "@torpor/native";
 import type { PagerStatus } from "./pager-status.ts";
 import type { Watch } from "./watch.ts";
 
+/** Words of the line: send the status, record the working set, end the pager and its VM. */
 export const orders = ["tell", "saveWorkingSet", "end"] as const;
+/** One of `orders`. */
 export type Order = (typeof orders)[number];
 
-/** LIMIT: of orders taken at once. */
+/** LIMIT: bytes of orders read at once, and of an unfinished order. */
 const receivedBytesMax = 4096;
 
+/** The listening socket and its clients. */
 export class StatusLine implements Disposable {
   readonly #path: string;
   readonly #watch: Watch;
@@ -40,13 +43,19 @@ export class StatusLine implements Disposable {
     watch.add(this.#listener, () => this.#accept());
   }
 
-  /** Who reads too slowly hears the next one. */
+  /**
+   * Sends the status to all clients. A client that reads too slowly misses this one and gets the
+   * next.
+   */
   tell(): void {
     const bytes = Buffer.from(`${JSON.stringify(this.#status())}\n`);
     for (const fd of this.#clients.keys()) if (trySend(fd, bytes) === "gone") this.#drop(fd);
   }
 
-  /** ORDER: who hears the line close may take it that nothing is left, and end the process. */
+  /**
+   * ORDER: dispose of it last; a client that sees the line close may take everything as done, and
+   * end the process.
+   */
   [Symbol.dispose](): void {
     rmSync(this.#path, { force: true });
     closeSync(this.#listener);
@@ -76,7 +85,7 @@ export class StatusLine implements Disposable {
     }
   }
 
-  /** @returns "" when the far end is gone, in whatever way. */
+  /** @returns "" if the far end is gone, in whatever way; undefined if nothing has arrived. */
   #read(fd: number): string | undefined {
     try {
       const received = receiveWithFds(fd, receivedBytesMax);

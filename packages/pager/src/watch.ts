@@ -1,17 +1,21 @@
 /**
- * The one place where the pager stands still: until something can be read, or a time is over.
+ * The only place where the pager blocks: until a descriptor is readable, or a time is over.
  *
- * Everything in the pager happens in one thread, between two turns of this watch, and nothing else
+ * Everything in the pager runs in one thread, between two turns of this watch, and nothing else
  * waits. So no page is installed while a range is being given back, and there are no locks.
  */
 import { pollReadable } from "@torpor/native";
 
+/** Waits for descriptors and calls their handlers. */
 export class Watch {
   readonly #ready = new Map<number, () => void>();
   #fds: readonly number[] = [];
   #meanwhile: (() => boolean) | undefined;
 
-  /** From here on `ready` is called in every turn that finds something to read. Close it first. */
+  /**
+   * Calls `ready` in every turn in which `fd` is readable. Dispose of the result before closing
+   * `fd`.
+   */
   add(fd: number, ready: () => void): Disposable {
     this.#ready.set(fd, ready);
     this.#fds = [...this.#ready.keys()];
@@ -23,12 +27,19 @@ export class Watch {
     };
   }
 
-  /** Done a piece at a time, in turns that find nothing to read, until it says that nothing is left. */
+  /**
+   * Does this work piece by piece, in turns in which nothing is readable, until `work` returns
+   * false.
+   */
   meanwhile(work: () => boolean): void {
     this.#meanwhile = work;
   }
 
-  /** @param timeoutMs 0 to look only, which is all it does while there is something to do meanwhile. */
+  /**
+   * Waits once and calls the handlers of the readable descriptors.
+   * @param timeoutMs 0 to check without waiting, as it does anyway while there is `meanwhile` work;
+   * negative to wait without limit.
+   */
   turn(timeoutMs: number): void {
     const ready = pollReadable(this.#fds, this.#meanwhile === undefined ? timeoutMs : 0);
     for (const fd of ready) this.#ready.get(fd)?.();

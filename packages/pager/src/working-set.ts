@@ -1,12 +1,13 @@
 /**
- * Which pages a guest touches soon after it wakes, as an earlier wake found out, in a file:
+ * The pages that a guest touches soon after it wakes, as an earlier wake recorded them, in a file:
  *
  *     "TORPWSET", u32 version, u32 count of runs, u64 bytes of the guest's memory,
  *     per run: u32 first page, u32 page count,
  *     SHA-256 of all that
  *
- * Runs ascend and do not touch. It is a hint: without it, or with a wrong one, a wake is slower and
- * nothing else. So a damaged one is an error to whoever reads it, and no reason to fail a wake.
+ * Runs ascend and do not overlap. The file is a hint: without it, or with a wrong one, a wake is
+ * slower and nothing else. So a damaged file is an error to the caller that reads it, but no reason
+ * to fail a wake.
  */
 import { createHash } from "node:crypto";
 import { readFileSync, renameSync, writeFileSync } from "node:fs";
@@ -19,16 +20,17 @@ const version = 1;
 const headerBytes = magic.length + 16;
 const runBytes = 8;
 const digestBytes = 32;
-/** LIMIT: of a file that is read whole: 16 MiB of runs, every other page of 16 GiB. */
+/** LIMIT: size of a file, which is read whole: 16 MiB of runs, every other page of 16 GiB. */
 const fileBytesMax = headerBytes + 16 * 1024 * 1024 + digestBytes;
 
+/** A set of a guest's pages. */
 export interface WorkingSet {
-  /** Of the guest's memory. */
+  /** Size of the guest's memory. */
   readonly sizeBytes: number;
   readonly ranges: readonly PageRange[];
 }
 
-/** The pages of which `touched` holds one. */
+/** The pages for which `touched` holds 1. */
 export function workingSetOf(touched: Uint8Array): WorkingSet {
   const ranges: PageRange[] = [];
   for (let page = touched.indexOf(1); page !== -1; page = touched.indexOf(1, page)) {
@@ -39,10 +41,12 @@ export function workingSetOf(touched: Uint8Array): WorkingSet {
   return { sizeBytes: touched.length * pageBytes, ranges };
 }
 
+/** Number of pages in the set. */
 export function countPages({ ranges }: WorkingSet): number {
   return ranges.reduce((sum, { firstPage, endPage }) => sum + endPage - firstPage, 0);
 }
 
+/** Encodes a working set as a file's content. */
 export function encodeWorkingSet({ sizeBytes, ranges }: WorkingSet): Buffer {
   const body = Buffer.alloc(headerBytes + ranges.length * runBytes);
   assert(body.length + digestBytes <= fileBytesMax, "a working set is small");
@@ -57,7 +61,11 @@ export function encodeWorkingSet({ sizeBytes, ranges }: WorkingSet): Buffer {
   return Buffer.concat([body, sha256(body)]);
 }
 
-/** @param path For messages. @throws snapshot.corrupt, snapshot.incompatible for another version. */
+/**
+ * Decodes a file's content.
+ * @param path For messages.
+ * @throws snapshot.corrupt, snapshot.incompatible for another version.
+ */
 export function decodeWorkingSet(file: Buffer, sizeBytes: number, path: string): WorkingSet {
   const wrong = (what: string): TorporError =>
     new TorporError("snapshot.corrupt", `${path} ${what}`);
@@ -86,12 +94,15 @@ export function decodeWorkingSet(file: Buffer, sizeBytes: number, path: string):
   return { sizeBytes, ranges };
 }
 
-/** @throws snapshot.corrupt, snapshot.incompatible; system error ENOENT where none was recorded. */
+/**
+ * Reads a file.
+ * @throws snapshot.corrupt, snapshot.incompatible; system error ENOENT if none was recorded.
+ */
 export function readWorkingSet(path: string, sizeBytes: number): WorkingSet {
   return decodeWorkingSet(readFileSync(path), sizeBytes, path);
 }
 
-/** In place of an older one, at once. @throws system error, such as ENOSPC */
+/** Writes a file, and atomically replaces an older one. @throws system error, such as ENOSPC */
 export function writeWorkingSet(path: string, workingSet: WorkingSet): void {
   const staged = `${path}.new`;
   writeFileSync(staged, encodeWorkingSet(workingSet), { mode: 0o600 });
