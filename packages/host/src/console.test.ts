@@ -1,4 +1,4 @@
-/** The console of a guest, whose VM may have put anything in the place of the file. */
+/** The console of a guest whose VM may have put anything in the place of the file. */
 import assert from "node:assert/strict";
 import {
   appendFile,
@@ -27,7 +27,7 @@ interface Guest {
   readonly consolePath: string;
 }
 
-/** As much of a running sandbox as is looked at here. */
+/** The parts of a running sandbox that these tests read. */
 async function makeGuest(stateFolder: string, id: string): Promise<Guest> {
   const folder = new SandboxFolder(stateFolder, id);
   const runFolder = folder.run(1);

@@ -1,4 +1,4 @@
-/** Processes that crash leave facts, whatever is wrong with them. */
+/** A process that crashes leaves facts in its log, whatever is wrong with it. */
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -7,7 +7,10 @@ import { fileURLToPath } from "node:url";
 import { type JsonObject, parseJson } from "@torpor/std";
 import { crashExitCode } from "./crash.ts";
 
-/** @param describe The text of a function. */
+/**
+ * Runs a program that crashes, and returns its log.
+ * @param describe Source text of a function.
+ */
 async function crash(
   how: string,
   describe = "() => ({ sandboxes: { running: 2 } })",

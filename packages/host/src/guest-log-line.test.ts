@@ -1,4 +1,4 @@
-/** Lines of a guest's console, who may print anything. */
+/** Lines of the consoles of guests, which may print anything. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { parseLogLine } from "./guest-log-line.ts";

@@ -1,4 +1,4 @@
-/** What is remembered of requests with a key across the daemon's death, over real SQLite. */
+/** The memory of keyed requests across the death of a daemon, over real SQLite. */
 import assert from "node:assert/strict";
 import { mkdtempDisposable } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -14,7 +14,7 @@ import type { Decided } from "./sandboxes.ts";
 const request: KeyedRequest = { caller: "", key: "a", requestSha256: "1" };
 const hourMs = 60 * 60 * 1000;
 
-/** Sandboxes that outlive the daemon, which are their ids only. */
+/** The sandboxes, which are their ids only, and the database; both outlive the daemon. */
 class World {
   readonly database: Database;
   readonly records: IdempotencyRecords;
@@ -36,7 +36,7 @@ class World {
     return new World(database);
   }
 
-  /** A new daemon over the same database. */
+  /** Starts a daemon over the same database. */
   async startDaemon(): Promise<Idempotency> {
     const { records } = this;
     return await Idempotency.open({
@@ -46,7 +46,7 @@ class World {
     });
   }
 
-  /** Makes so many. */
+  /** Makes this many sandboxes. */
   readonly make =
     (count: number) =>
     async (decided?: Decided): Promise<Product> => {
@@ -56,7 +56,10 @@ class World {
       return { made, timings: [] };
     };
 
-  /** The daemon dies when so many of all were made; its database has nothing more of it. */
+  /**
+   * A request for `count` sandboxes makes `madeCount` of them and then never settles, as when the
+   * daemon dies; the database has nothing more of it.
+   */
   async dieDuring(count: number, madeCount: number): Promise<void> {
     const daemon = await this.startDaemon();
     const reached = Promise.withResolvers<void>();
@@ -105,7 +108,7 @@ test("what was made before the daemon died is answered with, and not made again"
   const { made } = await (await world.startDaemon()).once(request, world.make(1));
   assert.deepEqual(made, ["i1"]);
   const next = await world.startDaemon();
-  // Also when it is gone by then.
+  // Even if the sandbox was removed in the meantime.
   world.there.delete("i1");
   assert.deepEqual((await next.once(request, world.make(1))).made, ["i1"]);
   assert.deepEqual([...world.there], []);

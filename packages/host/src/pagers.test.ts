@@ -28,7 +28,10 @@ interface Setting {
   readonly paged: PagedMachine;
 }
 
-/** A daemon whose fake VMs all have pagers, and the proof that no host did what none may. */
+/**
+ * Runs a daemon whose fake VMs all have pagers, and asserts that their machine saw no forbidden
+ * act.
+ */
 async function withDaemon(work: (setting: Setting) => Promise<void>): Promise<void> {
   await using paged = new PagedMachine(touchedPages);
   await using cache = await mkdtempDisposable(join(tmpdir(), "torpor-pagers-"));
@@ -62,7 +65,7 @@ async function infoOf({ api, id }: TestSandbox): Promise<Info> {
   return parseJson((await api.call("GET", `/torpor/sandboxes/${id}`)).text, "info") as Info;
 }
 
-/** Something of the guest's that each of them has to bring back. */
+/** Writes text that the guest must find again after each wake. */
 function write({ machine }: PagedMachine, text: string): void {
   for (const { memory } of machine.processes) memory.writePage(20, text);
 }
@@ -71,7 +74,7 @@ function read({ machine }: PagedMachine): readonly string[] {
   return machine.processes.map(({ memory }) => memory.readPage(20));
 }
 
-/** Settles when what the sandbox was asked for, and does after it, is done. */
+/** Settles when the sandbox's requests, and the background work after them, are done. */
 async function settled(daemon: TestDaemon, sandbox: TestSandbox): Promise<void> {
   await daemon.live(sandbox).whenIdle();
   await daemon.idle();
@@ -86,7 +89,7 @@ test("what a guest touches is recorded, and later wakes begin with that", { skip
     assert.ok(cold.faults >= touchedPages.length, `${cold.faults} faults`);
     assert.equal(cold.presentPages, touchedPages.length);
     assert.equal(cold.memoryPages, 256);
-    // Another one of the template, and the same one again.
+    // Wake another sandbox of the template, and the first one again.
     const second = await daemon.create();
     await first.pause();
     assert.equal((await infoOf(first)).pager, null);
@@ -110,7 +113,7 @@ test("the next daemon adopts pagers, and what they serve was kept for it", { ski
     await sandbox.pause();
     await sandbox.resume();
     const { snapshotId } = daemon.live(sandbox).record;
-    // Enough to fold what it was loaded from, and then to forget it.
+    // Enough saves to compact the layers it was loaded from, and then to collect them.
     for (let round = 0; round < 8; round += 1) {
       write(paged, `round ${round}`);
       (await daemon.live(sandbox).checkpoint())[Symbol.dispose]();

@@ -129,6 +129,7 @@ export class Sandboxes {
     return sandboxes;
   }
 
+  /** The store of every snapshot and disk layer. */
   get store(): SnapshotStore {
     return this.#host.store;
   }

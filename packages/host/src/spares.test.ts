@@ -1,4 +1,4 @@
-/** Which spares are made and ended; what a spare is, tests on VMs say. */
+/** Which spares are made and removed; the tests on VMs cover what a spare is. */
 import assert from "node:assert/strict";
 import { setTimeout as sleep } from "node:timers/promises";
 import { test } from "node:test";
@@ -10,7 +10,7 @@ import { Spares } from "./spares.ts";
 
 const done: Outcome = { changed: true, timings: [] };
 
-/** Is ready when the test says so. */
+/** A spare that is ready when the test resolves `prepared`. */
 class FakeSpare {
   readonly prepared = Promise.withResolvers<Outcome>();
   isRemoved = false;
@@ -29,7 +29,7 @@ function sourceOf(id: string, spareCount: number): Source {
   return { id, name: id, template: {} as TemplateManifest, snapshotId: id, spareCount };
 }
 
-/** Every spare it makes is in `made`. */
+/** Adds every spare that it makes to `made`. */
 function startSpares(made: FakeSpare[]): Spares {
   return new Spares(() => {
     const spare = new FakeSpare();

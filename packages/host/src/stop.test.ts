@@ -11,7 +11,7 @@ interface Stop {
   readonly stopped: Promise<void>;
 }
 
-/** @param pauseAll Returns the ids of those that run afterwards. */
+/** @param pauseAll Returns the ids of the sandboxes that are still running afterwards. */
 function start(
   onStop: OnStop,
   pauseAll: (signal: AbortSignal | undefined) => Promise<readonly string[]>,

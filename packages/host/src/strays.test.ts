@@ -20,7 +20,7 @@ const running: SandboxState = {
   openDisks: [],
 };
 
-/** Whether a VM is ended that is found while the record of a sandbox names `handle`. */
+/** Whether a VM that is found while a sandbox's record names `handle` is ended. */
 async function isEnded(found: Partial<VmHandle>): Promise<boolean> {
   let ended = false;
   const end = (): Promise<void> => {

@@ -1,4 +1,4 @@
-/** Programs in the daemon's place end in every way that a daemon may. */
+/** Programs in the daemon's place end in every way that a daemon may end. */
 import assert from "node:assert/strict";
 import { mkdtempDisposable, readFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -10,11 +10,11 @@ import { supervise } from "./supervisor.ts";
 
 interface Outcome {
   readonly code: number;
-  /** How often the program was started. */
+  /** How many times the program was started. */
   readonly starts: number;
 }
 
-/** `first` is what the program does the first time, `next` what it does later. */
+/** Supervises a program that runs `first` the first time and `next` after that. */
 async function runSupervised(
   first: string,
   next: string,

@@ -8,7 +8,7 @@ import { TemplateStore } from "@torpor/storage";
 import { makeFakeTemplate, waitUntil } from "@torpor/testing";
 import { checkTemplates } from "./template-check.ts";
 
-/** One bit of what is there, or a byte where nothing is. */
+/** Flips one bit of a file, or adds a byte to an empty one. */
 function damaged(whole: Buffer): Buffer {
   const wrong = whole.length === 0 ? Buffer.of(0) : Buffer.from(whole);
   wrong[0] = (wrong[0] ?? 0) ^ 1;
@@ -28,7 +28,7 @@ test("a template with one wrong bit is found in the background, and refused unti
     const whole = await readFile(path);
     await chmod(path, 0o600);
     await writeFile(path, damaged(whole));
-    await store.assertWhole(id); // nobody knows yet
+    await store.assertWhole(id); // the damage is not known yet
     let problems = "";
     const log = jsonLogger((line) => {
       problems += line;

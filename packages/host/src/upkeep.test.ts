@@ -25,22 +25,26 @@ const layerCount = 6;
 
 type Record = FoldedSandbox["record"];
 type Fold = readonly [before: SnapshotManifest, after: SnapshotManifest | undefined];
-/** What the sandbox stands upon when a fold comes; undefined when it is gone. @param disk Before that. */
+/**
+ * The snapshot that the sandbox builds on when a compaction is done; undefined if the sandbox is
+ * gone.
+ * @param disk The layers that it built on before.
+ */
 type Meanwhile = (
   world: World,
   disk: SnapshotManifest["disk"],
 ) => Promise<SnapshotManifest | undefined>;
 
-/** What a fold reads of a template. */
+/** The fields of a template that a compaction reads. */
 const template = { diskBytes, machine: { memoryMiB: 1 } } as TemplateManifest;
 
 class World {
   readonly store: SnapshotStore;
   readonly upkeep: Upkeep;
-  /** What the sandbox was given, in order. */
+  /** Snapshots that the sandbox was moved from and to, in order. */
   readonly folds: Fold[] = [];
   readonly sandbox: FoldedSandbox;
-  /** What it stood upon when it was told. */
+  /** The snapshot that the sandbox built on when `takeFold` was called. */
   saved: SnapshotManifest | undefined;
   told = 0;
   #snapshotId = "";
@@ -69,7 +73,7 @@ class World {
     };
   }
 
-  /** The sandbox was saved, upon these disk layers and one more. */
+  /** Saves the sandbox, on top of these disk layers and a new one. */
   async save(snapshotId: string, below: SnapshotManifest["disk"]): Promise<SnapshotManifest> {
     const { store } = this;
     const layerId = newDiskLayerId();

@@ -6,7 +6,9 @@ import { WakeQueue } from "./wake-queue.ts";
 
 const patient = { atOnce: 2, turnMsMax: 60_000, waitMsMax: 60_000 };
 
-/** Asks for turns, one after the other; who has one is in `had`, and the turn in `turns`. */
+/**
+ * Requests slots one after the other; `had` lists the requests that got one, `turns` has the slots.
+ */
 function queue(
   turns: WakeQueue,
   count: number,

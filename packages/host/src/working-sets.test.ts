@@ -15,7 +15,7 @@ const memoryPages = 64;
 interface Fixture extends AsyncDisposable {
   readonly sets: WorkingSets;
   readonly folder: string;
-  /** A sandbox of the template, asleep since it was last seen. */
+  /** A sandbox of the template that is about to wake. */
   sandbox(id: string, change?: Partial<Waking>): Promise<Waking>;
   readonly pathOf: (id: string) => string;
 }
@@ -38,7 +38,7 @@ async function open(): Promise<Fixture> {
   };
 }
 
-/** Of one page. */
+/** Writes a record of one page. */
 async function record(path: string, page: number, pages = memoryPages): Promise<void> {
   await writeFile(
     path,
@@ -46,7 +46,7 @@ async function record(path: string, page: number, pages = memoryPages): Promise<
   );
 }
 
-/** The page that a wake begins with. */
+/** The page in the record that a wake starts from. */
 async function beginsWith(sets: WorkingSets, waking: Waking): Promise<number | undefined> {
   const { begin } = await sets.plan(waking);
   return begin?.workingSet.ranges[0]?.firstPage;

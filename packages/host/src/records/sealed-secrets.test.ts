@@ -1,4 +1,4 @@
-/** What another finds who has the state folder and not the key: no token, host key or variable. */
+/** Someone who has the state folder but not the key finds no token, host key or variable. */
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { mkdir, mkdtempDisposable, readFile, readdir, stat, writeFile } from "node:fs/promises";
@@ -25,7 +25,7 @@ interface Opened {
   readonly store: SnapshotStore;
 }
 
-/** As a daemon opens it; the key is beside the folder. */
+/** Opens the database and the store as a daemon does; the key is beside the folder. */
 async function open(folder: string, undo: AsyncDisposableStack, key = "key"): Promise<Opened> {
   const keyFile = join(folder, "..", key, keyFileName);
   const sealer = new Sealer(KeyFile.open(keyFile, silentLogger));
@@ -60,7 +60,7 @@ function recordOf(id: string): SandboxRecord {
   };
 }
 
-/** Of all files below the folder: those that hold a planted secret. */
+/** Names of the files below the folder that contain a planted secret. */
 async function filesWithSecrets(folder: string): Promise<readonly string[]> {
   const found: string[] = [];
   for (const entry of await readdir(folder, { recursive: true, withFileTypes: true })) {
@@ -71,7 +71,7 @@ async function filesWithSecrets(folder: string): Promise<readonly string[]> {
   return found;
 }
 
-/** As the version before wrote it, with rows that were changed and removed since. */
+/** Writes a database as the version before did, with rows that were changed and removed since. */
 function writePlainDatabase(path: string): void {
   using sqlite = new DatabaseSync(path);
   sqlite.exec("PRAGMA journal_mode = WAL");
@@ -145,7 +145,7 @@ test("secrets that an earlier version left in plain are sealed, and no page or l
     ],
   );
   assert.deepEqual([all[0]?.hostKey, (await store.read("s")).hostKey], [hostKey, hostKey]);
-  // A copy from before may be put back.
+  // A user may restore a plain copy from a backup.
   await writePlainSnapshot(folder, "old");
   assert.equal((await store.read("old")).hostKey, hostKey);
 });

@@ -20,7 +20,7 @@ test("what was folded goes below the first layer that was not", () => {
 });
 
 test("an attempt that was cut short, and a fold of what came of it, are made up for", () => {
-  // The record names what may have been opened then, before all that was open.
+  // The record lists first the layers that the attempt may have opened, then all that were open.
   assert.deepEqual(planShortening(["fold", "a", "b", "top"], ["fold", "top"]), {
     above: "top",
     below: ["fold"],

@@ -41,6 +41,7 @@ export class SandboxWriter {
     this.#turn = new Turn(host, record, events, (work) => this.take(work));
   }
 
+  /** The record as it is now; it is replaced whole by each change. */
   get record(): SandboxRecord {
     return this.#turn.record;
   }
@@ -50,10 +51,12 @@ export class SandboxWriter {
     return this.#turn.run;
   }
 
+  /** The sandbox's folder on disk. */
   get folder(): SandboxFolder {
     return this.#turn.folder;
   }
 
+  /** When a client last used the sandbox. */
   get activity(): Activity {
     return this.#turn.activity;
   }
@@ -109,6 +112,7 @@ export class Turn {
     this.#record = record;
   }
 
+  /** The record as it is now; `save`, `move` and `rest` replace it. */
   get record(): SandboxRecord {
     return this.#record;
   }

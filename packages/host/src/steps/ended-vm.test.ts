@@ -7,9 +7,9 @@ import { whileVmLives } from "./ended-vm.ts";
 const damage = new TorporError("snapshot.corrupt", "its pager failed: memory.pages is damaged");
 const said = { consoleTail: "", vmmTail: "loading\nno such device\n" };
 
-/** A step on a VM that ends so. */
+/** Runs a step on a VM that ends as `exited` says. */
 async function runStep(exited: Promise<VmExit>, work: () => Promise<void>): Promise<void> {
-  // Nothing else of a VM is asked for.
+  // The step uses no other part of a VM.
   const context = { vm: { exited } as Vm };
   await using undo = new AsyncDisposableStack();
   await whileVmLives(work)(context, Deadline.after(10_000, "the test"), undo);
