@@ -1,7 +1,9 @@
 /**
- * What the daemon says, and how it is read.
+ * The daemon's answers, and how the CLI parses them. A parser throws argument.invalid with the name
+ * of the field.
  *
- * COMPAT: fields that an older daemon does not send have a default, so that `torpor down` can end it.
+ * COMPAT: fields that an older daemon does not send have a default, so that `torpor down` can end
+ * it.
  */
 import {
   type StepTiming,
@@ -27,8 +29,10 @@ const sandboxStates = [
   "removing",
   "failed",
 ] as const;
+/** The state of a sandbox. */
 export type SandboxStateName = (typeof sandboxStates)[number];
 
+/** The daemon, as it describes itself. */
 export interface DaemonInfo {
   readonly pid: number;
   readonly version: string;
@@ -36,81 +40,87 @@ export interface DaemonInfo {
   readonly stateFolder: string;
   readonly accelerator: string;
   readonly url: string;
-  /** What follows `<port>-<id>.` in the address of a server in a sandbox, with the port; null: not told. */
+  /**
+   * The part after `<port>-<id>.` of the address of a server in a sandbox, with the port; null if
+   * the daemon does not say.
+   */
   readonly servedDomain: string | null;
   readonly templates: readonly string[];
   readonly sandboxCount: number;
-  /** The variables that it was started with; null for a daemon that does not tell. */
+  /** The variables that the daemon was started with; null if it does not say. */
   readonly settings: Readonly<Record<string, string>> | null;
 }
 
-/** What a sandbox can be woken from. */
+/** A snapshot that a sandbox can be woken from. */
 export interface SavedInfo {
   readonly id: string;
   readonly generation: number;
   readonly createdAtMs: number;
-  /** What the newest layer takes on disk. */
+  /** Size of the newest layer on disk. */
   readonly memoryBytes: number;
   /** 0 when memory is saved whole, apart from the template's. */
   readonly memoryLayers: number;
-  /** What all layers take on disk. */
+  /** Size of all layers on disk. */
   readonly diskBytes: number;
   readonly diskLayers: number;
 }
 
-/** Of a VM whose memory is brought page by page: how far that is. */
+/** The pager of a VM whose memory is loaded page by page, and its progress. */
 export interface PagerInfo {
   readonly pid: number;
-  /** Null when the pager did not say. */
+  /** Null when the pager did not answer. */
   readonly progress: PagerProgress | null;
 }
 
 const prefetchPhases = ["workingSet", "newestLayer", "rest", "done"] as const;
 
+/** How far a pager is. */
 export interface PagerProgress {
-  /** What is fetched ahead at present. */
+  /** What the pager fetches ahead at present. */
   readonly phase: (typeof prefetchPhases)[number];
-  /** In their place, and all. */
+  /** Pages that are loaded, of `memoryPages` in all. */
   readonly presentPages: number;
   readonly memoryPages: number;
   readonly faults: number;
   readonly prefetchedPages: number;
-  /** Of the record that the wake began with. */
+  /** The size of the working set that the wake started from. */
   readonly workingSetPages: number;
-  /** What is amiss and does no harm; empty as a rule. */
+  /** A problem that does no harm; usually empty. */
   readonly remark: string;
 }
 
-/** Why a sandbox still runs although its time is over. */
+/** Why a sandbox still runs although its time has passed. */
 export interface MissedDeadline {
   readonly rule: string;
   readonly atMs: number;
   readonly message: string;
 }
 
+/** What the daemon does to a sandbox when its timeout has passed. */
 export type OnTimeout = "kill" | "pause";
 
+/** A sandbox as `torpor info` shows it. */
 export interface SandboxInfo {
   readonly id: string;
   readonly template: string;
   readonly templateId: string;
   readonly state: SandboxStateName;
-  /** Why it failed, or stands still; null in every other state. */
+  /** Why the sandbox failed or is stalled; null in every other state. */
   readonly reason: string | null;
-  /** Of a VM that ended by itself: what console and VMM said last. */
+  /** The last lines of console and VMM, of a VM that ended by itself. */
   readonly lastLines: readonly string[];
   readonly generation: number;
-  /** Of the VM on this machine; null while there is none. */
+  /** The process of the VM on this machine; null while there is none. */
   readonly pid: number | null;
-  /** Null for a VM that has none. */
+  /** Null for a VM without a pager. */
   readonly pager: PagerInfo | null;
   readonly createdAtMs: number;
   readonly startedAtMs: number | null;
   readonly metadata: Readonly<Record<string, string>>;
   readonly onTimeout: OnTimeout;
-  /** Null: never, or it does not run. */
+  /** Null if the sandbox has no timeout, or does not run. */
   readonly endAtMs: number | null;
-  /** Of the timeout, while it does not run. */
+  /** What is left of the timeout, while the sandbox does not run. */
   readonly leftMs: number | null;
   readonly idleTimeoutMs: number | null;
   readonly maxRunMs: number | null;
@@ -120,39 +130,43 @@ export interface SandboxInfo {
   readonly hasPrevious: boolean;
 }
 
-/** A snapshot that others are made from. */
+/** A snapshot that sandboxes can be made from. */
 export interface SnapshotInfo {
   readonly id: string;
   readonly name: string | null;
-  /** The sandbox it was taken of, which may be gone. */
+  /** The sandbox it was taken of, which may no longer exist. */
   readonly sandboxId: string;
   readonly createdAtMs: number;
-  /** How many sandboxes are kept ready of it. */
+  /** How many sandboxes the daemon keeps ready of it. */
   readonly pool: number;
 }
 
+/** A new sandbox, and how long each step of its creation took. */
 export interface CreatedSandbox extends SandboxAccess {
   readonly timings: readonly StepTiming[];
 }
 
-/** What is needed to talk to the agent of a sandbox. */
+/** What a caller needs to talk to the agent of a sandbox. */
 export interface SandboxAccess {
   readonly id: string;
   readonly accessToken: string | null;
 }
 
+/** The result of a fork. */
 export interface Forked {
-  /** One for each child that was asked for: its id, or why it did not come to be. */
+  /** One for each requested child: its id, or why it could not be made. */
   readonly children: readonly (string | TorporError)[];
   readonly timings: readonly StepTiming[];
 }
 
+/** The result of a pause or resume. */
 export interface Changed {
-  /** False when the sandbox was in the wanted state before. */
+  /** False when the sandbox already was in the wanted state. */
   readonly changed: boolean;
   readonly timings: readonly StepTiming[];
 }
 
+/** An API key without its secret; `prefix` is the part of it that may be shown. */
 export interface ApiKeyInfo {
   readonly id: string;
   readonly name: string;
@@ -160,11 +174,13 @@ export interface ApiKeyInfo {
   readonly createdAtMs: number;
 }
 
+/** The ends of a sandbox's console and of its VMM's log. */
 export interface SandboxLogs {
   readonly console: string;
   readonly vmm: string;
 }
 
+/** Parses the answer about the daemon itself. */
 export function parseDaemon(value: unknown): DaemonInfo {
   const body = parseObject(value, "daemon");
   return {
@@ -183,6 +199,7 @@ export function parseDaemon(value: unknown): DaemonInfo {
   };
 }
 
+/** Parses one sandbox. */
 export function parseSandbox(value: unknown): SandboxInfo {
   const body = parseObject(value, "sandbox");
   return {
@@ -261,6 +278,7 @@ function parseLines(value: unknown, what: string): readonly string[] {
   return parseList(value, what).map((line) => parseString(line, what));
 }
 
+/** Parses one snapshot. */
 export function parseSnapshot(value: unknown): SnapshotInfo {
   const body = parseObject(value, "snapshot");
   const [name] = parseList(body["names"], "names");
@@ -273,6 +291,7 @@ export function parseSnapshot(value: unknown): SnapshotInfo {
   };
 }
 
+/** Parses one child of a fork. @returns its id, or its error */
 export function parseForkResult(value: unknown): string | TorporError {
   const { sandbox, error } = parseObject(value, "fork");
   if (sandbox !== undefined) return parseAccess(sandbox).id;
@@ -290,6 +309,7 @@ function parseState(value: unknown): SandboxStateName {
   return state;
 }
 
+/** Parses what a creation returns. */
 export function parseAccess(value: unknown): SandboxAccess {
   const body = parseObject(value, "sandbox");
   return {
@@ -298,6 +318,7 @@ export function parseAccess(value: unknown): SandboxAccess {
   };
 }
 
+/** Parses one API key. */
 export function parseApiKey(value: unknown): ApiKeyInfo {
   const body = parseObject(value, "key");
   return {
@@ -308,6 +329,7 @@ export function parseApiKey(value: unknown): ApiKeyInfo {
   };
 }
 
+/** Accepts an array of anything. @throws internal */
 export function parseList(value: unknown, what: string): readonly unknown[] {
   if (!Array.isArray(value)) {
     throw new TorporError("internal", `the daemon's ${what} are not a list`);

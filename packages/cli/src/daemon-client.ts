@@ -1,13 +1,14 @@
 /**
- * The CLI's end of the line to the daemon: JSON over HTTP on the Unix socket in the state folder.
- * Whoever may open the socket is trusted, so no key is sent.
+ * The CLI's connection to the daemon: JSON over HTTP on the Unix socket in the state folder. The
+ * daemon trusts every process that can open the socket, so no key is sent.
  *
  * Every call has a deadline. A failure is a `TorporError`: the daemon's own, rebuilt from the body
  * it sent, or one made here that says whether the request can have arrived. Each call opens a
  * connection of its own, so none is left to keep the process alive.
  *
- * What makes something new is sent with an `Idempotency-Key`, and once more when the line broke before
- * the answer: a daemon that was restarted answers with what the first request made, or makes it.
+ * A request that makes something carries an `Idempotency-Key`, and is sent once more when the
+ * connection broke before the answer: a restarted daemon answers with what the first request made,
+ * or makes it.
  */
 import { randomUUID } from "node:crypto";
 import { type IncomingMessage, request as httpRequest } from "node:http";
@@ -46,20 +47,21 @@ import { parseServerTiming } from "./server-timing.ts";
 
 const healthMs = 2_000;
 const lookMs = 15_000;
-/** LIMITS of the verbs; wide, because an emulated machine is some twenty times slower. */
+/** LIMITS of the verbs; generous, because an emulated machine is some twenty times slower. */
 const createMs = 300_000;
 const resumeMs = 300_000;
 /** Saving memory to a slow disk may take minutes. */
 const pauseMs = 600_000;
 const removeMs = 120_000;
-/** Of each child of a fork; a few are made at a time. */
+/** For each child of a fork; a few are made at a time. */
 const forkChildMs = 60_000;
-/** A daemon that is started anew settles what the one before left. */
+/** A restarted daemon first settles what the one before left. */
 const defaultRestartMs = 30_000;
 const restartPollMs = 100;
-/** LIMIT: the largest answer is a console, and the daemon cuts that. */
+/** LIMIT: the largest answer is a console, and the daemon truncates that. */
 const answerBytesMax = 16 << 20;
 
+/** What a new sandbox is made from. */
 export interface NewSandbox {
   readonly template: string;
   readonly env: Readonly<Record<string, string>>;
@@ -67,7 +69,7 @@ export interface NewSandbox {
   readonly lifetime?: LifetimeRequest | undefined;
 }
 
-/** How long a sandbox shall live; null is never, and what is left out the daemon decides. */
+/** How long a sandbox may live; null is never, and the daemon decides what is left out. */
 export interface LifetimeRequest {
   readonly timeoutMs?: number | null | undefined;
   readonly onTimeout?: OnTimeout | undefined;
@@ -75,10 +77,11 @@ export interface LifetimeRequest {
   readonly maxRunMs?: number | null | undefined;
 }
 
+/** How to wake a sandbox. */
 export interface ResumeRequest {
-  /** Takes the place of what was left; null takes it away. */
+  /** Replaces what was left of the timeout; null removes it. */
   readonly timeoutMs?: number | null | undefined;
-  /** Go on from the snapshot before the newest one, which is given up. */
+  /** Continue from the snapshot before the newest one, which is discarded. */
   readonly previous?: boolean | undefined;
 }
 
@@ -90,17 +93,21 @@ interface Answer {
 
 type Method = "GET" | "POST" | "DELETE";
 
+/**
+ * Calls the daemon of one state folder. Every method throws the daemon's error, daemon.unreachable
+ * or deadline.exceeded.
+ */
 export class DaemonClient {
   readonly socketPath: string;
   readonly #restartMs: number;
 
-  /** @param restartMs How long a daemon that was lost is waited for; only tests pass one. */
+  /** @param restartMs How long to wait for a lost daemon to return; only tests pass one. */
   constructor(socketPath: string, restartMs = defaultRestartMs) {
     this.socketPath = socketPath;
     this.#restartMs = restartMs;
   }
 
-  /** Whether a daemon answers. */
+  /** Whether a daemon answers; does not throw. */
   async isAnswering(): Promise<boolean> {
     try {
       await this.#send("GET", "/health", undefined, Deadline.after(healthMs, "health check"));
@@ -119,12 +126,15 @@ export class DaemonClient {
     return parseList(await this.#get("/torpor/sandboxes"), "sandboxes").map(parseSandbox);
   }
 
-  /** @throws sandbox.notFound */
+  /** Reads one sandbox. @throws sandbox.notFound */
   async look(id: string): Promise<SandboxInfo> {
     return parseSandbox(await this.#get(`/torpor/sandboxes/${encodeURIComponent(id)}`));
   }
 
-  /** @throws template.missing, argument.invalid, vmm.failed and others of the daemon */
+  /**
+   * Makes a sandbox. @throws template.missing, argument.invalid, vmm.failed and other errors of the
+   * daemon
+   */
   async create(sandbox: NewSandbox): Promise<CreatedSandbox> {
     const { text, headers } = await this.#make(
       "/v2/sandboxes",
@@ -139,12 +149,12 @@ export class DaemonClient {
     return { ...parseAccess(parseJson(text, "answer")), timings: timingsOf(headers) };
   }
 
-  /** The id and token with which the agent of an existing sandbox is reached. */
+  /** The id and token that open the agent of an existing sandbox. */
   async access(id: string): Promise<SandboxAccess> {
     return parseAccess(await this.#get(`/sandboxes/${encodeURIComponent(id)}`));
   }
 
-  /** Puts a sandbox to sleep; one that sleeps already stays as it is. @throws sandbox.wrongState */
+  /** Puts a sandbox to sleep; a sleeping one stays as it is. @throws sandbox.wrongState */
   async pause(id: string): Promise<Changed> {
     const path = `/sandboxes/${encodeURIComponent(id)}/pause`;
     try {
@@ -153,25 +163,25 @@ export class DaemonClient {
       return { changed: true, timings: timingsOf(headers) };
     } catch (error) {
       if (!TorporError.is(error) || error.code !== "sandbox.wrongState") throw error;
-      // The same code stands for every state that cannot be paused, so the state decides.
+      // Every state that cannot be paused has the same code, so the state decides.
       const { state } = await this.look(id);
       if (state !== "paused") throw error;
       return { changed: false, timings: [] };
     }
   }
 
-  /** Wakes a sandbox; one that runs already stays as it is, but for its timeout. */
+  /** Wakes a sandbox; a running one stays as it is, except for its timeout. */
   async resume(id: string, request: ResumeRequest = {}): Promise<Changed> {
     const path = `/v2/sandboxes/${encodeURIComponent(id)}/connect`;
     const deadline = Deadline.after(resumeMs, "resuming the sandbox");
-    // What was left of the timeout stays, unless it is set anew.
+    // What was left of the timeout stays, unless the request sets another.
     const kept = request.timeoutMs === undefined ? { keepTimeout: true } : {};
     const body = { ...kept, ...request };
     const { status, headers } = await this.#send("POST", path, body, deadline);
     return { changed: status === 201, timings: timingsOf(headers) };
   }
 
-  /** New sandboxes that begin at this instant of another. @throws what saving throws */
+  /** Makes sandboxes that begin at this instant of another. @throws what saving throws */
   async fork(id: string, count: number, lifetime: LifetimeRequest): Promise<Forked> {
     const { text, headers } = await this.#make(
       `/sandboxes/${encodeURIComponent(id)}/fork`,
@@ -182,14 +192,16 @@ export class DaemonClient {
     return { children, timings: timingsOf(headers) };
   }
 
-  /** From now on; null: never. @throws sandbox.notFound */
+  /** Sets the timeout, counted from now; null removes it. @throws sandbox.notFound */
   async setTimeout(id: string, timeoutMs: number | null): Promise<void> {
     const path = `/sandboxes/${encodeURIComponent(id)}/timeout`;
     const deadline = Deadline.after(pauseMs, "setting the timeout");
     await this.#send("POST", path, { timeoutMs }, deadline);
   }
 
-  /** A snapshot that others are made from. @throws argument.invalid for a name that is none */
+  /**
+   * Takes a snapshot that sandboxes can be made from. @throws argument.invalid for an invalid name
+   */
   async takeSnapshot(id: string, name: string | undefined): Promise<SnapshotInfo> {
     const path = `/sandboxes/${encodeURIComponent(id)}/snapshots`;
     const deadline = Deadline.after(pauseMs, "taking the snapshot");
@@ -201,19 +213,19 @@ export class DaemonClient {
     return parseList(await this.#get("/snapshots"), "snapshots").map(parseSnapshot);
   }
 
-  /** By id or name. @throws template.missing */
+  /** Removes a snapshot by id or name. @throws template.missing */
   async removeSnapshot(reference: string): Promise<void> {
     const deadline = Deadline.after(removeMs, "removing the snapshot");
     await this.#send("DELETE", `/templates/${encodeURIComponent(reference)}`, undefined, deadline);
   }
 
-  /** Keeps that many sandboxes of a snapshot ready. @throws template.missing */
+  /** Keeps `count` sandboxes of a snapshot ready. @throws template.missing */
   async setPool(reference: string, count: number): Promise<void> {
     const path = `/torpor/snapshots/${encodeURIComponent(reference)}/pool`;
     await this.#send("POST", path, { count }, Deadline.after(lookMs, "setting the pool"));
   }
 
-  /** @throws sandbox.notFound */
+  /** Removes a sandbox. @throws sandbox.notFound */
   async remove(id: string): Promise<void> {
     const deadline = Deadline.after(removeMs, "removing the sandbox");
     await this.#send("DELETE", `/sandboxes/${encodeURIComponent(id)}`, undefined, deadline);
@@ -232,17 +244,17 @@ export class DaemonClient {
     return parseList(await this.#get("/torpor/api-keys"), "keys").map(parseApiKey);
   }
 
-  /** The key itself is in this answer and nowhere else. */
+  /** Makes an API key. The secret itself is in this answer and nowhere else. */
   async createApiKey(name: string): Promise<ApiKeyInfo & { readonly key: string }> {
     const deadline = Deadline.after(lookMs, "creating the key");
     const { text } = await this.#send("POST", "/torpor/api-keys", { name }, deadline);
     const body = parseObject(parseJson(text, "answer"), "key");
     const key = parseString(body["key"], "key");
-    // COMPAT: the time of creation may be left out of this answer.
+    // COMPAT: this answer may lack the time of creation.
     return { ...parseApiKey({ createdAtMs: Date.now(), ...body }), key };
   }
 
-  /** It lets nobody in from then on. @throws argument.invalid */
+  /** Revokes a key at once. @throws argument.invalid */
   async removeApiKey(id: string): Promise<void> {
     const deadline = Deadline.after(lookMs, "removing the key");
     await this.#send("DELETE", `/api-keys/${encodeURIComponent(id)}`, undefined, deadline);
@@ -258,7 +270,7 @@ export class DaemonClient {
     return parseJson(text, "answer");
   }
 
-  /** Takes effect once, although it may be sent twice. @throws as `#send` */
+  /** Sends a request that takes effect once, although it may be sent twice. @throws as `#send` */
   async #make(path: string, body: JsonObject, deadline: Deadline): Promise<Answer> {
     const headers = { "idempotency-key": randomUUID() };
     try {
@@ -270,7 +282,7 @@ export class DaemonClient {
     return await this.#send("POST", path, body, deadline, headers);
   }
 
-  /** @throws daemon.unreachable when the line stays broken, deadline.exceeded */
+  /** @throws daemon.unreachable when no daemon answers again, deadline.exceeded */
   async #untilAnswering(broken: TorporError, deadline: Deadline): Promise<void> {
     const restart = Deadline.after(this.#restartMs, "waiting for the daemon to answer again");
     while (!(await this.isAnswering())) {
@@ -335,7 +347,10 @@ export class DaemonClient {
   }
 }
 
-/** Never, where nothing is said: the wire has a default that suits programs and not people. */
+/**
+ * Without a request a sandbox never ends: the wire has a default that suits programs and not
+ * people.
+ */
 function lifetimeBody({ onTimeout, timeoutMs, ...rest }: LifetimeRequest = {}): JsonObject {
   return {
     ...rest,
@@ -358,7 +373,7 @@ async function readAnswer(response: IncomingMessage): Promise<Answer> {
   return { status, headers, text: Buffer.concat(chunks).toString("utf8") };
 }
 
-/** The socket is missing, nobody listens, or a path too long for one was given. */
+/** The socket is missing, nothing listens on it, or the path is too long for a socket. */
 const refusals = new Set(["ENOENT", "ECONNREFUSED", "ENOTSOCK", "EINVAL", "ENAMETOOLONG"]);
 
 function asDaemonError(cause: unknown, socketPath: string, method: Method): TorporError {
@@ -383,7 +398,7 @@ function asDaemonError(cause: unknown, socketPath: string, method: Method): Torp
   });
 }
 
-/** Broken after the request was sent, so that nobody knows what became of it. */
+/** Whether the connection broke after the request was sent, so that its effect is unknown. */
 function isBrokenLine(error: unknown): error is TorporError {
   return TorporError.is(error) && error.code === "daemon.unreachable" && error.effect === "maybe";
 }

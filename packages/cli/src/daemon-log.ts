@@ -4,12 +4,12 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { TorporError, parseJson, parseObject, systemCode, shownValue } from "@torpor/std";
 
 const pollMs = 200;
-/** LIMIT: what is read of the end of the log. */
+/** LIMIT: how much of the log's end is read. */
 const tailBytesMax = 256 << 10;
 const readBytesMax = 64 << 10;
 const rawLinesShown = 8;
 
-/** Where the log ends now; 0 when there is none yet. */
+/** Where the log ends now; 0 when it does not exist yet. */
 export async function logSize(path: string): Promise<number> {
   try {
     return (await stat(path)).size;
@@ -19,7 +19,7 @@ export async function logSize(path: string): Promise<number> {
   }
 }
 
-/** The complete text from `offset` on, at most its last part. */
+/** Reads the complete text from `offset` on, or its last part if it is long. */
 export async function readLogFrom(path: string, offset: number): Promise<string> {
   const size = await logSize(path);
   const from = Math.max(offset, size - tailBytesMax);
@@ -30,8 +30,8 @@ export async function readLogFrom(path: string, offset: number): Promise<string>
 }
 
 /**
- * Why a daemon that wrote `log` ended: its last line of level "error", or the last raw lines when it
- * died before it could log.
+ * Finds why the daemon that wrote `log` ended: its last line of level "error", or the last raw
+ * lines when it died before it could log.
  */
 export function errorFromLog(log: string): TorporError | undefined {
   const lines = log.split("\n").filter((line) => line.trim() !== "");
@@ -50,7 +50,10 @@ export function errorFromLog(log: string): TorporError | undefined {
   return new TorporError("internal", raw.join("\n"), { effect: "none" });
 }
 
-/** "12:03:04 warn  message  key=value": one line of the log for a person; others stay as they are. */
+/**
+ * Formats one line of the log for a person as "12:03:04 warn  message  key=value"; other lines stay
+ * as they are.
+ */
 export function shownLogLine(line: string): string {
   const entry = parseEntry(line);
   if (entry === undefined) return line;
@@ -89,7 +92,7 @@ export async function followLog(
   }
 }
 
-/** Returns early, without a failure, when `signal` aborts. */
+/** Sleeps, but returns early, without a failure, when `signal` aborts. */
 export async function sleepUnlessAborted(ms: number, signal: AbortSignal): Promise<void> {
   try {
     await sleep(ms, undefined, { signal });

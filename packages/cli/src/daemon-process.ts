@@ -1,9 +1,10 @@
 /**
- * Starting and ending the daemon's process.
+ * Starts and ends the daemon's process.
  *
- * It is started by a supervisor, which ends with it unless it crashes. Both are in a session of their own,
- * so that Ctrl-C in our terminal does not reach them, and append to `<state>/daemon.log`. Two commands may start one at the same time; the lock on
- * the state folder lets one of them win, and both use that one.
+ * A supervisor starts the daemon and ends with it, unless it crashes. Both are in a session of
+ * their own, so that Ctrl-C in our terminal does not reach them, and append to
+ * `<state>/daemon.log`. Two commands may start a daemon at the same time; the lock on the state
+ * folder lets one of them win, and both use that one.
  */
 import { spawn } from "node:child_process";
 import { mkdir, open } from "node:fs/promises";
@@ -17,12 +18,13 @@ import { isRunningProcess } from "./process-state.ts";
 
 /** Reconciling what an earlier daemon left may probe every VM. */
 const startMs = 60_000;
-/** Ending waits for verbs that are under way. */
+/** A daemon that ends waits for verbs that are under way. */
 const endMs = 120_000;
-/** And, when it was told so, for each sandbox that it puts to sleep, a few at a time. */
+/** It also waits for each sandbox that it was asked to pause first, a few at a time. */
 const endPauseMs = 60_000;
 const pollMs = 50;
 
+/** The folders that a daemon works in. */
 export interface DaemonFolders {
   readonly stateFolder: string;
   readonly cacheFolder: string;
@@ -30,13 +32,13 @@ export interface DaemonFolders {
 
 /**
  * Starts the daemon of `stateFolder` and waits until it answers.
- * @throws the error with which it ended, storage.exposed, or deadline.exceeded
+ * @throws the error that ended the daemon, storage.exposed, or deadline.exceeded
  */
 export async function startDaemonProcess(
   client: DaemonClient,
   { stateFolder, cacheFolder }: DaemonFolders,
 ): Promise<void> {
-  // ORDER: before a log is opened that somebody else may have put there.
+  // ORDER: checked before a log is opened that another user may have put there.
   await mkdir(stateFolder, { recursive: true, mode: 0o700 });
   refuseForeignState(stateFolder);
   const logPath = join(stateFolder, stateFiles.log);
@@ -66,10 +68,11 @@ async function spawnDetached(
   await using log = await open(logPath, "a", 0o600);
   const main = fileURLToPath(import.meta.resolve("@torpor/host/supervisor"));
   const child = spawn(process.execPath, [main], {
-    // Ours may be a folder that somebody wants to remove or unmount later.
+    // A user may later want to remove or unmount our own working folder.
     cwd: stateFolder,
     detached: true,
-    // Absolute: a relative folder in our environment means one below ours, not below the daemon's.
+    // Absolute: a relative folder in our environment is relative to our working folder, not to the
+    // daemon's.
     env: {
       ...process.env,
       TORPOR_HOME: resolve(stateFolder),
@@ -96,7 +99,7 @@ function failedStart(what: string, logPath: string, cause: TorporError | undefin
 
 /**
  * Asks the daemon with process `pid` to end and waits until it has.
- * @param runningCount Sandboxes that it may put to sleep first.
+ * @param runningCount How many sandboxes it may pause first.
  * @throws root.required, deadline.exceeded
  */
 export async function endDaemonProcess(
@@ -114,7 +117,7 @@ export async function endDaemonProcess(
     });
   }
   const deadline = Deadline.after(endMs + runningCount * endPauseMs, "ending the daemon");
-  // ORDER: the socket goes first, the lock on the state folder with the process.
+  // ORDER: the socket disappears first, the lock on the state folder with the process.
   while (isRunningProcess(pid) || (await client.isAnswering())) {
     if (deadline.expired) {
       throw new TorporError("deadline.exceeded", `process ${pid} was asked to end and still runs`, {

@@ -1,6 +1,6 @@
 /**
  * For tests: a daemon that keeps its sandboxes in a list and runs their commands on this machine,
- * speaking the contract of the real one on a real Unix socket, and streams that remember.
+ * with the contract of the real one on a real Unix socket; and streams that keep what is written.
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { EventEmitter, on, once } from "node:events";
@@ -20,8 +20,10 @@ import { runCli, wantsJson } from "./program.ts";
 import { Session } from "./session.ts";
 
 const runningStates: ReadonlySet<string> = new Set(["running", "checkpointing"]);
+/** The token of every sandbox of the fake daemon. */
 export const accessToken = "secret-token";
 
+/** A running sandbox with these fields replaced. */
 export function sandboxInfo(given: Partial<SandboxInfo> = {}): SandboxInfo {
   return {
     id: "iabcdef0123456789",
@@ -68,12 +70,13 @@ export class MemoryStream implements TextStream {
   }
 
   once(): void {
-    // Nothing is ever waited for: every write is taken at once.
+    // Every write is accepted at once, so nothing waits for an event.
   }
 }
 
 type Answerer = (request: ReceivedRequest) => FakeAnswer | undefined;
 
+/** A request that the fake daemon received. */
 export interface ReceivedRequest {
   readonly method: string;
   readonly path: string;
@@ -81,23 +84,25 @@ export interface ReceivedRequest {
   readonly body: string;
 }
 
+/** An answer that a test gives in the daemon's place. */
 export interface FakeAnswer {
   readonly status: number;
   readonly body?: JsonObject | string;
   readonly headers?: Readonly<Record<string, string>>;
 }
 
+/** A daemon on a socket in a folder of its own, and the CLI run against it. */
 export class FakeDaemon implements AsyncDisposable {
   readonly stateFolder: string;
   readonly requests: string[] = [];
-  /** What was sent to change something, in order. */
+  /** Bodies of the requests that change something, in order. */
   readonly bodies: JsonObject[] = [];
   sandboxes: SandboxInfo[] = [];
   snapshots: JsonObject[] = [];
   keys: ApiKeyInfo[] = [];
-  /** What it says that it was started with. */
+  /** The settings that the daemon reports it was started with. */
   settings: DaemonInfo["settings"] = {};
-  /** Answers before the daemon itself does. */
+  /** Answers a request in place of the daemon, unless it returns undefined. */
   answer: Answerer = () => undefined;
   readonly guest = new FakeGuest();
   readonly #server: Server;
@@ -323,13 +328,13 @@ export class FakeGuest {
   readonly callers: { user: string | null; token: string | null }[] = [];
   readonly sizes: { cols: number; rows: number }[] = [];
   readonly starts: StartRequest[] = [];
-  /** How many more requests are refused, as while a snapshot is taken. */
+  /** How many more requests the agent refuses, as it does while a snapshot is taken. */
   turnedAwayCount = 0;
-  /** Called when a command was asked for, and waited for before it starts. */
+  /** Called for each requested command, and awaited before it starts. */
   beforeStart: () => Promise<void> = () => Promise.resolve();
   /** Called when a command has started. */
   onStart: () => void = () => undefined;
-  /** How many commands have begun. */
+  /** How many commands have started. */
   begunCount = 0;
   readonly #children = new Map<number, ChildProcess>();
 
@@ -387,7 +392,7 @@ export class FakeGuest {
       stdio: [request.stdin === false ? "ignore" : "pipe", "pipe", "pipe"],
     });
     child.stdin?.on("error", () => undefined);
-    // ORDER: listened to at once; Node drops what nobody listens to when the process ends.
+    // ORDER: subscribed at once; Node drops output without a listener when the process ends.
     const pieces = outputPieces(child);
     const closed = once(child, "close").catch((error: unknown) => error);
     const pid = child.pid ?? 0;
@@ -431,13 +436,15 @@ function endOf({ exitCode, signalCode }: ChildProcess) {
   return { exitCode: -1, exited: false, status: `signal: ${word}`, error: `signal: ${word}` };
 }
 
+/** What surrounds a command line in a test. */
 export interface FakeSurroundings {
-  /** Nobody reads standard output. */
+  /** Standard output has no reader. */
   readonly readerIsGone?: boolean;
   readonly input?: string;
   readonly env?: NodeJS.ProcessEnv;
 }
 
+/** What a command line returned and wrote. */
 export interface CliResult {
   readonly exitCode: number;
   readonly stdout: string;
@@ -468,7 +475,7 @@ export async function runForTest(
   return { exitCode, stdout: stdout.text, stderr: stderr.text };
 }
 
-/** As a pipe without a reader: the error comes once the writer is done. */
+/** Fails like a pipe without a reader: the error comes after the writer is done. */
 function failedWrite(output: Output): boolean {
   process.nextTick(() => output.readerIsGone());
   return false;

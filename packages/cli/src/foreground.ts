@@ -1,7 +1,7 @@
 /**
  * Runs a command in a sandbox as if it ran here: with our input, output, terminal and signals.
  *
- * The end of the command decides: whatever is still on its way to its input is then dropped.
+ * The end of the command decides: input that is still on its way to it is then dropped.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { Deadline, TorporError, ignoreFailure } from "@torpor/std";
@@ -20,27 +20,31 @@ import { RawTerminal, terminalSize } from "./terminal.ts";
 
 /** How long an interrupted command may take to end by itself. */
 const graceMs = 5_000;
-/** How long after an interrupt a command may still begin, so that it can be ended. */
+/** How long after an interrupt the CLI waits for a command to begin, to end it. */
 const startLateMs = 60_000;
-/** LIMIT: of the part of a snapshot in which the guest starts no command. */
+/** LIMIT: the part of a snapshot in which the guest starts no command. */
 const checkpointMs = 60_000;
 const checkpointPollMs = 100;
 
+/** A command to run, and what it shares with us. */
 export interface ForegroundCommand {
   readonly argv: readonly [string, ...string[]];
   readonly env: Readonly<Record<string, string>>;
   readonly workdir?: string | undefined;
   readonly user?: string | undefined;
-  /** Pass on standard input. */
+  /** Passes on standard input. */
   readonly input: boolean;
-  /** Give it a terminal, which is then ours. */
+  /** Gives the command a terminal, which ours then shows. */
   readonly tty: boolean;
-  /** What Ctrl-C does to the command: end it, or just leave it, because its sandbox will go. */
+  /** What Ctrl-C does: end the command, or only leave it, because its sandbox will be removed. */
   readonly onInterrupt: "end" | "leave";
   readonly onStarted?: (started: GuestProcess) => void;
 }
 
-/** @returns its exit code. @throws guest.refused, guest.unreachable, sandbox.wrongState, canceled */
+/**
+ * Runs a command to its end. @returns its exit code. @throws guest.refused, guest.unreachable,
+ * sandbox.wrongState, canceled
+ */
 export async function runForeground(
   session: Session,
   access: SandboxAccess,
@@ -77,8 +81,8 @@ export async function runForeground(
 }
 
 /**
- * An interrupt finds the request under way, and the process may have begun: whoever is to end it waits
- * until it is known. @throws canceled
+ * Waits for the start. An interrupt may find the request under way, with the process already begun:
+ * to end it, the CLI must wait until it is known. @throws canceled
  */
 async function unlessLeft(
   starting: Promise<GuestProcess>,
@@ -93,7 +97,10 @@ async function unlessLeft(
   return await Deadline.after(startLateMs, "starting the command").race(starting);
 }
 
-/** While a snapshot is taken the guest starts nothing, and says so; nothing has run then. */
+/**
+ * Retries while a snapshot is taken: the guest then refuses to start a command, and has run
+ * nothing.
+ */
 async function startOnceOpen(
   client: DaemonClient,
   id: string,
@@ -123,17 +130,21 @@ function terminalEnv(env: NodeJS.ProcessEnv): Readonly<Record<string, string>> {
   return { TERM: env["TERM"] ?? "xterm-256color", LANG: "C.UTF-8", LC_ALL: "C.UTF-8" };
 }
 
+/** What `attach` connects a process to. */
 export interface AttachOptions {
   readonly output: GuestOutput;
-  /** Undefined: nothing is passed on. */
+  /** Undefined if no input is passed on. */
   readonly input: Input | undefined;
-  /** The input of a terminal ends when somebody closes it: Ctrl-D is a key. */
+  /** The input of a terminal ends only when the terminal is closed: Ctrl-D is a key. */
   readonly onInputEnd: "close" | "hangUp";
   readonly interrupt: Pick<Interrupt, "signal" | "happened" | "exitCode" | "terminalGone">;
   readonly onInterrupt: ForegroundCommand["onInterrupt"];
 }
 
-/** Passes everything on until the process ends. @throws guest.unreachable */
+/**
+ * Passes on input, output and signals until the process ends. @returns its exit code. @throws
+ * guest.unreachable
+ */
 export async function attach(started: GuestProcess, options: AttachOptions): Promise<number> {
   const { input, interrupt } = options;
   using undo = new DisposableStack();
@@ -197,17 +208,17 @@ const adviceFor: Readonly<Record<SandboxInfo["state"], (id: string) => string>> 
     `Read its console with \`torpor logs ${id}\`, or remove it with \`torpor rm ${id}\`.`,
 };
 
-/** @throws sandbox.wrongState when no command can run in it now */
+/** Refuses a sandbox in which no command can run now. @throws sandbox.wrongState */
 export function requireRunning({ id, state, reason }: SandboxInfo): void {
   if (!isRunning(state)) throw notRunning(id, state, reason);
 }
 
-/** One that is made a snapshot of goes on running. */
+/** A sandbox whose snapshot is being taken is still running. */
 function isRunning(state: SandboxInfo["state"]): boolean {
   return state === "running" || state === "checkpointing";
 }
 
-/** What a broken line means: most often the sandbox was paused or removed meanwhile. */
+/** Explains a broken connection: most often the sandbox was paused or removed. */
 async function explainLost(client: DaemonClient, id: string, cause: unknown): Promise<TorporError> {
   const error = TorporError.from(cause, "internal");
   if (error.code !== "guest.unreachable") return error;

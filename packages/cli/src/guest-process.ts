@@ -1,12 +1,13 @@
 /**
- * Running a command inside a sandbox, by the agent's `process.Process` service.
+ * Runs commands inside a sandbox, by the agent's `process.Process` service.
  *
  * Requests go to the daemon's socket with headers that name the sandbox and the agent's port; the
- * daemon passes them on. The process belongs to the sandbox and not to us: it goes on when we go
- * away (`detach`), and through a pause.
+ * daemon passes them on. The process belongs to the sandbox and not to us: it continues when we
+ * detach, and through a pause.
  *
- * Failures: `start` throws `guest.refused` with the exit code a shell would use in its details, when
- * the guest cannot run such a command; everything throws `guest.unreachable` when the line breaks.
+ * Failures: `start` throws `guest.refused` with the exit code a shell would use in its details,
+ * when the guest cannot run such a command; everything throws `guest.unreachable` when the
+ * connection breaks.
  */
 import { Agent } from "node:http";
 import { constants } from "node:os";
@@ -31,24 +32,27 @@ import {
 import { TorporError } from "@torpor/std";
 import type { SandboxAccess } from "./daemon-answers.ts";
 
+/** A command to start in a guest. */
 export interface GuestCommand {
   /** Program and arguments; see `shellArgv` of usage.ts for a line of shell. */
   readonly argv: readonly [string, ...string[]];
   readonly env: Readonly<Record<string, string>>;
-  /** Undefined: the user's home. */
+  /** The working folder; undefined is the user's home. */
   readonly workdir?: string | undefined;
-  /** False: the command reads end of file. */
+  /** False if the command reads end of file. */
   readonly stdin: boolean;
   readonly terminal?: TerminalSize | undefined;
 }
 
+/** The size of a terminal in characters. */
 export interface TerminalSize {
   readonly columns: number;
   readonly rows: number;
 }
 
+/** Receives what a command writes; a slow receiver slows the command down. */
 export interface GuestOutput {
-  /** Also what a terminal shows. */
+  /** Receives standard output, or all that a terminal shows. */
   writeOut(bytes: Uint8Array): Promise<void>;
   writeError(bytes: Uint8Array): Promise<void>;
 }
@@ -56,21 +60,21 @@ export interface GuestOutput {
 /** Exit codes of a shell for a command that it cannot run, or cannot find. */
 const cannotRunCode = 126;
 const notFoundCode = 127;
-/** Silence longer than this is broken by the agent, so that nothing between cuts the stream. */
+/** The agent sends something after this much silence, so that no proxy cuts the stream. */
 const keepaliveSeconds = 50;
 
 /**
- * How the agent says that it starts nothing now: before the stream begins, and in it. Whoever stands
- * between says 502, and then the command may have begun.
+ * The texts with which the agent refuses to start a command for now: before the stream begins, and
+ * in it. The daemon in between answers 502, and then the command may have begun.
  */
 const turnedAwayTexts = ["HTTP 503", "the sandbox is being paused or resumed"] as const;
 
-/** The line to the agent of one sandbox. */
+/** A connection to the agent of one sandbox. */
 export class Guest implements Disposable {
   readonly #client: Client<typeof Process>;
   readonly #agent = new Agent({ keepAlive: true });
 
-  /** @param user Runs the commands; undefined: the sandbox's default user. */
+  /** @param user Runs the commands; undefined is the sandbox's default user. */
   constructor(socketPath: string, access: SandboxAccess, user?: string) {
     this.#client = createClient(
       Process,
@@ -85,7 +89,8 @@ export class Guest implements Disposable {
   }
 
   /**
-   * Cannot be called off: nobody would know the process that began all the same.
+   * Starts a command. A start cannot be canceled: the process might begin all the same, unknown to
+   * anyone.
    * @throws guest.refused, guest.unreachable
    */
   async start(command: GuestCommand): Promise<GuestProcess> {
@@ -125,8 +130,9 @@ interface StartedProcess {
   readonly hasTerminal: boolean;
 }
 
+/** A process in a guest, which its output, input and signals pass through. */
 export class GuestProcess {
-  /** In the guest. */
+  /** The process id in the guest. */
   readonly pid: number;
   readonly #started: StartedProcess;
 
@@ -136,8 +142,8 @@ export class GuestProcess {
   }
 
   /**
-   * Passes on the output until the process ends, and returns its exit code, or 128 plus the number
-   * of the signal that ended it. To be called once. @throws guest.unreachable when the line breaks.
+   * Passes on the output until the process ends. @returns its exit code, or 128 plus the number of
+   * the signal that ended it. Call it once. @throws guest.unreachable when the connection breaks.
    */
   async follow(output: GuestOutput): Promise<number> {
     try {
@@ -154,7 +160,7 @@ export class GuestProcess {
     throw lineError(new ConnectError("the stream has no end", Code.Unavailable));
   }
 
-  /** Stops listening; the process goes on. */
+  /** Stops listening; the process continues. */
   detach(): void {
     this.#started.stream.abort();
   }
@@ -194,7 +200,7 @@ interface PidSelector {
   readonly selector: { readonly case: "pid"; readonly value: number };
 }
 
-/** Runs a command to its end and returns what it wrote. @throws guest.refused when it fails */
+/** Runs a command to its end and returns its output. @throws guest.refused when it fails */
 export async function captureOutput(guest: Guest, command: GuestCommand): Promise<string> {
   const process = await guest.start(command);
   const out: Uint8Array[] = [];
@@ -244,7 +250,7 @@ function sizeMessage({ columns, rows }: TerminalSize): { cols: number; rows: num
   return { cols: columns, rows };
 }
 
-/** Go's words for signals, as they stand in the end event. */
+/** Go's names for signals, as the end event has them. */
 const signalNumbers: Readonly<Record<string, number>> = {
   aborted: constants.signals.SIGABRT,
   "alarm clock": constants.signals.SIGALRM,
@@ -271,7 +277,9 @@ function exitCodeOf({ exited, exitCode, status }: ProcessEvent_EndEvent): number
   return 128 + (signalNumbers[status.replace(/^signal: /, "")] ?? 0);
 }
 
-/** What a failed start means. Nothing ran, so the effect is none, unless the line itself broke. */
+/**
+ * Explains a failed start. Nothing ran, so the effect is none, unless the connection itself broke.
+ */
 function startError(cause: unknown, { argv, workdir }: GuestCommand): TorporError {
   const error = ConnectError.from(cause);
   const text = error.rawMessage;
@@ -308,7 +316,7 @@ function startError(cause: unknown, { argv, workdir }: GuestCommand): TorporErro
   return refused(text, cannotRunCode, "Check that the file is a program and may be executed.");
 }
 
-/** True when the agent itself takes no new work, because a snapshot is being taken. */
+/** Whether the agent itself refused to start anything, because a snapshot is being taken. */
 export function isTurnedAway(error: unknown): boolean {
   const cause = TorporError.is(error) ? error.cause : undefined;
   return (

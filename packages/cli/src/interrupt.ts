@@ -1,40 +1,44 @@
 /**
- * Ctrl-C and its relatives, as one signal that verbs can clean up after: Ctrl-\, a terminal that was
- * closed, `kill`, and a reader of our output that went away.
+ * Turns Ctrl-C and its relatives into one signal that verbs can clean up after: Ctrl-\, a terminal
+ * that was closed, `kill`, and a reader of our output that went away.
  *
- * The first one aborts `signal`; the verb then stops what it does and undoes what it made. A second
- * one ends the process at once. While no verb listens, signals do what they always do.
+ * The first press aborts `signal`; the verb then stops its work and undoes what it made. A second
+ * press ends the process at once. While no verb listens, signals have their usual effect.
  *
- * A terminal sends SIGINT to the whole process group, and npm forwards the one it got, so a single
- * Ctrl-C may arrive here twice: repeats within `echoMs` count as the same press.
+ * A terminal sends SIGINT to the whole process group, and npm forwards the one it received, so a
+ * single Ctrl-C may arrive here twice: repeats within `echoMs` count as the same press.
  */
 import { constants } from "node:os";
 import { Deadline, TorporError, ignoreFailure } from "@torpor/std";
 import type { Output } from "./output.ts";
 
 const echoMs = 500;
-/** LIMIT: of what a verb still does after a second press. */
+/** LIMIT: what a verb may still do after a second press. */
 const forcedMs = 2_000;
+/** The signals that count as an interrupt. */
 export const caughtSignals = ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"] as const;
 type CaughtSignal = (typeof caughtSignals)[number] | "SIGPIPE";
 
-/** What the outside world looks like here. */
+/** Where signals come from; tests replace it. */
 export interface SignalSource {
   on(name: NodeJS.Signals, listener: () => void): unknown;
   off(name: NodeJS.Signals, listener: () => void): unknown;
 }
 
+/** Runs before a forced end. */
 export type OnForced = () => void | Promise<void>;
 
+/** What surrounds an interrupt; tests replace most of it. */
 export interface InterruptOptions {
   readonly source?: SignalSource;
   readonly monoMs?: () => number;
   /** Ends the process; called for the second press. */
   readonly exit?: (code: number) => void;
-  /** Done before a forced end: says what is left behind, or takes it away in a last request. */
+  /** Runs before a forced end: says what is left behind, or removes it in a last request. */
   readonly onForced?: OnForced;
 }
 
+/** Listens for an interrupt until disposed. */
 export class Interrupt implements Disposable {
   readonly #controller = new AbortController();
   readonly #listeners = new DisposableStack();
@@ -68,22 +72,27 @@ export class Interrupt implements Disposable {
     return this.#exitCode;
   }
 
-  /** The reader of our output is gone: the same as if it had interrupted us. */
+  /** Reports that the reader of our output is gone, which counts as an interrupt. */
   readerGone(): void {
     if (!this.happened) this.#abort("SIGPIPE");
   }
 
-  /** Our terminal is gone: the same as the signal that says so, which not every process gets. */
+  /**
+   * Reports that our terminal is gone: the same as its signal, which not every process receives.
+   */
   terminalGone(): void {
     if (!this.happened) this.#abort("SIGHUP");
   }
 
-  /** @throws canceled */
+  /** Throws if an interrupt has happened. @throws canceled */
   throwIfHappened(): void {
     if (this.happened) throw new TorporError("canceled", "interrupted");
   }
 
-  /** What `work` says, unless the interrupt comes first; `work` is then left alone. @throws canceled */
+  /**
+   * Returns the result of `work`, unless the interrupt comes first; `work` then continues
+   * unobserved. @throws canceled
+   */
   async race<T>(work: Promise<T>): Promise<T> {
     const interrupted = Promise.withResolvers<never>();
     const reject = (): void => interrupted.reject(new TorporError("canceled", "interrupted"));
@@ -125,10 +134,10 @@ export class Interrupt implements Disposable {
 }
 
 /**
- * Does work that a person, or a reader that goes away, may interrupt. It is to return soon after
- * `interrupt.signal` aborts, with everything undone, or throw `canceled`.
- * @param onForced Says what a second press leaves behind, or takes it away.
- * @returns the exit code: of the work, or of the signal
+ * Runs work that a person, or a reader that goes away, may interrupt. The work must return soon
+ * after `interrupt.signal` aborts, with everything undone, or throw `canceled`.
+ * @param onForced Says what a second press leaves behind, or removes it.
+ * @returns the exit code of the work, or of the signal
  */
 export async function interruptible(
   output: Output,

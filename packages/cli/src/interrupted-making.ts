@@ -1,13 +1,14 @@
 /**
- * Sandboxes that are made for a verb: the verb's caller learns their ids, or they are removed.
+ * Makes sandboxes for a verb: either the verb's caller learns their ids, or they are removed.
  *
- * An interrupt does not call off what the daemon makes, so it is waited for: one whose id is never
- * learnt could not be removed, and would run for ever.
+ * An interrupt does not cancel what the daemon makes, so the CLI waits for it: a sandbox whose id
+ * nobody learns could not be removed, and would run for ever.
  */
 import { TorporError } from "@torpor/std";
 import { type Interrupt, interruptible } from "./interrupt.ts";
 import type { Session } from "./session.ts";
 
+/** How a verb makes sandboxes and reports them. */
 export interface Making<T> {
   readonly make: () => Promise<T>;
   readonly idsOf: (made: T) => readonly string[];
@@ -15,7 +16,10 @@ export interface Making<T> {
   readonly tell: (made: T) => Promise<void>;
 }
 
-/** Sets the session's exit code when it was interrupted. @throws what `make` and `tell` throw */
+/**
+ * Makes sandboxes and reports them. Sets the session's exit code when it was interrupted. @throws
+ * what `make` and `tell` throw
+ */
 export async function makeSandboxes<T>(session: Session, making: Making<T>): Promise<void> {
   const { output } = session;
   await session.daemon();
@@ -25,7 +29,7 @@ export async function makeSandboxes<T>(session: Session, making: Making<T>): Pro
     for (const id of making.idsOf(made)) undo.defer(() => removeQuietly(session, id));
     interrupt.throwIfHappened();
     await making.tell(made);
-    // What nobody could read was not told.
+    // Ids that could not be written were not reported.
     await output.settled();
     interrupt.throwIfHappened();
     undo.move();
@@ -35,7 +39,7 @@ export async function makeSandboxes<T>(session: Session, making: Making<T>): Pro
   session.exitCode = await interruptible(output, work, sayLeft);
 }
 
-/** The whole wait, interrupted or not; says then why it lasts. */
+/** Waits to the end, interrupted or not; an interrupt makes it say why it still waits. */
 export async function waitToRemove<T>(
   { output }: Session,
   interrupt: Interrupt,
@@ -50,7 +54,7 @@ export async function waitToRemove<T>(
   }
 }
 
-/** A failure to clean up is told, but does not take the place of what the verb returns. */
+/** Removes a sandbox. A failure is reported, but does not replace the verb's result. */
 export async function removeQuietly(session: Session, id: string): Promise<void> {
   try {
     await session.client.remove(id);

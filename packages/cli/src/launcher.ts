@@ -1,6 +1,6 @@
 /**
- * `torpor` on PATH: a link to the program of this checkout, in a folder for programs that are not a
- * package's. Nothing of another's is ever replaced or removed.
+ * `torpor` on PATH: a link to the program of this checkout, in a folder for programs that no
+ * package owns. The CLI never replaces or removes what belongs to others.
  */
 import { existsSync } from "node:fs";
 import { mkdir, readlink, rm, symlink } from "node:fs/promises";
@@ -10,25 +10,28 @@ import { fileURLToPath } from "node:url";
 import { systemCode } from "@torpor/std";
 
 const program = fileURLToPath(new URL("../bin/torpor.mjs", import.meta.url));
-/** How the target of a link of ours ends, whichever checkout it leads to. */
+/** The end of the target of every link of ours, in whichever checkout it is. */
 const programEnd = "/packages/cli/bin/torpor.mjs";
 
+/** What became of the link. */
 export type LauncherState =
-  /** It leads to this checkout, or did not until now. */
+  /** It leads to this checkout: it did before, or it was just made. */
   | { readonly kind: "there" | "made" }
-  /** Something of another's, or of a checkout that is still there. */
+  /** The path belongs to another program, or to a checkout that still exists. */
   | { readonly kind: "taken" }
   | { readonly kind: "impossible"; readonly why: string };
 
+/** Where `torpor` is put on PATH: the machine's programs for root, the user's own otherwise. */
 export function defaultLauncherPath(): string {
   const isRoot = process.getuid?.() === 0;
   return join(isRoot ? "/usr/local/bin" : join(homedir(), ".local/bin"), "torpor");
 }
 
+/** Makes the link, if the path is free or a removed checkout's. */
 export async function makeLauncher(path: string): Promise<LauncherState> {
   try {
     await mkdir(dirname(path), { recursive: true });
-    // One of a checkout that was removed leads nowhere.
+    // A link of a checkout that was removed leads nowhere.
     if (await isOurs(path, (target) => !existsSync(target))) await rm(path);
     await symlink(program, path);
     return { kind: "made" };
@@ -40,18 +43,19 @@ export async function makeLauncher(path: string): Promise<LauncherState> {
   }
 }
 
-/** @returns false where there is none that leads to this checkout. */
+/** Removes the link. @returns false if no link there leads to this checkout. */
 export async function removeLauncher(path: string): Promise<boolean> {
   if (!(await hasLauncher(path))) return false;
   await rm(path);
   return true;
 }
 
+/** Whether the link leads to this checkout. */
 export async function hasLauncher(path: string): Promise<boolean> {
   return isOurs(path, (target) => target === program);
 }
 
-/** What to say of it; undefined: nothing. */
+/** What to say to the user about the link; undefined for nothing. */
 export function launcherNote(
   path: string,
   state: LauncherState,

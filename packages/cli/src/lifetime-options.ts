@@ -1,9 +1,10 @@
-/** The options that say how long a new sandbox may live; every verb that makes one has them. */
+/** The options that limit how long a new sandbox may live; every verb that makes one has them. */
 import { type Command, Option } from "commander";
 import type { OnTimeout } from "./daemon-answers.ts";
 import type { LifetimeRequest } from "./daemon-client.ts";
 import { type Duration, parseDuration, toMs } from "./duration.ts";
 
+/** The options as parsed. */
 export interface LifetimeOptions {
   readonly timeout?: Duration;
   readonly onTimeout?: OnTimeout;
@@ -11,6 +12,7 @@ export interface LifetimeOptions {
   readonly maxRun?: Duration;
 }
 
+/** Adds the options to a verb. */
 export function addLifetimeOptions(command: Command): Command {
   return command
     .option("--timeout <time>", "end it after 90s, 5m, 2h or 1d of running", parseDuration)
@@ -24,6 +26,7 @@ export function addLifetimeOptions(command: Command): Command {
     .option("--max-run <time>", "remove it after so much running altogether", parseDuration);
 }
 
+/** Converts the options to what the daemon is sent. */
 export function lifetimeOf(options: LifetimeOptions): LifetimeRequest {
   return {
     timeoutMs: toMs(options.timeout),

@@ -1,4 +1,4 @@
-/** How long a sandbox still lives, in words. */
+/** Words for how long a sandbox still lives. */
 import type { OnTimeout, SandboxInfo } from "./daemon-answers.ts";
 import { shownAge, shownDuration } from "./output.ts";
 
@@ -9,7 +9,7 @@ const endings: Readonly<Record<OnTimeout, string>> = {
 
 type Ending = Pick<SandboxInfo, "onTimeout" | "endAtMs" | "leftMs">;
 
-/** When the timeout is over, and what happens then. */
+/** When the timeout passes, and what happens then. */
 export function shownEnd({ onTimeout, endAtMs, leftMs }: Ending, nowMs: number): string {
   const then = `then it ${endings[onTimeout]}`;
   if (endAtMs !== null) {
@@ -21,7 +21,7 @@ export function shownEnd({ onTimeout, endAtMs, leftMs }: Ending, nowMs: number):
   return "never";
 }
 
-/** The same for a column: "4m kill"; "4m left" of one that does not run. */
+/** The same, short, for a column: "4m kill"; "4m left" for a sandbox that does not run. */
 export function shownEndShort(sandbox: Ending, nowMs: number): string {
   const { onTimeout, endAtMs, leftMs } = sandbox;
   if (endAtMs !== null) {

@@ -9,7 +9,7 @@ import { Session } from "./session.ts";
 const argv = process.argv.slice(2);
 const output = new Output(process.stdout, process.stderr);
 
-/** The pipe's other end or the terminal is gone: `torpor logs ID | head` is no failure. */
+/** Errors of a pipe or terminal that is gone: `torpor logs ID | head` is no failure. */
 const readerLostCodes = new Set(["EPIPE", "EIO", "ECONNRESET"]);
 
 // Verbs with something to clean up do so, others just end.
@@ -21,7 +21,8 @@ process.stdout.on("error", (error: Error) => {
 process.stderr.on("error", () => undefined);
 process.stdin.on("error", () => undefined);
 
-// The launcher holds this line. It breaks when the launcher was killed, and with it whoever waits for us.
+// The launcher holds this channel. It breaks when the launcher was killed, and with it the caller
+// that waits for us.
 process.once("disconnect", () => process.kill(process.pid, "SIGHUP"));
 process.channel?.unref();
 
@@ -36,5 +37,5 @@ const exitCode = await runCli(
     asJson: wantsJson(argv),
   }),
 );
-// Not by itself: a verb that was interrupted may have left a request on its way.
+// Not left to Node: a verb that was interrupted may have left a request on its way.
 process.exit(exitCode);

@@ -1,13 +1,13 @@
 /**
  * The only place that writes to the terminal.
  *
- * What a script reads goes to standard output; everything said to a person meanwhile (notes,
- * progress, failures) goes to standard error, so that `torpor create` can stand in `$(…)`.
- * A failure says what happened, then whether it may have taken effect, then what to do next.
+ * Output for scripts goes to standard output; everything for people (notes, progress, failures)
+ * goes to standard error, so that `torpor create` can be used in `$(…)`. A failure says what
+ * happened, then whether it may have taken effect, then what to do next.
  */
 import type { Effect, TorporError } from "@torpor/std";
 
-/** The part of a terminal or pipe that is used here. */
+/** The part of a terminal or pipe that the output uses. */
 export interface TextStream {
   write(text: string | Uint8Array): boolean;
   once(event: "drain" | "error", listener: () => void): unknown;
@@ -25,6 +25,7 @@ const green = 32;
 const red = 31;
 const bold = 1;
 
+/** Writes answers, notes and failures of one command line. */
 export class Output {
   readonly #stdout: TextStream;
   readonly #stderr: TextStream;
@@ -37,41 +38,41 @@ export class Output {
     this.#env = env;
   }
 
-  /** From now until disposed, `listener` cleans up when nobody reads the output any more. */
+  /** Until disposed, `listener` is called when the reader of the output is gone. */
   watchReader(listener: () => void): Disposable {
     this.#onReaderGone = listener;
     return { [Symbol.dispose]: () => (this.#onReaderGone = undefined) };
   }
 
-  /** True when somebody took care of it; otherwise the program may end at once. */
+  /** Calls the listener. @returns false when there is none, so that the program may end at once. */
   readerIsGone(): boolean {
     this.#onReaderGone?.();
     return this.#onReaderGone !== undefined;
   }
 
-  /** Lines of the answer, to standard output. */
+  /** Writes lines of the answer to standard output. */
   print(text: string): void {
     this.#stdout.write(`${text}\n`);
   }
 
-  /** The answer as one JSON document. */
+  /** Writes the answer as one JSON document. */
   printJson(value: unknown): void {
     this.print(JSON.stringify(value, undefined, 2));
   }
 
-  /** Columns as wide as their widest cell. */
+  /** Writes columns as wide as their widest cell. */
   printTable(head: readonly string[], rows: readonly (readonly string[])[]): void {
     for (const line of tableLines([head, ...rows])) this.print(line);
   }
 
-  /** Once this returns, `watchReader` has told of output that could not be written so far. */
+  /** Once this returns, the listener of `watchReader` knows of output that could not be written. */
   async settled(): Promise<void> {
     await new Promise((resolve) => {
       setImmediate(resolve);
     });
   }
 
-  /** Lines for the person watching, to standard error. */
+  /** Writes lines for the person watching to standard error. */
   note(text: string): void {
     this.#stderr.write(`${text}\n`);
   }
@@ -80,7 +81,10 @@ export class Output {
     for (const line of tableLines(rows)) this.note(line);
   }
 
-  /** Bytes of a command, to standard output; waits while the reader is slower than the command. */
+  /**
+   * Writes bytes of a command to standard output; waits while the reader is slower than the
+   * command.
+   */
   async writeOut(bytes: Uint8Array): Promise<void> {
     await writeAll(this.#stdout, bytes);
   }
@@ -89,7 +93,7 @@ export class Output {
     await writeAll(this.#stderr, bytes);
   }
 
-  /** A failure for a person, or for a script when it asked for JSON. */
+  /** Writes a failure for a person, or for a script when it asked for JSON. */
   fail(error: TorporError, asJson: boolean): void {
     if (asJson) {
       this.note(JSON.stringify(error.toBody()));
@@ -100,7 +104,7 @@ export class Output {
     }
   }
 
-  /** Shows that something goes on once it lasts; on a terminal only. */
+  /** Shows that work is under way once it takes long; on a terminal only. */
   async busy<T>(text: string, work: Promise<T>): Promise<T> {
     if (this.#stderr.isTTY !== true || this.#env["TERM"] === "dumb") return await work;
     const startedMonoMs = performance.now();
@@ -122,7 +126,7 @@ export class Output {
     }
   }
 
-  /** A tick or a cross, in colour where there is any. */
+  /** A tick or a cross, in colour where the terminal has any. */
   mark(good: boolean): string {
     return good ? this.#paint(this.#stdout, green, "✔") : this.#paint(this.#stdout, red, "✘");
   }
@@ -143,7 +147,7 @@ const effectLines: Readonly<Record<Effect, readonly string[]>> = {
   done: ["  effect: it has taken effect"],
 };
 
-/** What is printed of a failure. */
+/** The printed lines of a failure. */
 export function failureLines(error: TorporError): readonly string[] {
   return [`error: ${error.rawMessage}`, ...effectLines[error.effect], `  next: ${error.advice}`];
 }
@@ -152,7 +156,7 @@ async function writeAll(stream: TextStream, bytes: Uint8Array): Promise<void> {
   if (stream.write(bytes) || stream.writableLength === 0) return;
   await new Promise<void>((resolve) => {
     stream.once("drain", resolve);
-    // A reader that went away is dealt with by `readerIsGone`; nobody may wait for it here.
+    // `readerIsGone` handles a reader that went away; nothing may wait for it here.
     stream.once("error", resolve);
   });
 }
@@ -172,7 +176,7 @@ function tableLines(rows: readonly (readonly string[])[]): readonly string[] {
   );
 }
 
-/** "40 ms", "12.3 s", "2 min 05 s", "3 h 07 min", "2 d". */
+/** Formats a duration: "40 ms", "12.3 s", "2 min 05 s", "3 h 07 min", "2 d". */
 export function shownDuration(ms: number): string {
   if (ms < 1_000) return `${Math.round(ms)} ms`;
   if (ms < 60_000) return `${(ms / 1_000).toFixed(1)} s`;
@@ -189,14 +193,14 @@ function shownParts(count: number, perLarge: number, large: string, small: strin
   return rest === 0 ? shown : `${shown} ${String(rest).padStart(2, "0")} ${small}`;
 }
 
-/** "a=1 b=2". */
+/** Formats pairs: "a=1 b=2". */
 export function shownPairs(pairs: Readonly<Record<string, string>>): string {
   return Object.entries(pairs)
     .map(([key, value]) => `${key}=${value}`)
     .join(" ");
 }
 
-/** "512 B", "3.4 MiB". */
+/** Formats a size: "512 B", "3.4 MiB". */
 export function shownBytes(bytes: number): string {
   const units = ["B", "KiB", "MiB", "GiB"] as const;
   let amount = bytes;
@@ -208,7 +212,7 @@ export function shownBytes(bytes: number): string {
   return `${unit === 0 ? amount : amount.toFixed(1)} ${units[unit] ?? "B"}`;
 }
 
-/** "3s", "5m", "2h", "4d": how long ago, for a column. */
+/** Formats how long ago something was, for a column: "3s", "5m", "2h", "4d". */
 export function shownAge(fromMs: number, nowMs: number): string {
   const seconds = Math.max(0, Math.floor((nowMs - fromMs) / 1_000));
   if (seconds < 60) return `${seconds}s`;

@@ -1,8 +1,8 @@
 /**
- * The torpor command: its verbs, and what becomes of their failures.
+ * The torpor command: its verbs, and how their failures are reported.
  *
- * Exit codes: 0 done, 1 failed, 2 misused, 126 and 127 a command that cannot run in a sandbox or was
- * not found there, 128 and more after a signal; `run` and `exec` pass on the command's own.
+ * Exit codes: 0 done, 1 failed, 2 misused, 126 and 127 a command that cannot run in a sandbox or
+ * was not found there, 128 and more after a signal; `run` and `exec` pass on the command's own.
  */
 import { readFileSync } from "node:fs";
 import { Command, CommanderError } from "commander";
@@ -48,15 +48,20 @@ export async function runCli(argv: readonly string[], session: Session): Promise
   }
 }
 
-/** Whether failures of this command line go to a script. What follows `--` is another's. */
+/**
+ * Whether this command line's failures are for a script. The words after `--` belong to another
+ * command.
+ */
 export function wantsJson(argv: readonly string[]): boolean {
   const [verb] = argv;
-  // Their options end where the command of another begins, and neither has a form in JSON.
+  // The options of these verbs end where the other command begins, and neither verb has a JSON
+  // form.
   if (verb === "run" || verb === "exec") return false;
   const end = argv.indexOf("--");
   return argv.slice(0, end < 0 ? undefined : end).includes("--json");
 }
 
+/** Builds the parser with all verbs. Parsing a command line with it runs the verb. */
 export function buildProgram(session: Session): Command {
   const program = new Command("torpor")
     .description("Sandboxes for AI agents that sleep and wake.")
@@ -68,7 +73,7 @@ export function buildProgram(session: Session): Command {
     .configureOutput({
       writeOut: (text) => session.output.print(text.trimEnd()),
       writeErr: (text) => session.output.note(text.trimEnd()),
-      // Told by `runCli`, in the form of all our failures.
+      // `runCli` reports it, in the form of all our failures.
       outputError: () => undefined,
     })
     .addHelpText(
@@ -82,7 +87,7 @@ Examples:
   torpor run -- python3 -c 'print(2**64)'
   torpor ls`,
     );
-  // Help and completion say what they can whatever is set.
+  // Help and completion work with any settings.
   program.hook("preAction", (_program, verb) => {
     if (!["completion", "help"].includes(verb.name())) checkEnvironment(session.env);
   });
@@ -128,7 +133,7 @@ function commanderError(
   return usageError(message.replace(/^error: /, "").replaceAll("\n", " "), `See \`${help}\`.`);
 }
 
-/** @throws usage error */
+/** Checks the settings. @throws usage error */
 function checkEnvironment(env: NodeJS.ProcessEnv): void {
   try {
     checkSettings(env);

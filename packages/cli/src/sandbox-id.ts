@@ -1,11 +1,14 @@
-/** Finds the one sandbox that a person means by the first characters of its id. */
+/** Finds the one sandbox whose id begins with the characters that a person typed. */
 import { TorporError } from "@torpor/std";
 import type { SandboxInfo } from "./daemon-answers.ts";
 
-/** LIMIT: fewer characters are more often a slip than a name. */
+/** LIMIT: fewer characters are more often a slip than an id. */
 const prefixCharsMin = 3;
 
-/** @returns undefined when there is none. @throws argument.invalid when too short or ambiguous */
+/**
+ * Finds a sandbox by its id or the beginning of one. @returns undefined when there is none. @throws
+ * argument.invalid when `wanted` is too short or ambiguous
+ */
 export function findSandbox(
   wanted: string,
   sandboxes: readonly SandboxInfo[],

@@ -1,7 +1,7 @@
-/** How long each step of a verb took in the daemon, as its `Server-Timing` header says. */
+/** How long each step of a verb took in the daemon, from its `Server-Timing` header. */
 import type { StepTiming } from "@torpor/std";
 
-/** `save-memory;dur=12.3, total;dur=20` in order; entries without a number are left out. */
+/** Parses `save-memory;dur=12.3, total;dur=20`, in order; leaves out entries without a number. */
 export function parseServerTiming(header: string | undefined): readonly StepTiming[] {
   if (header === undefined) return [];
   return header.split(",").flatMap((entry) => {
@@ -12,7 +12,7 @@ export function parseServerTiming(header: string | undefined): readonly StepTimi
   });
 }
 
-/** Rows for a table; the sum comes last, as the daemon sends it. */
+/** Makes rows for a table; the sum comes last, as the daemon sends it. */
 export function timingRows(timings: readonly StepTiming[]): readonly (readonly string[])[] {
   return timings.map(({ step, tookMs }) => [`  ${step}`, `${tookMs.toFixed(1)} ms`.padStart(12)]);
 }

@@ -1,4 +1,4 @@
-/** What every verb works with: where to write, what surrounds us, and the daemon. */
+/** What every verb works with: the output, the environment, and the daemon. */
 import { join } from "node:path";
 import { TorporError } from "@torpor/std";
 import { type Environment, daemonSettings, stateFiles } from "@torpor/storage";
@@ -12,12 +12,13 @@ import { findSandbox } from "./sandbox-id.ts";
 import { noteDifferences } from "./settings-note.ts";
 import { unknownSandbox, unknownTemplate } from "./unknown-name.ts";
 
-/** The part of standard input that is used here. */
+/** The part of standard input that the CLI uses. */
 export interface Input extends AsyncIterable<unknown> {
   readonly isTTY?: boolean;
   destroy(): unknown;
 }
 
+/** What a session is made of. */
 export interface SessionOptions {
   readonly output: Output;
   readonly input: Input;
@@ -26,12 +27,13 @@ export interface SessionOptions {
   readonly cacheFolder: string;
   /** Answers and failures are for a script. */
   readonly asJson: boolean;
-  /** Where `torpor` is put on PATH. */
+  /** Where to put `torpor` on PATH. */
   readonly launcherPath?: string;
-  /** Where set-up adds a source of Debian packages; only tests name another. */
+  /** Where set-up adds a source of Debian packages; only tests set it. */
   readonly aptSourcePath?: string;
 }
 
+/** One run of the CLI. */
 export class Session {
   readonly output: Output;
   readonly input: Input;
@@ -41,9 +43,9 @@ export class Session {
   readonly asJson: boolean;
   readonly launcherPath: string;
   readonly aptSourcePath: string | undefined;
-  /** The line to the daemon, whether or not one runs. */
+  /** Calls the daemon, whether or not one runs. */
   readonly client: DaemonClient;
-  /** Of the program, set by verbs that end with another code than 0 without a failure. */
+  /** The program's exit code; verbs set it to end with another code than 0 without a failure. */
   exitCode = 0;
   #haveCompared = false;
 
@@ -68,9 +70,9 @@ export class Session {
   }
 
   /**
-   * A daemon that answers; starts one when none does, and says so. One that runs keeps the settings it
-   * was started with: what of ours differs is said once.
-   * @param alsoUnset Also what is not set here, but was set for the daemon.
+   * Returns a daemon that answers; starts one when none does, and says so. A running daemon keeps
+   * the settings it was started with: differences to ours are reported once.
+   * @param alsoUnset Reports also what is not set here, but was set for the daemon.
    */
   async daemon(alsoUnset = false): Promise<DaemonClient> {
     if (await this.client.isAnswering()) {
@@ -91,13 +93,13 @@ export class Session {
     if (settings !== null) noteDifferences(this.output, env, settings, alsoUnset);
   }
 
-  /** The sandbox that a full id, or the beginning of one, names. */
+  /** Finds the sandbox that a full id, or the beginning of one, names. */
   async find(wanted: string): Promise<SandboxInfo> {
     const daemon = await this.daemon();
     return await namedSandbox(daemon, wanted, await daemon.list());
   }
 
-  /** As `find`, for several; all are found before anything happens to one. */
+  /** Finds several, like `find`; all are found before the verb changes any. */
   async findAll(wanted: readonly string[]): Promise<readonly SandboxInfo[]> {
     const daemon = await this.daemon();
     const sandboxes = await daemon.list();
@@ -107,8 +109,8 @@ export class Session {
   }
 
   /**
-   * Waits for what the daemon does, which it finishes for whoever looks next also when an interrupt
-   * ends the wait. @throws canceled
+   * Waits for the daemon's work. When an interrupt ends the wait, the daemon finishes the work
+   * nevertheless. @throws canceled
    */
   async awaitDaemon<T>(interrupt: Interrupt, doing: string, work: Promise<T>): Promise<T> {
     try {
@@ -132,7 +134,10 @@ export class Session {
   }
 }
 
-/** @throws argument.invalid, sandbox.notFound with what was probably meant */
+/**
+ * Finds a sandbox by what the user typed. @throws argument.invalid, sandbox.notFound with what was
+ * probably meant
+ */
 async function namedSandbox(
   daemon: DaemonClient,
   wanted: string,
@@ -143,13 +148,13 @@ async function namedSandbox(
   return found;
 }
 
-/** Also of a snapshot, which stands for one. */
+/** Whether a template is missing, or a snapshot that is used as one. */
 export function isMissing(cause: unknown): cause is TorporError {
   return TorporError.is(cause) && cause.code === "template.missing";
 }
 
 /**
- * Does `work` for each in turn; all are tried, and a failure is thrown after the last.
+ * Does `work` for each thing in turn; tries all, and throws a failure after the last.
  * @throws canceled at once when it is interrupted
  */
 export async function forEach<T>(

@@ -1,8 +1,11 @@
-/** What a daemon that runs already does not heed of our environment, and how it would. */
+/** Reports which of our settings a running daemon ignores, and how it would use them. */
 import { type Environment, differingSettings } from "@torpor/storage";
 import type { Output } from "./output.ts";
 
-/** @param there The daemon's. @param alsoUnset As of `differingSettings`. */
+/**
+ * Notes the differences. @param there The daemon's settings. @param alsoUnset As for
+ * `differingSettings`.
+ */
 export function noteDifferences(
   output: Output,
   env: Environment,

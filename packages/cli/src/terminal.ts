@@ -1,6 +1,6 @@
 /**
- * Our terminal as the screen of a remote one: keys go through unread while this is held, and the
- * terminal is as before afterwards, however the program ends.
+ * Makes our terminal the screen of a remote one: while this is held, keys are passed through
+ * unread; afterwards the terminal is restored, however the program ends.
  */
 import type { ReadStream, WriteStream } from "node:tty";
 import type { TerminalSize } from "./guest-process.ts";
@@ -8,7 +8,7 @@ import { usageError } from "./usage.ts";
 
 const fallbackSize: TerminalSize = { columns: 80, rows: 24 };
 
-/** @throws usage error when input or output is no terminal */
+/** Checks that both are terminals. @throws usage error when input or output is no terminal */
 export function requireTerminal(input: NodeJS.ReadStream, output: NodeJS.WriteStream): void {
   if (input.isTTY && output.isTTY) return;
   throw usageError(
@@ -17,12 +17,14 @@ export function requireTerminal(input: NodeJS.ReadStream, output: NodeJS.WriteSt
   );
 }
 
+/** The size of a terminal, or a usual size when it does not know. */
 export function terminalSize(output: Pick<WriteStream, "columns" | "rows">): TerminalSize {
   const { columns, rows } = output;
-  // A terminal that was never told its size says 0.
+  // A terminal whose size was never set reports 0.
   return columns > 0 && rows > 0 ? { columns, rows } : fallbackSize;
 }
 
+/** Puts our terminal into raw mode until disposed, and reports changes of its size. */
 export class RawTerminal implements Disposable {
   readonly #undo = new DisposableStack();
 
@@ -33,7 +35,7 @@ export class RawTerminal implements Disposable {
   ) {
     const restore = (): void => void input.setRawMode(false);
     input.setRawMode(true);
-    // Also when the program ends without unwinding: a raw terminal is of no use to anybody.
+    // Also when the program ends without unwinding: nobody can use a raw terminal.
     process.once("exit", restore);
     this.#undo.defer(() => {
       process.off("exit", restore);

@@ -1,9 +1,9 @@
 /**
- * A guided first sandbox: what Torpor is for, shown on a live one in some seconds.
+ * A guided first sandbox: shows on a live one, in some seconds, what Torpor is for.
  *
- * A process in the sandbox counts in its memory. The sandbox is put to sleep: its VM process is gone
- * from this machine. It is woken: the same process goes on counting from where it was. Nothing is
- * taken on trust; every claim that is printed was checked first, and a wrong one is a failure.
+ * A process in the sandbox counts in its memory. The sandbox is put to sleep: its VM process is
+ * gone from this machine. It is woken: the same process continues counting from where it was. The
+ * tour assumes nothing; it checks every claim before it prints it, and a wrong one is a failure.
  */
 import { Deadline, TorporError } from "@torpor/std";
 import type { SandboxAccess } from "./daemon-answers.ts";
@@ -17,8 +17,8 @@ const template = "base";
 const notesFile = "notes.txt";
 const countFile = "count.txt";
 /**
- * Count and mark are shown in a file, but never read back from it: they live in the process's memory.
- * The mark is drawn at random once, so a process that began anew could not be taken for this one.
+ * A file shows count and mark, but the process never reads them back: they live in its memory. The
+ * mark is drawn at random once, so a restarted process could not pass for this one.
  */
 const counterScript = `
 import os, time
@@ -30,7 +30,7 @@ while True:
     os.replace("${countFile}.new", "${countFile}")
     time.sleep(0.1)
 `;
-/** How far it is to count before it is believed to run. */
+/** How far the process must count before the tour believes that it runs. */
 const countMin = 5;
 const countMs = 60_000;
 const pollMs = 100;
@@ -57,7 +57,7 @@ interface Count {
   readonly mark: string;
 }
 
-/** Leaves nothing behind, also when it fails or is interrupted. @throws canceled */
+/** Runs the tour. Leaves nothing behind, also when it fails or is interrupted. @throws canceled */
 export async function runTour(
   daemon: DaemonClient,
   output: Output,
@@ -129,7 +129,7 @@ async function sleepAndWake(tour: Tour, access: SandboxAccess): Promise<void> {
   });
 }
 
-/** Does one step, then prints it with the time it took. @throws canceled before it begins */
+/** Runs one step, then prints it with the time it took. @throws canceled before the step begins */
 async function timed<T>(
   tour: Omit<Tour, "interrupt"> & { readonly interrupt: Interrupt | undefined },
   step: string,

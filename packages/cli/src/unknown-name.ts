@@ -1,7 +1,7 @@
 /**
- * What a name probably means that is not what it was taken for: another kind of thing, or a slip.
+ * Finds what an unknown name probably means: the name of another kind of thing, or a slip.
  *
- * Only asked for once something was not found, so that nothing that works is slower for it.
+ * The search only runs once something was not found, so that it slows no successful command.
  */
 import { TorporError, ignoreFailure, nearestName } from "@torpor/std";
 import type { SandboxInfo } from "./daemon-answers.ts";
@@ -16,7 +16,7 @@ interface KnownNames {
   readonly templates: readonly string[];
 }
 
-/** For a verb that wants a sandbox. @returns what to throw */
+/** For a verb that needs a sandbox. @returns the error to throw */
 export async function unknownSandbox(daemon: DaemonClient, wanted: string): Promise<TorporError> {
   const { sandboxes, snapshots, templates } = await loadNames(daemon);
   const kind = [
@@ -35,7 +35,7 @@ export async function unknownSandbox(daemon: DaemonClient, wanted: string): Prom
   });
 }
 
-/** For a verb that makes sandboxes of a template or a snapshot. */
+/** For a verb that makes sandboxes of a template or a snapshot. @returns the error to throw */
 export async function unknownTemplate(
   daemon: DaemonClient,
   wanted: string,
@@ -45,7 +45,7 @@ export async function unknownTemplate(
   return explained(wanted, cause, names, [...names.templates, ...names.snapshots]);
 }
 
-/** For a verb that wants a snapshot. */
+/** For a verb that needs a snapshot. @returns the error to throw */
 export async function unknownSnapshot(
   daemon: DaemonClient,
   wanted: string,
@@ -72,7 +72,7 @@ function explained(
       advice: `\`torpor snapshot ${wanted} NAME\` takes one of it.`,
     });
   }
-  // Without any template nothing was set up, which the daemon says better.
+  // Without any template this machine is not set up, which the daemon's error says better.
   if (templates.length === 0) return cause;
   const nearest = nearestName(wanted, candidates);
   return new TorporError(cause.code, cause.rawMessage, {
@@ -82,7 +82,7 @@ function explained(
   });
 }
 
-/** A slip in the first characters of an id is compared with as many of others. */
+/** A mistyped beginning of an id is compared with as many characters of each id. */
 function nearestId(wanted: string, ids: readonly string[]): string | undefined {
   const beginning = nearestName(
     wanted,

@@ -1,24 +1,28 @@
 /**
- * Mistakes in the command line itself: they exit with 2, as shells and most tools do, and are raised
- * before anything is asked of the daemon.
+ * Mistakes in the command line itself: they exit with 2, as in shells and most tools, and are
+ * reported before any request to the daemon.
  */
 import { TorporError } from "@torpor/std";
 
-/** A mistake in the words of the command. */
+/** Makes the error for a mistake in the words of the command. */
 export function usageError(message: string, advice: string): TorporError {
   return new TorporError("argument.invalid", message, { advice, details: { usage: true } });
 }
 
+/** Whether an error is a mistake in the command line. */
 export function isUsageError(error: TorporError): boolean {
   return error.details["usage"] === true;
 }
 
-/** For repeated options: `--metadata A=1 --metadata B=2`. */
+/** Collects the values of a repeated option: `--metadata A=1 --metadata B=2`. */
 export function collect(value: string, previous: readonly string[] = []): readonly string[] {
   return [...previous, value];
 }
 
-/** The parser of an option or argument that counts something. */
+/**
+ * Makes a parser for an option or argument that counts something. It throws a usage error for
+ * anything but a whole number of at least `min`.
+ */
 export function wholeNumber(min: number): (text: string) => number {
   return (text) => {
     const value = Number(text);
@@ -27,7 +31,7 @@ export function wholeNumber(min: number): (text: string) => number {
   };
 }
 
-/** `K=V` words as a map; a later one wins. @throws usage error without a key or `=`. */
+/** Parses `K=V` words; a later one wins. @throws usage error without a key or `=` */
 export function parsePairs(
   words: readonly string[] | undefined,
   option: string,
@@ -37,7 +41,7 @@ export function parsePairs(
 
 /**
  * Like `parsePairs`, but a bare `K` takes its value from our own environment, so that a secret need
- * not stand in the command line, where everyone can read it.
+ * not be in the command line, where every user can read it.
  */
 export function parseEnv(
   words: readonly string[] | undefined,
@@ -68,7 +72,7 @@ function splitPair(word: string, option: string): readonly [string, string] {
 }
 
 /**
- * The command after the options, without the `--` that may stand in front of it.
+ * Returns the command after the options, without the `--` that may precede it.
  * @throws usage error when an option follows the sandbox id.
  */
 export function parseCommandWords(words: readonly string[]): readonly string[] {
@@ -83,7 +87,7 @@ export function parseCommandWords(words: readonly string[]): readonly string[] {
   return words;
 }
 
-/** One word with spaces is a line for the shell; anything else is the command as it stands. */
+/** Treats one word with spaces as a line for the shell; anything else is the command as it is. */
 export function shellArgv(words: readonly [string, ...string[]]): readonly [string, ...string[]] {
   const [first, ...rest] = words;
   return rest.length === 0 && /\s/.test(first) ? ["/bin/bash", "-l", "-c", first] : words;

@@ -4,24 +4,27 @@ import type { DaemonClient } from "../daemon-client.ts";
 import type { Session } from "../session.ts";
 import { usageError } from "../usage.ts";
 
-/** What is asked of the daemon while somebody presses Tab. */
+/** The lists that the script requests from the daemon when a user presses Tab. */
 const nameLists = ["ids", "templates", "snapshots", "keys"] as const;
 type NameList = (typeof nameLists)[number];
 
-/** What an argument or the value of an option names, by how our verbs call it. */
+/** The list that completes an argument or an option's value, by its name in our usage. */
 const listOfArgument: Readonly<Record<string, NameList>> = {
   id: "ids",
   snapshot: "snapshots",
   key: "keys",
 };
 const listOfOption: Readonly<Record<string, NameList>> = { "--template": "templates" };
-/** The shell expands the words it completes from: a name with other characters could be a command. */
+/**
+ * The shell expands the words it completes from: a name with other characters could be a command.
+ */
 const plainName = /^[\w.:@/-]+$/;
 
 interface CompletionOptions {
   readonly names?: NameList;
 }
 
+/** Adds `torpor completion` to the program. */
 export function addCompletion(program: Command, session: Session): void {
   program
     .command("completion")
@@ -47,7 +50,7 @@ Examples:
     });
 }
 
-/** Starts no daemon: nothing of what Tab does may last. */
+/** Starts no daemon: pressing Tab must have no lasting effect. */
 async function printNames({ client, output }: Session, list: NameList): Promise<void> {
   if (!(await client.isAnswering())) return;
   for (const name of await namesOf[list](client)) if (plainName.test(name)) output.print(name);
@@ -63,7 +66,7 @@ const namesOf: Readonly<Record<NameList, (client: DaemonClient) => Promise<reado
   keys: async (client) => (await client.apiKeys()).map(({ name }) => name),
 };
 
-/** The same script for both: zsh can run completions that were written for bash. */
+/** Makes one script for both: zsh can run completions that were written for bash. */
 function completionScript(program: Command, shell: "bash" | "zsh"): string {
   const verbs = program.commands.map((verb) => verb.name());
   const cases = program.commands.flatMap((verb) => [
@@ -102,7 +105,7 @@ ${script}`;
 }
 
 function caseLine(pattern: string, command: Command, verbs: readonly string[]): string {
-  // The usage and not the arguments: it also has those of a part whose name may be left out.
+  // The usage and not the arguments: it also has the arguments of a part whose name may be omitted.
   const names = [...command.usage().matchAll(/[<[](\w+)/g)].map(([, name = ""]) => name);
   const list = names.map((name) => listOfArgument[name]).find((one) => one !== undefined);
   const words = [
@@ -115,7 +118,7 @@ function caseLine(pattern: string, command: Command, verbs: readonly string[]): 
   return `    ${pattern}) words="${words.join(" ")}"${list === undefined ? "" : ` names=${list}`} ;;`;
 }
 
-/** For the options that take one of some words, or a name. */
+/** Completes options that take one of some words, or a name. */
 function valueLines(program: Command): readonly string[] {
   const options = program.commands
     .flatMap((verb) => [verb, ...verb.commands])

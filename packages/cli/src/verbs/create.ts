@@ -13,6 +13,7 @@ interface CreateOptions extends LifetimeOptions {
   readonly timing?: boolean;
 }
 
+/** Adds `torpor create` to the program. */
 export function addCreate(program: Command, session: Session): void {
   const command = program
     .command("create")

@@ -1,8 +1,12 @@
-/** `torpor doctor`: is this machine fit, and if not, what to do. Needs no daemon. */
+/**
+ * `torpor doctor`: can this machine run sandboxes, and if not, what should the user do? Needs no
+ * daemon.
+ */
 import type { Command } from "commander";
 import { TemplateStore, defaultKeyFile, templatesFolder } from "@torpor/storage";
 import type { Session } from "../session.ts";
 
+/** Adds `torpor doctor` to the program. */
 export function addDoctor(program: Command, session: Session): void {
   program
     .command("doctor")
@@ -15,7 +19,7 @@ export function addDoctor(program: Command, session: Session): void {
 
 async function doctor(session: Session): Promise<number> {
   const { output } = session;
-  // Loaded here: it is large, and few verbs need it.
+  // Loaded here: the module is large, and few verbs need it.
   const { runDoctor } = await import("@torpor/setup");
   const templates = new TemplateStore(templatesFolder(session.cacheFolder));
   const checks = await output.busy(

@@ -14,6 +14,7 @@ interface DownOptions {
   readonly pause?: boolean;
 }
 
+/** Adds `torpor down` to the program. */
 export function addDown(program: Command, session: Session): void {
   program
     .command("down")
@@ -34,7 +35,7 @@ async function down(session: Session, options: DownOptions): Promise<void> {
   if (!(await client.isAnswering())) {
     if (session.asJson) output.printJson({ ended: false });
     else output.print("No daemon runs.");
-    // One that crashed may be about to be started again.
+    // A supervisor may be about to restart a daemon that crashed.
     await ignoreFailure(
       "without a state folder there is no supervisor",
       writeFile(join(session.stateFolder, stateFiles.down), "", { mode: 0o600 }),
@@ -52,7 +53,7 @@ async function down(session: Session, options: DownOptions): Promise<void> {
   });
 }
 
-/** @throws the last failure, after all were tried */
+/** Pauses all that run. @throws the last failure, after trying all */
 async function pauseRunning(
   session: Session,
   interrupt: Interrupt,
@@ -76,7 +77,7 @@ async function endDaemon(
   const before = await listRunning(session);
   const ending = endDaemonProcess(client, pid, before.length);
   await session.awaitDaemon(interrupt, "to its end", ending);
-  // Seen from here: a daemon may put them to sleep at its end.
+  // Checked from here: a daemon may pause them when it ends.
   const running = before.filter((one) => one.pid !== null && isRunningProcess(one.pid));
   if (session.asJson) {
     output.printJson({

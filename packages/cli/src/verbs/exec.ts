@@ -1,4 +1,4 @@
-/** `torpor exec`: a command, or a shell, in a sandbox that runs. */
+/** `torpor exec`: a command, or a shell, in a running sandbox. */
 import type { Command } from "commander";
 import type { GuestProcess } from "../guest-process.ts";
 import { interruptible } from "../interrupt.ts";
@@ -16,6 +16,7 @@ interface ExecOptions {
   readonly env?: readonly string[];
 }
 
+/** Adds `torpor exec` to the program. */
 export function addExec(program: Command, session: Session): void {
   program
     .command("exec")

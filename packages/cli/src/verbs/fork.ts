@@ -13,6 +13,7 @@ interface ForkOptions extends LifetimeOptions {
   readonly timing?: boolean;
 }
 
+/** Adds `torpor fork` to the program. */
 export function addFork(program: Command, session: Session): void {
   const command = program
     .command("fork")

@@ -1,8 +1,9 @@
-/** `torpor help`: what `--help` says, for whoever asks in words. */
+/** `torpor help`: the same as `--help`, as a verb. */
 import type { Command } from "commander";
 import { nearestName } from "@torpor/std";
 import { usageError } from "../usage.ts";
 
+/** Adds `torpor help` to the program. */
 export function addHelp(program: Command): void {
   program
     .command("help")
@@ -15,7 +16,7 @@ export function addHelp(program: Command): void {
     });
 }
 
-/** @throws usage error */
+/** Finds the verb or part that a word names. @throws usage error */
 function findPart(command: Command, word: string): Command {
   const part = command.commands.find((one) => one.name() === word);
   if (part !== undefined) return part;

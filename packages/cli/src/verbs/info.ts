@@ -1,4 +1,4 @@
-/** `torpor info`: all that is known of one sandbox. */
+/** `torpor info`: everything that is known about one sandbox. */
 import { stripVTControlCharacters } from "node:util";
 import type { Command } from "commander";
 import type { PagerInfo, PagerProgress, SandboxInfo } from "../daemon-answers.ts";
@@ -16,6 +16,7 @@ const shownPhase: Readonly<Record<PagerProgress["phase"], string>> = {
   done: "nothing more is fetched ahead",
 };
 
+/** Adds `torpor info` to the program. */
 export function addInfo(program: Command, session: Session): void {
   program
     .command("info")
@@ -51,7 +52,7 @@ function printInfo({ output }: Session, sandbox: SandboxInfo): void {
   for (const line of sandbox.lastLines) output.print(`  ${printable(line)}`);
 }
 
-/** Not of a VM that maps its memory from a file. */
+/** None for a VM that maps its memory from a file. */
 function pagerRows(pager: PagerInfo | null): readonly Row[] {
   if (pager === null) return [];
   const { pid, progress } = pager;
@@ -113,7 +114,7 @@ function shownLayers(count: number): string {
   return count === 1 ? "1 layer" : `${count} layers`;
 }
 
-/** A guest chooses these words: they must not move the cursor or colour the terminal. */
+/** The guest chooses this text: it must not move the cursor or colour the terminal. */
 function printable(text: string): string {
   return stripVTControlCharacters(text).replaceAll(/\p{Cc}/gu, "");
 }

@@ -1,4 +1,4 @@
-/** `torpor keys`: API keys for clients that come by TCP, such as the E2B SDKs. */
+/** `torpor keys`: API keys for clients that connect by TCP, such as the E2B SDKs. */
 import type { Command } from "commander";
 import { TorporError, nearestName } from "@torpor/std";
 import type { ApiKeyInfo } from "../daemon-answers.ts";
@@ -7,6 +7,7 @@ import { shownAge } from "../output.ts";
 import { type Session, forEach } from "../session.ts";
 import { keyLines } from "./up.ts";
 
+/** Adds `torpor keys` and its parts to the program. */
 export function addKeys(program: Command, session: Session): void {
   const keys = program
     .command("keys")
@@ -55,7 +56,7 @@ async function create(session: Session, name: string): Promise<void> {
   const daemon = await session.daemon();
   session.exitCode = await interruptible(output, async (interrupt) => {
     const info = await daemon.describe();
-    // Not called off by an interrupt: it is shown only now.
+    // An interrupt does not cancel this: the key is shown only now.
     const key = await daemon.createApiKey(name);
     if (session.asJson) output.printJson(key);
     else for (const line of keyLines(key.key, info)) output.print(line);
@@ -85,7 +86,9 @@ async function remove(session: Session, references: readonly string[]): Promise<
   }
 }
 
-/** @throws argument.invalid when none or several have that name */
+/**
+ * Finds a key by its id or name. @throws argument.invalid when no key, or several, have that name
+ */
 function findKey(wanted: string, keys: readonly ApiKeyInfo[]): ApiKeyInfo {
   const [match, ...others] = keys.filter(({ id, name }) => id === wanted || name === wanted);
   if (match !== undefined && others.length === 0) return match;

@@ -1,4 +1,4 @@
-/** `torpor ls`: what there is. */
+/** `torpor ls`: the list of sandboxes. */
 import type { Command } from "commander";
 import type { SandboxInfo } from "../daemon-answers.ts";
 import { shownEndShort } from "../lifetime-text.ts";
@@ -9,6 +9,7 @@ interface ListOptions {
   readonly quiet?: boolean;
 }
 
+/** Adds `torpor ls` to the program. */
 export function addList(program: Command, session: Session): void {
   program
     .command("ls")

@@ -1,4 +1,4 @@
-/** `torpor logs`: the last words of a sandbox, its VMM or the daemon. */
+/** `torpor logs`: the last output of a sandbox, its VMM or the daemon. */
 import type { Command } from "commander";
 import { TorporError } from "@torpor/std";
 import { followLog, logSize, readLogFrom, shownLogLine } from "../daemon-log.ts";
@@ -14,6 +14,7 @@ interface LogsOptions {
   readonly follow?: boolean;
 }
 
+/** Adds `torpor logs` to the program. */
 export function addLogs(program: Command, session: Session): void {
   program
     .command("logs")
@@ -56,7 +57,7 @@ async function showSandbox(session: Session, wanted: string, options: LogsOption
   else session.output.print(text.trimEnd());
 }
 
-/** Reads the file, so that it also tells why a daemon could not start. */
+/** Reads the file, so that it also shows why a daemon could not start. */
 async function showDaemon(session: Session, options: LogsOptions): Promise<number> {
   const { output, logPath } = session;
   const size = await logSize(logPath);

@@ -11,7 +11,7 @@ interface SleepVerb {
   readonly name: "pause" | "resume";
   readonly description: string;
   readonly busy: string;
-  /** The state afterwards, as it is told. */
+  /** The state afterwards, as the verb prints it. */
   readonly state: string;
   readonly addOptions: (command: Command) => Command;
   readonly change: (session: Session, id: string, options: SleepOptions) => Promise<Changed>;
@@ -45,6 +45,7 @@ const resume: SleepVerb = {
     session.client.resume(id, { timeoutMs: toMs(timeout), previous }),
 };
 
+/** Adds `torpor pause` and `torpor resume` to the program. */
 export function addPauseAndResume(program: Command, session: Session): void {
   for (const verb of [pause, resume]) {
     const command = program

@@ -1,4 +1,4 @@
-/** `torpor rm`: removes sandboxes with everything that is kept of them. */
+/** `torpor rm`: removes sandboxes with everything that is stored of them. */
 import type { Command } from "commander";
 import type { SandboxInfo } from "../daemon-answers.ts";
 import { type Interrupt, interruptible } from "../interrupt.ts";
@@ -9,6 +9,7 @@ interface RemoveOptions {
   readonly all?: boolean;
 }
 
+/** Adds `torpor rm` to the program. */
 export function addRemove(program: Command, session: Session): void {
   program
     .command("rm")

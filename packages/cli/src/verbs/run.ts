@@ -14,6 +14,7 @@ interface RunOptions extends LifetimeOptions {
   readonly keep?: boolean;
 }
 
+/** Adds `torpor run` to the program. */
 export function addRun(program: Command, session: Session): void {
   const command = program
     .command("run")
@@ -67,7 +68,7 @@ async function run(
     });
     const access = await waitToRemove(session, interrupt, making);
     sandboxId = access.id;
-    // An interrupted one did not keep what it was for.
+    // An interrupted command did not do what its sandbox was to be kept for.
     const keep = options.keep === true && !interrupt.happened;
     if (keep) session.output.note(`Sandbox ${access.id} is kept.`);
     await using undo = new AsyncDisposableStack();

@@ -1,4 +1,4 @@
-/** `torpor snapshot`: instants of sandboxes that others are made from. */
+/** `torpor snapshot`: instants of sandboxes that other sandboxes are made from. */
 import type { Command } from "commander";
 import { type Interrupt, interruptible } from "../interrupt.ts";
 import { shownAge } from "../output.ts";
@@ -7,6 +7,7 @@ import { type Session, forEach, isMissing } from "../session.ts";
 import { unknownSnapshot } from "../unknown-name.ts";
 import { wholeNumber } from "../usage.ts";
 
+/** Adds `torpor snapshot` and its parts to the program. */
 export function addSnapshot(program: Command, session: Session): void {
   const snapshot = program
     .command("snapshot")
@@ -51,7 +52,7 @@ async function create(session: Session, wanted: string, name: string | undefined
   const { output, client } = session;
   const { id: sandboxId } = await session.find(wanted);
   session.exitCode = await interruptible(output, async (interrupt) => {
-    // An interrupt comes too late to take it back: its name may have been another's before.
+    // An interrupt comes too late to undo this: another snapshot may have had the name before.
     const snapshot = await output.busy(
       `taking a snapshot of ${sandboxId}`,
       client.takeSnapshot(sandboxId, name),
@@ -119,7 +120,10 @@ async function setPool(session: Session, reference: string, count: number): Prom
   session.output.print(`${kept} kept ready of ${reference}`);
 }
 
-/** What is done to a snapshot by its name. @throws what `work` throws, explained where there is none */
+/**
+ * Changes a snapshot by its name. @throws what `work` throws, with an explanation where there is
+ * none of that name
+ */
 async function named(daemon: DaemonClient, name: string, work: Promise<void>): Promise<void> {
   try {
     await work;

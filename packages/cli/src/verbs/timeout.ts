@@ -1,9 +1,10 @@
-/** `torpor timeout`: how long a sandbox may go on, set anew. */
+/** `torpor timeout`: sets how long a sandbox may still run. */
 import type { Command } from "commander";
 import { type Duration, parseDuration, toMs } from "../duration.ts";
 import { shownEnd } from "../lifetime-text.ts";
 import type { Session } from "../session.ts";
 
+/** Adds `torpor timeout` to the program. */
 export function addTimeout(program: Command, session: Session): void {
   program
     .command("timeout")

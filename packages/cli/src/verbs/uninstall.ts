@@ -1,9 +1,10 @@
 /**
  * `torpor uninstall`: removes what set-up and the daemon put on this machine.
  *
- * In this order, so that one that fails can be repeated: sandboxes, as only a daemon can remove them;
- * the daemon; its folders and its key; what set-up put elsewhere. In the folders only what is known by
- * its name goes: they may be somebody's own. The checkout and the Debian packages stay.
+ * It removes in this order, so that a failed run can be repeated: sandboxes, as only a daemon can
+ * remove them; the daemon; its folders and its key; what set-up put elsewhere. In the folders it
+ * removes only entries whose names it knows: a folder may be the user's own. The checkout and the
+ * Debian packages stay.
  */
 import { readdir, rm, rmdir, stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
@@ -27,6 +28,7 @@ interface Places {
   readonly launcher: string;
 }
 
+/** Adds `torpor uninstall` to the program. */
 export function addUninstall(program: Command, session: Session): void {
   program
     .command("uninstall")
@@ -39,7 +41,7 @@ The checkout and the Debian packages stay. Another daemon of this user that has 
 or the same key file loses them, too.`,
     )
     .action(async (options: UninstallOptions) => {
-      // Loaded here: it is large, and few verbs need it.
+      // Loaded here: the module is large, and few verbs need it.
       const { backportsPath } = await import("@torpor/setup");
       await uninstall(session, options, {
         stateFolder: session.stateFolder,
@@ -94,7 +96,7 @@ async function endDaemon({ client, output }: Session, interrupt: Interrupt): Pro
   output.print(`ended the daemon (process ${pid})`);
 }
 
-/** And the folder itself, unless there is something of somebody else's in it. */
+/** Removes our entries, and then the folder itself, unless it holds anything else. */
 async function removeEntries({ output }: Session, folder: string, ours: RegExp): Promise<void> {
   const names = await readdir(folder).catch(() => undefined);
   if (names === undefined) return;

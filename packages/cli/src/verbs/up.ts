@@ -1,4 +1,4 @@
-/** `torpor up`: everything from a bare machine to a daemon that answers, and a tour of it. */
+/** `torpor up`: takes a bare machine to a daemon that answers, and gives a tour of it. */
 import type { Command } from "commander";
 import { Deadline } from "@torpor/std";
 import type { DaemonInfo } from "../daemon-answers.ts";
@@ -27,6 +27,7 @@ interface UpOptions {
   readonly share?: boolean;
 }
 
+/** Adds `torpor up` to the program. */
 export function addUp(program: Command, session: Session): void {
   program
     .command("up")
@@ -73,9 +74,12 @@ async function up(session: Session, options: UpOptions, interrupt: Interrupt): P
   return follows ? await followDaemon(session, info, interrupt) : 0;
 }
 
-/** Ctrl-C ends it as it ends any program: every part is safe to cut short and to repeat. */
+/**
+ * Sets up the machine. Ctrl-C ends this like any program: every part is safe to interrupt and to
+ * repeat.
+ */
 async function prepareMachine(session: Session, share: boolean): Promise<void> {
-  // Loaded here: it is large, and no other verb needs it.
+  // Loaded here: the module is large, and no other verb needs it.
   const { TerminalProgress, setUp } = await import("@torpor/setup");
   const progress = new TerminalProgress(process.stderr);
   await setUp({ progress, cacheFolder: session.cacheFolder, share });
@@ -108,7 +112,7 @@ function printKey({ output }: Session, key: string, info: DaemonInfo): void {
   for (const line of keyLines(key, info)) output.print(`  ${line}`);
 }
 
-/** What the E2B SDKs read from their environment. */
+/** The variables that the E2B SDKs read, as lines for a shell. */
 export function keyLines(key: string, { url, servedDomain }: DaemonInfo): readonly string[] {
   return [
     `export E2B_API_KEY=${key}`,
