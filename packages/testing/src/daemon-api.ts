@@ -1,5 +1,5 @@
 /**
- * A small client of the daemon's API over its Unix socket. Every call has a deadline; each has a
+ * A small client of the daemon's API over its Unix socket. Every call has a deadline and a
  * connection of its own.
  */
 import { type IncomingHttpHeaders, type IncomingMessage, request } from "node:http";
@@ -8,13 +8,14 @@ import { Deadline, TorporError, parseJson, parseObject } from "@torpor/std";
 /** LIMIT: far above what any call takes, also on a machine that is busy with other tests. */
 const callMs = 120_000;
 
+/** An answer of the daemon, whatever its status. */
 export interface ApiAnswer {
   readonly status: number;
   readonly headers: IncomingHttpHeaders;
   readonly text: string;
 }
 
-/** What `GET /torpor/sandboxes/ID` says, as far as tests read it. */
+/** The fields of `GET /torpor/sandboxes/ID` that tests read. */
 export interface SandboxInfo {
   readonly id: string;
   readonly state: string;
@@ -35,6 +36,7 @@ export interface SandboxInfo {
   } | null;
 }
 
+/** Calls the daemon on one socket. */
 export class DaemonApi {
   readonly socketPath: string;
 
@@ -42,7 +44,10 @@ export class DaemonApi {
     this.socketPath = socketPath;
   }
 
-  /** Any request; the answer is returned whatever its status. @throws system error, deadline.exceeded */
+  /**
+   * Sends any request and returns the answer, whatever its status. @throws system error,
+   * deadline.exceeded
+   */
   async exchange(
     method: string,
     path: string,
@@ -73,7 +78,10 @@ export class DaemonApi {
     return { status: response.statusCode ?? 0, headers: response.headers, text };
   }
 
-  /** @throws the error of the answer's body when its status is 400 or more */
+  /**
+   * Sends a request that must succeed. @throws the error of the answer's body when its status is
+   * 400 or more
+   */
   async call(method: string, path: string, body?: object): Promise<ApiAnswer> {
     const answer = await this.exchange(method, path, body);
     if (answer.status < 400) return answer;

@@ -1,4 +1,4 @@
-/** A daemon in a process of its own, to be killed. */
+/** A daemon in a process of its own, which a test can kill. */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { fileURLToPath } from "node:url";
@@ -14,27 +14,28 @@ const supervisorMain = fileURLToPath(import.meta.resolve("@torpor/host/superviso
 const fakeVmMain = fileURLToPath(new URL("fake-vm-daemon.ts", import.meta.url));
 const dyingMain = fileURLToPath(new URL("dying-daemon.ts", import.meta.url));
 
-/** Where in an operation the daemon kills itself. */
+/** The place in an operation where the daemon kills itself. */
 export interface DeathPoint {
   readonly moment: "before" | "after";
   readonly step: string;
 }
 
-/** Disposing it kills it. Its VMs are the state folder's affair. */
+/** Disposing kills the process. Its VMs are left to the state folder. */
 export interface DaemonProcess extends AsyncDisposable {
   readonly pid: number;
   readonly api: DaemonApi;
-  /** Kills it with SIGKILL and waits for its end. Safe to repeat. */
+  /** Kills the process with SIGKILL and waits for its end. Safe to repeat. */
   kill(): Promise<void>;
-  /** Waits for it to end by itself. */
+  /** Waits for the process to end by itself. */
   ended(): Promise<void>;
-  /** Asks it to end, and waits for that. Its VMs go on. */
+  /** Asks the process to end, and waits for that. Its VMs continue. */
   stop(): Promise<void>;
 }
 
 /**
- * Starts the real program over `state` and waits until it serves; with `diesAt`, one that differs in
- * nothing but that it kills itself there. Without spares, unless `settings`, its environment, asks for them.
+ * Starts the real program over `state` and waits until it serves; with `diesAt`, a program that
+ * differs only in killing itself there. It keeps no spares, unless `settings`, its environment,
+ * asks for them.
  */
 export async function spawnTestDaemon(
   state: StateFolder,
@@ -45,17 +46,23 @@ export async function spawnTestDaemon(
   return await spawnServing(state, argv, settings);
 }
 
-/** The same program under its supervisor, as `torpor up` starts it; the process id is the supervisor's. */
+/**
+ * Starts the same program under its supervisor, like `torpor up`; the process id is the
+ * supervisor's.
+ */
 export async function spawnSupervisedDaemon(
   state: StateFolder,
   settings: Readonly<Record<string, string>>,
 ): Promise<DaemonProcess> {
   const supervised = await spawnServing(state, [supervisorMain], settings);
-  // Killed, it would leave its daemon behind.
+  // A killed supervisor would leave its daemon behind.
   return { ...supervised, [Symbol.asyncDispose]: () => supervised.stop() };
 }
 
-/** The same over fake VMs, which end with it. `TORPOR_CACHE` must hold a template of theirs. */
+/**
+ * Starts the same program over fake VMs, which end with it. `TORPOR_CACHE` must hold a template of
+ * theirs.
+ */
 export async function spawnFakeVmDaemon(
   state: StateFolder,
   settings: Readonly<Record<string, string>>,

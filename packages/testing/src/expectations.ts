@@ -1,4 +1,4 @@
-/** What tests wait for and which failures they expect. */
+/** Waiting for a state, and the failures that tests expect. */
 import assert from "node:assert/strict";
 import { Deadline, type Effect, type ErrorCode, TorporError } from "@torpor/std";
 
@@ -6,8 +6,8 @@ const pollMs = 20;
 const waitMs = 30_000;
 
 /**
- * Asks again and again until `look` returns something, and returns that. The wait decides nothing
- * but how long a broken test takes: a slow machine only asks more often.
+ * Asks repeatedly until `look` returns something, and returns that. The deadline only limits how
+ * long a broken test takes: on a slow machine the wait is longer, and the result the same.
  */
 export async function waitUntil<T>(what: string, look: () => Promise<T | undefined>): Promise<T> {
   const deadline = Deadline.after(waitMs, `waiting until ${what}`);
@@ -19,7 +19,10 @@ export async function waitUntil<T>(what: string, look: () => Promise<T | undefin
   }
 }
 
-/** For `assert.rejects`: a `TorporError` with this code, and this effect when one is named. */
+/**
+ * For `assert.rejects`: accepts a `TorporError` with this code, and with this effect when one is
+ * given.
+ */
 export function failsWith(code: ErrorCode, effect?: Effect): (error: unknown) => boolean {
   return (error) => {
     assert.ok(TorporError.is(error), `not a TorporError: ${String(error)}`);

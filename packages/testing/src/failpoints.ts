@@ -1,35 +1,37 @@
 /**
- * Makes one step of the next operation fail, before or after it has done its work, and writes down
- * which steps there are, so that a test of each of them never forgets a new one.
+ * Makes one step of the next operation fail, before or after it has done its work, and records the
+ * steps there are, so that a test of each of them never forgets a new one.
  */
 import { type Failpoint, TorporError } from "@torpor/std";
 
+/** A point at which an operation can fail. */
 export interface FailingStep {
   readonly moment: "before" | "after";
   readonly step: string;
 }
 
+/** Owns the `Failpoint` of a daemon, and lets a test choose where it fails or repeats a step. */
 export class Failpoints {
   #armed: FailingStep | undefined;
   #repeated: string | undefined;
   readonly #seen: FailingStep[] = [];
 
-  /** Fails once; then the same step succeeds. */
+  /** Makes the step fail once; after that it succeeds. */
   failOnce(moment: FailingStep["moment"], step: string): void {
     this.#armed = { moment, step };
   }
 
-  /** The step runs twice the next time it comes. */
+  /** Makes the step run twice the next time an operation comes to it. */
   repeatOnce(step: string): void {
     this.#repeated = step;
   }
 
-  /** Whether a failure is still to come: true after an operation that never came to the step. */
+  /** Whether a failure is still to come: true after an operation that never reached the step. */
   get isArmed(): boolean {
     return this.#armed !== undefined || this.#repeated !== undefined;
   }
 
-  /** Runs `work` and returns every point it passed, in order. */
+  /** Runs `work`. @returns every point it passed, in order */
   async record(work: () => Promise<unknown>): Promise<readonly FailingStep[]> {
     const from = this.#seen.length;
     await work();

@@ -1,34 +1,36 @@
 /**
- * An internet of a few hosts, for sandboxes of tests: each is a server on the loopback, known by an
- * address that belongs to nobody. Nothing leaves the machine.
+ * An internet of a few hosts, for sandboxes of tests: each host is a server on the loopback, known
+ * by an address that belongs to nobody. Nothing leaves the machine.
  */
 import { once } from "node:events";
 import { type AddressInfo, type Server, type Socket, connect, createServer } from "node:net";
 import { type AddressRange, type Outside, type ResolvedAddress, range } from "@torpor/network";
 
-/** A port of the loopback where nobody listens: whoever connects is refused at once. */
+/** A port of the loopback without a listener: a connection to it is refused at once. */
 const closedPort = 1;
 
+/** The destination of a connection. */
 export interface Asked {
   readonly address: string;
   readonly port: number;
 }
 
+/** The hosts, and a record of what the sandboxes asked for. */
 export class FakeInternet implements Outside, AsyncDisposable {
-  /** Of every connection that was asked for, in order. */
+  /** Destinations of all requested connections, in order. */
   readonly asked: Asked[] = [];
-  /** Every name that was looked up, in order. */
+  /** All names that were looked up, in order. */
   readonly resolved: string[] = [];
   readonly #hosts = new Map<string, Server>();
   readonly #names = new Map<string, readonly ResolvedAddress[]>();
-  /** Addresses and networks of the host's. */
+  /** Addresses and networks of the host. */
   near: readonly AddressRange[];
 
   constructor(near: readonly string[] = []) {
     this.near = near.map(range);
   }
 
-  /** From now on `serve` answers there. */
+  /** From now on `serve` handles connections to this address and port. */
   async addHost(address: string, port: number, serve: (socket: Socket) => void): Promise<void> {
     const server = createServer({ allowHalfOpen: true }, (socket) => {
       socket.on("error", () => undefined);

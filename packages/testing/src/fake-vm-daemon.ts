@@ -1,4 +1,7 @@
-/** The daemon as a program of its own, all of it real but its VMs: for tests that attack it from outside. */
+/**
+ * The daemon as a program of its own, real except for its VMs: for tests that attack it from
+ * outside.
+ */
 import { once } from "node:events";
 import { startDaemon } from "@torpor/host";
 import { jsonLogger } from "@torpor/std";

@@ -1,6 +1,6 @@
 /**
  * One process inside a sandbox, started by the agent's `process.Process` service through the edge,
- * and what it has written so far.
+ * and its output so far.
  */
 import { Agent } from "node:http";
 import { type Client, type Interceptor, createClient } from "@connectrpc/connect";
@@ -17,12 +17,14 @@ import { Deadline, TorporError, ignoreFailure } from "@torpor/std";
 /** LIMIT: how long a test waits for one line or for the end of a process. */
 const waitMs = 60_000;
 
+/** Where a sandbox's agent is reached, and with which token. */
 export interface GuestAccess {
   readonly socketPath: string;
   readonly sandboxId: string;
   readonly accessToken: string;
 }
 
+/** The result of a process that ended. */
 export interface GuestResult {
   readonly stdout: string;
   readonly stderr: string;
@@ -39,7 +41,7 @@ export interface OutputOffsets {
 
 type Events = AsyncIterable<{ readonly event?: ProcessEvent | undefined }>;
 
-/** Disposing it stops listening; the process itself goes on. */
+/** A started process. Disposing stops listening; the process itself continues. */
 export class GuestProcess implements Disposable {
   readonly pid: number;
   readonly #client: Client<typeof Process>;
@@ -65,7 +67,7 @@ export class GuestProcess implements Disposable {
     void ignoreFailure("whoever waits for the end is told", this.#ended);
   }
 
-  /** @throws ConnectError when the guest cannot run it */
+  /** Starts a process. @throws ConnectError when the guest cannot run it */
   static async start(
     access: GuestAccess,
     argv: readonly [string, ...string[]],
@@ -81,7 +83,9 @@ export class GuestProcess implements Disposable {
     );
   }
 
-  /** Goes on with a process, from where another client of it had to stop. @throws ConnectError */
+  /**
+   * Continues to listen to a process where another client of it had to stop. @throws ConnectError
+   */
   static async connect(
     access: GuestAccess,
     pid: number,
@@ -121,22 +125,24 @@ export class GuestProcess implements Disposable {
     return new GuestProcess(event.value.pid, client, stop, events, offsets);
   }
 
-  /** What has been received of standard output. */
+  /** Everything received of standard output so far. */
   get stdout(): string {
     return this.#text.stdout;
   }
 
-  /** And of standard error. */
+  /** Everything received of standard error so far. */
   get stderr(): string {
     return this.#text.stderr;
   }
 
-  /** Where the next byte of each stream belongs. */
+  /** The offset of the next byte of each stream. */
   get offsets(): OutputOffsets {
     return { ...this.#offsets };
   }
 
-  /** The next line of standard output. @throws when the stream ends before there is one */
+  /**
+   * Waits for the next line of standard output. @throws when the stream ends before there is one
+   */
   async readLine(): Promise<string> {
     const deadline = Deadline.after(waitMs, `a line of process ${this.pid}`);
     for (;;) {
@@ -160,7 +166,7 @@ export class GuestProcess implements Disposable {
     await this.#client.sendInput({ process, input }, { timeoutMs: waitMs });
   }
 
-  /** Waits for the end. @throws ConnectError when the stream breaks before */
+  /** Waits for the process to end. @throws ConnectError when the stream breaks before that */
   async finish(): Promise<GuestResult> {
     return await Deadline.after(waitMs, `process ${this.pid}`).race(this.#ended);
   }

@@ -1,9 +1,9 @@
 /**
- * A daemon inside the test's own process, on a port that the kernel chooses. It may be stopped and
- * started again over the same state folder, as a new daemon would be.
+ * A daemon inside the test's own process, on a port that the kernel chooses. A test may stop it and
+ * start it again over the same state folder, as a new daemon.
  *
- * Disposing it removes its sandboxes, if the folder is its own, and then asserts that nothing is
- * left: no VM, no folder, no socket, no network namespace held open by this process.
+ * Disposing removes its sandboxes, if the folder is its own, and then asserts that nothing is left:
+ * no VM, no folder, no socket, no network namespace that this process holds open.
  */
 import assert from "node:assert/strict";
 import { readdirSync, readlinkSync } from "node:fs";
@@ -15,6 +15,7 @@ import { DaemonApi } from "./daemon-api.ts";
 import { StateFolder } from "./state-folder.ts";
 import { TestSandbox } from "./test-sandbox.ts";
 
+/** How a test's daemon differs from the usual one. */
 export interface TestDaemonOptions {
   readonly failpoint?: Failpoint | undefined;
   readonly networkKind?: NetworkKind | undefined;
@@ -25,9 +26,12 @@ export interface TestDaemonOptions {
   readonly saveWhole?: boolean | undefined;
   readonly port?: number | undefined;
   readonly log?: Logger | undefined;
-  /** Undefined: the machine's own. */
+  /** The machine's own cache if undefined. */
   readonly cacheFolder?: string | undefined;
-  /** Undefined: one of its own. A given one outlives the daemon, sandboxes and VMs included. */
+  /**
+   * A folder of the daemon's own if undefined. A given one outlives the daemon, with its sandboxes
+   * and VMs.
+   */
   readonly state?: StateFolder | undefined;
 }
 
@@ -35,24 +39,25 @@ export interface TestDaemonOptions {
 type LiveSandbox = ReturnType<Daemon["sandboxes"]["get"]>;
 type LiveRun = NonNullable<LiveSandbox["run"]>;
 
+/** A daemon under test. */
 export interface TestDaemon extends AsyncDisposable {
   readonly state: StateFolder;
   readonly api: DaemonApi;
   create(template?: string, request?: object): Promise<TestSandbox>;
-  /** Of the daemon that runs now. */
+  /** The sandboxes of the daemon that runs now. */
   readonly sandboxes: Daemon["sandboxes"];
   live(sandbox: TestSandbox): LiveSandbox;
-  /** @throws AssertionError when it is not running */
+  /** The live run of a sandbox. @throws AssertionError when the sandbox is not running */
   run(sandbox: TestSandbox): LiveRun;
-  /** Settles when what the daemon does in the background is done. */
+  /** Settles when the daemon's background work is done. */
   idle(): Promise<void>;
-  /** Ends the daemon; its VMs go on running. */
+  /** Ends the daemon; its VMs continue to run. */
   stop(): Promise<void>;
-  /** Starts a new one over the same folder. */
+  /** Starts a new daemon over the same folder. */
   start(): Promise<void>;
 }
 
-/** @throws whatever `startDaemon` throws, with nothing left behind */
+/** Starts a daemon. @throws whatever `startDaemon` throws, with nothing left behind */
 export async function startTestDaemon(options: TestDaemonOptions = {}): Promise<TestDaemon> {
   const namespacesBefore = countNamespaces();
   await using undo = new AsyncDisposableStack();
@@ -118,7 +123,7 @@ export async function startTestDaemon(options: TestDaemonOptions = {}): Promise<
   };
 }
 
-/** Descriptors of this process that keep a network namespace or a TAP device alive. */
+/** Counts descriptors of this process that keep a network namespace or a TAP device alive. */
 function countNamespaces(): number {
   return readdirSync("/proc/self/fd").filter((fd) => {
     try {

@@ -1,14 +1,14 @@
 /**
- * A program inside a sandbox whose memory and file change in ways that cannot be guessed, and which
- * tells their checksums: what a sleep must bring back byte for byte. Some of the pages it changes
- * become zero, which is where a snapshot that guesses goes wrong.
+ * A program inside a sandbox whose memory and file change unpredictably, and which reports their
+ * checksums: a sleep must bring both back byte for byte. Some of the changed pages become zero,
+ * where a snapshot that guesses goes wrong.
  */
 import assert from "node:assert/strict";
 import type { TestSandbox } from "./test-sandbox.ts";
 
 const port = 8003;
 
-/** Reads of the file come from the disk and not from the page cache. */
+/** The program reads the file from the disk and not from the page cache. */
 function program(heldMiB: number): string {
   return `
 import hashlib, mmap, os, random, socket
@@ -63,8 +63,9 @@ while True:
 `;
 }
 
+/** A running ledger, and what it reported last. */
 export class Ledger {
-  /** Of memory and file, as they were told last. */
+  /** The checksums of memory and file, as last reported. */
   #digest: string;
 
   private constructor(digest: string) {
@@ -72,14 +73,15 @@ export class Ledger {
   }
 
   static async start(sandbox: TestSandbox, heldMiB = 8): Promise<Ledger> {
-    // As root, because it drops the page cache.
+    // As root, because the program drops the page cache.
     using process = await sandbox.start(["python3", "-c", program(heldMiB)], { user: "root" });
     assert.equal(await process.readLine(), "ready");
     return new Ledger(await tell(sandbox, "digest"));
   }
 
   /**
-   * Changes memory and file; `fill` leaves no page of its memory without random bytes, `blank` zeros only.
+   * Changes memory and file; `fill` leaves no page of its memory without random bytes, `blank`
+   * zeros only.
    * @returns SHA-256 of memory and of the file, in hexadecimal, with a space between.
    */
   async change(
@@ -93,7 +95,7 @@ export class Ledger {
     return digest;
   }
 
-  /** Asserts that both are as they were told last. */
+  /** Asserts that both are as last reported. */
   async confirm(sandbox: TestSandbox): Promise<void> {
     assert.equal(await tell(sandbox, "digest"), this.#digest);
   }

@@ -1,11 +1,11 @@
 /**
- * What an operation could leave on the machine besides the files that records name: processes, mounts,
- * control groups, sockets below the state folder, and descriptors of this process that keep a network
- * namespace, a TAP device or a user id's lock.
+ * Everything that an operation could leave on the machine besides the files that rows name:
+ * processes, mounts, control groups, sockets below the state folder, and descriptors of this
+ * process that keep a network namespace, a TAP device or a user id's lock.
  *
- * Looked at before and after, in the same state of the same sandboxes, it is the same. Only what leads
- * back to the state folder counts, so that other tests may run beside; a control group does not lead
- * there, so those count that no process is in.
+ * Before and after an operation, in the same state of the same sandboxes, it must be the same. Only
+ * what leads back to the state folder counts, so that other tests may run at the same time; a
+ * control group does not lead there, so those without a process count.
  */
 import assert from "node:assert/strict";
 import { type Dirent, readFileSync, readdirSync, readlinkSync } from "node:fs";
@@ -16,22 +16,27 @@ import { inspectCgroups } from "@torpor/vmm";
 import type { StateFolder } from "./state-folder.ts";
 
 const pollMs = 20;
-/** LIMIT: how long what has been ended may take to be gone, such as a process to be reaped. */
+/** LIMIT: how long ended things may take to disappear, such as a process to be reaped. */
 const settleMs = 10_000;
 const keptAlive = /^net:|^mnt:|^\/dev\/net\/tun$|^\/run\/torpor\/users\//;
 
+/** What is on the machine now. */
 export interface Leftovers {
-  /** Names of programs whose command line leads below the state folder. */
+  /** Names of programs whose command line has a path below the state folder. */
   readonly processes: readonly string[];
-  /** Of namespaces too. */
+  /** Mounts below the state folder, those of namespaces included. */
   readonly mounts: readonly string[];
   readonly emptyCgroups: readonly string[];
-  /** Kinds: which sandbox's and which run's is left out, as the run before a VM that died may be there too. */
+  /**
+   * Kinds of sockets, without the sandbox and the run: the run before a VM that died may have left
+   * one too.
+   */
   readonly sockets: readonly string[];
-  /** Kinds, not numbers. */
+  /** Kinds of descriptors, not numbers. */
   readonly descriptors: readonly string[];
 }
 
+/** Lists what is on the machine now. */
 export function lookAround({ path }: StateFolder): Leftovers {
   return {
     processes: processesOf(path),
@@ -44,12 +49,13 @@ export function lookAround({ path }: StateFolder): Leftovers {
   };
 }
 
-/** Asserts that what is there now is what was there before; what is about to go is waited for. */
+/** Asserts that nothing differs from before; waits for what is about to disappear. */
 export async function assertNothingLeft(state: StateFolder, before: Leftovers): Promise<void> {
   const deadline = Deadline.after(settleMs, "what was ended to be gone");
   for (;;) {
     const now = lookAround(state);
-    // Its own end has nothing to do with ours: a VM of another test may have ended meanwhile.
+    // Cgroups that disappear have nothing to do with this test: a VM of another test may have
+    // ended.
     const emptyCgroups = now.emptyCgroups.filter((one) => !before.emptyCgroups.includes(one));
     const found = { ...now, emptyCgroups };
     const expected = { ...before, emptyCgroups: [] };
@@ -105,7 +111,7 @@ function linesOf(path: string): readonly string[] {
   return read(path).split("\n");
 }
 
-/** Empty for what has gone meanwhile. */
+/** Reads a file; empty if it has disappeared in the meantime. */
 function read(path: string): string {
   try {
     return readFileSync(path, "utf8");

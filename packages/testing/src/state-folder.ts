@@ -19,7 +19,7 @@ import {
 import { QemuDriver, type VmProcess } from "@torpor/vmm";
 
 const endVmMs = 10_000;
-/** What a daemon that has ended leaves of itself. */
+/** What a daemon that has ended leaves of its own. */
 const ownFiles: ReadonlySet<string> = new Set([
   stateFiles.lock,
   stateFiles.log,
@@ -30,10 +30,11 @@ const ownFiles: ReadonlySet<string> = new Set([
   stateFiles.snapshots,
   stateFiles.disks,
   stateFiles.workingSets,
-  // Elsewhere outside of tests.
+  // Outside of tests this file is elsewhere.
   keyFileName,
 ]);
 
+/** A state folder that a test owns. */
 export class StateFolder implements AsyncDisposable {
   readonly path: string;
   readonly #templates: TemplateStore;
@@ -44,8 +45,10 @@ export class StateFolder implements AsyncDisposable {
   }
 
   /**
-   * @param below An existing folder; the machine's temporary one unless told otherwise.
-   * @param cacheFolder Of the daemons that use it; the machine's own unless told otherwise.
+   * Makes a folder.
+   * @param below An existing folder; the machine's temporary one unless given.
+   * @param cacheFolder The cache of the daemons that use the folder; the machine's own unless
+   * given.
    */
   static async make(below = tmpdir(), cacheFolder = defaultCacheFolder()): Promise<StateFolder> {
     return new StateFolder(await mkdtemp(join(below, "torpor-test-")), cacheFolder);
@@ -75,14 +78,14 @@ export class StateFolder implements AsyncDisposable {
     return join(this.path, stateFiles.snapshots, snapshotId);
   }
 
-  /** Names of snapshots and disk layers, whether anybody needs them or not, sorted. */
+  /** Names of snapshots and disk layers, needed or not, sorted. */
   async layers(): Promise<readonly string[]> {
     const snapshots = await listOrNone(join(this.path, stateFiles.snapshots));
     const disks = await listOrNone(join(this.path, stateFiles.disks));
     return [...snapshots, ...disks].sort();
   }
 
-  /** Ids of templates and snapshots whose working set is recorded, sorted. */
+  /** Ids of templates and snapshots with a recorded working set, sorted. */
   async workingSets(): Promise<readonly string[]> {
     return [...(await listOrNone(join(this.path, stateFiles.workingSets)))].sort();
   }

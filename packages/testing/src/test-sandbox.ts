@@ -9,8 +9,9 @@ import {
   type OutputOffsets,
 } from "./guest-process.ts";
 
+/** How to run a command in a sandbox. */
 export interface RunOptions {
-  /** "user" unless told otherwise. */
+  /** The user; "user" by default. */
   readonly user?: "user" | "root";
   /** Whether the process has an open standard input. */
   readonly stdin?: boolean;
@@ -26,6 +27,7 @@ interface ForkResult {
   readonly error?: { readonly message: string };
 }
 
+/** A sandbox with its id and token, and the daemon it is at. */
 export class TestSandbox {
   readonly id: string;
   readonly accessToken: string;
@@ -38,7 +40,7 @@ export class TestSandbox {
     this.accessToken = parseString(body["envdAccessToken"], "envdAccessToken");
   }
 
-  /** @throws the daemon's error */
+  /** Creates a sandbox. @throws the daemon's error */
   static async create(
     api: DaemonApi,
     template = "base",
@@ -49,24 +51,26 @@ export class TestSandbox {
     return new TestSandbox(api, text);
   }
 
-  /** The same sandbox at a daemon that was started after. @throws sandbox.notFound */
+  /** Finds the same sandbox at a daemon that was started later. @throws sandbox.notFound */
   static async find(api: DaemonApi, id: string): Promise<TestSandbox> {
     return new TestSandbox(api, (await api.call("GET", `/sandboxes/${id}`)).text);
   }
 
-  /** @throws the daemon's error; sandbox.wrongState for one that is paused already */
+  /** Pauses the sandbox. @throws the daemon's error; sandbox.wrongState if it is paused already */
   async pause(): Promise<void> {
     await this.api.call("POST", `/sandboxes/${this.id}/pause`, {});
   }
 
-  /** Returns the answer: its status is 201, or 200 when there was nothing to do. */
+  /**
+   * Resumes the sandbox. @returns the answer: its status is 201, or 200 when it was running already
+   */
   async resume(): Promise<ApiAnswer> {
     return await this.api.call("POST", `/v2/sandboxes/${this.id}/connect`, {
       keepTimeout: true,
     });
   }
 
-  /** Goes back to the snapshot before the newest one. */
+  /** Resumes from the snapshot before the newest one. */
   async resumePrevious(): Promise<void> {
     await this.api.call("POST", `/v2/sandboxes/${this.id}/connect`, {
       previous: true,
@@ -74,7 +78,7 @@ export class TestSandbox {
     });
   }
 
-  /** New sandboxes from this instant; `errors` are of the children that did not come to be. */
+  /** Makes sandboxes from this instant; `errors` has one entry for each child that failed. */
   async fork(count = 1): Promise<{ children: readonly TestSandbox[]; errors: readonly string[] }> {
     const { text } = await this.api.call("POST", `/sandboxes/${this.id}/fork`, {
       count,
@@ -90,7 +94,7 @@ export class TestSandbox {
     };
   }
 
-  /** A snapshot that others are made from; returns its id. */
+  /** Takes a snapshot that sandboxes can be made from; returns its id. */
   async snapshot(name?: string): Promise<string> {
     const { text } = await this.api.call("POST", `/sandboxes/${this.id}/snapshots`, { name });
     return parseString(parseObject(parseJson(text, "answer"), "answer")["snapshotID"], "id");
@@ -122,7 +126,7 @@ export class TestSandbox {
     return await GuestProcess.connect(this.#access, pid, offsets);
   }
 
-  /** Runs a command to its end, however it ends. */
+  /** Runs a command to its end, whatever its exit code. */
   async run(argv: readonly [string, ...string[]], options?: RunOptions): Promise<GuestResult> {
     using process = await this.start(argv, options);
     return await process.finish();
@@ -135,7 +139,7 @@ export class TestSandbox {
     return stdout.trim();
   }
 
-  /** A request to a port of the guest, through the edge. */
+  /** Sends a request to a port of the guest, through the edge. */
   async request(
     port: number,
     method: string,

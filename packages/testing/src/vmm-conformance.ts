@@ -1,9 +1,9 @@
 /**
- * What every driver of a VMM must do, as one list of tests that all of them pass.
+ * The requirements on every driver of a VMM, as one list of tests that all of them pass.
  *
  * A rig brings the driver, a template that was made with it, and a way to have the guest remember
- * something, in memory and on disk. Everything else is done by the interface alone, and with the
- * storage package's own layers, so that a save of one driver is a save of any.
+ * something, in memory and on disk. All else uses the interface alone, with the storage package's
+ * own layers, so that a save of one driver is a save of any.
  */
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
@@ -24,17 +24,19 @@ import type { DiskLayer, MachineShape, StartPager, Vm, VmmDriver } from "@torpor
 const pageBytes = 4096;
 const budgetMs = 60_000;
 
-/** A VM and the network it was given. */
+/** A VM and its network. */
 export interface ConformanceRun {
   readonly vm: Vm;
   readonly network: NewGuestNetwork;
 }
 
+/** What the guest remembers. */
 export interface Remembered {
   readonly memory: string;
   readonly disk: string;
 }
 
+/** One driver with everything its tests need. */
 export interface ConformanceRig {
   readonly driver: VmmDriver;
   readonly machine: MachineShape;
@@ -42,18 +44,21 @@ export interface ConformanceRig {
   readonly deviceStatePath: string;
   readonly disk: DiskLayer;
   readonly diskBytes: number;
-  /** LIMIT: of pages that the VMM itself writes when it loads, such as the guest's new generation. */
+  /** LIMIT: pages that the VMM itself writes when it loads, such as the guest's new generation. */
   readonly pagesRenewedMax: number;
-  /** Empty; removed by the rig. */
+  /** An empty folder; the rig removes it. */
   readonly folder: string;
-  /** Of a VM that is to have its memory from one, unless that was saved whole. */
+  /**
+   * How to start the pager of a VM, for a rig whose VMs load their memory from one, unless it was
+   * saved whole.
+   */
   readonly pagerOf?: (layers: readonly StackedLayer[], runFolder: string) => StartPager | undefined;
   network(): Promise<NewGuestNetwork>;
   remember(run: ConformanceRun, text: string): Promise<void>;
   recall(run: ConformanceRun): Promise<Remembered>;
 }
 
-/** A VM at rest: what a later one goes on from. */
+/** A saved VM, from which a later one continues. */
 interface Saved {
   readonly deviceStatePath: string;
   readonly layers: readonly StackedLayer[];
@@ -64,6 +69,7 @@ interface Saved {
   readonly isWhole?: boolean;
 }
 
+/** Runs all tests on one rig, as subtests of `t`. */
 export async function testConformance(t: TestContext, rig: ConformanceRig): Promise<void> {
   const suite = new Suite(rig);
   await t.test("a restored VM stands still until its vCPUs are released", () =>
@@ -93,7 +99,7 @@ export async function testConformance(t: TestContext, rig: ConformanceRig): Prom
 class Suite {
   readonly #rig: ConformanceRig;
   readonly #imageBefore: Promise<string>;
-  /** What each VM has above the template's disk. */
+  /** The layers of each VM above the template's disk. */
   readonly #disks = new Map<Vm, readonly DiskLayer[]>();
   #made = 0;
 
@@ -137,7 +143,7 @@ class Suite {
       await run.vm.holdVcpus(deadline());
       const below = saved;
       saved = await this.#save(run.vm, below);
-      // Upon the image alone it is all that was ever changed.
+      // Relative to the image alone it is everything that ever changed.
       if (text === "three") await this.#assertSleeps(await this.#save(run.vm, undefined));
     }
     const pageCount = this.#rig.machine.memoryMiB * 256;
@@ -145,7 +151,7 @@ class Suite {
     assert.ok(stored < pageCount / 2, `a save has what changed: ${stored} of ${pageCount} pages`);
   }
 
-  /** What was saved can be woken. */
+  /** Asserts that a save can be woken. */
   async #assertSleeps(saved: Saved): Promise<void> {
     await using undo = new AsyncDisposableStack();
     const disk = await Promise.all(saved.disk.map((layer) => this.#copyLayer(layer)));
@@ -179,7 +185,7 @@ class Suite {
       await vm.releaseVcpus(deadline());
       await this.#rig.remember(run, "after");
       await vm.holdVcpus(deadline());
-      // Upon the same image, not upon the first: what it says changed must have both.
+      // Relative to the same image, not to the first save: the changed pages must contain both.
       second.saved = { ...(await this.#save(vm, undefined)), disk: [...disk, layer] };
     }
     for (const [text, { saved }] of [
@@ -202,11 +208,11 @@ class Suite {
     await vm.releaseVcpus(deadline());
     await this.#goOnUpon(vm);
     await this.#goOnUpon(vm);
-    // Below a layer that is sealed, as those of later checkpoints are.
+    // Below a layer that is sealed, like those of later checkpoints.
     await removeAll(await this.#foldOldest(vm, 2));
     assert.deepEqual(await this.#rig.recall(run), { memory: "one", disk: "one" });
     await this.#rig.remember(run, "two");
-    // Below the one that the guest writes to.
+    // Below the layer that the guest writes to.
     await removeAll(await this.#foldOldest(vm, 2));
     assert.deepEqual(await this.#rig.recall(run), { memory: "two", disk: "two" });
     await vm.holdVcpus(deadline());
@@ -255,7 +261,7 @@ class Suite {
     assert.deepEqual(await this.#rig.recall(run), { memory: "kept", disk: "kept" });
   }
 
-  /** A guest that was told something and put to sleep. */
+  /** A guest that remembers `text`, and was then saved and ended. */
   async #sleeping(text: string): Promise<Saved> {
     await using undo = new AsyncDisposableStack();
     const run = await this.#wake(undo, undefined);
@@ -274,7 +280,10 @@ class Suite {
     this.#disks.set(vm, [...this.#layersOf(vm), layer]);
   }
 
-  /** As the daemon does, and as often as it may have to. @returns files that the VM has no need of */
+  /**
+   * Folds layers like the daemon, as often as it may have to. @returns files that the VM no longer
+   * needs
+   */
   async #foldOldest(vm: Vm, count: number): Promise<readonly string[]> {
     const layers = this.#layersOf(vm);
     const [replaced, rest] = [layers.slice(0, count), layers.slice(count)];
@@ -315,7 +324,7 @@ class Suite {
     });
     await run.vm.releaseVcpus(deadline());
     assert.deepEqual(await this.#rig.recall(run), { memory: "all of it", disk: "all of it" });
-    // What it is saved as from now on stands upon the image, which it was not loaded from.
+    // From now on its saves are relative to the image, from which it was not loaded.
     await this.#rig.remember(run, "more");
     await run.vm.holdVcpus(deadline());
     const saved = await this.#save(run.vm, undefined);
@@ -342,7 +351,7 @@ class Suite {
     assert.equal(vm.version, first.version);
     assert.deepEqual(await this.#rig.recall({ vm, network }), { memory: "kept", disk: "kept" });
     await vm.holdVcpus(deadline());
-    // Upon the image it is what was loaded, too.
+    // Relative to the image, the save also contains what was loaded.
     const saved = await this.#save(vm, undefined);
     await vm.end(deadline());
     await vm.end(deadline());
@@ -390,7 +399,9 @@ class Suite {
     return this.#disks.get(vm) ?? [];
   }
 
-  /** Held; its memory and devices are those that were saved, or the template's. */
+  /**
+   * Restores a VM with held vCPUs; its memory and devices are those of the save, or the template's.
+   */
   async #wake(undo: AsyncDisposableStack, saved: Saved | undefined): Promise<ConformanceRun> {
     const { driver, machine, imagePath: memoryPath, disk: base } = this.#rig;
     const deviceStatePath = saved?.deviceStatePath ?? this.#rig.deviceStatePath;
@@ -422,7 +433,7 @@ class Suite {
     return { vm, network };
   }
 
-  /** Of a VM that is held; it may go on. */
+  /** Saves a VM whose vCPUs are held; it may continue. */
   async #save(vm: Vm, below: Saved | undefined): Promise<Saved> {
     const deviceStatePath = this.#newPath("state");
     const folder = this.#newPath("layer");
@@ -444,7 +455,7 @@ class Suite {
     };
   }
 
-  /** Saves once more, because not every VMM tells what is in memory before. */
+  /** Saves once more, because not every VMM reveals its memory otherwise. */
   async #look(vm: Vm): Promise<readonly string[]> {
     await vm.saveDeviceState(this.#newPath("state"), deadline());
     return readPages(vm);
@@ -463,7 +474,7 @@ class Suite {
     return { path, format: "qcow2" };
   }
 
-  /** Of a VM that still has it open, and stands still. */
+  /** Copies a layer of a VM that still has it open, and whose vCPUs are held. */
   async #copyLayer({ path, format }: DiskLayer): Promise<DiskLayer> {
     const copy = `${this.#newPath("disk")}.qcow2`;
     await copyFile(path, copy);
@@ -489,7 +500,7 @@ function readPages(vm: Vm): readonly string[] {
   return pages;
 }
 
-/** Differs after any write. */
+/** A text that differs after any write. */
 async function likeness(path: string): Promise<string> {
   const { size, mtimeNs, ino } = await stat(path, { bigint: true });
   return `${ino} ${size} ${mtimeNs}`;
@@ -499,7 +510,7 @@ async function removeAll(paths: readonly string[]): Promise<void> {
   for (const path of paths) await unlink(path);
 }
 
-/** By any process. */
+/** Whether any process has the file open. */
 async function isOpen(path: string): Promise<boolean> {
   const { ino, dev } = await stat(path);
   for (const pid of (await readdir("/proc")).filter((name) => /^\d+$/.test(name))) {

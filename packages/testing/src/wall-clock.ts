@@ -1,20 +1,27 @@
 /**
- * How far a guest's wall clock is off. Each question bounds it by its own round trip, the shortest the
- * closest; what all of them leave is a range that a clock which was never set cannot be in.
+ * Measures how far a guest's wall clock is off. Each question bounds the error by its own round
+ * trip, the shortest most tightly; together they leave a range that a clock which was never set
+ * cannot be in.
  */
 import assert from "node:assert/strict";
 import type { TestSandbox } from "./test-sandbox.ts";
 import { Witness } from "./witness.ts";
 
-/** So many are asked for a range as narrow as what is promised; and many more for one that can tell. */
+/**
+ * Questions that usually narrow the range to what is promised; many more if it is still too wide to
+ * decide.
+ */
 const questionsWanted = 30;
 const questionsMax = 300;
-/** What is promised. */
+/** The promised accuracy. */
 const toleranceMs = 50;
-/** How long a guest lies still before its clock is looked at. */
+/** How long a guest sleeps before its clock is checked. */
 export const stillMs = 2_000;
 
-/** Of a sandbox with a witness, which lay still for `stillMs` before it woke. */
+/**
+ * Asserts that the clock is right in a sandbox with a witness, which slept for `stillMs` before it
+ * woke.
+ */
 export async function assertRightClock(sandbox: TestSandbox): Promise<void> {
   let leastMs = -Infinity;
   let mostMs = Infinity;

@@ -1,7 +1,7 @@
 /**
  * A program inside a sandbox that can tell whether it slept: it counts in memory, holds a secret
- * that exists nowhere else, a file that is deleted but open, and bytes in a pipe, and answers all of
- * it on a port of the guest.
+ * that exists nowhere else, a file that is deleted but open, and bytes in a pipe, and reports all
+ * of it on a port of the guest.
  */
 import assert from "node:assert/strict";
 import { parseJson } from "@torpor/std";
@@ -43,6 +43,7 @@ while True:
              % (len(body), body)).encode())
 `;
 
+/** The program's report. */
 export interface Testimony {
   readonly pid: number;
   readonly ticks: number;
@@ -55,6 +56,7 @@ export interface Testimony {
   readonly hostAfterMs: number;
 }
 
+/** A running witness, and its first report. */
 export class Witness {
   readonly #first: Testimony;
 
@@ -68,7 +70,7 @@ export class Witness {
     return new Witness(await Witness.ask(sandbox));
   }
 
-  /** What the program says now. */
+  /** Asks the program for its present report. */
   static async ask(sandbox: TestSandbox): Promise<Testimony> {
     const hostBeforeMs = Date.now();
     const { status, text } = await sandbox.request(port, "GET", "/");
@@ -78,7 +80,9 @@ export class Witness {
     return { ...said, hostBeforeMs, hostAfterMs };
   }
 
-  /** Asserts that it is the same process with everything it held, and that it counts on. */
+  /**
+   * Asserts that it is the same process with everything it held, and that it continues to count.
+   */
   async confirm(sandbox: TestSandbox): Promise<Testimony> {
     const said = await Witness.ask(sandbox);
     const { pid, secret } = this.#first;

@@ -1,11 +1,12 @@
 /**
- * Firecracker's API as contract.json has it, and whether a request keeps to it, told in words like
- * Firecracker's own.
+ * Firecracker's API according to contract.json, and the faults of a request that violates it,
+ * worded like Firecracker's own.
  */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { formatRelease, isBefore, parseRelease } from "@torpor/vmm";
 
+/** The shape of a body or a field. */
 export interface Schema {
   readonly type?: "object" | "array" | "string" | "integer" | "boolean";
   readonly enum?: readonly string[];
@@ -15,13 +16,14 @@ export interface Schema {
   readonly items?: Schema;
   readonly minimum?: number;
   readonly maximum?: number;
-  /** The first release that has it. */
+  /** The first release with this field. */
   readonly since?: string;
 }
 
+/** A request that Firecracker serves. */
 export interface Operation {
   readonly method: string;
-  /** With names in braces for what differs. */
+  /** The path, with names in braces for its variable parts. */
   readonly path: string;
   readonly when: "any" | "notStarted" | "started" | "paused";
   readonly success: number;
@@ -38,9 +40,10 @@ const contract = JSON.parse(
   readFileSync(join(import.meta.dirname, "contract.json"), "utf8"),
 ) as Contract;
 
-/** Everything that is known of, for the newest release. */
+/** All operations, for the newest release. */
 export const operations: readonly Operation[] = contract.operations;
 
+/** Finds the operation of a request; undefined when there is none. */
 export function findOperation(method: string, path: string): Operation | undefined {
   const parts = path.split("/");
   return operations.find((operation) => {
@@ -53,7 +56,7 @@ export function findOperation(method: string, path: string): Operation | undefin
   });
 }
 
-/** What is wrong with a body, as a release of this number would say it; undefined when nothing is. */
+/** Says what is wrong with a body, as this release would; undefined when nothing is. */
 export function faultIn(schema: Schema, value: unknown, release: string): string | undefined {
   const { type, enum: variants, minimum = 0, maximum = Number.MAX_SAFE_INTEGER } = schema;
   if (type === "object") return faultInObject(schema, value, release);
@@ -107,5 +110,5 @@ function kindOf(value: unknown): string {
   return value === null ? "null" : Array.isArray(value) ? "sequence" : typeof value;
 }
 
-/** The release that the contract was read off. */
+/** The release that the contract was taken from. */
 export const contractRelease: string = formatRelease(parseRelease(contract.source));

@@ -1,6 +1,6 @@
 /**
- * The memory of a fake guest: over a file, of which it has what it wrote since; or real memory, whose
- * missing pages a pager brings, as it does the real Firecracker's.
+ * The memory of a fake guest: either over a file, keeping only the pages it wrote; or real memory,
+ * whose missing pages a pager brings, as for the real Firecracker.
  */
 import { closeSync, fstatSync, openSync, readSync } from "node:fs";
 import { basename, dirname } from "node:path";
@@ -15,19 +15,21 @@ import {
   writeMemory,
 } from "@torpor/native";
 
+/** The pages of a fake guest. */
 export interface GuestMemory {
   readonly sizeBytes: number;
-  /** The process stands still until the page is there. */
+  /** Reads a page. The process blocks until the page is present. */
   read(page: number): Buffer;
   write(page: number, content: Buffer): void;
 }
 
+/** Memory over a saved file, or empty memory; only written pages are kept. */
 export class FileMemory implements GuestMemory {
   readonly sizeBytes: number;
   readonly #baseFd: number | undefined;
   readonly #written = new Map<number, Buffer>();
 
-  /** @param basePath Undefined: it is powered on, with empty memory. */
+  /** @param basePath Undefined for a guest that is powered on, with empty memory. */
   constructor(sizeBytes: number, basePath?: string) {
     this.sizeBytes = sizeBytes;
     if (basePath === undefined) return;
@@ -52,24 +54,28 @@ export class FileMemory implements GuestMemory {
   }
 }
 
+/** Real memory that a pager fills. */
 export class PagedMemory implements GuestMemory {
   readonly sizeBytes: number;
   readonly #address: number;
 
-  /** Tells the pager that listens there of its memory. @throws system error ECONNREFUSED, ENOENT */
+  /**
+   * Sends the pager that listens there a description of the memory. @throws system error
+   * ECONNREFUSED, ENOENT
+   */
   constructor(sizeBytes: number, socketPath: string) {
     this.sizeBytes = sizeBytes;
     this.#address = mapAnonymously(sizeBytes).address;
     const userfaultfd = openUserfaultfd();
     registerWithUserfaultfd(userfaultfd, this.#address, sizeBytes);
     const region = { base_host_virt_addr: this.#address, size: sizeBytes, offset: 0 };
-    // All in bytes, the last one too.
+    // All sizes are in bytes, the last one too.
     const message = JSON.stringify([{ ...region, page_size: 4096, page_size_kib: 4096 }]);
-    // In a jail the path would be short; the kernel takes 107 characters.
+    // In a jail the path would be short; the kernel accepts at most 107 characters.
     const folder = openSync(dirname(socketPath), "r");
     const socket = connectUnix(`/proc/self/fd/${folder}/${basename(socketPath)}`);
     closeSync(folder);
-    // Both stay open, as they do in the real one.
+    // Both stay open, as they do in the real Firecracker.
     sendWithFds(socket, Buffer.from(message), [userfaultfd]);
   }
 

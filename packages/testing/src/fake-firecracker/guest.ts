@@ -1,15 +1,16 @@
 /**
- * The guest of a fake Firecracker: memory, of which it writes some pages all the time it runs, and a disk.
+ * The guest of a fake Firecracker: memory, some pages of which it writes all the time it runs, and
+ * a disk.
  *
  * It writes data and zeros alike, and knows which pages it has written since the last save, as KVM
- * does. What a test gives it to remember is in its memory and on its disk.
+ * does. What a test asks it to remember is in its memory and on its disk.
  */
 import { createHash, randomBytes, randomInt } from "node:crypto";
 import { fsyncSync, openSync, readSync, writeSync } from "node:fs";
 import { pageBytes } from "@torpor/native";
 import type { GuestMemory } from "./guest-memory.ts";
 
-/** Pages with a meaning; all others are the guest's to write as it likes. */
+/** Pages with a meaning; the guest writes all others at random. */
 const counterPage = 1;
 const notePage = 2;
 const generationPage = 3;
@@ -21,9 +22,10 @@ const tickMs = 5;
 const writesPerTick = 2;
 const checksumBytes = 8;
 
+/** A guest that runs inside the fake Firecracker's own process. */
 export class FakeGuest {
   readonly #memory: GuestMemory;
-  /** Since it was loaded, and since the last save. */
+  /** Pages written since the load and since the last save. */
   readonly #written = new Set<number>();
   readonly #dirty = new Set<number>();
   readonly #diskFd: number;
@@ -42,7 +44,7 @@ export class FakeGuest {
     return this.#timer !== undefined;
   }
 
-  /** Powers on: a little is in memory before anything runs. */
+  /** Powers on: some memory is written before anything runs. */
   boot(): void {
     for (let page = 0; page < 64; page += 1) this.#write(page, randomBytes(pageBytes));
     this.resume();
@@ -57,7 +59,7 @@ export class FakeGuest {
     this.#timer = undefined;
   }
 
-  /** As Firecracker does with each load: an id that no other VM has. */
+  /** Gives the guest an id that no other VM has, as Firecracker does with each load. */
   renewGeneration(): void {
     this.#write(generationPage, Buffer.alloc(pageBytes, randomBytes(16)));
   }
@@ -66,7 +68,7 @@ export class FakeGuest {
     this.#write(notePage, Buffer.alloc(pageBytes, text.padEnd(64)));
     const block = Buffer.alloc(pageBytes, text.padEnd(64));
     writeSync(this.#diskFd, block, 0, block.length, noteDiskBytes);
-    // Zeros where there was something are as much a change as anything.
+    // Zeros in place of data are a change like any other.
     writeSync(this.#diskFd, Buffer.alloc(pageBytes), 0, pageBytes, noteDiskBytes + pageBytes);
   }
 
@@ -80,13 +82,13 @@ export class FakeGuest {
     };
   }
 
-  /** Of each page, 8 bytes; what a load must bring back. */
+  /** Checksums of all pages, 8 bytes each, which a load must bring back. */
   checksums(): Buffer {
     const pages = Array.from({ length: this.sizeBytes / pageBytes }, (_, page) => page);
     return Buffer.concat(pages.map((page) => sha1(this.#read(page)).subarray(0, checksumBytes)));
   }
 
-  /** Pages that nobody has written, and that differ all the same from those that were saved. */
+  /** Finds pages that nobody has written and that nevertheless differ from the saved ones. */
   findStrange(saved: Buffer): readonly number[] {
     const now = this.checksums();
     const strange: number[] = [];
@@ -100,7 +102,10 @@ export class FakeGuest {
     return strange;
   }
 
-  /** @param onlyChanged Since the last save; everything else is left as it is in the file. */
+  /**
+   * Saves memory. @param onlyChanged Writes what changed since the last save, and leaves the rest
+   * of the file.
+   */
   save(fd: number, onlyChanged: boolean): void {
     const all = Array.from({ length: this.sizeBytes / pageBytes }, (_, page) => page);
     for (const page of onlyChanged ? this.#dirty : all) {
@@ -119,7 +124,7 @@ export class FakeGuest {
       const page = randomInt(firstFreePage, this.sizeBytes / pageBytes);
       this.#write(page, count === 0 ? Buffer.alloc(pageBytes) : randomBytes(pageBytes));
     }
-    // One that had something becomes zeros.
+    // A page that had content becomes zeros.
     const [known] = this.#written;
     if (known !== undefined && known >= firstFreePage) this.#write(known, Buffer.alloc(pageBytes));
   }

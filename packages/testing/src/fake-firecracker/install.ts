@@ -1,18 +1,21 @@
 /**
  * Puts a fake Firecracker and a fake jailer into a folder, as programs.
  *
- * The jailer takes the real one's arguments and refuses what it refuses; it changes neither root nor
- * user, because Node would not start there, and the fake Firecracker looks for every path in the jail.
+ * The fake jailer accepts the real one's arguments and refuses what it refuses; it changes neither
+ * root nor user, because Node would not start there, and the fake Firecracker looks for every path
+ * in the jail.
  */
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { FirecrackerProgram } from "@torpor/vmm";
 
+/** The versions that the fakes report. */
 export interface FakeRelease {
   readonly release?: string;
   readonly jailerRelease?: string;
 }
 
+/** Installs both programs. @returns how a driver starts them */
 export async function installFakeFirecracker(
   folder: string,
   { release = "1.16.1", jailerRelease = release }: FakeRelease = {},

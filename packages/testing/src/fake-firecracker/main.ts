@@ -1,7 +1,7 @@
 /**
- * A program that behaves as Firecracker does, so far as its API and its files show: see vmm.ts.
+ * A program whose API and files behave like Firecracker's: see vmm.ts.
  *
- * Its own routes, below /fake, are what a test does inside the guest.
+ * A test acts inside the guest by the fake's own routes, below /fake.
  */
 import { type IncomingMessage, type ServerResponse, createServer } from "node:http";
 import { join } from "node:path";
@@ -21,7 +21,7 @@ const { values } = parseArgs({
 });
 const root = process.env["FAKE_JAIL_ROOT"] ?? "/";
 const release = process.env["FAKE_RELEASE"] ?? "1.16.1";
-/** LIMIT: what the real one takes unless told otherwise. */
+/** LIMIT: the default of the real Firecracker. */
 const bodyBytesMax = 51_200;
 
 const vmm = new FakeVmm({ id: values.id, release, inJail: (path) => join(root, path) });
@@ -36,7 +36,7 @@ const server = createServer((request, response) => {
     last = inTurn(last, () => answer(request, response, text));
   });
 });
-// The process itself is in no jail: the folder of its socket is where it is outside.
+// This process itself is in no jail: it uses the socket's path outside of it.
 server.listen(values["api-sock"]);
 process.stdout.write("the fake guest's console\n");
 

@@ -1,6 +1,6 @@
 /**
- * A template of fake Firecracker guests, and what is needed to wake VMs from it: real files, namespaces,
- * TAP devices and disks, and the driver as it is.
+ * A template of fake Firecracker guests, and everything that waking VMs from it needs: real files,
+ * namespaces, TAP devices and disks, and the real driver.
  */
 import { existsSync } from "node:fs";
 import { mkdir, writeFile } from "node:fs/promises";
@@ -22,7 +22,7 @@ import { installFakeFirecracker } from "./install.ts";
 const memoryMiB = 16;
 const diskBytes = 64 * 2 ** 20;
 
-/** What a test does in the fake's guest. */
+/** Acts in the fake's guest by one of its own routes. */
 async function inGuest({ handle }: Vm, path: string, text?: string): Promise<string> {
   const { promise, resolve, reject } = Promise.withResolvers<string>();
   const socketPath = join(handle.runFolder, "vm/api.sock");
@@ -39,16 +39,17 @@ async function inGuest({ handle }: Vm, path: string, text?: string): Promise<str
   return await promise;
 }
 
-/** Why it cannot be run here, for tests to skip it with. */
+/** The reason why the fake cannot run here, for skipping tests; false if it can. */
 export const fakeFirecrackerSkip: string | false =
   process.getuid?.() !== 0 ? "needs root" : existsSync("/dev/fuse") ? false : "needs /dev/fuse";
 
+/** A rig whose VMs can load their memory from pagers. */
 export interface PagedRig extends ConformanceRig {
   readonly pagers: Pagers;
   readonly pagerOf: NonNullable<ConformanceRig["pagerOf"]>;
 }
 
-/** Brings VMs all of their memory by pagers, as the daemon does when it is told to. */
+/** Makes a rig whose VMs load all of their memory from pagers, like a daemon with that setting. */
 export async function makePagedFirecrackerRig(folder: string): Promise<PagedRig> {
   const pagers = new Pagers({ use: "always", prefetch: "workingSet" });
   const rig = await makeFakeFirecrackerRig(folder, {
@@ -65,7 +66,7 @@ export async function makePagedFirecrackerRig(folder: string): Promise<PagedRig>
   };
 }
 
-/** @param folder Empty; the caller removes it. */
+/** Makes a rig. @param folder An empty folder; the caller removes it. */
 export async function makeFakeFirecrackerRig(
   folder: string,
   options: FirecrackerOptions = {},
@@ -92,7 +93,7 @@ export async function makeFakeFirecrackerRig(
     imagePath: path("memory.img"),
     deviceStatePath: path("device.state"),
     disk: { path: path("disk.raw"), format: "raw" },
-    // The guest's generation.
+    // The page of the guest's generation.
     pagesRenewedMax: 1,
     remember: async ({ vm }, text) => void (await inGuest(vm, "/fake/remember", text)),
     recall: async ({ vm }) => {

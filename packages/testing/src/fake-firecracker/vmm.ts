@@ -1,9 +1,10 @@
 /**
- * What a fake Firecracker does with each request: the states, the order and the refusals of the real
- * one, over real files, a real TAP device and a guest that is made up.
+ * A fake Firecracker's reaction to each request: the states, the order and the refusals of the real
+ * one, over real files, a real TAP device and a simulated guest.
  *
  * Source: src/vmm/src/{rpc_interface,persist}.rs and src/firecracker/src/api_server of Firecracker
- * 1.16.1; what is refused before a start has been compared with the answers of 1.17.0-dev. `state` in its files is text; the real one's is binary and nobody's business either.
+ * 1.16.1; the refusals before a start have been compared with the answers of 1.17.0-dev. `state` in
+ * its files is text; the real one's is binary, and nothing else reads it either.
  */
 import {
   closeSync,
@@ -21,15 +22,16 @@ import { FakeGuest } from "./guest.ts";
 import { FileMemory, PagedMemory } from "./guest-memory.ts";
 
 const stateFormat = "10.0.0";
-/** Memory whose checksums take long is not checked. */
+/** LIMIT: larger memory is not checked, because its checksums take long. */
 const checkedBytesMax = 256 << 20;
 
 type Body = Readonly<Record<string, unknown>>;
 
+/** The answer to a request. */
 export interface Answer {
   readonly status: number;
   readonly body?: object;
-  /** The process ends once it has said so. */
+  /** The process ends after this answer. */
   readonly isFatal?: boolean;
 }
 
@@ -43,10 +45,11 @@ interface SavedState {
   readonly checksums?: string;
 }
 
+/** What a fake Firecracker is started with. */
 export interface VmmOptions {
   readonly id: string;
   readonly release: string;
-  /** Where a path of a request is on the machine. */
+  /** Translates a path of a request to the path on the machine. */
   readonly inJail: (path: string) => string;
 }
 
@@ -57,6 +60,7 @@ const tooManyVcpus = fault(
 const noSuchFile = "No such file or directory (os error 2)";
 const postBoot = fault("The requested operation is not supported after starting the microVM.");
 
+/** The states of one fake Firecracker process. */
 export class FakeVmm {
   readonly #options: VmmOptions;
   readonly #config = new Map<string, Body>();
@@ -126,7 +130,7 @@ export class FakeVmm {
     }
   }
 
-  /** Files are opened when they are named, and not when the VM is started. */
+  /** Files are opened when a request names them, and not when the VM is started. */
   #configure(path: string, body: Body): Answer {
     const isThere = (file: unknown): boolean =>
       file === undefined || existsSync(this.#inJail(file));
@@ -192,7 +196,7 @@ export class FakeVmm {
     }
     const isDiff = body["snapshot_type"] === "Diff";
     try {
-      // Nothing that the guest has not written may have changed since the load.
+      // No page that the guest has not written may have changed since the load.
       assertFamiliar(guest, this.#shape);
       const isSmall = guest.sizeBytes <= checkedBytesMax;
       const saved = isSmall ? { checksums: guest.checksums().toString("base64") } : {};
@@ -201,7 +205,7 @@ export class FakeVmm {
       const path = this.#inJail(body["mem_file_path"]);
       const fd = openSync(path, existsSync(path) ? "r+" : "wx+", 0o600);
       try {
-        // Of another length it cannot be what an earlier save wrote.
+        // A file of another length cannot come from an earlier save.
         if (fstatSync(fd).size !== guest.sizeBytes) ftruncateSync(fd, 0);
         ftruncateSync(fd, guest.sizeBytes);
         guest.save(fd, isDiff && this.#tracksDirty);
@@ -253,7 +257,8 @@ export class FakeVmm {
     const memory = new Memory(state.memoryBytes, this.#inJail(path));
     openTap(tapName);
     const guest = new FakeGuest(memory, this.#inJail(state.drivePath));
-    // Pages that a pager brings are looked at when they are saved: not before they are asked for.
+    // Pages that a pager brings are checked when they are saved, and not before the guest asks for
+    // them.
     if (kind === "File") assertFamiliar(guest, state);
     guest.renewGeneration();
     this.#tracksDirty = body["track_dirty_pages"] === true;
@@ -266,7 +271,10 @@ export class FakeVmm {
   }
 }
 
-/** The real one would not notice, and its guest go mad. */
+/**
+ * Fails on damaged memory, which the real Firecracker would not notice; its guest would go wrong
+ * later.
+ */
 function assertFamiliar(guest: FakeGuest, { checksums }: SavedState): void {
   const strange =
     checksums === undefined ? [] : guest.findStrange(Buffer.from(checksums, "base64"));
@@ -279,7 +287,7 @@ function assertFamiliar(guest: FakeGuest, { checksums }: SavedState): void {
   );
 }
 
-/** One that fits into its field, and is more or less than there may be: not found by the parser. */
+/** Whether a count is allowed; the parser only checks that it fits into its field. */
 function isVcpuCount(value: unknown): boolean {
   return Number.isInteger(value) && (value === 0 || (Number(value) > 32 && Number(value) < 256));
 }

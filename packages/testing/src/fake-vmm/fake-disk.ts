@@ -1,24 +1,26 @@
 /**
- * The disk of a fake VM: real files, a raw one below qcow2 layers. It reads and writes them by itself,
- * so that what the storage package folds is judged by other code than its own.
+ * The disk of a fake VM: real files, a raw one below qcow2 layers. It has its own code for reading
+ * and writing them, so that the storage package's folds are checked by other code than its own.
  *
- * What the guest writes reaches the top layer's file with `flush`, as QEMU promises no more. Reading
- * opens the files each time: a layer that was removed too early is missed at once.
+ * The guest's writes reach the top layer's file with `flush`, as QEMU promises no more. Each read
+ * opens the files again, so that a layer that was removed too early is missed at once.
  */
 import { closeSync, fstatSync, openSync, readSync, writeSync } from "node:fs";
 import { TorporError, assert } from "@torpor/std";
 import type { DiskLayer, LayerReplacement } from "@torpor/vmm";
 import { patternOf, textOf } from "./pattern.ts";
 
+/** The size of a qcow2 cluster. */
 export const clusterBytes = 1 << 16;
 /** Where an empty overlay has its counters and its L1 table. */
 const countersOffsetBytes = 2 * clusterBytes;
 const usedOnce = 1n << 63n;
 const offsetBits = 0x00ff_ffff_ffff_fe00n;
 const zeroedEntry = 1n;
-/** Reads are many, and each is looked at before the next. */
+/** Shared by all reads: each result is examined before the next read. */
 const scratch = Buffer.alloc(clusterBytes);
 
+/** A stack of layers that a fake guest reads and writes, one short text a cluster. */
 export class FakeDisk {
   readonly #layers: DiskLayer[];
   readonly #unflushed = new Map<number, string>();
@@ -54,13 +56,13 @@ export class FakeDisk {
     this.#unflushed.clear();
   }
 
-  /** The one below is sealed: what was not flushed to it is lost, as far as this fake is concerned. */
+  /** Adds a layer and seals the one below: this fake loses what was not flushed to it. */
   addLayer(layer: DiskLayer): void {
     this.#unflushed.clear();
     this.#layers.push(layer);
   }
 
-  /** @throws vmm.failed when `above` is not there */
+  /** Replaces layers, like QEMU. @throws vmm.failed when `above` is not in the stack */
   replaceLayers({ above, below }: Pick<LayerReplacement, "above" | "below">): void {
     const index = this.paths.indexOf(above.path);
     if (index < 1) throw new TorporError("vmm.failed", `${above.path} is not open`);
@@ -73,7 +75,7 @@ function readRaw(path: string, cluster: number): string {
   return textOf(file.read(cluster * clusterBytes, clusterBytes));
 }
 
-/** Undefined when the layer has nothing to say of it. */
+/** Reads a cluster of one layer; undefined when the layer does not have it. */
 function readLayer(path: string, cluster: number): string | undefined {
   using file = openFile(path, "r");
   const l2OffsetBytes = place(file.readNumber(l1OffsetBytes(file)));
@@ -120,7 +122,7 @@ interface OpenFile extends Disposable {
   readNumber(offsetBytes: number): bigint;
   write(offsetBytes: number, bytes: Buffer): void;
   writeNumber(offsetBytes: number, value: bigint): void;
-  /** Adds a cluster, which is counted. @returns where it is. */
+  /** Adds a cluster and counts it. @returns its offset */
   append(cluster: Buffer): number;
 }
 

@@ -1,6 +1,6 @@
 /**
- * The driver of fake VMs, as one daemon sees them. Each call passes `gate` before and after it does
- * something, so that a test can fail it, or let a daemon that is dead never hear of it again.
+ * The driver of fake VMs, as one daemon sees them. Each call passes `gate` before and after its
+ * effect, so that a test can fail it, or never let it settle for a daemon that is dead.
  */
 import { TorporError } from "@torpor/std";
 import type {
@@ -22,6 +22,7 @@ import type { FakeProcess } from "./fake-process.ts";
 /** Runs a call, or fails it, or never settles. */
 export type Gate = <T>(name: string, call: () => T | Promise<T>) => Promise<T>;
 
+/** The identity of every fake VMM. */
 export const fakeIdentity: VmmIdentity = {
   vmm: "qemu",
   version: "fake",
@@ -30,9 +31,10 @@ export const fakeIdentity: VmmIdentity = {
   tscKhz: 1_000_000,
 };
 
-/** What a guest sees of the one machine there is. */
+/** What a guest sees of the only machine there is. */
 export const fakeMachineWords: readonly string[] = ["fake"];
 
+/** A daemon's access to the VMs of a fake machine. */
 export class FakeDriver implements VmmDriver {
   readonly takesPager = false;
   readonly #machine: FakeMachine;

@@ -1,8 +1,9 @@
 /**
- * The agent of a fake VM: health, init, prepare and cancel by the rules of lifecycle.ts of the protocol.
+ * The agent of a fake VM: health, init, prepare and cancel by the rules of lifecycle.ts of the
+ * protocol.
  *
- * All it knows is in the first page of the VM's memory, so that a restore brings back exactly what was
- * saved: whether it is at rest, in which generation, and whose key it obeys.
+ * The first page of the VM's memory holds all its state, so that a restore brings back exactly what
+ * was saved: whether it is at rest, its generation, and whose key it obeys.
  */
 import { randomBytes } from "node:crypto";
 import { type IncomingMessage, type Server, type ServerResponse, createServer } from "node:http";
@@ -23,34 +24,38 @@ import { TorporError, parseJson } from "@torpor/std";
 import { type FakeMemory, pageBytes } from "./fake-memory.ts";
 import { openFakeTunnel } from "./fake-tunnel.ts";
 
+/** The state of a fake agent. */
 export interface GuestMind {
-  /** Whether user processes are frozen and no new work is taken. */
+  /** Whether user processes are frozen and the agent accepts no new work. */
   readonly atRest: boolean;
   readonly generation: number;
   readonly hostKey: string;
   readonly previousHostKey: string;
   readonly sandboxId: string;
   readonly accessToken: string | null;
-  /** Of the last init, for its repeat. */
+  /** The hash of the last init's random bytes, to recognize its repeat. */
   readonly randomHash: string;
 }
 
+/** What a fake agent runs in. */
 export interface FakeGuestOptions {
   readonly memory: FakeMemory;
-  /** Settles once the vCPUs run; forever pending when the VM is gone. */
+  /** Settles once the vCPUs run; never settles when the VM is gone. */
   readonly running: () => Promise<void>;
-  /** Told what no host may do. */
+  /** Called with a description of what no host may do. */
   readonly accuse: (what: string) => void;
 }
 
 const noHooks = { run: 0, failed: 0 };
 
+/** Encodes the state as a page. */
 export function encodeMind(mind: GuestMind): Buffer {
   const page = Buffer.alloc(pageBytes);
   page.write(JSON.stringify(mind));
   return page;
 }
 
+/** An agent that serves the guest's side of the protocol on a port of the loopback. */
 export class FakeGuest {
   readonly #options: FakeGuestOptions;
   readonly #server: Server;
@@ -61,7 +66,7 @@ export class FakeGuest {
     this.#server.on("connect", openFakeTunnel);
   }
 
-  /** @throws system error when the port is taken. */
+  /** Starts to serve. @throws system error when the port is in use */
   async listen(port: number): Promise<void> {
     this.#server.listen(port, "127.0.0.1");
     await once(this.#server, "listening");

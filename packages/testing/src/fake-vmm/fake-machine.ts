@@ -1,9 +1,9 @@
 /**
- * A machine of fake VMs: their processes, which outlive the daemons that started them, and what no
- * daemon may do to files that are sealed.
+ * A machine of fake VMs: their processes, which outlive the daemons that started them, and the
+ * rules that no daemon may break with sealed files.
  *
- * It stands for the kernel and for the VMM's program, so that the daemon's own code can be driven through
- * thousands of lives in the time in which one real guest boots.
+ * It replaces the kernel and the VMM's program, so that a test can drive the daemon's own code
+ * through thousands of lives in the time in which one real guest boots.
  */
 import { statSync } from "node:fs";
 import { TorporError } from "@torpor/std";
@@ -12,20 +12,21 @@ import { FakeProcess } from "./fake-process.ts";
 
 const firstPid = 1_000_000; // above any real one, should something ever signal it
 
+/** The processes and sealed files of one machine. */
 export class FakeMachine {
   readonly #processes = new Map<number, FakeProcess>();
-  /** What sealed files were like when they were sealed. */
+  /** The state of each sealed file when it was sealed. */
   readonly #sealed = new Map<string, string>();
   readonly #accusations: string[] = [];
   #nextPid = firstPid;
   #portsLost = 0;
 
-  /** What no host may do, and was done, in words. */
+  /** Everything that was done and that no host may do, in words. */
   get accusations(): readonly string[] {
     return this.#accusations;
   }
 
-  /** How often a port that had been free was not any more, which is nobody's fault. */
+  /** How often a port that had been free was taken, which is nobody's fault. */
   get portsLost(): number {
     return this.#portsLost;
   }
@@ -34,12 +35,12 @@ export class FakeMachine {
     this.#accusations.push(what);
   };
 
-  /** All that are alive, oldest first. */
+  /** All living processes, oldest first. */
   get processes(): readonly FakeProcess[] {
     return [...this.#processes.values()].filter(({ isAlive }) => isAlive);
   }
 
-  /** @throws vmm.exited */
+  /** Finds a process. @throws vmm.exited */
   find({ pid, startTicks }: VmHandle): FakeProcess {
     const found = this.#processes.get(pid);
     if (found?.isAlive === true && found.handle.startTicks === startTicks) return found;
@@ -50,7 +51,10 @@ export class FakeMachine {
     return this.processes.filter(({ spec }) => spec.runFolder.startsWith(`${folder}/`));
   }
 
-  /** Held, without device state. @throws vmm.failed when a disk or a port is another's */
+  /**
+   * Starts a VM with held vCPUs and without device state. @throws vmm.failed when a disk or a port
+   * is in use
+   */
   async start(spec: VmSpec): Promise<FakeProcess> {
     const top = spec.disk.at(-1)?.path ?? "";
     if (this.processes.some(({ disk }) => disk.paths.includes(top))) {
@@ -81,7 +85,7 @@ export class FakeMachine {
     return process;
   }
 
-  /** As `FakeProcess.addDiskLayer`; the one below is sealed from here on. */
+  /** Like `FakeProcess.addDiskLayer`; the layer below is sealed from here on. */
   addDiskLayer(process: FakeProcess, path: string): void {
     const below = process.disk.top;
     process.addDiskLayer({ path, format: "qcow2" });
@@ -89,13 +93,13 @@ export class FakeMachine {
     this.#seal(below);
   }
 
-  /** As `FakeProcess.replaceDiskLayers`; nobody writes to the new ones again. */
+  /** Like `FakeProcess.replaceDiskLayers`; the new layers are sealed. */
   replaceDiskLayers(process: FakeProcess, replacement: LayerReplacement): void {
     process.replaceDiskLayers(replacement);
     for (const { path } of replacement.below) this.#seal(path);
   }
 
-  /** As `FakeProcess.end`; nobody writes to its disk again. */
+  /** Like `FakeProcess.end`; its disk is sealed. */
   end(process: FakeProcess, lastWords?: string): void {
     if (!process.isAlive) return;
     process.end(lastWords);
@@ -103,7 +107,7 @@ export class FakeMachine {
     this.#seal(process.disk.top);
   }
 
-  /** Accuses the host of every sealed file that is there and is not as it was. */
+  /** Accuses the host for every sealed file that exists and has changed. */
   checkSealed(): void {
     for (const [path, then] of this.#sealed) {
       const now = likeness(path);
@@ -122,7 +126,7 @@ export class FakeMachine {
   }
 }
 
-/** Differs after any write; undefined for what is not there. */
+/** A text that differs after any write; undefined for a file that does not exist. */
 function likeness(path: string): string | undefined {
   const found = statSync(path, { bigint: true, throwIfNoEntry: false });
   return found === undefined ? undefined : `${found.ino} ${found.size} ${found.mtimeNs}`;

@@ -1,11 +1,16 @@
-/** A fake VM's memory: a private copy of the image, and which pages the VM or the host has written. */
+/**
+ * A fake VM's memory: a private copy of the image, and a record of the pages that the VM or the
+ * host has written.
+ */
 import { readFileSync } from "node:fs";
 import type { MemoryPiece, MemoryRange } from "@torpor/std";
 import type { GuestMemory } from "@torpor/vmm";
 import { patternOf, textOf } from "./pattern.ts";
 
+/** The size of a page. */
 export const pageBytes = 4096;
 
+/** The memory of one fake VM. */
 export class FakeMemory implements GuestMemory {
   readonly #bytes: Buffer;
   readonly #own: Uint8Array;
@@ -20,7 +25,7 @@ export class FakeMemory implements GuestMemory {
     return this.#bytes.length;
   }
 
-  /** As it is now; not to be written. */
+  /** The present content; not to be written. */
   get bytes(): Buffer {
     return this.#bytes;
   }

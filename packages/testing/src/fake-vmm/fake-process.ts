@@ -1,9 +1,9 @@
 /**
- * The process of a fake VM: what lives on when a daemon dies, and what a later one adopts.
+ * The process of a fake VM: it survives when a daemon dies, and a later daemon adopts it.
  *
- * It does what QEMU would do with the same words, refusals included, and accuses the host of what no host
- * may do: to save a guest that is not at rest, to let one go on over memory or a disk that are not those
- * of its device state.
+ * It reacts to commands as QEMU does, refusals included, and accuses the host of what no host may
+ * do: saving a guest that is not at rest, or letting one continue over memory or a disk that does
+ * not belong to its device state.
  */
 import { createHash } from "node:crypto";
 import { readFileSync, writeFileSync } from "node:fs";
@@ -13,9 +13,10 @@ import { FakeDisk } from "./fake-disk.ts";
 import { FakeGuest } from "./fake-guest.ts";
 import { FakeMemory } from "./fake-memory.ts";
 
-/** Guest clusters that are looked at; what lies behind them is never written. */
+/** How many guest clusters are examined; the guest never writes beyond them. */
 export const diskClusters = 8;
 
+/** What a fake process is started with. */
 export interface FakeProcessOptions {
   readonly handle: VmHandle;
   readonly spec: VmSpec;
@@ -25,10 +26,11 @@ export interface FakeProcessOptions {
 interface DeviceState {
   readonly memorySha1: string;
   readonly disk: readonly string[];
-  /** Base64; only of a VM that was saved whole. */
+  /** Base64; only for a VM that was saved whole. */
   readonly memory?: string;
 }
 
+/** One fake VM, with its memory, disk and agent. */
 export class FakeProcess {
   readonly handle: VmHandle;
   readonly spec: VmSpec;
@@ -63,7 +65,7 @@ export class FakeProcess {
     return this.#isAlive;
   }
 
-  /** Whether code of a user runs in it. */
+  /** Whether user code runs in the guest. */
   get isAwake(): boolean {
     return this.#isAlive && !this.#isHeld && !this.guest.mind.atRest;
   }
@@ -72,7 +74,7 @@ export class FakeProcess {
     return this.#isHeld;
   }
 
-  /** For whatever reason, and for good. */
+  /** Ends the process for good, for whatever reason. */
   end(lastWords = ""): void {
     if (!this.#isAlive) return;
     this.#isAlive = false;
@@ -142,7 +144,7 @@ export class FakeProcess {
     return Array.from({ length: diskClusters }, (_, cluster) => this.disk.read(cluster));
   }
 
-  /** @throws vmm.exited */
+  /** @throws vmm.exited when the process has ended */
   #check(): void {
     if (!this.#isAlive) throw new TorporError("vmm.exited", `process ${this.handle.pid} is gone`);
   }

@@ -14,18 +14,23 @@ const templateId = "fake0template0000000";
 const memoryMiB = 1;
 const hostKey = "key of the template";
 
-/** What a page of the image holds after the first, which is the agent's: every other one is zeros. */
+/**
+ * The content of a page of the image after the first, which is the agent's: every other page is
+ * zeros.
+ */
 export function imagePage(page: number): string {
   return page % 2 === 0 ? `image page ${page}` : "";
 }
 
+/** The content of a guest cluster of the template's disk: every other cluster is zeros. */
 export function imageCluster(cluster: number): string {
   return cluster % 2 === 0 ? `image cluster ${cluster}` : "";
 }
 
 /**
- * @param build Another build has other memory under the same id, as two boots of one recipe have.
- * @returns its id.
+ * Publishes a template of fake VMs.
+ * @param build Another build has other memory under the same id, like two boots of one recipe.
+ * @returns the template's id
  */
 export async function makeFakeTemplate(
   templates: TemplateStore,

@@ -1,6 +1,7 @@
 /**
- * Fake VMs whose memory a daemon's own pagers bring: beside each stands a process with real page faults,
- * which touches what a guest would until it is ready. They end together.
+ * Fake VMs whose memory a daemon's own pagers bring: each has a companion process with real page
+ * faults, which touches the pages that a guest touches until it is ready. VM and process end
+ * together.
  */
 import { Deadline } from "@torpor/std";
 import { join } from "node:path";
@@ -13,17 +14,18 @@ import { FakeMachine } from "./fake-machine.ts";
 const endBudgetMs = 10_000;
 const bytesPerMiB = 1024 * 1024;
 
+/** A fake machine whose VMs have companions. */
 export class PagedMachine implements AsyncDisposable {
   readonly machine = new FakeMachine();
   readonly #touchedPages: readonly number[];
-  /** By the folders of their runs. */
+  /** The companions by the folders of their runs. */
   readonly #guests = new Map<string, PagedGuest>();
 
   constructor(touchedPages: readonly number[]) {
     this.#touchedPages = touchedPages;
   }
 
-  /** For one daemon, whose pagers these are. */
+  /** A driver for one daemon, which owns these pagers. */
   driver(pagers: Pagers): VmmDriver {
     const { machine } = this;
     const fake = new FakeDriver(machine, async (_name, call) => await call());
@@ -81,7 +83,7 @@ export class PagedMachine implements AsyncDisposable {
     return pager;
   }
 
-  /** ORDER: the VM before its pager, which goes when the process beside it does. */
+  /** ORDER: the VM ends before its pager, which ends when the companion process does. */
   #join(vm: Vm, pager: Pager): Vm {
     const { runFolder } = vm.handle;
     const end = async (deadline: Deadline): Promise<void> => {

@@ -1,8 +1,8 @@
 /**
- * A process that is to a pager what Firecracker is: reserves memory, has its page faults answered by a
+ * A process that looks to a pager like Firecracker: it reserves memory, registers it with a
  * userfaultfd, and sends that with a description to the pager's socket. Threads touch the memory.
  *
- * It ends with the one who started it.
+ * It ends with the process that started it.
  */
 import { openSync } from "node:fs";
 import { once } from "node:events";
@@ -20,7 +20,7 @@ import type { GuestSpec } from "./paged-guest.ts";
 import type { GuestRegion, GuestTask, TaskResult } from "./task.ts";
 
 const spec = JSON.parse(process.argv[2] ?? "") as GuestSpec;
-/** How long the message is held up between two parts. */
+/** The pause between two parts of the message. */
 const partPauseMs = 20;
 /** Keeps two regions apart. */
 const guardBytes = 4096;
@@ -72,7 +72,7 @@ async function offer(socketPath: string, all: readonly GuestRegion[]): Promise<v
   }
 }
 
-/** As Firecracker 1.16 does: all in bytes, the last one too. */
+/** Describes a region as Firecracker 1.16 does: all sizes in bytes, the last one too. */
 function describe({ address, offset, size }: GuestRegion): Readonly<Record<string, number>> {
   const shared = { base_host_virt_addr: address, size, offset };
   return { ...shared, page_size: 4096, page_size_kib: 4096 };

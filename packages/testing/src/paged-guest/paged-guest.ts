@@ -1,6 +1,6 @@
 /**
- * A stand-in for a VM whose memory a pager serves, made of a process and some threads: real page faults,
- * no guest. It goes away with whoever holds it, and waits for no page longer than the deadline.
+ * Stands in for a VM whose memory a pager serves, with a process and some threads: real page
+ * faults, no guest. It ends with its owner, and waits for no page longer than the deadline.
  */
 import { type ChildProcess, fork } from "node:child_process";
 import { once } from "node:events";
@@ -9,31 +9,33 @@ import { join } from "node:path";
 import type { Deadline } from "@torpor/std";
 import type { GuestRegion, GuestTask, TaskResult } from "./task.ts";
 
+/** What a paged guest is made of. */
 export interface GuestSpec {
-  /** In the order in which they lie in the saved memory; each is a region of its own. */
+  /** Sizes of the regions, in the order in which they lie in the saved memory. */
   readonly regionBytes: readonly number[];
   readonly threads: number;
-  /** Of the pager; without one the memory is nobody's to fill. */
+  /** The pager's socket; without one nothing fills the memory. */
   readonly socketPath?: string;
   /** Maps this file privately instead, as QEMU does. */
   readonly imagePath?: string;
-  /** Run by the first thread as soon as the pager may know of the memory. */
+  /** The first thread runs it as soon as the pager may know of the memory. */
   readonly firstTask?: GuestTask;
-  /** Said instead of the truth about the memory. */
+  /** Sent in place of the true description of the memory. */
   readonly message?: string;
-  /** How many parts the message comes in. */
+  /** The number of parts in which the message is sent. */
   readonly messageParts?: number;
 }
 
+/** The stand-in's process. */
 export class PagedGuest implements AsyncDisposable {
   readonly #child: ChildProcess;
   #regions: readonly GuestRegion[] = [];
-  /** Of `firstTask`. */
+  /** The result of `firstTask`. */
   first: Promise<TaskResult> | undefined;
 
   private constructor(child: ChildProcess) {
     this.#child = child;
-    // It may be killed while it talks; that it has ended is seen by its exit.
+    // The process may be killed while it talks; its exit event reports that.
     child.on("error", () => undefined);
   }
 
@@ -61,14 +63,14 @@ export class PagedGuest implements AsyncDisposable {
     return this.#child.exitCode !== null || this.#child.signalCode !== null;
   }
 
-  /** One task per thread, all at once. */
+  /** Runs one task per thread, all at once. */
   async run(tasks: readonly GuestTask[], deadline: Deadline): Promise<readonly TaskResult[]> {
     const results = tasks.map((_task, thread) => this.#resultOf(thread, deadline));
     for (const [thread, task] of tasks.entries()) this.#child.send({ thread, task });
     return await Promise.all(results);
   }
 
-  /** What its memory takes, in pages; the kernel's one page of zeros is none. */
+  /** How many pages of its own it has; the kernel's shared page of zeros does not count. */
   async ownPages(): Promise<number> {
     const smaps = await readFile(`/proc/${this.pid}/smaps`, "utf8");
     let ownKiB = 0;

@@ -8,16 +8,16 @@ import { Deadline } from "@torpor/std";
 import { MemoryStack, type StackedLayer, pageBytes } from "@torpor/storage";
 import { type GuestSpec, PagedGuest } from "./paged-guest.ts";
 
-/** Whatever takes longer hangs. */
+/** LIMIT: a test that takes longer hangs. */
 const budgetMs = 20_000;
 const pagesAtOnce = 4096;
 
-/** A budget for what should take far less. */
+/** A generous budget for an operation that should take far less. */
 export function soon(what: string): Deadline {
   return Deadline.after(budgetMs, what);
 }
 
-/** An image, layers above it, and a file of what they come to. */
+/** An image, layers above it, and a file of the memory that they amount to. */
 export class SavedFixture {
   readonly folder: string;
   readonly sizeBytes: number;
@@ -28,7 +28,7 @@ export class SavedFixture {
     this.sizeBytes = sizeBytes;
   }
 
-  /** @param content Where the image has any; elsewhere it is a hole. */
+  /** Makes an image. @param content The pages with content; the others are holes. */
   static async create(
     folder: string,
     sizeBytes: number,
@@ -55,7 +55,7 @@ export class SavedFixture {
     return this.sizeBytes / pageBytes;
   }
 
-  /** A layer in which some pages have other content and some became zeros. */
+  /** Adds a layer in which some pages have other content and some became zeros. */
   async addLayer(changed: readonly PageRange[], zeroed: readonly PageRange[]): Promise<void> {
     await this.#write([this.truthPath], changed);
     await this.#write([this.truthPath], zeroed, 0);
@@ -75,7 +75,7 @@ export class SavedFixture {
     }
   }
 
-  /** Every page of content differs from all others, unless all are filled alike. */
+  /** Writes pages; each differs from all others, unless all are filled alike. */
   async #write(
     paths: readonly string[],
     ranges: readonly PageRange[],
@@ -95,7 +95,7 @@ export class SavedFixture {
   }
 }
 
-/** A pager of a saved memory; a folder may hold several, one after the other. */
+/** Starts a pager of a saved memory; a folder may hold several, one after the other. */
 export async function startPager(
   saved: SavedFixture,
   options: Partial<PagerOptions> = {},
@@ -114,6 +114,7 @@ export async function startPager(
   );
 }
 
+/** Starts a stand-in for a VM whose memory this is. */
 export function startGuest(
   saved: SavedFixture,
   spec: Partial<GuestSpec> = {},
@@ -129,14 +130,14 @@ export function startGuest(
   );
 }
 
-/** All pages that a fraction of all threads takes, as evenly as it goes. */
+/** The pages of one of `count` threads, divided as evenly as possible. */
 export function shareOf(pageCount: number, index: number, count: number): PageRange {
   const share = Math.ceil(pageCount / count);
   const firstPage = Math.min(index * share, pageCount);
   return { firstPage, endPage: Math.min(firstPage + share, pageCount) };
 }
 
-/** The same order for the same seed. */
+/** Shuffles pages; the same seed gives the same order. */
 export function shuffled(pages: readonly number[], seed: number): readonly number[] {
   const order = [...pages];
   let state = seed;

@@ -1,21 +1,22 @@
-/** What a thread of a paged guest is told to do, and what it tells afterwards. */
+/** What a thread of a paged guest must do, and what it reports afterwards. */
 
-/** Memory of the guest: its part of the saved memory, and where the process has it. */
+/** A region of the guest: its part of the saved memory, and its address in the process. */
 export interface GuestRegion {
   readonly address: number;
   readonly offset: number;
   readonly size: number;
 }
 
+/** Touches pages once. */
 export interface TouchTask {
   readonly kind: "touch";
-  /** Pages, in the order they are touched. */
+  /** The pages, in the order they are touched. */
   readonly pages: readonly number[] | { readonly firstPage: number; readonly endPage: number };
-  /** Compares every page with this file; without it a page is touched only. */
+  /** A file to compare every page with; without it pages are only touched. */
   readonly truthPath?: string;
 }
 
-/** Gives random ranges back, again and again, and looks what is there then. */
+/** Discards random ranges, again and again, and checks their content then. */
 export interface StormTask {
   readonly kind: "storm";
   readonly firstPage: number;
@@ -25,13 +26,15 @@ export interface StormTask {
   readonly truthPath: string;
 }
 
+/** What a thread can be asked to do. */
 export type GuestTask = TouchTask | StormTask;
 
+/** What a thread reports of its task. */
 export interface TaskResult {
   readonly tookMs: number;
-  /** Since the memory was offered to the pager, that is since a VM would begin to wake. */
+  /** Since the memory was offered to the pager, which is when a VM would begin to wake. */
   readonly sinceStartMs: number;
   readonly touchedPages: number;
-  /** Whose content was not what it should be; the first few. */
+  /** Pages with wrong content; the first few. */
   readonly wrongPages: readonly number[];
 }

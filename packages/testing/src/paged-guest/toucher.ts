@@ -1,6 +1,6 @@
 /**
- * A thread of a paged guest: touches memory as a vCPU does, and stands still while a page is missing.
- * The process's first thread never touches any, so that it always answers.
+ * A thread of a paged guest: touches memory like a vCPU, and blocks while a page is missing. The
+ * process's first thread never touches any, so that it always answers.
  */
 import { openSync, readSync } from "node:fs";
 import { parentPort, workerData } from "node:worker_threads";
@@ -41,7 +41,7 @@ function touch({ pages, truthPath }: TouchTask): Outcome {
   return { touchedPages, wrongPages };
 }
 
-/** Each page is as saved, zeros once it was given back, or what was written last. */
+/** Each page must be as saved, zeros once it was discarded, or as last written. */
 function storm({ firstPage, endPage, rounds, seed, truthPath }: StormTask): Outcome {
   const truth = openSync(truthPath, "r");
   const written = new Map<number, number>();
