@@ -1,4 +1,4 @@
-/** A daemon of its own for a benchmark, over a folder that goes away with it. */
+/** A daemon for a benchmark, over a folder of its own that is removed with it. */
 import { join } from "node:path";
 import { processClient } from "@torpor/guest";
 import { type Daemon, type Sandbox, startDaemon } from "@torpor/host";
@@ -6,6 +6,7 @@ import { silentLogger } from "@torpor/std";
 import { keyFileName } from "@torpor/storage";
 import { temporaryFolder } from "./temporary-folder.ts";
 
+/** Starts a daemon in this process; `undo` ends it. By default it keeps no spare sandboxes. */
 export async function openBenchDaemon(
   cacheFolder: string,
   undo: AsyncDisposableStack,
@@ -24,6 +25,7 @@ export async function openBenchDaemon(
   return daemon;
 }
 
+/** Creates a sandbox, by default of the base template. */
 export async function createSandbox(daemon: Daemon, template = "base"): Promise<Sandbox> {
   const { sandbox } = await daemon.sandboxes.create({
     template,
@@ -44,6 +46,7 @@ export async function runCommandIn(
   await runToEnd(processClient(run.link, record.accessToken), ...argv);
 }
 
+/** Runs a command by the agent's process service and waits for its end. */
 export async function runToEnd(
   client: ReturnType<typeof processClient>,
   cmd: string,

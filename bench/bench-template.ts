@@ -1,4 +1,7 @@
-/** The base template with a memory and a last command of its own, in a cache folder that goes away with it. */
+/**
+ * The base template with a memory size and a last command of its own, in a cache folder that is
+ * removed with it.
+ */
 import {
   type GuestCommand,
   baseImage,
@@ -9,7 +12,7 @@ import {
 import { TemplateStore, templatesFolder } from "@torpor/storage";
 import { temporaryFolder } from "./temporary-folder.ts";
 
-/** @returns the cache folder, for a daemon. */
+/** Makes the template. @returns the cache folder, for a daemon */
 export async function makeTemplate(
   cacheFolder: string,
   memoryMiB: number,

@@ -1,7 +1,7 @@
 /**
- * How long a running sandbox stands still while a snapshot of it is taken, as for a fork: one that is
- * idle, and one with some 100 MiB of memory of its own. All that may have changed since the template is
- * copied while the guest stands still, so its own memory is what the time depends on.
+ * How long a running sandbox is stopped while a snapshot of it is taken, as for a fork: an idle
+ * one, and one with some 100 MiB of memory of its own. All pages that may have changed since the
+ * template are copied while the guest is stopped, so the time depends on its own memory.
  */
 import type { GuestCommand } from "@torpor/setup";
 import { createSandbox, openBenchDaemon, runCommandIn } from "./bench-daemon.ts";
@@ -13,12 +13,13 @@ import { tookMs } from "./timing.ts";
 const rounds = 30;
 
 interface Stop {
-  /** No instruction of the guest. */
+  /** No instruction of the guest runs. */
   readonly heldMs: number;
-  /** No instruction of a user's process. */
+  /** No instruction of a user's process runs. */
   readonly frozenMs: number;
 }
 
+/** Measures both sandboxes. */
 export async function measureCheckpoint(cacheFolder: string): Promise<readonly Row[]> {
   const stolen = new StolenTime();
   const idle = await takeCheckpoints(cacheFolder, ["/bin/true"]);
@@ -46,7 +47,7 @@ async function takeCheckpoints(cacheFolder: string, first: GuestCommand): Promis
   undo.defer(async () => void (await daemon.sandboxes.remove(sandbox.record.id)));
   await runCommandIn(sandbox, ...first);
   const stops: Stop[] = [];
-  // One more than is counted: the first writes all that the guest has changed so far.
+  // One more than is counted: the first writes everything that the guest has changed so far.
   for (let round = 0; round <= rounds; round += 1) {
     await runCommandIn(sandbox, "/bin/true");
     using checkpoint = await sandbox.checkpoint();

@@ -1,7 +1,7 @@
 /**
- * `commands.run("true")` through the published SDK and the edge, against the same process started by the
- * same Connect call sent straight to the agent, over a connection into the guest's own network: no
- * daemon, no edge and no SDK take part in that. In turns, in one sandbox; both keep their connections.
+ * `commands.run("true")` through the published SDK and the edge, against the same process started
+ * by the same Connect call sent straight to the agent, over a connection into the guest's own
+ * network, without daemon, edge and SDK. In turns, in one sandbox; both keep their connections.
  */
 import { GuestLink, processClient } from "@torpor/guest";
 import { Sandbox } from "e2b";
@@ -12,12 +12,13 @@ import { openSdkDaemon, parseSandbox, requestSandbox } from "./sdk-daemon.ts";
 import { timed } from "./timing.ts";
 
 const rounds = 300;
-/** Each side pays for what is done once. */
+/** Both sides first pay for what is done once. */
 const warmUpRounds = 20;
 const createBudgetMs = 60_000;
-/** What the SDK makes of `true`. */
+/** The command that the SDK makes of `true`. */
 const command = ["/bin/bash", "-l", "-c", "true"] as const;
 
+/** Measures both ways; no rows without root. */
 export async function measureCommands(): Promise<readonly Row[]> {
   if (!canDial) {
     process.stderr.write("commands: no rows without root, who alone can dial a guest directly\n");

@@ -1,6 +1,6 @@
 /**
- * The control plane by itself, over HTTP on the loopback, with sandboxes that are records only: what it
- * adds to the work that a VM is. The clients share the machine with it.
+ * The control plane by itself, over HTTP on the loopback, with sandboxes that are database rows
+ * only: what it adds to the work of a VM. The clients share the machine with it.
  */
 import { Agent, request } from "node:http";
 import { parseObject, parseString, parseJson } from "@torpor/std";
@@ -12,8 +12,9 @@ const pairs = 2_000;
 const sleeping = 10_000;
 const pageRounds = 21;
 
+/** Measures the control plane's requests. */
 export async function measureControlPlane(): Promise<readonly Row[]> {
-  // The answers are compared with the document in the tests.
+  // The tests compare the answers with the document.
   const validator = { addSchema: () => undefined, compile: () => () => true };
   await using api = await startFakeApi({ validator });
   using agent = new KeepingAgent();

@@ -1,6 +1,6 @@
 /**
- * From the request for a sandbox to the end of its first command, against powering the same VM on and
- * running the same command. As the daemon is by default, with one spare sandbox ready, and without.
+ * From the request for a sandbox to the end of its first command, against powering the same VM on
+ * and running the same command. With one spare sandbox ready, the daemon's default, and without.
  */
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -19,6 +19,7 @@ const bootBudgetMs = 120_000;
 const sparePollMs = 20;
 const command = "/bin/true";
 
+/** Measures creates and boots. */
 export async function measureCreate(cacheFolder: string): Promise<readonly Row[]> {
   const restoreMs = median(await timeCreates(cacheFolder, 0));
   const spareMs = median(await timeCreates(cacheFolder, 1));
@@ -41,7 +42,7 @@ async function timeCreates(cacheFolder: string, spareCount: number): Promise<rea
   await using undo = new AsyncDisposableStack();
   const daemon = await openBenchDaemon(cacheFolder, undo, spareCount);
   const times: number[] = [];
-  // One more than is counted: the first pays for the host's own first time.
+  // One more than is counted: the first pays for what the host does once.
   for (let round = 0; round <= createRounds; round += 1) {
     while (daemon.sandboxes.sparesReady < spareCount) await sleep(sparePollMs);
     const startedMonoMs = performance.now();

@@ -1,8 +1,8 @@
 /**
- * What ten idle sandboxes of one template cost in memory, against ten times what one costs.
+ * What ten idle sandboxes of one template cost in memory, against ten times the cost of one.
  *
- * The guest's memory is counted by PSS, which splits a shared page among those who map it. The
- * emulator's cache of translated code is private by nature and bounded; it is shown apart.
+ * The guest's memory is counted by PSS, which splits a shared page among the processes that map it.
+ * The emulator's cache of translated code is private by nature and bounded; it is shown separately.
  */
 import { readFile } from "node:fs/promises";
 import type { Daemon } from "@torpor/host";
@@ -16,6 +16,7 @@ interface Cost {
   readonly otherMiB: number;
 }
 
+/** Measures one and then ten sandboxes. */
 export async function measureDensity(cacheFolder: string): Promise<readonly Row[]> {
   await using undo = new AsyncDisposableStack();
   const daemon = await openBenchDaemon(cacheFolder, undo);

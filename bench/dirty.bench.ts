@@ -1,6 +1,6 @@
 /**
- * What a pause costs by how much memory the guest has changed since it woke, and what a resume costs by
- * how much it holds: fresh memory is filled with random bytes before each pause.
+ * The cost of a pause by how much memory the guest has changed since it woke, and the cost of a
+ * resume by how much it holds: a program fills fresh memory with random bytes before each pause.
  */
 import { readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
@@ -14,12 +14,13 @@ const rounds = 3;
 const bytesPerMiB = 2 ** 20;
 
 interface Cycle {
-  /** Of the pause, without the guest's preparation. */
+  /** The pause, without the guest's preparation. */
   readonly saveMs: number;
   readonly writtenMiB: number;
   readonly resumeMs: number;
 }
 
+/** Measures pauses and resumes for several amounts of memory. */
 export async function measureDirty(cacheFolder: string): Promise<readonly Row[]> {
   await using undo = new AsyncDisposableStack();
   const daemon = await openBenchDaemon(cacheFolder, undo);
@@ -60,7 +61,7 @@ export async function measureDirty(cacheFolder: string): Promise<readonly Row[]>
   ];
 }
 
-/** Each with so much memory that was written since the wake before. */
+/** Runs cycles, each with so much memory written since the wake before. */
 async function cycles(
   daemon: Daemon,
   sandbox: Sandbox,
@@ -81,14 +82,14 @@ async function cycle({ sandboxes }: Daemon, sandbox: Sandbox): Promise<Cycle> {
     prepareMs = tookMs(timings, "prepare");
   });
   const { snapshotId } = sandbox.record;
-  // At once: a fold may take its place.
+  // Read at once: a fold may replace it.
   const writtenMiB = allocatedMiB(sandboxes.store.folder(snapshotId ?? ""));
   await sandboxes.idle();
   const resumeMs = await timed(() => sandbox.resume());
   return { saveMs: pauseMs - prepareMs, writtenMiB, resumeMs };
 }
 
-/** `blocks` counts units of 512 bytes. */
+/** The space that a folder's files take; `blocks` counts units of 512 bytes. */
 function allocatedMiB(folder: string): number {
   const bytes = readdirSync(folder).map((name) => statSync(join(folder, name)).blocks * 512);
   return bytes.reduce((sum, one) => sum + one, 0) / bytesPerMiB;
@@ -102,7 +103,7 @@ function resumeMsOf(all: readonly Cycle[]): number {
   return median(all.map(({ resumeMs }) => resumeMs));
 }
 
-/** The largest: what was written is no question of luck. */
+/** The largest amount: it does not vary by chance. */
 function writtenMiBOf(all: readonly Cycle[]): number {
   return Math.max(...all.map(({ writtenMiB }) => writtenMiB));
 }

@@ -1,8 +1,8 @@
 /**
- * The edge against nginx as a plain reverse proxy, in front of the same server and under the same load,
- * on the loopback: no guest takes part, so that what is measured is the way through.
+ * The edge against nginx as a plain reverse proxy, in front of the same server and under the same
+ * load, on the loopback: no guest takes part, so that only the proxy is measured.
  *
- * It needs `nginx` and `wrk`, which nothing else does; where they are missing there are no rows.
+ * It needs `nginx` and `wrk`, which nothing else does; without them there are no rows.
  */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -26,6 +26,7 @@ interface Load {
   readonly medianMs: number;
 }
 
+/** Measures both proxies; no rows without nginx and wrk. */
 export async function measureEdge(): Promise<readonly Row[]> {
   if (!(await isInstalled("nginx", "-v")) || !(await isInstalled("wrk", "-v"))) {
     process.stderr.write("edge: no rows without nginx and wrk (apt-get install nginx-light wrk)\n");
@@ -37,7 +38,7 @@ export async function measureEdge(): Promise<readonly Row[]> {
   edge.lead(userPort, serverPort);
   const many: Record<"nginx" | "edge", number[]> = { nginx: [], edge: [] };
   const one: Record<"direct" | "nginx" | "edge", number[]> = { direct: [], nginx: [], edge: [] };
-  // In turn, so that whatever else the machine does falls upon all alike.
+  // In turn, so that any other load of the machine affects all alike.
   for (let round = 0; round < rounds; round += 1) {
     many.nginx.push((await load(proxyPort, connections)).perSecond);
     many.edge.push((await load(edge.port, connections)).perSecond);
@@ -62,7 +63,10 @@ async function isInstalled(...argv: [string, ...string[]]): Promise<boolean> {
   return result.status === "fulfilled" || !String(result.reason).includes("not installed");
 }
 
-/** A server that answers with the same bytes always, and a proxy before it as nginx has it by default. */
+/**
+ * Starts a server that always answers with the same bytes, and nginx with its defaults in front of
+ * it.
+ */
 async function startNginx(undo: AsyncDisposableStack): Promise<[number, number]> {
   const folder = undo.adopt(await mkdtemp(join(tmpdir(), "torpor-bench-")), (path) =>
     rm(path, { recursive: true, force: true }),

@@ -1,6 +1,6 @@
 /**
- * A fork of a sandbox that has warmed up, to the end of its child's first command, against a sandbox
- * that is created and warmed up in the same way. The first command asks for the warmed-up process.
+ * A fork of a warmed-up sandbox, to the end of its child's first command, against a sandbox that is
+ * created and warmed up in the same way. The first command asks for the warmed-up process.
  */
 import type { Daemon, Sandbox } from "@torpor/host";
 import { createSandbox, openBenchDaemon, runCommandIn } from "./bench-daemon.ts";
@@ -10,6 +10,7 @@ import { timed } from "./timing.ts";
 
 const rounds = 5;
 
+/** Measures forks and creates. */
 export async function measureFork(cacheFolder: string): Promise<readonly Row[]> {
   await using undo = new AsyncDisposableStack();
   const daemon = await openBenchDaemon(cacheFolder, undo);
@@ -45,7 +46,7 @@ async function forkOne({ sandboxes }: Daemon, parent: Sandbox): Promise<Sandbox>
   return child.value.sandbox;
 }
 
-/** From the request to the end of the first command. */
+/** The time from the request to the end of the first command. */
 async function timeNew({ sandboxes }: Daemon, make: () => Promise<Sandbox>): Promise<number> {
   let sandbox: Sandbox | undefined;
   const ms = await timed(async () => {

@@ -1,6 +1,6 @@
 /**
  * QEMU's own save of a guest: vCPUs stopped, all memory and devices written to a file by `migrate`,
- * vCPUs released. QEMU limits the bandwidth of it unless told otherwise.
+ * vCPUs released. By default QEMU limits its bandwidth.
  */
 import { join } from "node:path";
 import { Deadline, parseObject } from "@torpor/std";
@@ -10,9 +10,10 @@ const pollMs = 2;
 const saveBudgetMs = 120_000;
 /** QEMU's default, from its documentation of `migrate-set-parameters`. */
 export const defaultBytesPerSecond = 128 * 2 ** 20;
+/** A bandwidth that no machine reaches. */
 export const unlimitedBytesPerSecond = 2 ** 40;
 
-/** Of the VM whose run folder this is; the guest goes on then. */
+/** Saves the VM whose run folder this is; the guest then continues. */
 export async function saveWholeMemory(
   runFolder: string,
   path: string,

@@ -1,10 +1,13 @@
-/** The way to a guest past daemon and edge: into the network of its VM, as the daemon itself goes. */
+/**
+ * Connections to a guest past daemon and edge: into the network of its VM, as the daemon itself
+ * connects.
+ */
 import { Socket } from "node:net";
 import { NetworkNamespace, openTcpSocket } from "@torpor/native";
 import { guestAddress } from "@torpor/protocol";
 import type { SdkDaemon } from "./sdk-daemon.ts";
 
-/** Only root can enter a guest's network; without root there is none that leads to every port. */
+/** Only root can enter a guest's network; without root no network leads to every port. */
 export const canDial = process.getuid?.() === 0;
 
 /** The process whose network namespace leads to the guest. */
@@ -14,7 +17,7 @@ export async function vmPid({ api }: SdkDaemon, sandboxId: string): Promise<numb
   return info.pid;
 }
 
-/** Connections to ports of the guest, from now on. */
+/** Returns a function that connects to a port of the guest, until `undo`. */
 export function dialInto(pid: number, undo: AsyncDisposableStack): (port: number) => Socket {
   const namespace = undo.use(NetworkNamespace.ofProcess(pid));
   return (port) => new Socket({ fd: namespace.enter(openTcpSocket) }).connect(port, guestAddress);

@@ -1,6 +1,9 @@
-/** Programs that a benchmark has a guest run: each leaves a process behind and returns when that is ready. */
+/**
+ * Programs that a benchmark runs in a guest: each leaves a process behind and returns when that is
+ * ready.
+ */
 
-/** In Python: `work` is done by a process that stays; its parent ends once it is done. */
+/** A program in Python: a process that stays does `work`; its parent ends once that is done. */
 function staying(work: string): string {
   return `
 import os, signal, sys
@@ -19,7 +22,7 @@ signal.pause()
 `;
 }
 
-/** Fills fresh memory with random bytes and keeps it; what the one before it kept is given back. */
+/** Fills fresh memory with random bytes and keeps it; frees what the fill before it kept. */
 export function fillMemory(mib: number): readonly [string, ...string[]] {
   const work = `
 memory = bytearray()
@@ -29,7 +32,7 @@ for _ in range(${mib}):
   return ["/bin/sh", "-c", `${endStaying}; exec python3 -c "$0"`, staying(work)];
 }
 
-/** Imports modules and computes for some seconds, as a program does that starts. */
+/** Imports modules and computes for some seconds, like a program that starts. */
 export const warmUp: readonly [string, ...string[]] = [
   "/usr/bin/python3",
   "-c",
@@ -42,7 +45,7 @@ primes = [n for n in range(2, 20_000) if all(n % d for d in range(2, int(n ** 0.
 `),
 ];
 
-/** Succeeds where the process that `warmUp` left is alive. */
+/** Succeeds if the process that `warmUp` left is alive. */
 export const askWarm: readonly [string, ...string[]] = [
   "/bin/sh",
   "-c",

@@ -1,8 +1,8 @@
 /**
- * What clients that begin requests and do not end them cost those of another sandbox: its latency with
- * 3,000 half requests to one port of a sandbox, which a process of its own has sent, against its latency
- * without; and, shown apart, with those that are refused coming again each second. No guest takes part: two servers of this process stand for the
- * sandboxes' ports.
+ * What clients that begin requests and do not end them cost the clients of another sandbox: the
+ * latency of the latter with 3,000 half requests to one port of a sandbox, sent by a separate
+ * process, against their latency without; and, shown separately, with refused requests sent again
+ * each second. No guest takes part: two servers of this process stand for the sandboxes' ports.
  */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -25,6 +25,7 @@ const requestsPerRound = 2_000;
 const settleMs = 2_000;
 const bodyBytes = 1024;
 
+/** Measures the latency without an attack and with each kind. */
 export async function measureHalfRequests(): Promise<readonly Row[]> {
   await using edge = await startTestEdge();
   await edge.serve(userPort, (request, response) => {
@@ -57,7 +58,7 @@ export async function measureHalfRequests(): Promise<readonly Row[]> {
   ];
 }
 
-/** @returns the 99th percentile in ms */
+/** Measures one round. @returns the 99th percentile in ms */
 async function measureRound({ port }: TestEdge): Promise<number> {
   using undo = new DisposableStack();
   const agent = undo.adopt(new Agent({ keepAlive: true }), (one) => one.destroy());
@@ -75,7 +76,7 @@ async function measureRound({ port }: TestEdge): Promise<number> {
   return quantile(tookMs, 0.99);
 }
 
-/** @returns ends it */
+/** Starts the attacker. @returns a function that ends it */
 async function attack(port: number, comesAgain: boolean): Promise<() => Promise<void>> {
   const names = Object.entries(addressed(userPort, sandboxId));
   const head = names.map(([name, value]) => `${name}: ${value}\r\n`).join("");

@@ -1,13 +1,13 @@
 /**
- * libvirt with a daemon of its own, and one guest that `virsh save` and `virsh restore` are told to
- * save and restore.
+ * libvirt with a daemon of its own, and one guest that `virsh save` and `virsh restore` save and
+ * restore.
  *
- * The daemon is a session's: it runs in a user namespace, so that it takes itself for an ordinary
- * user's, keeps all it has in one folder, and never meets a libvirt of this machine. One `virsh` is
- * kept open and typed into, so that its start does not count.
+ * The daemon is a session daemon: it runs in a user namespace, so that it takes itself for an
+ * ordinary user's, keeps everything in one folder, and never meets a libvirt of this machine. One
+ * `virsh` stays open and reads its commands from a pipe, so that its start does not count.
  *
- * libvirt has no words for disks and network cards of the microvm machine. Those are passed on to
- * QEMU as they are on our own command line, so that the guest is the same to the last device.
+ * libvirt's XML cannot describe disks and network cards of the microvm machine. Those are passed on
+ * to QEMU as they are on our own command line, so that the guest is the same to the last device.
  */
 import { type ChildProcessWithoutNullStreams, spawn } from "node:child_process";
 import { once } from "node:events";
@@ -25,13 +25,13 @@ const packages: readonly HostPackage[] = [
   { name: "libvirt-daemon-driver-qemu", why: "runs QEMU for libvirt", newest: false },
   { name: "libvirt-clients", why: "has virsh", newest: false },
 ];
-/** Of the namespace: any but root's. */
+/** The user id in the namespace: any but root's. */
 const sessionUser = "1";
 const startBudgetMs = 30_000;
 const commandBudgetMs = 120_000;
 const pollMs = 20;
 const prompt = "virsh # ";
-/** What libvirt has no words for. */
+/** Options that libvirt's XML cannot express. */
 const passedOn = new Set(["-blockdev", "-device", "-netdev", "-chardev", "-serial"]);
 
 /** Starts the daemon and the guest; both end with `undo`. */
@@ -46,7 +46,7 @@ export async function startLibvirt(
   const domain = join(folder, "guest.xml");
   await writeFile(domain, domainXml(guest));
   await virsh.run(`create ${domain}`);
-  // A guest that was just saved is not there to be ended.
+  // A guest that was just saved has already ended.
   undo.defer(() => ignoreFailure("it has ended already", virsh.run("destroy bench")));
   const saved = join(folder, "guest.save");
   return {
@@ -58,7 +58,7 @@ export async function startLibvirt(
   };
 }
 
-/** @returns the path of its socket. */
+/** Starts libvirt's daemon. @returns the path of its socket */
 async function startDaemon(folder: string, undo: AsyncDisposableStack): Promise<string> {
   const settings = join(folder, "config/libvirt");
   await mkdir(settings, { recursive: true });
@@ -87,7 +87,7 @@ async function startDaemon(folder: string, undo: AsyncDisposableStack): Promise<
   return socket;
 }
 
-/** One that is typed into: a command is done when the prompt is there again. */
+/** A `virsh` that reads commands: a command is done when the prompt appears again. */
 class Virsh implements AsyncDisposable {
   readonly #child: ChildProcessWithoutNullStreams;
   #printed = "";
@@ -133,7 +133,7 @@ function domainXml(guest: PlainGuest): string {
   const processor = isKvm
     ? "<cpu mode='host-passthrough' migratable='on'/>"
     : "<cpu mode='maximum'/>";
-  // Without the word for ACPI libvirt adds an option that newer QEMUs do not know.
+  // Without an element for ACPI libvirt adds an option that newer QEMUs do not know.
   const emulation = isKvm ? "" : "<tcg><tb-cache unit='MiB'>128</tb-cache></tcg>";
   return `<domain type='${isKvm ? "kvm" : "qemu"}' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
   <name>bench</name>

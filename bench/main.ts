@@ -1,12 +1,12 @@
 /**
  * The benchmarks behind the numbers in SPEC.md.
  *
- *     npm run bench                     every row
- *     npm run bench -- pause dirty      the rows of some files
+ *    npm run bench                     every row
+ *    npm run bench -- pause dirty      the rows of some files
  *
  * A claim is a ratio of two things measured in the same run on the same machine: absolute times of
- * one machine say little about another. The rows of a file are printed as a table and appended to
- * `results.ndjson`, one object a row, when it is done.
+ * one machine say little about another. When a file is done, its rows are printed as a table and
+ * appended to `results.ndjson`, one object a line.
  */
 import { createHash } from "node:crypto";
 import { appendFile, readFile } from "node:fs/promises";
@@ -73,7 +73,7 @@ for (const [name, measure] of Object.entries(benches)) {
     await append(rows);
     allHold &&= rows.every(({ holds }) => holds !== false);
   } catch (cause) {
-    // What the others measure takes minutes, and is none the worse for it.
+    // The other files take minutes and are not affected, so the run continues.
     process.stdout.write(`${inspect(cause)}\n`);
     allHold = false;
   }
@@ -103,7 +103,7 @@ async function commit(): Promise<string> {
   return stdout.trim();
 }
 
-/** The CPU, the cores, the memory and the kernel; no name of a host. */
+/** Describes the CPU, the cores, the memory and the kernel; no name of a host. */
 async function machine(): Promise<string> {
   const kernel = (await readFile("/proc/sys/kernel/osrelease", "utf8")).trim();
   const parts = [cpus()[0]?.model ?? "", availableParallelism(), Math.round(totalmem() / 2 ** 30)];

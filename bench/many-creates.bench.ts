@@ -1,7 +1,7 @@
 /**
- * Many sandboxes asked for at the same moment, as by a program that starts as many jobs. Each request
- * has an answer before the published clients give up: a sandbox that works, or a refusal that says that
- * there is too much to do. No spare is ready.
+ * Many sandboxes requested at the same moment, as by a program that starts as many jobs. Each
+ * request has an answer before the published clients give up: a sandbox that works, or a refusal
+ * that says that there is too much to do. No spare is ready.
  */
 import { freemem } from "node:os";
 import { Sandbox } from "e2b";
@@ -9,11 +9,11 @@ import { type Row, atMost, quantile } from "./row.ts";
 import { type SdkDaemon, openSdkDaemon, parseSandbox, requestSandbox } from "./sdk-daemon.ts";
 
 const sandboxes = 50;
-/** The clients' own patience with one request. */
+/** The timeout of the published clients for one request. */
 const patienceMs = 60_000;
-/** "Too many requests." */
+/** HTTP "Too Many Requests". */
 const refusal = 429;
-/** LIMIT: what each guest has of its own, the emulator's code cache included. */
+/** LIMIT: the memory of each guest's own, including the emulator's code cache. */
 const ownMemoryMiB = 200;
 
 interface Answer {
@@ -22,6 +22,7 @@ interface Answer {
   readonly said: string;
 }
 
+/** Measures one burst; no rows without enough memory. */
 export async function measureManyCreates(): Promise<readonly Row[]> {
   if (freemem() / 2 ** 20 < sandboxes * ownMemoryMiB) {
     process.stderr.write(
@@ -31,7 +32,7 @@ export async function measureManyCreates(): Promise<readonly Row[]> {
   }
   await using undo = new AsyncDisposableStack();
   const daemon = await openSdkDaemon(undo);
-  // The daemon's own first time is not the burst's.
+  // The daemon's first create is slower and not part of the burst.
   const first = await ask(daemon);
   if (first.kind !== "made") throw new Error(first.said);
   const answers = await Promise.all(Array.from({ length: sandboxes }, () => ask(daemon)));

@@ -1,6 +1,6 @@
 /**
- * Whether a resume takes longer the more often a sandbox was paused: each pause adds layers, and what
- * is done in the background has its turn after each. In between the guest changes memory and disk.
+ * Whether a resume takes longer the more often a sandbox was paused: each pause adds layers, and
+ * the background work may run after each. In between the guest changes memory and disk.
  */
 import { createSandbox, openBenchDaemon, runCommandIn } from "./bench-daemon.ts";
 import { type Row, atMost, median } from "./row.ts";
@@ -9,6 +9,7 @@ import { timed } from "./timing.ts";
 const pauses = 50;
 const change = "head -c 262144 /dev/urandom >/home/user/changed-$(date +%s%N)";
 
+/** Measures resumes after few and after many pauses. */
 export async function measureManyPauses(cacheFolder: string): Promise<readonly Row[]> {
   const resumes = await timeResumes(cacheFolder);
   const early = median(resumes.slice(0, 5));
@@ -23,7 +24,7 @@ export async function measureManyPauses(cacheFolder: string): Promise<readonly R
 async function timeResumes(cacheFolder: string): Promise<readonly number[]> {
   await using undo = new AsyncDisposableStack();
   const daemon = await openBenchDaemon(cacheFolder, undo);
-  // The daemon's own first time is not the sandbox's.
+  // The daemon's first create is slower and not the sandbox's cost.
   const first = await createSandbox(daemon);
   await first.pause();
   await first.resume();

@@ -1,9 +1,9 @@
 /**
- * What sandboxes that sleep cost a daemon: processor time at its start, until it has come to rest, and the
- * time that a removal takes while there are many others. Their records and snapshots are real, their
- * memory is a few bytes.
+ * What sleeping sandboxes cost a daemon: processor time at its start, until it is idle, and the
+ * time of a removal while there are many others. Their rows and snapshots are real; their memory is
+ * a few bytes.
  *
- *     BENCH_OTHER_CHECKOUT=/path/to/another/checkout      measures that build beside this one
+ *    BENCH_OTHER_CHECKOUT=/path/to/another/checkout      measures that build beside this one
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
@@ -18,27 +18,28 @@ import { type Row, atMost, median } from "./row.ts";
 import { timed } from "./timing.ts";
 
 const thisCheckout = join(import.meta.dirname, "..");
-/** In memory: what is measured is not the disk. */
+/** In memory, so that the disk is not measured. */
 const folderInMemory = "/dev/shm";
 const few = 1_000;
 const many = 10_000;
 const removals = 15;
 const starts = 5;
-/** A daemon rests when it has used no more than a tick of its processor for so long. */
+/** A daemon is idle when it has used no more than a tick of its processor for this time. */
 const restMs = 1_500;
 const msPerTick = 10;
-/** All that the daemon does now and then has come round once or twice. */
+/** Long enough for all periodic work of the daemon to run once or twice. */
 const idleMs = 20_000;
 
 interface Cost {
-  /** Of the whole process, from its start. */
+  /** Processor time of the whole process, from its start. */
   readonly startCpuMs: number;
   readonly removalMs: number;
   readonly residentMiB: number;
-  /** Of a second in which nobody asks for anything. */
+  /** Processor time in a second without requests. */
   readonly idleCpuMs: number;
 }
 
+/** Measures this build, and another one if it is named. */
 export async function measureManySleepers(): Promise<readonly Row[]> {
   const own = await measureBuild(thisCheckout);
   const rows: Row[] = [
@@ -159,7 +160,7 @@ async function startBuild(checkout: string, state: string, cache: string): Promi
   return { child, [Symbol.asyncDispose]: () => endChild(child, "SIGTERM") };
 }
 
-/** What it has used once it rests: what it does after it serves counts too. */
+/** The processor time used once the daemon is idle: its work after it serves counts too. */
 async function cpuMsAtRest({ pid }: ChildProcess): Promise<number> {
   let before = -1;
   for (;;) {
@@ -176,7 +177,9 @@ async function idleCpuMsOf({ pid }: ChildProcess): Promise<number> {
   return (((await ticksOf(pid ?? 0)) - before) * msPerTick * 1_000) / idleMs;
 }
 
-/** User and system time: fields 14 and 15, behind a name that may hold anything (proc_pid_stat(5)). */
+/**
+ * User and system time: fields 14 and 15, after a name that may hold anything (proc_pid_stat(5)).
+ */
 async function ticksOf(pid: number): Promise<number> {
   const text = await readFile(`/proc/${pid}/stat`, "utf8");
   const fields = text.slice(text.lastIndexOf(")") + 2).split(" ");

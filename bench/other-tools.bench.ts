@@ -1,12 +1,12 @@
 /**
- * Pause and resume of an idle sandbox against the tools there are for a QEMU guest: `virsh save` and
+ * Pause and resume of an idle sandbox against the existing tools for a QEMU guest: `virsh save` and
  * `virsh restore` of libvirt, and QEMU's own `savevm` and `-loadvm`.
  *
- * All save the same guest: same kernel, machine, memory, disk and agent, booted and warmed up alike, its
- * page cache full. All end its process and start another. What a sandbox does beyond what the tools do
- * is shown, and left out of what is compared: the agent's preparation before a pause, and its `init`
- * after a resume. A resume is compared up to where the guest goes on, which is when the tools return;
- * from there to the agent's first answer all guests do the same.
+ * All save the same guest: same kernel, machine, memory, disk and agent, booted and warmed up
+ * alike, its page cache full. All end its process and start another. What a sandbox does beyond the
+ * tools is shown, and left out of the comparison: the agent's preparation before a pause, and its
+ * `init` after a resume. A resume is compared up to where the guest continues, which is when the
+ * tools return; from there to the agent's first answer all guests do the same.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Daemon, Sandbox } from "@torpor/host";
@@ -25,7 +25,7 @@ const rounds = 7;
 
 interface Size {
   readonly memoryMiB: number;
-  /** What fills the guest's page cache, as a guest's is that has been at work. */
+  /** Fills the guest's page cache, as in a guest that has been at work. */
   readonly fillPageCache: GuestCommand;
 }
 
@@ -33,14 +33,17 @@ const readSystem = "find /usr /opt -xdev -type f -exec cat {} + >/dev/null";
 const copySystem = "for n in 1 2 3; do cp -r /usr /var/tmp/copy$n; done; sync";
 
 const usualSize: Size = { memoryMiB: 512, fillPageCache: ["/bin/sh", "-c", readSystem] };
-/** 2 GiB and a little: QEMU's microvm with a disk and an initramfs does not boot with exactly that. */
+/**
+ * A little more than 2 GiB: QEMU's microvm with a disk and an initramfs does not boot with exactly
+ * that.
+ */
 const largeSize: Size = {
   memoryMiB: 2050,
   fillPageCache: ["/bin/sh", "-c", `${readSystem}; ${copySystem}`],
 };
 
 interface OwnCycle extends SavingCycle {
-  /** The whole of both, with what only a sandbox does. */
+  /** The whole pause and resume, with the steps that only a sandbox has. */
   readonly pauseMs: number;
   readonly resumeMs: number;
 }
@@ -57,6 +60,7 @@ interface SavingRatio {
   readonly restore: number;
 }
 
+/** Measures guests of two sizes. */
 export async function measureOtherTools(cacheFolder: string): Promise<readonly Row[]> {
   const usual = await measureAll(cacheFolder, usualSize);
   const large = await measureAll(cacheFolder, largeSize);
@@ -68,7 +72,7 @@ export async function measureOtherTools(cacheFolder: string): Promise<readonly R
   ];
 }
 
-/** In turns, so that whatever else the machine does meanwhile meets all of them. */
+/** Measures in turns, so that any other load of the machine affects all alike. */
 async function measureAll(cacheFolder: string, size: Size): Promise<AllTimes> {
   await using undo = new AsyncDisposableStack();
   const cycleOwn = await prepareOwn(cacheFolder, size, undo);
@@ -102,7 +106,7 @@ function mediansOf(cycles: readonly SavingCycle[]): SavingCycle {
   };
 }
 
-/** @returns one cycle, for a guest that is saved. */
+/** Prepares a tool and its saved guest. @returns a function that runs one cycle */
 async function prepareTool(
   cacheFolder: string,
   size: Size,
@@ -131,7 +135,10 @@ async function prepareOwn(
   return () => timeOwnCycle(daemon, sandbox);
 }
 
-/** Whatever is not a step, such as keeping records, counts as part of what is compared. */
+/**
+ * Times one cycle. Everything but the named steps, such as writing rows, counts as part of the
+ * comparison.
+ */
 async function timeOwnCycle({ sandboxes }: Daemon, sandbox: Sandbox): Promise<OwnCycle> {
   let initMs = 0;
   let awakeMs = 0;
@@ -156,7 +163,7 @@ async function timeOwnCycle({ sandboxes }: Daemon, sandbox: Sandbox): Promise<Ow
   };
 }
 
-/** What is measured of a guest of one size, and held to no bound. */
+/** Rows for a guest of one size, without a bound. */
 function rowsOf(size: string, { own, virsh, savevm }: AllTimes): readonly Row[] {
   const times = [
     ["pause", own.pauseMs],
@@ -183,7 +190,7 @@ function rowsOf(size: string, { own, virsh, savevm }: AllTimes): readonly Row[] 
   ];
 }
 
-/** How often another tool's save and restore fit into our own. */
+/** How many times longer another tool's save and restore take than ours. */
 function ratiosOf({ own, virsh, savevm }: AllTimes): Record<"virsh" | "savevm", SavingRatio> {
   const against = (tool: SavingCycle): SavingRatio => ({
     save: tool.saveMs / own.saveMs,

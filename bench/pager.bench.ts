@@ -1,11 +1,11 @@
 /**
- * What a page costs that a pager brings, and how soon a waking guest has what it needs.
+ * The cost of a page that a pager brings, and how soon a waking guest has what it needs.
  *
- * A process stands in for the VM and a thread of it for a vCPU. A fault is measured by touching memory in
- * order, against a private mapping of the same file in the page cache. A wake is the working set, touched
- * in an order of its own from the moment the pager may know of the VM: pages in runs of 16, which is 64
- * KiB, scattered over an image that is four times as large. The file is taken out of the page cache before
- * a cold wake, and read before a hot one.
+ * A process stands in for the VM and a thread of it for a vCPU. A fault is measured by touching
+ * memory in order, against a private mapping of the same file in the page cache. A wake is the
+ * working set, touched in an order of its own from the moment the pager may know of the VM: pages
+ * in runs of 16, which is 64 KiB, scattered over an image that is four times as large. The file is
+ * dropped from the page cache before a cold wake, and read before a hot one.
  */
 import { open, readFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -32,6 +32,7 @@ interface Wake {
 type Fetch = "recorded" | "sequential" | "none";
 type Heat = "cold" | "hot";
 
+/** Measures faults and wakes. */
 export async function measurePager(): Promise<readonly Row[]> {
   await using undo = new AsyncDisposableStack();
   const folder = await temporaryFolder(undo);
@@ -118,7 +119,7 @@ async function measureWakes(saved: SavedFixture): Promise<readonly Row[]> {
   ];
 }
 
-/** As a guest goes about it: near pages one after the other, in an order of its own else. */
+/** The order of a guest: near pages one after the other, otherwise scattered. */
 function workingSetPages(): readonly number[] {
   const starts = Array.from({ length: imagePages / runPages }, (_none, index) => index * runPages);
   return shuffled(starts, 7)

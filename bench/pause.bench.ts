@@ -10,6 +10,7 @@ import { timed, tookMs } from "./timing.ts";
 
 const rounds = 5;
 
+/** Measures both saves. */
 export async function measurePause(cacheFolder: string): Promise<readonly Row[]> {
   await using undo = new AsyncDisposableStack();
   const daemon = await openBenchDaemon(cacheFolder, undo);
@@ -52,7 +53,10 @@ interface Timed {
 }
 
 interface TimedPause extends Timed {
-  /** From the last instruction of the guest to the published snapshot: what QEMU's save does. */
+  /**
+   * From the last instruction of the guest to the published snapshot: the part that QEMU's save
+   * does too.
+   */
   readonly saveMs: number;
 }
 
@@ -71,7 +75,7 @@ async function timeFullSaves(sandbox: Sandbox, bytesPerSecond: number): Promise<
   const { run } = sandbox;
   if (run === undefined) throw new Error("the sandbox is not running");
   const { handle } = run.vm;
-  // The one folder that QEMU may write to.
+  // The only folder that QEMU may write to.
   const path = join(handle.runFolder, "full.save");
   await sandbox.release(); // QEMU serves one control connection at a time
   const saves: Timed[] = [];

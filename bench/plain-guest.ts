@@ -2,8 +2,8 @@
  * The guest that sandboxes are made from, for tools that run it in their own way: the same kernel,
  * machine, disk, agent and warm-up, on the accelerator that the sandboxes have.
  *
- * Two things are not the same, both in favour of the other tool: its memory is plain memory of its
- * process and no file, and its network is QEMU's own, which needs no namespace.
+ * Two things differ, both in favour of the other tool: its memory is plain memory of its process
+ * and no file, and its network is QEMU's own, which needs no namespace.
  */
 import { join } from "node:path";
 import { GuestLink } from "@torpor/guest";
@@ -24,6 +24,7 @@ import { type Accelerator, type VmSpec, commandLine } from "@torpor/vmm";
 const bootBudgetMs = 300_000;
 const answerBudgetMs = 60_000;
 
+/** A guest whose VMM the caller starts. */
 export class PlainGuest implements Disposable {
   readonly spec: VmSpec;
   readonly accelerator: Accelerator;
@@ -42,7 +43,7 @@ export class PlainGuest implements Disposable {
     this.#link = this.#newLink();
   }
 
-  /** Its files, in `folder`; somebody else has to start it. */
+  /** Makes its files in `folder`; the caller starts it. */
   static async prepare(
     cacheFolder: string,
     memoryMiB: number,
@@ -73,7 +74,7 @@ export class PlainGuest implements Disposable {
     return undo.use(new PlainGuest(spec, identity.accelerator, (port) => network.dial(port)));
   }
 
-  /** QEMU's words for this guest. */
+  /** QEMU's command line for this guest. */
   get argv(): readonly string[] {
     const { memoryMiB } = this.spec.machine;
     return commandLine(this.spec, this.accelerator, "boot").map((argument) =>
@@ -83,7 +84,7 @@ export class PlainGuest implements Disposable {
     );
   }
 
-  /** Waits for the boot, then does what is done to a guest before it becomes a template. */
+  /** Waits for the boot, then does to the guest what becomes part of every template. */
   async settle(lastCommand: GuestCommand): Promise<void> {
     await this.#link.waitUntilReady(Deadline.after(bootBudgetMs, "a guest's boot"));
     await settleGuest(this.#link, this.#init, [lastCommand]);

@@ -10,6 +10,7 @@ const rounds = 9;
 const readyPollMs = 20;
 const name = "warm";
 
+/** Measures creates with and without a pool. */
 export async function measurePool(cacheFolder: string): Promise<readonly Row[]> {
   await using undo = new AsyncDisposableStack();
   const daemon = await openBenchDaemon(cacheFolder, undo);

@@ -1,11 +1,12 @@
 /**
- * What reading ahead gives a create whose template's image is not in the page cache: with the record of an
- * earlier one, without a record, which reads all that the image holds, and with a record that says
- * nothing, so that every page is brought when the guest touches it.
+ * What reading ahead gives a create whose template's image is not in the page cache: with the
+ * working set of an earlier create; without one, which reads all that the image holds; and with an
+ * empty one, so that every page is loaded when the guest touches it.
  *
- * QEMU waits for the disk in major page faults, each of which brings 2 MiB, because QEMU asks for huge
- * pages. They are counted up to the end of init, as the time is. The template is a copy that nobody else
- * maps; its image is taken out of the page cache before a cold create, and read before a hot one.
+ * QEMU waits for the disk in major page faults, each of which brings 2 MiB, because QEMU asks for
+ * huge pages. They are counted up to the end of init, like the time. The template is a copy that
+ * nobody else maps; its image is dropped from the page cache before a cold create, and read before
+ * a hot one.
  */
 import { mkdir, open, readFile, rm } from "node:fs/promises";
 import { dirname, join } from "node:path";
@@ -27,10 +28,11 @@ type Heat = "cold" | "hot";
 
 interface Create {
   readonly ms: number;
-  /** Of QEMU, for which it had to wait for the disk. */
+  /** QEMU's page faults that had to wait for the disk. */
   readonly majorFaults: number;
 }
 
+/** Measures creates in each way. */
 export async function measureReadAhead(cacheFolder: string): Promise<readonly Row[]> {
   await using undo = new AsyncDisposableStack();
   const ownCache = await copyTemplate(cacheFolder, undo);
@@ -89,7 +91,7 @@ const aheadWords: Readonly<Record<Ahead, string>> = {
   none: "nothing read ahead",
 };
 
-/** With what a daemon needs of the folder it is in. */
+/** Copies the template, with what a daemon needs of the folder it is in. */
 async function copyTemplate(cacheFolder: string, undo: AsyncDisposableStack): Promise<string> {
   const { manifest } = await new TemplateStore(templatesFolder(cacheFolder)).open("base");
   const { templateId } = manifest;
@@ -103,12 +105,12 @@ async function copyTemplate(cacheFolder: string, undo: AsyncDisposableStack): Pr
     await runCommand(["cp", "--archive", join(cacheFolder, part), target], deadline);
   }
   await new TemplateStore(templatesFolder(folder)).assignName("base", templateId);
-  // What is not written yet cannot be taken out of the page cache.
+  // Pages that are not written yet cannot be dropped from the page cache.
   await runCommand(["sync", "--file-system", folder], Deadline.after(copyBudgetMs, "flushing it"));
   return folder;
 }
 
-/** By the first create, as any daemon does. */
+/** Records the working set by a first create, as any daemon does. */
 async function recordFirst(
   daemon: Daemon,
   { manifest }: Template,

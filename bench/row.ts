@@ -9,19 +9,22 @@ export interface Row {
   readonly holds?: boolean;
 }
 
+/** A row that must not fall below a bound. */
 export function atLeast(row: string, value: number, unit: string, bound: number): Row {
   return { row, value, unit, bound: `at least ${bound}`, holds: value >= bound };
 }
 
+/** A row that must not exceed a bound. */
 export function atMost(row: string, value: number, unit: string, bound: number): Row {
   return { row, value, unit, bound: `at most ${bound}`, holds: value <= bound };
 }
 
+/** The median; of an even number of values, the upper middle. */
 export function median(values: readonly number[]): number {
   return quantile(values, 0.5);
 }
 
-/** The value that this share of all is not above; for a large share of few values, the largest. */
+/** The value at this share of the sorted values; for a large share of few values, the largest. */
 export function quantile(values: readonly number[], share: number): number {
   const sorted = values.toSorted((a, b) => a - b);
   const index = Math.min(Math.floor(sorted.length * share), sorted.length - 1);

@@ -1,6 +1,6 @@
 /**
- * QEMU's internal snapshots, which it keeps in the qcow2 disk: `savevm` of the human monitor, then the
- * end of QEMU, and a QEMU that is started with `-loadvm`.
+ * QEMU's internal snapshots, which it keeps in the qcow2 disk: `savevm` of the human monitor, then
+ * the end of QEMU, and a QEMU that is started with `-loadvm`.
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { join } from "node:path";
@@ -14,7 +14,7 @@ const tag = "bench";
 const startBudgetMs = 60_000;
 const saveBudgetMs = 120_000;
 
-/** Powers the guest on; it ends with `undo`. */
+/** Powers the guest on; `undo` ends it. */
 export async function startSavevm(
   { argv, spec }: PlainGuest,
   undo: AsyncDisposableStack,
@@ -40,7 +40,7 @@ interface Qemu {
   end(): Promise<void>;
 }
 
-/** It answers once the state that it was told to load is loaded and the guest goes on. */
+/** Starts QEMU. It answers once the requested state is loaded and the guest continues. */
 async function startQemu(argv: readonly string[], runFolder: string): Promise<Qemu> {
   const child: ChildProcess = spawn("qemu-system-x86_64", argv, {
     stdio: ["ignore", "ignore", "inherit"],

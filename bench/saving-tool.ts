@@ -1,18 +1,20 @@
-/** A tool that saves a running guest and brings it back, and how long that takes. */
+/** A tool that saves a running guest and restores it, and how long that takes. */
 import { setTimeout as sleep } from "node:timers/promises";
 import type { PlainGuest } from "./plain-guest.ts";
 import { timed } from "./timing.ts";
 
-/** A guest that was just restored has things to do before it is idle. */
+/** A guest that was just restored has work to do before it is idle. */
 export const settleMs = 1_000;
 
+/** Saves and restores one guest. */
 export interface SavingTool {
   /** Returns when all of the guest is on disk, flushed, and its process has ended. */
   save(): Promise<void>;
-  /** Returns when the guest goes on where it was saved. */
+  /** Returns when the guest continues where it was saved. */
   restore(): Promise<void>;
 }
 
+/** The times of one restore and save. */
 export interface SavingCycle {
   readonly restoreMs: number;
   /** From the call for the restore to the agent's answer. */
@@ -20,7 +22,7 @@ export interface SavingCycle {
   readonly saveMs: number;
 }
 
-/** Begins and ends with a guest that is saved: none runs while another tool is measured. */
+/** Begins and ends with a saved guest: none runs while another tool is measured. */
 export async function timeCycle(guest: PlainGuest, tool: SavingTool): Promise<SavingCycle> {
   const restoreMs = await timed(() => tool.restore());
   const answerMs = restoreMs + (await timed(() => guest.answer()));

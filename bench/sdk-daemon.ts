@@ -1,6 +1,6 @@
 /**
- * A daemon as its users have one, in a process of its own and over a folder that goes away with it, and
- * the published SDK of this process told where it is.
+ * A daemon like a user's, in a process and over a folder of its own, and the environment with which
+ * the published SDK in this process finds it.
  */
 import { DaemonApi, StateFolder, spawnTestDaemon } from "@torpor/testing";
 import { parseJson, parseObject, parseString } from "@torpor/std";
@@ -10,9 +10,10 @@ import {
   setEnvironment,
 } from "../test/e2b/published-clients.ts";
 
-/** Nobody's time is over while it is measured. */
+/** Long enough that no sandbox ends during a measurement. */
 const sandboxTimeoutSeconds = 3_600;
 
+/** A daemon, and how clients reach it. */
 export interface SdkDaemon {
   readonly api: DaemonApi;
   readonly environment: ClientEnvironment;
@@ -24,6 +25,7 @@ export interface SdkSandbox {
   readonly accessToken: string;
 }
 
+/** Starts a daemon; `undo` ends it and its sandboxes. */
 export async function openSdkDaemon(undo: AsyncDisposableStack): Promise<SdkDaemon> {
   const state = undo.use(await StateFolder.make());
   const daemon = undo.use(await spawnTestDaemon(state));
@@ -31,14 +33,14 @@ export async function openSdkDaemon(undo: AsyncDisposableStack): Promise<SdkDaem
   const { api } = daemon;
   const environment = await clientEnvironment(api);
   undo.use(setEnvironment(environment));
-  // What is left by then is ended here, and not taken for something forgotten.
+  // Sandboxes that are left by then are removed here, and do not count as leftovers.
   undo.defer(async () => {
     for (const { id } of await api.list()) await api.call("DELETE", `/sandboxes/${id}`);
   });
   return { api, environment };
 }
 
-/** Asks for a sandbox as the SDK does. */
+/** Requests a sandbox as the SDK does. */
 export async function requestSandbox(
   { environment }: SdkDaemon,
   patienceMs: number,
@@ -51,6 +53,7 @@ export async function requestSandbox(
   });
 }
 
+/** Parses the answer to that request. @throws argument.invalid */
 export function parseSandbox(text: string): SdkSandbox {
   const answer = parseObject(parseJson(text, "answer"), "answer");
   return {

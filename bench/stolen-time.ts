@@ -1,13 +1,14 @@
 /**
- * How much of this machine's processor time its own host gives to others meanwhile. A machine that much is
- * taken from is no quiet one, whatever runs on it.
+ * How much processor time this machine's own host gives to others during a measurement. A machine
+ * that loses much is not quiet, whatever runs on it.
  */
 import { readFileSync } from "node:fs";
 
+/** Measures stolen time from its construction on. */
 export class StolenTime {
   readonly #start = readTicks();
 
-  /** Of all processor time since the start, 0 to 1. */
+  /** The share of all processor time since the start, 0 to 1. */
   share(): number {
     const now = readTicks();
     return (now.stolen - this.#start.stolen) / Math.max(1, now.all - this.#start.all);

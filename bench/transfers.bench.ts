@@ -1,8 +1,8 @@
 /**
- * A large file into a guest and out of it, through the published SDK, the edge and the agent, against
- * `nc` on both sides of the same VM: Debian's on the host, which enters the network of the guest for it,
- * and busybox's inside. Both read the same file of the host, leave it in the same folder of the guest, and
- * write it to a file of the host again. In turns.
+ * A large file into a guest and out of it, through the published SDK, the edge and the agent,
+ * against `nc` on both sides of the same VM: Debian's on the host, which enters the network of the
+ * guest for it, and busybox's inside. Both read the same file of the host, write it to the same
+ * folder of the guest, and write it to a file of the host again. In turns.
  *
  * It needs root, to enter that network, and installs Debian's `netcat-openbsd`.
  */
@@ -28,7 +28,7 @@ const fileMiB = 64;
 const createBudgetMs = 60_000;
 const netcat: HostPackage = { name: "netcat-openbsd", why: "is measured against", newest: false };
 const port = 7_000;
-/** As the kernel writes a socket that listens there. */
+/** The kernel's text for a socket that listens on the port. */
 const listening = `:${port.toString(16).toUpperCase()} .* 0A `;
 const guestPath = "/home/user/large";
 const commandOptions = { timeoutMs: 0 };
@@ -37,11 +37,12 @@ interface Ends {
   readonly sandbox: Sandbox;
   /** The process whose network leads to the guest. */
   readonly pid: number;
-  /** What goes in, and where it comes out. */
+  /** The file that goes in, and where it comes out. */
   readonly sourcePath: string;
   readonly copyPath: string;
 }
 
+/** Measures both ways in both directions; no rows without root. */
 export async function measureTransfers(): Promise<readonly Row[]> {
   if (!canDial) {
     process.stderr.write("transfers: no rows without root, who alone can dial a guest directly\n");
@@ -86,10 +87,10 @@ export async function measureTransfers(): Promise<readonly Row[]> {
   ];
 }
 
-/** Of one transfer, to a place where nothing is. A way returns how long it took. */
+/** The rate of one transfer to a place without a file. A way returns how long it took. */
 async function mibPerSecond(ends: Ends, way: (ends: Ends) => Promise<number>): Promise<number> {
   const isUpload = way === sdkIn || way === ncIn;
-  // What was written before shall not be written to the disk meanwhile.
+  // Earlier writes must not reach the disk during the measurement.
   await ends.sandbox.commands.run(isUpload ? `rm -f ${guestPath}; sync` : "sync");
   const ms = await way(ends);
   const { size } = isUpload
@@ -111,7 +112,7 @@ async function sdkOut({ sandbox, copyPath }: Ends): Promise<number> {
   });
 }
 
-/** Over when the guest has it all. */
+/** Ends when the guest has the whole file. */
 async function ncIn({ sandbox, pid, sourcePath }: Ends): Promise<number> {
   const receiver = await listen(sandbox, `>${guestPath}`);
   return await timed(async () => {
@@ -127,7 +128,7 @@ async function ncOut({ sandbox, pid, copyPath }: Ends): Promise<number> {
   return ms;
 }
 
-/** A netcat inside, for one connection. */
+/** Starts a netcat inside, for one connection. */
 async function listen(sandbox: Sandbox, redirection: string): Promise<CommandHandle> {
   const { promise, resolve } = Promise.withResolvers<void>();
   const command = await sandbox.commands.run(

@@ -1,4 +1,4 @@
-/** How long it takes until whoever asks is told that a VM ended by itself. */
+/** How long it takes until the API reports that a VM ended by itself. */
 import { setTimeout as sleep } from "node:timers/promises";
 import { createSandbox, openBenchDaemon } from "./bench-daemon.ts";
 import { type Row, atMost } from "./row.ts";
@@ -7,6 +7,7 @@ import { timed } from "./timing.ts";
 const rounds = 10;
 const pollMs = 1;
 
+/** Measures it over several ends. */
 export async function measureVmEnd(cacheFolder: string): Promise<readonly Row[]> {
   await using undo = new AsyncDisposableStack();
   const daemon = await openBenchDaemon(cacheFolder, undo);

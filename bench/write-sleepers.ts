@@ -1,8 +1,8 @@
 /**
- * Fills a state folder with sandboxes that sleep: real records, and snapshots that the store publishes, of
- * a few KiB each. A program of its own, because each build has to write its own state:
+ * Fills a state folder with sleeping sandboxes: real rows, and snapshots that the store publishes,
+ * of a few KiB each. A program of its own, because each build has to write its own state:
  *
- *     node write-sleepers.ts CHECKOUT STATE CACHE COUNT      prints their ids, one a line
+ *    node write-sleepers.ts CHECKOUT STATE CACHE COUNT      prints their ids, one a line
  */
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -10,7 +10,7 @@ import type { SandboxRecord } from "@torpor/host";
 import { silentLogger } from "@torpor/std";
 import type { SnapshotManifest } from "@torpor/storage";
 
-/** Chunks whose checksums make a manifest of some 8 KiB, which an idle sandbox's has. */
+/** Chunks whose checksums make a manifest of some 8 KiB, the size of an idle sandbox's. */
 const chunks = 100;
 const writersAtOnce = 8;
 
@@ -18,7 +18,7 @@ const [, , checkout = "", state = "", cache = "", countText = ""] = process.argv
 type Storage = Omit<typeof import("@torpor/storage"), "KeyFile"> &
   Partial<Pick<typeof import("@torpor/storage"), "KeyFile">>;
 
-/** The packages of that checkout; one that is older may lack what is asked for as it is there. */
+/** Loads a package of that checkout; an older one may lack what is imported here. */
 async function load<T>(path: string): Promise<T> {
   return (await import(join(checkout, "packages", path, "src/index.ts"))) as T;
 }
@@ -32,7 +32,7 @@ await mkdir(state, { recursive: true, mode: 0o700 });
 if (host.openDatabase === undefined || host.SandboxRecords === undefined) {
   throw new TypeError("that checkout has no records as they are known here");
 }
-// An older build takes no more of these than it knows of.
+// An older build uses only the parts of this that it knows.
 const keys = storage.KeyFile?.open(join(cache, "host.key"), silentLogger);
 const sealer = keys === undefined ? undefined : new storage.Sealer(keys);
 const sealing = { sealer, stateFolder: state };

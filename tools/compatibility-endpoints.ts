@@ -1,6 +1,6 @@
 /**
- * The control plane's endpoints for COMPATIBILITY.md: what the server itself says it serves, which calls
- * of the published clients send it, and which tests send it by hand.
+ * The control plane's endpoints for COMPATIBILITY.md: what the server itself says it serves, which
+ * calls of the published clients send each request, and which tests send it by hand.
  */
 import { glob, readFile } from "node:fs/promises";
 import { basename, join } from "node:path";
@@ -11,7 +11,7 @@ import { startFakeApi } from "../packages/host/src/api/fixtures.ts";
 const root = join(import.meta.dirname, "..");
 
 interface Endpoint {
-  /** As in `GET /sandboxes/{sandboxID}`. */
+  /** In the form `GET /sandboxes/{sandboxID}`. */
   readonly name: string;
   readonly tag: string;
   readonly summary: string;
@@ -23,10 +23,10 @@ interface Sent {
 }
 
 /**
- * A line for each endpoint of E2B's: what it does, which working calls of clients send it, and the tests
- * that do.
+ * A line for each of E2B's endpoints: what it does, which working calls of clients send its
+ * request, and which tests do.
  *
- * @param requests What each call that works sends, as told in the tables of calls.
+ * @param requests The requests that each working call sends, from the tables of calls.
  */
 export async function endpointRows(
   requests: Readonly<Record<string, string>>,
@@ -64,7 +64,7 @@ async function listEndpoints(): Promise<readonly Endpoint[]> {
   );
 }
 
-/** Of tests that speak to the control plane without a client. */
+/** The requests of tests that talk to the control plane without a client. */
 async function readSent(): Promise<readonly Sent[]> {
   const sent: Sent[] = [];
   const patterns = ["packages/host/src/api/**/*.test.ts", "test/vm/*.test.ts"];
@@ -83,7 +83,7 @@ function namedIn(text: string): readonly string[] {
   return [...text.matchAll(/`([A-Z]+ \/[^`]*)`(?! of the agent)/g)].map(([, name = ""]) => name);
 }
 
-/** True when a request could be for the endpoint: any text stands for a parameter. */
+/** Whether a request could be for the endpoint: any text can be a parameter. */
 function isSame(request: string, endpoint: string): boolean {
   const path = request.replace(/\?.*$/, "").replaceAll(/\$?\{[^}]*\}/g, "any");
   const pattern = endpoint.replaceAll(/\{\w+\}/g, "[^/ ]+").replaceAll(".", "\\.");

@@ -1,12 +1,12 @@
 /**
- * Writes COMPATIBILITY.md: which calls of the published E2B clients work, as the tests in test/e2b show.
+ * Writes COMPATIBILITY.md: which calls of the published E2B clients work, as the tests in test/e2b
+ * show.
  *
- *     npm run compatibility
+ *    npm run compatibility
  *
- * What there is to call is asked of the clients themselves. That a call works is read from the tests:
- * a title that names a call, as in "files.read …" or "e2b sandbox list …", stands for it. A call that
- * no title names has no test.
- * test/repository/compatibility.test.ts compares.
+ * The clients themselves list their calls. The tests show that a call works: a test whose title
+ * names a call, as in "files.read …" or "e2b sandbox list …", counts for it. A call that no title
+ * names has no test. test/repository/compatibility.test.ts compares.
  */
 import { execFileSync } from "node:child_process";
 import { glob, readFile, writeFile } from "node:fs/promises";
@@ -27,7 +27,7 @@ const conformance = "packages/testing/src/vmm-conformance.ts";
 const commandLineName = "@e2b/cli 2.19.0";
 const commandLine = fileURLToPath(import.meta.resolve("@e2b/cli/dist/index.js"));
 
-/** What each call sends; for the calls of the SDK, the newest generation first. */
+/** The requests that each call sends; for the calls of the SDK, the newest generation first. */
 const requests: Readonly<Record<string, string>> = {
   "Sandbox.betaPause": "`POST /sandboxes/{id}/pause`",
   "Sandbox.connect": "`POST /v2/sandboxes/{id}/connect`; older `POST /sandboxes/{id}/connect`",
@@ -76,6 +76,7 @@ const pythonNames: Readonly<Record<string, string>> = { "pty.sendInput": "pty.se
 /** Groups of the command line; `e2b auth` and what builds templates from a folder need E2B's own services. */
 const commandGroups = [["sandbox"], ["sandbox", "snapshot"], ["template"]] as const;
 
+/** A test, and the calls that its title names. */
 export interface ShownBehaviour {
   readonly file: string;
   readonly title: string;
@@ -85,7 +86,7 @@ export interface ShownBehaviour {
   readonly text: string;
 }
 
-/** What every test inside a story shows. */
+/** Reads every test inside a story. */
 export async function readBehaviours(): Promise<readonly ShownBehaviour[]> {
   const behaviours: ShownBehaviour[] = [];
   const calledBy = [...listSdkCalls(), ...listCommands()];
@@ -101,7 +102,7 @@ export async function readBehaviours(): Promise<readonly ShownBehaviour[]> {
   return behaviours;
 }
 
-/** Every method that the SDK offers on a sandbox. */
+/** Lists every method that the SDK offers on a sandbox. */
 function listSdkCalls(): readonly string[] {
   const sandbox = new Sandbox({ sandboxId: "any", envdVersion: "0.6.13", apiKey: "e2b_00" });
   const members = {
@@ -125,7 +126,7 @@ function listSdkCalls(): readonly string[] {
   });
 }
 
-/** Every command of the groups above. */
+/** Lists every command of the groups above. */
 function listCommands(): readonly string[] {
   return commandGroups.flatMap((group) => {
     const help = execFileSync(process.execPath, [commandLine, ...group, "--help"], {
@@ -142,7 +143,7 @@ function stateOf(call: string, behaviours: readonly ShownBehaviour[]): string {
   return behaviours.some(({ calls }) => calls.includes(call)) ? "works" : "no test";
 }
 
-/** "files.make_dir" of "files.makeDir". */
+/** Converts "files.makeDir" to "files.make_dir". */
 function pythonNameOf(call: string): string {
   return (
     pythonNames[call] ?? call.replace(/[a-z][A-Z]/g, ([a, b]) => `${a}_${b?.toLowerCase() ?? ""}`)
@@ -159,7 +160,7 @@ function table(head: readonly string[], rows: readonly (readonly string[])[]): s
   return [head, ruler, ...rows].map((cells) => `| ${cells.join(" | ")} |`).join("\n");
 }
 
-/** What every driver of a VMM must do, by the titles of the one list of tests. */
+/** Lists the requirements on every driver of a VMM, by the titles of the one list of tests. */
 export async function listVmmBehaviours(): Promise<readonly string[]> {
   const text = await readFile(join(root, conformance), "utf8");
   return [...text.matchAll(/\bt\.test\(\s*"([^"]+)"/g)].map(([, title = ""]) => title);
@@ -203,7 +204,7 @@ function vmmText(behaviours: readonly string[], results: AllResults): readonly s
   ];
 }
 
-/** Of what a VMM says of itself: "1.16.1" of "Firecracker v1.16.1". */
+/** Extracts "1.16.1" from "Firecracker v1.16.1", as a VMM reports its version. */
 function versionNumber(results: KeptResults | undefined): string {
   return results?.version.match(/\d+\.\d\S*/)?.[0] ?? "none yet";
 }

@@ -1,12 +1,12 @@
 /**
- * Runs the tests that need KVM where there is none: in a Debian under QEMU that emulates a processor
- * with virtualization, see test/nested.
+ * Runs the tests that need KVM on a machine without it: in a Debian under QEMU that emulates a
+ * processor with virtualization, see test/nested.
  *
- *     npm run test:nested                          QEMU, and Firecracker if FIRECRACKER_BIN names one
- *     npm run test:nested -- qemu                  one of them
- *     npm run test:nested -- qemu test/vm/hooks    other files than the usual ones
+ *    npm run test:nested                          QEMU, and Firecracker if FIRECRACKER_BIN names one
+ *    npm run test:nested -- qemu                  one of them
+ *    npm run test:nested -- qemu test/vm/hooks    other files than the usual ones
  *
- * Guests are emulated twice, so it takes about an hour. What the tests print is passed on as it comes;
+ * Guests are emulated twice, so it takes about an hour. The tests' output is passed on as it comes;
  * the last line has the counts. With FIRECRACKER_BIN, JAILER_BIN names its jailer.
  */
 import { mkdtemp, rm } from "node:fs/promises";
@@ -85,7 +85,7 @@ async function runAll(): Promise<void> {
   );
 }
 
-/** @returns whether something passed and nothing failed */
+/** Prints the counts. @returns whether something passed and nothing failed */
 function report(): boolean {
   const sum = { passed: 0, failed: 0, skipped: 0 };
   for (const vmm of wanted) {
@@ -94,7 +94,7 @@ function report(): boolean {
       process.stdout.write(`\n${vmm}: not run, because FIRECRACKER_BIN names none`);
       continue;
     }
-    // A run that was cut short, or counted nothing, has not passed.
+    // A run that was interrupted, or counted nothing, has not passed.
     const { passed = 0, failed = 0, skipped = 0 } = result ?? {};
     const isWhole = result?.exitCode === 0 || failed > 0;
     sum.passed += passed;

@@ -25,9 +25,9 @@ import { safetyMatrix } from "../test/vm/safety-matrix.ts";
 
 const root = join(import.meta.dirname, "..");
 const filesAtOnce = 2;
-/** A hung test file is ended, and fails, after this. */
+/** LIMIT: a hung test file is ended, and fails, after this. */
 const fileBudgetMs = 15 * 60_000 * budgetFactor;
-/** Those of test/long try a million inputs, or wait for a hundred sleeps. */
+/** LIMIT: those of test/long try a million inputs, or wait for a hundred sleeps. */
 const longFileBudgetMs = 3 * 60 * 60_000 * budgetFactor;
 const safetyFiles = safetyMatrix.map(({ file }) => join(root, "test/vm", file));
 
@@ -78,7 +78,7 @@ function selected(files: readonly string[], group: string): readonly string[] {
   return files.filter((file) => isSafety(file) || isNamed(file));
 }
 
-/** A machine that cannot be set up is a failed test: nothing on a VM can be said to work. */
+/** Sets the machine up. If that fails, a test has failed: nothing on a VM can be said to work. */
 async function isSetUp(): Promise<boolean> {
   try {
     const progress = new TerminalProgress(process.stdout);
@@ -104,7 +104,7 @@ async function runFiles(files: readonly string[], timeout: number): Promise<void
     if (isSumOfOthers(event.details.error)) return;
     if (event.todo === undefined) counts.failed += 1;
     else counts.skipped += 1;
-    // The reporter tells why when all is over, which may be an hour away.
+    // The reporter prints the reason when all is over, which may be an hour away.
     process.stdout.write(`${event.name}: ${inspect(event.details.error.cause)}\n`);
   });
   for await (const line of events.compose(new spec()) as AsyncIterable<unknown>) {
@@ -112,12 +112,12 @@ async function runFiles(files: readonly string[], timeout: number): Promise<void
   }
 }
 
-/** A test that failed only because tests inside it did, which are counted themselves. */
+/** Whether a test failed only because tests inside it did, which are counted themselves. */
 function isSumOfOthers(error: unknown): boolean {
   return error instanceof Error && "failureType" in error && error.failureType === "subtestsFailed";
 }
 
-/** Files are reported as tests too when they hold none of their own. */
+/** Whether this is a file, which is reported as a test too when it holds none of its own. */
 function isFile(event: { readonly name: string; readonly file?: string | undefined }): boolean {
   return event.file !== undefined && event.name === event.file;
 }
