@@ -1,4 +1,4 @@
-/** What the API asks of the rest of the daemon; tests put something without VMs in its place. */
+/** The parts of the daemon that the API uses; tests replace them by parts without VMs. */
 import type { JsonObject, Logger } from "@torpor/std";
 import type { TemplateStore } from "@torpor/storage";
 import type { ApiKeys } from "../api-keys.ts";
@@ -11,6 +11,7 @@ import type { Created, Forked, Sandboxes } from "../sandboxes.ts";
 import type { Snapshots } from "../snapshots.ts";
 import type { TemplateTags } from "../template-tags.ts";
 
+/** The members of a sandbox that the API uses. */
 export type ApiSandbox = Pick<
   Sandbox,
   | "record"
@@ -23,11 +24,14 @@ export type ApiSandbox = Pick<
   | "setNetwork"
 >;
 
+/** The result of a create, with the sandbox as the API sees it. */
 export type ApiCreated = Omit<Created, "sandbox"> & { readonly sandbox: ApiSandbox };
+/** The result of a fork; each child was created or failed on its own. */
 export type ApiForked = Omit<Forked, "children"> & {
   readonly children: readonly PromiseSettledResult<ApiCreated>[];
 };
 
+/** All sandboxes, as the API sees them. */
 export interface ApiSandboxes {
   readonly store: Sandboxes["store"];
   readonly snapshots: Pick<Snapshots, "all" | "get" | "find">;
@@ -43,6 +47,7 @@ export interface ApiSandboxes {
   missedDeadline(sandbox: ApiSandbox): ReturnType<Sandboxes["missedDeadline"]>;
 }
 
+/** The daemon, as the API sees it. */
 export interface ApiHost {
   readonly sandboxes: ApiSandboxes;
   readonly templates: Pick<TemplateStore, "open" | "ids" | "names" | "namesOf" | "assignName">;
@@ -55,15 +60,15 @@ export interface ApiHost {
   /** Facts about this daemon for `GET /torpor/daemon`. */
   readonly describe: () => Promise<JsonObject>;
   readonly requests: RequestsUnderWay;
-  /** What stands behind `<port>-<id>.` in an address of a sandbox; known once the daemon listens. */
+  /** The domain in a sandbox's address, behind `<port>-<id>.`; known once the daemon listens. */
   readonly servedDomain: () => string;
-  /** Whether the daemon was told to end. */
+  /** Whether the daemon has been asked to end. */
   readonly isEnding: () => boolean;
   readonly log: Logger;
   readonly policy: ApiPolicy;
 }
 
-/** What the owner of the machine decides. */
+/** Limits that the owner of the machine sets. */
 export interface ApiPolicy {
   /** LIMIT: the longest timeout, counted from the start of a run. */
   readonly timeoutMsMax: number;

@@ -1,12 +1,15 @@
 /**
- * Which fields the body of a request may have: those that the OpenAPI document lists. A field that nobody
- * here knows is refused by its name, because a client that is newer than this daemon would take silence
- * for consent; one that asks for nothing, such as an empty list, is passed over.
+ * Which fields a request body may have: those that the OpenAPI document lists. The daemon refuses
+ * an unknown field by its name, because a client newer than this daemon would take silence for
+ * consent. It ignores an unknown field that asks for nothing, such as an empty list.
  */
 import { TorporError } from "@torpor/std";
 import { type Schema, type SchemaName, schemas } from "./openapi/schemas.ts";
 
-/** @throws argument.invalid with the name of the field */
+/**
+ * Checks a body against the schema, nested objects included.
+ * @throws argument.invalid with the name of the field
+ */
 export function refuseUnknownFields(body: unknown, name: SchemaName): void {
   refuseBeyond(body, schemas[name], "");
 }

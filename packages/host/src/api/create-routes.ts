@@ -1,4 +1,4 @@
-/** Making sandboxes: create in both generations of the wire, and fork. */
+/** Routes that create sandboxes: create in both generations of the wire, and fork. */
 import { type JsonObject, TorporError, optional, parseInteger } from "@torpor/std";
 import { type Product, idOf } from "../idempotency.ts";
 import type { Made } from "../records/idempotency-records.ts";
@@ -13,6 +13,7 @@ import { toSandbox } from "./sandbox-shape.ts";
 
 const tag = "sandboxes";
 
+/** The routes that create sandboxes. */
 export function createRoutes(host: ApiHost): readonly Route[] {
   return [
     {
@@ -67,7 +68,8 @@ async function create(
     const { sandbox, outcome } = await sandboxes.create(wanted, decided);
     return { made: [sandbox.record.id], timings: outcome.timings };
   });
-  // Its client was told that there is none; one with a key asks for it again.
+  // A client that got no answer in time was told that there is no sandbox, so it is removed. A
+  // client that sent a key can repeat the request and get this one.
   const giveBack = async ({ made }: Product): Promise<void> => {
     if (request.keyed === undefined) await sandboxes.remove(idOf(made));
   };
@@ -95,7 +97,7 @@ async function fork(host: ApiHost, request: ApiRequest): Promise<ApiAnswer> {
 }
 
 /**
- * A machine has the size of its template, whose memory it begins with.
+ * Refuses another size: a sandbox has the size of its template, whose memory it begins with.
  * @throws argument.invalid when another is asked for, template.missing
  */
 async function refuseOtherSize(host: ApiHost, body: JsonObject, reference: string): Promise<void> {
@@ -137,7 +139,7 @@ function toForkResult(host: ApiHost, made: Made): JsonObject {
   }
 }
 
-/** As it is now. @throws sandbox.notFound for one that is gone since, as a repeat may find */
+/** The sandbox as it is now. @throws sandbox.notFound if it is gone by now, as a repeat may find */
 function toMade({ sandboxes, servedDomain }: ApiHost, id: string): JsonObject {
   try {
     return toSandbox(sandboxes.get(id).record, servedDomain());

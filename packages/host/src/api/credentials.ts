@@ -1,8 +1,9 @@
 /**
- * Who sends a request: the owner, through the Unix socket, or whoever has an API key or an access token.
+ * Identifies the sender of a request: the owner, through the Unix socket, or the holder of an API
+ * key or an access token.
  *
- * An API key opens everything that sandboxes need. Keys themselves are looked after with an access
- * token, so that a key that leaked cannot make others. There is one team; a request that names another
+ * An API key opens everything that sandboxes need. Keys themselves are managed with an access
+ * token, so that a leaked key cannot create others. There is one team; a request that names another
  * is refused.
  */
 import type { IncomingHttpHeaders } from "node:http";
@@ -12,14 +13,18 @@ import { teamId } from "../team.ts";
 import type { ApiHost } from "./api-host.ts";
 import type { Access } from "./route.ts";
 
+/** The sender of a request. */
 export interface Caller {
-  /** Requests are counted by it; undefined for the owner and for nobody in particular. */
+  /** The id under which its requests are counted; undefined for the owner and on open routes. */
   readonly id: string | undefined;
 }
 
 type Identifying = Pick<ApiHost, "apiKeys" | "accessTokens" | "servedDomain">;
 
-/** @throws auth.missing, auth.forbidden, host.unknown */
+/**
+ * Finds out who sends a request and whether they may call a route.
+ * @throws auth.missing, auth.forbidden, host.unknown
+ */
 export function identify(
   { apiKeys, accessTokens, servedDomain }: Identifying,
   access: Access,
@@ -49,8 +54,9 @@ export function identify(
 }
 
 /**
- * Whoever names a sandbox wrongly by the host has no business with keys: a name below the domain that is
- * no sandbox's, or one of a sandbox below another domain. Clients of the API have `api.` in front.
+ * Refuses a host that is meant for a sandbox but names none: a name below the domain that is no
+ * sandbox's, or a sandbox's name below another domain. A hint at missing keys would mislead such a
+ * client. Clients of the API use the host `api.` and the domain.
  * @throws host.unknown
  */
 function refuseOtherHost(headers: IncomingHttpHeaders, servedDomain: string): void {

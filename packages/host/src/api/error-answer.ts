@@ -1,4 +1,4 @@
-/** An error as the API tells it, in one form wherever it is noticed. */
+/** Errors as the API answers them, in one form wherever they are noticed. */
 import { type IncomingMessage, STATUS_CODES, type ServerResponse } from "node:http";
 import type { TorporError } from "@torpor/std";
 import { newRequestContext, requestIdHeader } from "../request-context.ts";
@@ -7,7 +7,9 @@ const exposedHeaders =
   "RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, Retry-After, Server-Timing, " +
   "Should-Retry, X-Next-Token, X-Request-Id, X-Total-Running";
 
-/** Of every answer: which request it is for, and that scripts of any origin may read it. */
+/**
+ * Headers of every answer: the request's id, and permission for scripts of any origin to read it.
+ */
 export function sharedHeaders(requestId: string): Readonly<Record<string, string>> {
   return {
     [requestIdHeader]: requestId,
@@ -16,7 +18,7 @@ export function sharedHeaders(requestId: string): Readonly<Record<string, string
   };
 }
 
-/** For a request that reaches no route. */
+/** Answers a request that reaches no route. */
 export function sendError(
   request: IncomingMessage,
   response: ServerResponse,
@@ -30,7 +32,10 @@ export function sendError(
   response.end(text);
 }
 
-/** For a connection on which there is no request to answer; it is the last one there. */
+/**
+ * The whole HTTP/1.1 answer as text, for a connection without a request to answer. It is the last
+ * answer there.
+ */
 export function rawErrorAnswer(error: TorporError): string {
   const text = JSON.stringify(error.toBody());
   const headers = {

@@ -1,4 +1,4 @@
-/** What many routes read of a request: ids, parameters of the query, bodies that may be missing. */
+/** Parts of requests that many routes read: ids, query parameters, bodies that may be missing. */
 import {
   type JsonObject,
   TorporError,
@@ -8,37 +8,40 @@ import {
 } from "@torpor/std";
 import type { ApiRequest } from "./route.ts";
 
+/** LIMIT: characters of a name or an id. */
 export const nameCharsMax = 128;
-/** LIMIT: a name, a tag, the team and what is between them. */
+/** LIMIT: characters of a name, a tag, the team and the separators. */
 const referenceCharsMax = 400;
 const sandboxIdPattern = /^[a-z0-9]{1,64}$/;
 
 /**
- * Of the path. E2B's older clients append a dash and the id of a client, which means nothing.
+ * The sandbox id of the path. E2B's older clients append a dash and the id of a client, which is
+ * ignored.
  * @throws argument.invalid
  */
 export function sandboxIdOf(request: ApiRequest): string {
   return parseSandboxId(request.params["sandboxID"], "sandbox id");
 }
 
+/** Parses a sandbox id, with or without the id of a client. @throws argument.invalid */
 export function parseSandboxId(value: unknown, what: string): string {
   const [id = "", ...rest] = parseString(value, what, nameCharsMax).split("-");
   if (sandboxIdPattern.test(id) && rest.length < 2) return id;
   throw new TorporError("argument.invalid", `${what} is not one: use a-z and 0-9`);
 }
 
-/** A template or a snapshot, as the path names it. */
+/** The template or snapshot of the path: an id or a name. @throws argument.invalid */
 export function templateIdOf(request: ApiRequest): string {
   return parseString(request.params["templateID"], "template id", referenceCharsMax);
 }
 
-/** A text of the query; a parameter that is given more than once is a list with commas. */
+/** A query parameter as text; if it is given more than once, the values joined by commas. */
 export function queryText(request: ApiRequest, name: string): string | undefined {
   const value = request.query[name];
   return value === undefined || typeof value === "string" ? value : value.join(",");
 }
 
-/** @throws argument.invalid */
+/** A query parameter as an integer; undefined if absent. @throws argument.invalid */
 export function queryInteger(
   request: ApiRequest,
   name: string,
@@ -49,17 +52,17 @@ export function queryInteger(
   return text === undefined ? undefined : parseIntegerText(text, name, min, max);
 }
 
-/** A body that has to be there. @throws argument.invalid */
+/** The body of a request that must have one. @throws argument.invalid */
 export function bodyOf({ body }: ApiRequest): JsonObject {
   return parseObject(body, "body");
 }
 
-/** A body that may be missing, or be null. @throws argument.invalid */
+/** The body of a request; empty if it is missing or null. @throws argument.invalid */
 export function bodyOrNone({ body }: ApiRequest): JsonObject {
   return parseObject(body ?? {}, "body");
 }
 
-/** For a wish that is understood and cannot be met. */
+/** Refuses a request that is valid but not supported. @throws operation.unimplemented */
 export function refuse(what: string): never {
   throw new TorporError("operation.unimplemented", what);
 }

@@ -1,8 +1,9 @@
 /**
- * The API over real HTTP with sandboxes that are records only: no VM runs, and every verb takes effect
- * at once. Keys, tags, snapshots and templates are the real ones, over a folder that goes away.
+ * The API over real HTTP with sandboxes that are records only: no VM runs, and every verb takes
+ * effect at once. Keys, tags, snapshots and templates are the real ones, in a temporary folder.
  *
- * Every answer of a known route is compared with the OpenAPI document by the validator it is given.
+ * Every answer of a known route is checked against the OpenAPI document by the validator that the
+ * test passes.
  */
 import assert from "node:assert/strict";
 import { once } from "node:events";
@@ -48,15 +49,17 @@ import { allRoutes } from "./routes.ts";
 import { createApi } from "./server.ts";
 
 const fakeTemplateId = "t".repeat(20);
+/** The domain of every fake API. */
 export const servedDomain = "box.localhost:7443";
 const bytesPerMiB = 1024 * 1024;
 
-/** Of a library for JSON Schema, which tests bring along. */
+/** The part of a JSON Schema library that is used; tests bring the library along. */
 export interface SchemaValidator {
   addSchema(schema: object, name: string): unknown;
   compile(schema: object): ((value: unknown) => unknown) & { readonly errors?: unknown };
 }
 
+/** How the fake API differs from the usual one. */
 export interface FakeApiOptions {
   readonly validator: SchemaValidator;
   readonly requireKey?: boolean;
@@ -65,20 +68,23 @@ export interface FakeApiOptions {
   readonly log?: Logger;
 }
 
+/** An answer, read to its end. */
 export interface Answer {
   readonly status: number;
   readonly headers: IncomingHttpHeaders;
   readonly text: string;
-  /** Parsed; undefined when there is none. */
+  /** The parsed JSON; undefined if the answer has no body. */
   readonly body: unknown;
 }
 
+/** The parts of a call besides method and path. */
 export interface CallOptions {
-  /** Sent as it is when it is a text. */
+  /** An object is sent as JSON, a text as it is. */
   readonly body?: object | string | undefined;
   readonly headers?: Readonly<Record<string, string>>;
 }
 
+/** The API under test. Disposing closes it and removes its folder. */
 export interface FakeApi extends AsyncDisposable {
   readonly host: ApiHost;
   readonly sandboxes: FakeSandboxes;
@@ -86,14 +92,15 @@ export interface FakeApi extends AsyncDisposable {
   /** The listener itself. */
   readonly server: Server;
   readonly routes: readonly Route[];
-  /** What the server serves, as `METHOD /path`. */
+  /** The routes that the server serves, as `METHOD /path`. */
   readonly served: readonly string[];
-  /** Sends bodies in chunks, without their length, as Node's fetch does. */
+  /** Calls the API; sends bodies in chunks, without their length, as Node's fetch does. */
   call(method: string, path: string, options?: CallOptions): Promise<Answer>;
-  /** Of connections to it. */
+  /** Counts the connections to the server. */
   countConnections(): Promise<number>;
 }
 
+/** Starts the API on loopback, on a port of its own. */
 export async function startFakeApi(options: FakeApiOptions): Promise<FakeApi> {
   await using undo = new AsyncDisposableStack();
   const folder = undo.use(await mkdtempDisposable(join(tmpdir(), "torpor-api-")));
@@ -177,7 +184,7 @@ class FakeSandbox {
   readonly run = undefined;
   readonly folder: SandboxFolder;
   record: SandboxRecord;
-  /** What the last resume was asked for. */
+  /** The argument of the last resume. */
   resumed: ResumeCommand | undefined;
 
   readonly #beforeWork: () => Promise<void>;
@@ -238,16 +245,16 @@ class FakeSandbox {
   };
 }
 
-/** Nobody looks at the VM of a fake. */
+/** Stands for the VM of a fake, which no code uses. */
 const runningState = { kind: "running" } as unknown as SandboxState;
 
 class FakeSandboxes implements ApiSandboxes {
   readonly snapshots: Snapshots;
   readonly store: SnapshotStore;
   readonly logs = new Map<string, readonly LogEntry[]>();
-  /** As if the daemon had been told to end. */
+  /** Makes the daemon look as if it had been asked to end. */
   areEnding = false;
-  /** Awaited by everything that takes effect; tests put what takes its time here. */
+  /** Awaited by everything that takes effect; tests replace it to delay or fail the work. */
   beforeWork: () => Promise<void> = () => Promise.resolve();
   readonly #stateFolder: string;
   readonly #templates: TemplateStore;
@@ -278,7 +285,7 @@ class FakeSandboxes implements ApiSandboxes {
     throw new TorporError("sandbox.notFound", `there is no sandbox ${id}`);
   }
 
-  /** One that is there already, whatever its state. */
+  /** Adds a sandbox that exists already, in any state. */
   add(change: Partial<SandboxRecord> = {}): FakeSandbox {
     const nowMs = Date.now();
     const record: SandboxRecord = {
@@ -469,7 +476,7 @@ function answerChecker(
   };
 }
 
-/** Routes with fewer parts that vary win. */
+/** Finds the route of a path; among several, the one with fewer parameters. */
 function findRoute(routes: readonly Route[], method: string, path: string): Route | undefined {
   const plain = path.split("?")[0] ?? "";
   return routes
@@ -482,7 +489,7 @@ function findRoute(routes: readonly Route[], method: string, path: string): Rout
     .at(0);
 }
 
-/** Reads Fastify's own drawing of what it serves. */
+/** Parses Fastify's own drawing of the routes it serves. */
 function servedRoutes(drawing: string): readonly string[] {
   const stack: { indent: number; path: string }[] = [];
   const found: string[] = [];

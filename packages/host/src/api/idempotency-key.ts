@@ -1,9 +1,9 @@
 /**
- * The header `Idempotency-Key`, by the IETF's draft of that name: with a key, a request that is sent
- * again takes effect once.
+ * The header `Idempotency-Key`, as in the IETF draft of that name: a request that is repeated with
+ * its key takes effect once.
  *
- * The key is taken as it stands, quotes included. Which request it belongs to is told by method, path,
- * query, `Torpor-Epoch` and body; spaces between the parts of its JSON do not count.
+ * The key is used as it is, quotes included. Method, path, query, `Torpor-Epoch` and body identify
+ * the request it belongs to; white space between the tokens of the JSON body does not count.
  *
  * @see https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/
  */
@@ -12,11 +12,17 @@ import { TorporError } from "@torpor/std";
 import type { KeyedRequest } from "../records/idempotency-records.ts";
 import { type ApiRequest, type Route, epochHeader } from "./route.ts";
 
+/** Name of the header. */
 export const idempotencyHeader = "idempotency-key";
+/** LIMIT: characters of a key. */
 export const keyCharsMax = 255;
 const keyPattern = /^[\x20-\x7e]+$/;
 
-/** Undefined where no key was sent, or none is needed. @throws argument.invalid, operation.unimplemented */
+/**
+ * The key of a request with a fingerprint of the request; undefined if no key was sent, or the
+ * route needs none.
+ * @throws argument.invalid, operation.unimplemented
+ */
 export function keyedRequestOf(
   { method, path, onRepeat }: Route,
   caller: string,

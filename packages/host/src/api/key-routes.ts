@@ -1,4 +1,4 @@
-/** The one team, its API keys, and the access tokens of those who look after them. */
+/** The one team, its API keys, and the access tokens by which keys are managed. */
 import { type JsonObject, parseString } from "@torpor/std";
 import type { ApiKeyInfo } from "../api-keys.ts";
 import { teamId, teamName } from "../team.ts";
@@ -11,6 +11,7 @@ const shared = { access: "token", tag: "keys" } as const;
 /** Digits after the prefix of a key or a token. */
 const valueLength = 40;
 
+/** The routes of the E2B wire for the team, API keys and access tokens. */
 export function keyRoutes(host: ApiHost): readonly Route[] {
   const { apiKeys, accessTokens } = host;
   return [
@@ -99,7 +100,7 @@ export function keyRoutes(host: ApiHost): readonly Route[] {
   ];
 }
 
-/** Routes of our own for the keys, which the CLI uses. */
+/** Torpor's own routes for API keys, which the CLI uses. */
 export function ownKeyRoutes({ apiKeys }: ApiHost): readonly Route[] {
   return [
     {

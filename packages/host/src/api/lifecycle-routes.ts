@@ -1,4 +1,4 @@
-/** What is done to one sandbox: pause, connect, resume, kill, its timeout and its network. */
+/** Operations on one sandbox: pause, connect, resume, kill, its timeout and its network. */
 import { TorporError, optional, parseBoolean, parseInteger } from "@torpor/std";
 import type { ApiHost, ApiSandbox } from "./api-host.ts";
 import { bodyOf, bodyOrNone, refuse, sandboxIdOf } from "./fields.ts";
@@ -15,10 +15,11 @@ import { type ApiAnswer, type ApiRequest, type Route, commandOf, noContent } fro
 import { toSandbox } from "./sandbox-shape.ts";
 
 const tag = "sandboxes";
-/** What the deprecated `refreshes` gives at least, and at most. */
+/** The least and the most that the deprecated `refreshes` gives, in seconds. */
 const refreshSecondsMin = 15;
 const refreshSecondsMax = 3_600;
 
+/** The routes that change one sandbox. */
 export function lifecycleRoutes(host: ApiHost): readonly Route[] {
   const sandboxPath = "/sandboxes/{sandboxID}";
   const shared = { access: "team", tag } as const;
@@ -105,7 +106,7 @@ async function kill({ sandboxes }: ApiHost, request: ApiRequest): Promise<ApiAns
 async function pause({ sandboxes }: ApiHost, request: ApiRequest): Promise<ApiAnswer> {
   const body = bodyOrNone(request);
   const keepMemory = optional(body["memory"], parseBoolean, "memory") ?? true;
-  // A pause waits for the agent's consent always, and leaves the sandbox running without it.
+  // A pause always needs the agent's consent, and leaves the sandbox running without it.
   optional(body["requireHealthyGuest"], parseBoolean, "requireHealthyGuest");
   if (!keepMemory) refuse("a pause always keeps the memory here: memory: false is not supported");
   const { changed, timings } = await sandboxes.get(sandboxIdOf(request)).pause(commandOf(request));
@@ -164,11 +165,12 @@ async function resume(
 
 async function setTimeout({ sandboxes, policy }: ApiHost, request: ApiRequest): Promise<ApiAnswer> {
   const body = bodyOf(request);
-  // The wire shortens a timeout that is too long for the run, and refuses one only when none is left.
+  // The wire shortens a timeout that is too long for the run, and refuses it only if no time is
+  // left.
   const timeoutMs = parseTimeout(body, Number.POSITIVE_INFINITY);
   if (timeoutMs === undefined) throw new TorporError("argument.invalid", "timeout is missing");
   const sandbox = sandboxes.get(sandboxIdOf(request));
-  // Our own field may also be set while it sleeps.
+  // Torpor's own field may also be set while the sandbox is paused.
   if (body["timeout"] !== undefined) demandRunning(sandbox);
   await sandbox.setTimeoutMs(
     timeoutMs === null ? null : boundedMs(timeoutMs, sandbox, policy.timeoutMsMax),
@@ -197,7 +199,10 @@ async function setNetwork({ sandboxes }: ApiHost, request: ApiRequest): Promise<
   return noContent;
 }
 
-/** So that the run never lasts longer than the owner allows. @throws argument.invalid */
+/**
+ * Shortens a timeout so that the run never lasts longer than the owner allows.
+ * @throws argument.invalid
+ */
 function boundedMs(timeoutMs: number, { record }: ApiSandbox, timeoutMsMax: number): number {
   const isRunning = record.state.kind === "running";
   const leftMs = timeoutMsMax - (isRunning ? Date.now() - record.startedAtMs : 0);
@@ -205,7 +210,7 @@ function boundedMs(timeoutMs: number, { record }: ApiSandbox, timeoutMsMax: numb
   throw new TorporError("argument.invalid", "the sandbox has run for as long as it may");
 }
 
-/** @throws sandbox.wrongState for one on its way, sandbox.notFound for one that does not run */
+/** @throws sandbox.wrongState in a transition, sandbox.notFound if the sandbox does not run */
 function demandRunning(sandbox: ApiSandbox): void {
   const { kind } = sandbox.record.state;
   if (kind === "running") return;

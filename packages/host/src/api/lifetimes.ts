@@ -1,21 +1,22 @@
 /**
- * How long a sandbox shall live, as a request says it: E2B's `timeout` in seconds and `autoPause`, and
- * our own `timeoutMs`, `idleTimeoutMs` and `maxRunMs`, where null means never.
+ * The lifetime that a request asks for: E2B's `timeout` in seconds and `autoPause`, and Torpor's
+ * own `timeoutMs`, `idleTimeoutMs` and `maxRunMs`, where null means never.
  *
- * What a request does not say differs between the generations of E2B's routes. The longest `timeout`
- * is the owner's to decide; "never" is ours and no number, so it is always allowed.
+ * The defaults differ between the generations of E2B's routes. The owner sets the longest
+ * `timeout`; "never" is Torpor's own and not a number, so it is always allowed.
  */
 import { type JsonObject, TorporError, optional, parseBoolean, parseInteger } from "@torpor/std";
 import { type Lifetime, type LifetimeRequest, isEndless } from "../lifecycle/lifetime.ts";
 
-/** What a request that names no timeout gets. */
+/** Timeouts of requests that name none, in milliseconds, by generation of the route. */
 export const defaultTimeoutMs = { v1: 15_000, v2: 300_000 } as const;
+/** A generation of E2B's routes; they differ in defaults. */
 export type Generation = keyof typeof defaultTimeoutMs;
 
 /** LIMIT: ten years; more is "never". */
 const msMax = 10 * 365 * 24 * 60 * 60 * 1000;
 
-/** Of a body that makes a sandbox. @throws argument.invalid */
+/** Parses the lifetime in a body that creates a sandbox. @throws argument.invalid */
 export function parseLifetime(
   body: JsonObject,
   defaultMs: number,
@@ -31,7 +32,10 @@ export function parseLifetime(
   };
 }
 
-/** In seconds or milliseconds; null: never; undefined: not said. @throws argument.invalid */
+/**
+ * Parses `timeout` or `timeoutMs`, into milliseconds; null: never; undefined: neither is given.
+ * @throws argument.invalid
+ */
 export function parseTimeout(body: JsonObject, timeoutMsMax: number): number | null | undefined {
   const { timeout } = body;
   const ownMs = parseMs(body, "timeoutMs");
@@ -47,8 +51,9 @@ export function parseTimeout(body: JsonObject, timeoutMsMax: number): number | n
 }
 
 /**
- * What a sandbox gets that is connected to. A body that says nothing means the generation's default,
- * and leaves a sandbox that never ends as it is; `keepTimeout` keeps what was left.
+ * Parses the timeout in a body that connects to a sandbox; undefined leaves the lifetime as it is.
+ * If the body names none, the generation's default applies, except to a sandbox that never ends;
+ * `keepTimeout` keeps the time that was left.
  * @throws argument.invalid
  */
 export function parseConnectTimeout(
@@ -71,7 +76,7 @@ export function parseConnectTimeout(
   return isEndless(lifetime) ? undefined : defaultTimeoutMs.v2;
 }
 
-/** What is done when the time is over; undefined: not said. @throws argument.invalid */
+/** Parses `autoPause`: the action at the timeout; undefined: not given. @throws argument.invalid */
 export function parseOnTimeout(body: JsonObject): "pause" | "kill" | undefined {
   const autoPause = optional(body["autoPause"], parseBoolean, "autoPause");
   return autoPause === undefined ? undefined : autoPause ? "pause" : "kill";
@@ -81,7 +86,7 @@ function parseSeconds(value: unknown): number {
   return parseInteger(value, "timeout", 0, msMax / 1000);
 }
 
-/** Undefined when it is not said; null is said. */
+/** Undefined if the field is absent; null counts as given. */
 function parseMs(body: JsonObject, name: string): number | null | undefined {
   const value = body[name];
   return value === undefined || value === null ? value : parseInteger(value, name, 0, msMax);

@@ -1,8 +1,8 @@
 /**
- * What a list of sandboxes is asked for, and the page that answers: filter, sort, then cut. Pure.
+ * The query of a list of sandboxes, and the page that answers it: filter, sort, then cut. Pure.
  *
- * A page ends with a token that names its last entry, so that what comes and goes between two pages
- * neither repeats nor hides the rest.
+ * A page ends with a token that names its last entry, so that sandboxes created or removed between
+ * two pages neither repeat nor hide others.
  */
 import { TorporError, parseOneOf } from "@torpor/std";
 import type { SandboxRecord } from "../records/sandbox-records.ts";
@@ -14,6 +14,7 @@ const pageMax = 100;
 const instantPattern = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)$/i;
 const ascendingMark = "__asc";
 
+/** A parsed query; sandboxes must match all filters. */
 export interface ListQuery {
   readonly metadata: ReadonlyMap<string, string>;
   readonly states: readonly WireState[];
@@ -30,15 +31,16 @@ interface Position {
   readonly id: string;
 }
 
+/** One page of the list. */
 export interface Page {
   readonly records: readonly SandboxRecord[];
   /** Undefined on the last page. */
   readonly nextToken: string | undefined;
-  /** Of all pages together. */
+  /** Running sandboxes that match the filters, on all pages together. */
   readonly runningCount: number;
 }
 
-/** @throws argument.invalid */
+/** Parses the query of a list. @throws argument.invalid */
 export function parseListQuery(request: ApiRequest): ListQuery {
   const order = queryText(request, "order") ?? "desc";
   const ascending = parseOneOf(order, "order", ["asc", "desc"]) === "asc";
@@ -54,11 +56,15 @@ export function parseListQuery(request: ApiRequest): ListQuery {
   };
 }
 
+/**
+ * The number of entries that a request wants on a page; 100 if it does not say.
+ * @throws argument.invalid
+ */
 export function pageLimitOf(request: ApiRequest): number {
   return queryInteger(request, "limit", 1, pageMax) ?? pageMax;
 }
 
-/** @throws argument.invalid for a token of another order */
+/** Selects the page that a query asks for. */
 export function selectPage(records: Iterable<SandboxRecord>, query: ListQuery): Page {
   const found = [...records].filter((record) => matches(record, query));
   const sign = query.ascending ? 1 : -1;
@@ -77,7 +83,8 @@ export function selectPage(records: Iterable<SandboxRecord>, query: ListQuery): 
 }
 
 /**
- * The filter arrives encoded once more than a query is, and its keys and values once more than that.
+ * Parses the metadata filter. It is percent-encoded once more than other query parameters, and its
+ * keys and values once more than that.
  * @throws argument.invalid
  */
 export function parseMetadataFilter(text: string): ReadonlyMap<string, string> {

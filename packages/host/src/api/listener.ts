@@ -1,14 +1,15 @@
 /**
- * The sockets below the API, and what keeps slow and hung clients from holding them: headers come within
- * 10 s, a body within 10 s more, an answer is read within 75 s, what a client still sends behind its
- * answer is taken for 10 s, and an idle connection is closed after 620 s, so that a load balancer in
- * front, which waits 600 s, closes it first.
+ * The sockets below the API, and limits that keep slow and hung clients from holding them: headers
+ * must arrive within 10 s, a body within 10 s more, the client must read an answer within 75 s,
+ * bytes it still sends after its answer are read for 10 s, and an idle connection is closed after
+ * 620 s, so that a load balancer in front, which waits 600 s, closes it first.
  *
- * Requests for guests share the listener and have none of these limits but the first and the last: their
- * streams may last for hours.
+ * Requests for guests share the listener and have only the first and the last of these limits:
+ * their streams may last for hours.
  *
- * INVARIANT: nothing here answers for a request whose work may have begun. A connection that fails below
- * HTTP is told why only if no answer is due on it: the client would take the refusal for that answer.
+ * INVARIANT: nothing here answers a request whose work may have begun. On a connection that fails
+ * below HTTP an error is sent only if no answer is due: the client would take the error for that
+ * answer.
  */
 import type { IncomingMessage, Server, ServerResponse } from "node:http";
 import { constants } from "node:http2";
@@ -18,6 +19,7 @@ import { isHttp2 } from "../edge/http2.ts";
 import { rawErrorAnswer } from "./error-answer.ts";
 import { slowRequest } from "./request-body.ts";
 
+/** The limits of one listener, in milliseconds. */
 export interface ListenerLimits {
   readonly headersMs: number;
   readonly bodyMs: number;
@@ -25,6 +27,7 @@ export interface ListenerLimits {
   readonly idleMs: number;
 }
 
+/** The limits of every listener; only tests use others. */
 export const defaultLimits: ListenerLimits = {
   headersMs: 10_000,
   bodyMs: 10_000,
@@ -32,18 +35,19 @@ export const defaultLimits: ListenerLimits = {
   idleMs: 620_000,
 };
 
-/** LIMIT: for a client to take in that its connection is refused. */
+/** LIMIT: how long a client has to read that its connection is refused. */
 const lingerMs = 1_000;
 
+/** Handles one request, as a listener of Node's `request` event. */
 export type Handler = (request: IncomingMessage, response: ServerResponse) => void;
 
-/** What is under way on one connection of HTTP/1.1. */
+/** A request and its answer that are in progress on one connection of HTTP/1.1. */
 interface Exchange {
   readonly request: IncomingMessage;
   readonly response: ServerResponse;
 }
 
-/** Sets the limits of a server, and what becomes of connections that fail below HTTP. */
+/** Sets the limits of a server, and handles connections that fail below HTTP. */
 export function limitServer(server: Server, limits: ListenerLimits): void {
   server.headersTimeout = limits.headersMs;
   server.keepAliveTimeout = limits.idleMs;
@@ -51,7 +55,7 @@ export function limitServer(server: Server, limits: ListenerLimits): void {
   const underWay = new WeakMap<Socket, Set<Exchange>>();
   for (const name of ["request", "checkContinue", "checkExpectation"]) {
     server.prependListener(name, (request: IncomingMessage, response: ServerResponse) => {
-      // Errors are told to whoever listens; nobody has to, also when a request is served by nobody.
+      // An error is fatal without a listener, even if no handler serves the request.
       request.on("error", ignore);
       response.on("error", ignore);
       if (isHttp2(request)) return;
@@ -72,13 +76,13 @@ export function limitServer(server: Server, limits: ListenerLimits): void {
 
 function ignore(): void {}
 
-/** For what is no HTTP, has headers without end, or never comes to an end of them. */
+/** Refuses a connection whose bytes are not HTTP, or whose headers are too long or never end. */
 function refuseConnection(cause: Error, socket: Socket): void {
   if (!socket.writable || systemCode(cause) === "ECONNRESET") {
     socket.destroy();
     return;
   }
-  // A connection that is closed over unread bytes is reset, and the answer lost with it.
+  // If a connection is closed with unread bytes, the kernel resets it and the answer is lost.
   socket.removeAllListeners("data").on("data", () => undefined);
   socket.end(rawErrorAnswer(connectionError(cause)));
   const timer = setTimeout(() => socket.destroy(), lingerMs);
@@ -97,11 +101,11 @@ function connectionError(cause: Error): TorporError {
   return new TorporError("argument.invalid", "the request is not valid HTTP");
 }
 
-/** Answers that are due still go out; nothing more is read from the client. */
+/** Lets answers that are due go out; reads nothing more from the client. */
 function closeBehind(exchanges: ReadonlySet<Exchange>, cause: Error, socket: Socket): void {
   socket.pause();
   for (const { request, response } of exchanges) {
-    // Whoever reads its body waits for bytes that no longer come.
+    // The handler that reads this body waits for bytes that will not come.
     if (!request.complete) request.emit("error", cause);
     response.once("close", () => {
       if (exchanges.size === 0) socket.destroySoon();
@@ -109,7 +113,9 @@ function closeBehind(exchanges: ReadonlySet<Exchange>, cause: Error, socket: Soc
   }
 }
 
-/** A handler for requests that are short by nature. */
+/**
+ * Wraps a handler of requests that are short by nature: limits what clients send after an answer.
+ */
 export function limitHandler(handler: Handler, limits: ListenerLimits): Handler {
   return (request, response) => {
     limitRest(request, response, limits.bodyMs);
@@ -117,7 +123,10 @@ export function limitHandler(handler: Handler, limits: ListenerLimits): Handler 
   };
 }
 
-/** What a client sends behind its answer is in the way of its next request, and may never end. */
+/**
+ * Discards what a client sends after its answer, for a limited time. It is in the way of the next
+ * request, and may never end.
+ */
 function limitRest(request: IncomingMessage, response: ServerResponse, restMs: number): void {
   const answer = isHttp2(request) ? request.stream : response;
   answer.once("finish", () => {
@@ -132,13 +141,18 @@ function limitRest(request: IncomingMessage, response: ServerResponse, restMs: n
   });
 }
 
-/** One stream of HTTP/2, so that the others of its session go on; else the connection. */
+/**
+ * Ends one stream of HTTP/2, so that the others of its session continue; on HTTP/1 the connection.
+ */
 function cutOff(request: IncomingMessage): void {
   if (isHttp2(request)) request.stream.close(constants.NGHTTP2_CANCEL);
   else request.socket.destroy();
 }
 
-/** From the first byte of an answer on: how long the work before it takes is limited elsewhere. */
+/**
+ * Limits how long a client may take to read an answer, from its first byte on. How long the work
+ * before it takes is limited elsewhere.
+ */
 export function limitAnswer(response: ServerResponse, answerMs: number): void {
   if (response.closed || response.destroyed) return;
   const timer = setTimeout(() => response.destroy(), answerMs);

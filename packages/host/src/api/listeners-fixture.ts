@@ -1,4 +1,4 @@
-/** One API on all listeners that the daemon has, each with a client of its own. */
+/** One API on all listeners of the daemon, each with a client of its own. */
 import { once } from "node:events";
 import { mkdtempDisposable } from "node:fs/promises";
 import { type IncomingMessage, type RequestOptions, request as httpRequest } from "node:http";
@@ -16,27 +16,32 @@ import { listenTls } from "../edge/tls-listener.ts";
 import { type FakeApi, type FakeApiOptions, startFakeApi } from "./fixtures.ts";
 import { createApi } from "./server.ts";
 
+/** The listeners, by the names that tests use. */
 export const listenerNames = ["Unix socket", "TCP", "TLS", "HTTP/2"] as const;
+/** The name of one listener. */
 export type ListenerName = (typeof listenerNames)[number];
 
+/** An answer, read to its end. */
 export interface ShortAnswer {
   readonly status: number;
   readonly headers: Readonly<Record<string, unknown>>;
   readonly text: string;
 }
 
+/** The API on all listeners. Disposing closes them. */
 export interface AllListeners extends AsyncDisposable {
   readonly api: FakeApi;
-  /** @param body Sent as it is. */
+  /** Calls the API on one listener. @param body Sent as it is. */
   call(on: ListenerName, method: string, path: string, body?: string): Promise<ShortAnswer>;
-  /** A connection for bytes of the test's own; there is none for HTTP/2. */
+  /** Opens a connection for bytes of the test's own; there is none for HTTP/2. */
   dial(on: Exclude<ListenerName, "HTTP/2">): Promise<Socket | TLSSocket>;
-  /** A session of HTTP/2. */
+  /** Opens a session of HTTP/2. */
   openSession(): ClientHttp2Session;
 }
 
 const domain = "box.localhost";
 
+/** Starts one fake API on every listener. */
 export async function startAllListeners(options: FakeApiOptions): Promise<AllListeners> {
   await using undo = new AsyncDisposableStack();
   const { path: folder } = undo.use(await mkdtempDisposable(join(tmpdir(), "torpor-listeners-")));
@@ -103,6 +108,7 @@ export async function startAllListeners(options: FakeApiOptions): Promise<AllLis
   };
 }
 
+/** Reads a stream to its end, as text. */
 export async function textOf(stream: AsyncIterable<unknown>): Promise<string> {
   let text = "";
   for await (const chunk of stream) text += String(chunk);

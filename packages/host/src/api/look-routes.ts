@@ -1,4 +1,4 @@
-/** Looking at sandboxes: one, or pages of many. */
+/** Reads sandboxes: one, or pages of many. */
 import { type JsonObject, TorporError } from "@torpor/std";
 import type { SandboxRecord } from "../records/sandbox-records.ts";
 import type { ApiHost, ApiSandbox } from "./api-host.ts";
@@ -15,11 +15,13 @@ const metadata: QueryParameter = {
   description: "Only those with all of this metadata: a query string, encoded as one value",
 };
 
+/** Query parameters of every route that answers in pages. */
 export const pageQuery = {
   limit: { type: "integer", description: "Entries of a page, 1 to 100; 100 when absent" },
   nextToken: { type: "string", description: "Where the page before ended: its X-Next-Token" },
 } as const satisfies Record<string, QueryParameter>;
 
+/** The routes that read sandboxes. */
 export function lookRoutes(host: ApiHost): readonly Route[] {
   const sizes = new TemplateSizes(host.templates);
   return [
@@ -66,7 +68,10 @@ export function lookRoutes(host: ApiHost): readonly Route[] {
   ];
 }
 
-/** One that the wire knows. @throws sandbox.notFound, also for one in the making or being removed */
+/**
+ * A sandbox that the wire can show.
+ * @throws sandbox.notFound, also while it is being created or removed
+ */
 export function visibleSandbox({ sandboxes }: ApiHost, id: string): ApiSandbox {
   const sandbox = sandboxes.get(id);
   if (wireStateOf(sandbox.record) !== undefined) return sandbox;

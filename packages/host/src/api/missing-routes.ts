@@ -1,4 +1,4 @@
-/** Routes of E2B's that this version knows of and does not have: each says so. */
+/** Routes of E2B's that this version knows and does not serve: each answers why. */
 import { refuse } from "./fields.ts";
 import type { Method, Route } from "./route.ts";
 
@@ -32,6 +32,7 @@ const missing: readonly (readonly [Method, string, string])[] = [
   ["POST", "/events/webhooks", events],
 ];
 
+/** A route for each of them; it answers 501 with the reason. */
 export const missingRoutes: readonly Route[] = missing.map(([method, path, reason]) => ({
   method,
   path,

@@ -1,6 +1,6 @@
 /**
- * What a request asks of a sandbox's network. All is checked here; whether it can be met is for whoever
- * builds the network.
+ * Parses the network settings of a request. All of them are checked here; the code that builds the
+ * network decides whether it can meet them.
  */
 import { isIPv4 } from "node:net";
 import { parseNetworkPolicy } from "@torpor/network";
@@ -21,7 +21,10 @@ const everything = "0.0.0.0/0";
 const domainPattern = /^(?:\*\.)?(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z0-9-]{2,63}$/i;
 const hostPattern = /^[A-Za-z0-9.\-:${}[\]]{1,255}$/;
 
-/** Of a body that makes a sandbox; undefined when it asks for nothing. @throws argument.invalid */
+/**
+ * Parses the network of a body that creates a sandbox; undefined if it asks for nothing.
+ * @throws argument.invalid, operation.unimplemented
+ */
 export function parseNewNetwork(body: JsonObject): NetworkRequest | undefined {
   const { allow_internet_access: allowInternet } = body;
   const network = optional(body["network"], parseObject, "network");
@@ -37,8 +40,8 @@ export function parseNewNetwork(body: JsonObject): NetworkRequest | undefined {
 }
 
 /**
- * Of a body that replaces what a sandbox may reach; what clients may do stays as it was.
- * @throws argument.invalid
+ * Parses a body that replaces what a sandbox may reach; what clients may do stays as it was.
+ * @throws argument.invalid, operation.unimplemented
  */
 export function parseNetworkUpdate(
   body: JsonObject,
@@ -76,7 +79,7 @@ function parseEgress(
     );
   }
   const egress = { allowInternetAccess, allowOut, denyOut };
-  // Its limits and its finer rules are told now, and not by a VM that has been started for it.
+  // Reports violations of its limits and finer rules now, before a VM is started for it.
   parseNetworkPolicy(egress);
   return egress;
 }

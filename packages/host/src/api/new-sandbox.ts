@@ -1,8 +1,8 @@
 /**
  * The body of a request for a new sandbox, in both generations of the E2B wire.
  *
- * What this version cannot give is refused when it is asked for, and taken when it is named without
- * asking for anything, such as an empty list of volumes. `mcp` is for the client's own use and asks
+ * A feature that this version lacks is refused when it is asked for, and accepted when the field
+ * asks for nothing, such as an empty list of volumes. `mcp` is for the client's own use and asks
  * nothing of a server.
  */
 import {
@@ -23,7 +23,7 @@ import { parseNewNetwork } from "./network-body.ts";
 
 const referenceCharsMax = 400;
 
-/** @throws argument.invalid, operation.unimplemented */
+/** Parses the body of a create. @throws argument.invalid, operation.unimplemented */
 export function parseNewSandbox(
   body: JsonObject,
   generation: Generation,
@@ -49,7 +49,10 @@ export function parseNewSandbox(
   };
 }
 
-/** What a process can have: no name is empty or holds "=", and no byte is zero. @throws argument.invalid */
+/**
+ * Accepts what a process can have: no name is empty or contains "=", and no byte is zero.
+ * @throws argument.invalid
+ */
 function parseEnvVars(value: unknown, what: string): Readonly<Record<string, string>> {
   const envVars = parseStringMap(value, what);
   for (const [name, text] of Object.entries(envVars)) {
@@ -71,7 +74,7 @@ function parseAutoResume(body: JsonObject, { timeoutMs }: LifetimeRequest): Auto
   return { timeoutMs: timeoutMs ?? null };
 }
 
-/** @throws argument.invalid, and operation.unimplemented for a pause that would keep the disk only */
+/** @throws argument.invalid; operation.unimplemented for a pause that would keep the disk only */
 function parseKeepMemory(
   body: JsonObject,
   { onTimeout }: LifetimeRequest,

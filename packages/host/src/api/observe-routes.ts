@@ -1,4 +1,4 @@
-/** What sandboxes use and say: metrics and logs. */
+/** Metrics and logs of sandboxes. */
 import type { GuestSample } from "@torpor/guest";
 import { type JsonObject, TorporError, parseOneOf } from "@torpor/std";
 import { type LogEntry, logLevels } from "../guest-log-line.ts";
@@ -20,6 +20,7 @@ const limit: QueryParameter = {
   description: "At most 1000, which is the default",
 };
 
+/** The routes that read metrics and logs. */
 export function observeRoutes(host: ApiHost): readonly Route[] {
   return [
     {
@@ -79,7 +80,7 @@ async function metricsOfOne(host: ApiHost, request: ApiRequest): Promise<ApiAnsw
   if (endMs < startMs) throw new TorporError("argument.invalid", "end is before start");
   const samples = await host.metrics.of(visibleSandbox(host, sandboxIdOf(request)));
   const body = samples
-    // The last second is asked for whole.
+    // The last second is included as a whole.
     .filter(({ atMs }) => atMs >= startMs && atMs < endMs + 1000)
     .map(toMetric);
   return { status: 200, body };
@@ -145,7 +146,7 @@ function limitOf(request: ApiRequest): number {
   return queryInteger(request, "limit", 0, entriesMax) ?? entriesMax;
 }
 
-/** For clients that show JSON lines, of which they know `level`, `logger` and `message`. */
+/** One entry for clients that show JSON lines; they know `level`, `logger` and `message`. */
 function toLine({ atMs, level, message, fields }: LogEntry): JsonObject {
   return { timestamp: toDate(atMs), line: JSON.stringify({ ...fields, level, message }) };
 }

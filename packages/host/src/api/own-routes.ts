@@ -1,4 +1,4 @@
-/** Routes of our own, which show what the E2B wire cannot say; the CLI uses them. */
+/** Torpor's own routes, which show what the E2B wire cannot express; the CLI uses them. */
 import { parseInteger, parseString } from "@torpor/std";
 import { readConsole, readDetail, readDetails } from "../detail.ts";
 import type { ApiHost } from "./api-host.ts";
@@ -9,6 +9,7 @@ import { type Route, noContent } from "./route.ts";
 /** LIMIT: each spare keeps a VM process in memory. */
 const poolMax = 100;
 
+/** The routes below `/torpor/`. */
 export function ownRoutes(host: ApiHost): readonly Route[] {
   const { sandboxes, templates } = host;
   const shared = { access: "team", tag: "torpor" } as const;

@@ -1,21 +1,27 @@
-/** Pages of a list in the order of creation; a page ends with a token that names its last entry. */
+/** Pages of a list in the order of creation. A page ends with a token that names its last entry. */
 import { TorporError, parseIntegerText } from "@torpor/std";
 import { queryText } from "./fields.ts";
 import { pageLimitOf } from "./list-query.ts";
 import type { ApiRequest } from "./route.ts";
 
+/** An entry of such a list. */
 export interface Listed {
   readonly createdAtMs: number;
   readonly id: string;
 }
 
+/** One page of a list. */
 export interface CutPage<T> {
   readonly entries: readonly T[];
-  /** Where the next page begins, unless this is the last one. */
+  /** The header with the token of the next page; empty on the last page. */
   readonly headers: Readonly<Record<string, string>>;
 }
 
-/** @param all Oldest first. @throws argument.invalid */
+/**
+ * Cuts the page out of the list that a request asks for.
+ * @param all Oldest first.
+ * @throws argument.invalid
+ */
 export function cutPage<T extends Listed>(all: readonly T[], request: ApiRequest): CutPage<T> {
   const token = queryText(request, "nextToken") ?? "";
   const first = token === "" ? 0 : positionAfter(all, token);
@@ -25,7 +31,7 @@ export function cutPage<T extends Listed>(all: readonly T[], request: ApiRequest
   return { entries, headers: more ? { "x-next-token": encodeToken(last) } : {} };
 }
 
-/** An entry that was removed leaves its instant. */
+/** If the entry was removed, its time of creation still gives the position. */
 function positionAfter(all: readonly Listed[], token: string): number {
   const [ms, id] = Buffer.from(token, "base64url").toString().split("__");
   if (id === undefined) {

@@ -1,15 +1,16 @@
 /**
- * How long a client is kept waiting for a sandbox: E2B's clients give up after 60 s, so an answer comes
- * before that, also when it is only that it took too long.
+ * How long a client waits for a sandbox: E2B's clients give up after 60 s, so the daemon answers
+ * before that, even if only to say that it took too long.
  */
 import { Deadline, ignoreFailure } from "@torpor/std";
 
-/** What the daemon allows itself. */
+/** The time the daemon takes at most before it answers. */
 export const defaultAnswerMsMax = 58_000;
 
 /**
- * @param giveBack Called with what came too late to be told of.
- * @throws deadline.exceeded, and whatever the work throws in time
+ * Awaits work for a limited time; the work itself continues.
+ * @param giveBack Receives a result that came too late for the answer, to undo it.
+ * @throws deadline.exceeded; an error of the work that came in time
  */
 export async function answerInTime<T>(
   what: string,
@@ -20,7 +21,7 @@ export async function answerInTime<T>(
   try {
     return await Deadline.after(answerMsMax, what).race(work);
   } catch (cause) {
-    // Work that failed by itself has nothing to give back.
+    // Work that failed has no result to give back.
     void ignoreFailure("nobody waits for it", work.then(giveBack));
     throw cause;
   }

@@ -1,6 +1,6 @@
 /**
- * How often one key may ask: a bucket of tokens for each, that fills evenly. What is refused is told
- * when the next token is there, and a blind repeat after that succeeds unless others took it.
+ * How often one key may send requests: each key has a bucket of tokens that fills evenly. A refusal
+ * says when the next token is there, and a retry after that succeeds unless others took it.
  */
 import { TorporError } from "@torpor/std";
 
@@ -11,26 +11,30 @@ interface Bucket {
   filledAtMs: number;
 }
 
+/** The verdict on one request. */
 export interface RateVerdict {
+  /** Headers of the answer, whatever the verdict; empty if there is no limit. */
   readonly headers: Readonly<Record<string, string>>;
-  /** Undefined when the request may go on. */
+  /** Undefined when the request is allowed. */
   readonly refusal: TorporError | undefined;
 }
 
+/** The buckets of all keys. */
 export class RateLimits {
   readonly #max: number;
   readonly #nowMs: () => number;
   readonly #buckets = new Map<string, Bucket>();
 
   /**
-   * @param max At once, and in each window; 0: any number.
-   * @param nowMs Of a clock that is never set.
+   * @param max Requests at once, and in each window of 30 s; 0: any number.
+   * @param nowMs Milliseconds of a clock that is never set.
    */
   constructor(max: number, nowMs: () => number = () => performance.now()) {
     this.#max = max;
     this.#nowMs = nowMs;
   }
 
+  /** Takes a token for one request of a caller. */
   take(caller: string): RateVerdict {
     if (this.#max === 0) return { headers: {}, refusal: undefined };
     const bucket = this.#fill(caller);

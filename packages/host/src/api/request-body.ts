@@ -1,17 +1,21 @@
 /**
- * The body of a request: all of it is read before any work begins, within a time and a size.
+ * The body of a request: the daemon reads all of it before any work begins, within limits of time
+ * and size.
  *
- * The refusals here say "effect: none", and that is true because nothing else says them: once the body
- * is whole, no limit of the listener answers for the work.
+ * The errors here say "effect: none", and that is true because only this module reports them: once
+ * the body is complete, no limit of the listener interrupts the work.
  */
 import { isUtf8 } from "node:buffer";
 import type { IncomingMessage } from "node:http";
 import { TorporError, parseJson } from "@torpor/std";
 
-/** LIMIT of the E2B wire. */
+/** LIMIT: the same as on the E2B wire. */
 const bodyBytesMax = 16 * 1024 * 1024;
 
-/** Undefined for an empty one. @throws request.slow, request.tooLarge, argument.invalid */
+/**
+ * Reads and parses a body; undefined if it is empty.
+ * @throws request.slow, request.tooLarge, argument.invalid
+ */
 export async function readBody(request: IncomingMessage, bodyMs: number): Promise<unknown> {
   const bytes = await readBytes(request, bodyMs);
   return bytes.length === 0 ? undefined : parseJson(decode(bytes), "the body");
@@ -46,6 +50,7 @@ function readBytes(request: IncomingMessage, bodyMs: number): Promise<Buffer> {
   return promise;
 }
 
+/** The error of a request whose head or body did not arrive in time. */
 export function slowRequest(): TorporError {
   return new TorporError("request.slow", "the request did not arrive in time");
 }

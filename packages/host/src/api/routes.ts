@@ -12,6 +12,7 @@ import { type Route, noContent } from "./route.ts";
 import { snapshotRoutes } from "./snapshot-routes.ts";
 import { templateRoutes } from "./template-routes.ts";
 
+/** Makes the routes of one daemon. */
 export function allRoutes(host: ApiHost): readonly Route[] {
   const routes: readonly Route[] = [
     {

@@ -8,14 +8,15 @@ import type { SnapshotRecord } from "../records/snapshot-records.ts";
 import { trafficTokenOf } from "../traffic-token.ts";
 import type { TemplateSize } from "./template-sizes.ts";
 
-/** Required by the wire, meaningless since clients stopped using it. */
+/** The wire requires it; clients no longer use it. */
 const clientID = "torpor";
-/** Clients want a date also of what has no end. */
+/** Clients expect a date even for a sandbox without an end. */
 const farFutureMs = Date.UTC(9999, 0);
 
+/** The states that the E2B wire knows. */
 export type WireState = "running" | "paused";
 
-/** What the wire, which knows two states, is told of each of ours; undefined: not there. */
+/** The wire's state for each of Torpor's; undefined: the wire does not show the sandbox. */
 const wireStates: Readonly<Record<StateKind, WireState | undefined>> = {
   creating: undefined,
   running: "running",
@@ -24,17 +25,20 @@ const wireStates: Readonly<Record<StateKind, WireState | undefined>> = {
   paused: "paused",
   resuming: "paused",
   removing: undefined,
-  // Its VM died: what is left is its last snapshot, and a connect goes on from there.
+  // Its VM died. Its last snapshot is left, and a connect continues from there.
   failed: "paused",
 };
 
-/** Undefined for one that is not there yet, any more, or has nothing to be resumed from. */
+/**
+ * The state on the wire; undefined if the sandbox is being created or removed, or cannot be
+ * resumed.
+ */
 export function wireStateOf({ state, snapshotId }: SandboxRecord): WireState | undefined {
   if (state.kind === "failed" && snapshotId === null) return undefined;
   return wireStates[state.kind];
 }
 
-/** The answer of create and connect. @param domain As `ApiHost.servedDomain` tells it. */
+/** The answer of create and connect. @param domain From `ApiHost.servedDomain`. */
 export function toSandbox(record: SandboxRecord, domain: string): JsonObject {
   return {
     sandboxID: record.id,
@@ -84,7 +88,7 @@ export function toSandboxDetail(
   };
 }
 
-/** Of a snapshot that others are made from: the id is good as a `templateID`. */
+/** A snapshot that sandboxes can be created from: the id is valid as a `templateID`. */
 export function toSnapshot(
   { id, name, sandboxId, createdAtMs, pool }: SnapshotRecord,
   tagged: readonly string[],
@@ -98,11 +102,15 @@ export function toSnapshot(
   };
 }
 
+/** A time in milliseconds since 1970 as RFC 3339 text. */
 export function toDate(ms: number): string {
   return new Date(ms).toISOString();
 }
 
-/** Of one that sleeps: since when. One on its way there does so now: its record is of the run before. */
+/**
+ * When a paused sandbox ended its run. For one that is pausing that is now: its record is still of
+ * the run before.
+ */
 function endAtMsOf(record: SandboxRecord): number {
   const { lifetime, startedAtMs, state } = record;
   if (state.kind === "pausing") return Date.now();

@@ -1,11 +1,12 @@
 /**
- * The daemon's HTTP API on one listener: from a request to its route, and from the route's answer to
- * the wire.
+ * The daemon's HTTP API on one listener: from a request to its route, and from the route's answer
+ * to the wire.
  *
- * Routes outside `/torpor/` have the shapes of the E2B control plane; those below it are our own and
- * show what that wire cannot say. Every answer names its request, and one that changes a sandbox lists
- * how long each step took in `Server-Timing`. An error is always the body of std's table with a numeric
- * `code`. Whether a client waits for its answer or goes away changes nothing of what it asked for.
+ * Routes outside `/torpor/` have the shapes of the E2B control plane; those below it are Torpor's
+ * own and show what that wire cannot express. Every answer names its request, and an answer about a
+ * change of a sandbox lists how long each step took in `Server-Timing`. An error is always the body
+ * of std's table with a numeric `code`. A request has the same effect whether its client waits for
+ * the answer or disconnects.
  */
 import type { IncomingMessage, Server, ServerResponse } from "node:http";
 import { type StepTiming, TorporError } from "@torpor/std";
@@ -37,14 +38,15 @@ import { allRoutes } from "./routes.ts";
 /** LIMIT: the longest id or reference, percent-encoded. */
 const parameterCharsMax = 1_500;
 const preflightSeconds = 7_200;
-/** Those that clients send again; see e2b 2.60 and newer. */
+/** Statuses that make clients repeat a request; see e2b 2.60 and newer. */
 const repeatedStatuses: ReadonlySet<number> = new Set([429, 502, 503, 504]);
 
+/** How one listener serves the API. */
 export interface ApiOptions {
   readonly host: ApiHost;
   /** False on the Unix socket, whose file permissions say who may connect. */
   readonly requireKey: boolean;
-  /** A server that keeps what is for a guest to itself. */
+  /** Makes the server; it passes on requests for the API, and serves those for guests itself. */
   readonly createServer: (
     handler: (request: IncomingMessage, response: ServerResponse) => void,
   ) => Server;
@@ -58,17 +60,17 @@ declare module "fastify" {
   interface FastifyRequest {
     torpor: RequestContext;
     startedMonoMs: number;
-    /** Of who was let in by credentials; else empty. */
+    /** The id of a caller with credentials; otherwise empty. */
     callerId: string;
   }
 }
 
-/** A listener's application; the caller listens with `app.server`. */
+/** Makes the application of one listener; the caller listens with `app.server`. */
 export async function createApi(options: ApiOptions): Promise<FastifyInstance> {
   const limits = options.limits ?? defaultLimits;
   const app = Fastify({
     requestTimeout: 0,
-    // `limitServer` looks after them.
+    // `limitServer` handles these errors.
     clientErrorHandler: () => undefined,
     frameworkErrors: (cause, request, reply) =>
       sendError(request.raw, reply.raw, toTorporError(cause)),
@@ -93,7 +95,7 @@ export async function createApi(options: ApiOptions): Promise<FastifyInstance> {
   });
   acceptJson(app, limits);
   app.addHook("onSend", (request, reply, _payload, done) => {
-    // The framework closes the connection behind a body that it does not take; HTTP/2 has no such header.
+    // The framework closes the connection after a body that it rejects; HTTP/2 has no such header.
     if (isHttp2(request.raw)) reply.removeHeader("connection");
     limitAnswer(reply.raw, limits.answerMs);
     done();
@@ -126,7 +128,7 @@ function addRoute(app: FastifyInstance, route: Route): void {
   });
 }
 
-/** Before all else, so that refusals have names too; and a line in the log when it is over. */
+/** Names each request first, so that refusals carry its id too, and logs it at its end. */
 function nameRequests(app: FastifyInstance, { host }: ApiOptions): void {
   app.decorateRequest("startedMonoMs", 0);
   app.decorateRequest("torpor");
@@ -180,7 +182,7 @@ function admitRequests(app: FastifyInstance, { host, requireKey }: ApiOptions): 
   });
 }
 
-/** Browsers ask before they call. */
+/** Whether a browser asks for permission before it calls. */
 function isPreflight({ method, headers }: FastifyRequest): boolean {
   return method === "OPTIONS" && headers["access-control-request-method"] !== undefined;
 }
@@ -197,7 +199,10 @@ function answerPreflight({ headers }: FastifyRequest, reply: FastifyReply): void
     .send();
 }
 
-/** Clients send `Content-Type: application/json` where there is no body, and bodies without it. */
+/**
+ * Accepts any content type: clients send `Content-Type: application/json` without a body, and
+ * bodies without it.
+ */
 function acceptJson(app: FastifyInstance, { bodyMs }: ListenerLimits): void {
   app.removeAllContentTypeParsers();
   app.addContentTypeParser("*", (request: FastifyRequest) => readBody(request.raw, bodyMs));
@@ -206,11 +211,11 @@ function acceptJson(app: FastifyInstance, { bodyMs }: ListenerLimits): void {
 function send(reply: FastifyReply, { status, body, headers, timings }: ApiAnswer): FastifyReply {
   if (headers !== undefined) void reply.headers(headers);
   if (timings !== undefined) void reply.header("server-timing", formatTimings(timings));
-  // An empty 200 says that it is empty, or clients wait for JSON in it.
+  // An empty 200 must declare its length, or clients wait for JSON in it.
   return body === undefined ? reply.code(status).send() : reply.code(status).send(body);
 }
 
-/** Fastify's own errors have a status: what a client did wrong is told to it. */
+/** Fastify's own errors have a status; an error by the client is reported to the client. */
 function toTorporError(cause: unknown): TorporError {
   const status = cause instanceof Error && "statusCode" in cause ? cause.statusCode : undefined;
   const isClientFault = typeof status === "number" && status >= 400 && status < 500;
@@ -218,8 +223,9 @@ function toTorporError(cause: unknown): TorporError {
 }
 
 /**
- * E2B's clients repeat these statuses by themselves, creates included, unless they are told not to. A
- * repeat is of use when the same request can succeed, and safe when it changes nothing twice.
+ * Whether to tell E2B's clients not to repeat the request. They repeat these statuses by
+ * themselves, creates included, unless told not to. A repeat is useful when the same request can
+ * succeed, and safe when it changes nothing twice.
  */
 function isNotToRepeat({ status, retry, effect }: TorporError, request: FastifyRequest): boolean {
   if (!repeatedStatuses.has(status)) return false;

@@ -1,4 +1,7 @@
-/** Snapshots that others are made from. They are deleted as the templates that they are to a client. */
+/**
+ * Snapshots that sandboxes are created from. Clients see them as templates, and delete them by the
+ * templates' route.
+ */
 import { TorporError, optional, parseBoolean, parseString } from "@torpor/std";
 import { idOf } from "../idempotency.ts";
 import type { SnapshotRecord } from "../records/snapshot-records.ts";
@@ -12,6 +15,7 @@ import { toSnapshot } from "./sandbox-shape.ts";
 const tag = "snapshots";
 const nameCharsMax = 400;
 
+/** The routes that take and list snapshots. */
 export function snapshotRoutes(host: ApiHost): readonly Route[] {
   return [
     {
@@ -57,7 +61,10 @@ async function take(host: ApiHost, request: ApiRequest): Promise<ApiAnswer> {
   return { status: 201, body: toMade(host, idOf(made)) };
 }
 
-/** As it is now. @throws template.missing for one that is gone since, as a repeat may find */
+/**
+ * The snapshot as it is now.
+ * @throws template.missing if it is gone by now, as a repeat may find
+ */
 function toMade(host: ApiHost, id: string): ReturnType<typeof toSnapshot> {
   const record = host.sandboxes.snapshots.find(id);
   if (record !== undefined) return shapeOf(host, record);

@@ -1,6 +1,6 @@
 /**
- * Templates and their tags. A template here is one build that never changes: a name means the newest
- * that took it, and tags mean others.
+ * Templates and their tags. A template here is one build that never changes: a name means the
+ * newest template that took it, and tags name other ones.
  */
 import { createHash } from "node:crypto";
 import { envdVersion } from "@torpor/protocol";
@@ -17,10 +17,10 @@ import { toDate } from "./sandbox-shape.ts";
 const tag = "templates";
 const bytesPerMiB = 1024 * 1024;
 const referenceCharsMax = 400;
-/** LIMIT: of tags in one request. */
+/** LIMIT: tags in one request. */
 const tagsMax = 100;
 
-/** What a reference leads to: a template, or a snapshot, which is one to a client. */
+/** The target of a reference: a template, or a snapshot, which clients see as a template. */
 interface Target {
   readonly id: string;
   readonly createdAtMs: number;
@@ -29,6 +29,7 @@ interface Target {
   readonly isSnapshot: boolean;
 }
 
+/** The routes for templates and tags. */
 export function templateRoutes(host: ApiHost): readonly Route[] {
   const shared = { access: "team", tag } as const;
   return [
@@ -113,7 +114,7 @@ interface ListedTemplate extends Listed {
   readonly template: Template;
 }
 
-/** Those that can be opened, oldest first. */
+/** All templates that can be opened, oldest first. */
 async function listAll({ templates }: ApiHost): Promise<readonly ListedTemplate[]> {
   const opened = await Promise.all(
     (await templates.ids()).map(async (id) => {
@@ -240,7 +241,10 @@ function toBuild({ manifest }: Template): JsonObject {
   };
 }
 
-/** A template has one build, and clients want a UUID for it: always the same, made from its id. */
+/**
+ * The build id of a template. A template has one build, and clients expect a UUID for it: always
+ * the same one, derived from the template's id.
+ */
 function buildIdOf(templateId: string): string {
   const hex = createHash("sha256").update(templateId).digest("hex");
   const parts = [hex.slice(0, 8), hex.slice(8, 12), `8${hex.slice(13, 16)}`];

@@ -1,16 +1,18 @@
-/** How large the machine of a template is, remembered because a template never changes. */
+/** The size of each template's machine, cached because a template never changes. */
 import type { TemplateStore } from "@torpor/storage";
 
 const bytesPerMiB = 1024 * 1024;
-/** Of a template whose description cannot be read: a list goes on without it. */
+/** Size of a template whose manifest cannot be read, so that a list can still be answered. */
 const unknownSize: TemplateSize = { vcpuCount: 0, memoryMiB: 0, diskMiB: 0 };
 
+/** The size of a machine. */
 export interface TemplateSize {
   readonly vcpuCount: number;
   readonly memoryMiB: number;
   readonly diskMiB: number;
 }
 
+/** Reads sizes of templates and caches them. */
 export class TemplateSizes {
   readonly #templates: Pick<TemplateStore, "open">;
   readonly #known = new Map<string, Promise<TemplateSize>>();
@@ -19,7 +21,7 @@ export class TemplateSizes {
     this.#templates = templates;
   }
 
-  /** Never fails; a whole page asks at once. */
+  /** Never rejects: an unreadable template has size 0. Concurrent calls share one read. */
   of(templateId: string): Promise<TemplateSize> {
     const size = this.#known.get(templateId) ?? this.#read(templateId);
     this.#known.set(templateId, size);
