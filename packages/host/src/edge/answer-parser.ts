@@ -1,40 +1,42 @@
 /**
- * Reads one answer of a guest's HTTP/1 server from the bytes as they come: interim answers, head, body,
- * trailers. It holds a head or a line at most, of which the length is limited, and no body.
+ * Parses one answer of a guest's HTTP/1 server from the bytes as they arrive: interim answers,
+ * head, body, trailers. It holds at most one head or line, whose length is limited, and no body.
  *
  *     head ──1xx──► head                 (a limited number)
  *     head ──101──► upgraded
  *     head ──► length, close, done
  *     head ──► chunk size ──► chunk ──► chunk end ──► chunk size … ──► trailers ──► done
  *
- * It is strict: no bare LF, no folded line, no space before a colon, nothing before the status line.
- * `push` says how much it took, so that its user notices what a guest sends behind an answer.
+ * It is strict: no bare LF, no folded line, no space before a colon, nothing before the status
+ * line. `push` returns how many bytes it took, so that its caller notices what a guest sends after
+ * an answer.
  */
 import { type Framing, answerFraming } from "./framing.ts";
 import { type Fields, SyntaxFault, noFields, parseFields } from "./http-syntax.ts";
 import { headBytesMax, interimMax } from "./limits.ts";
 
-/** LIMIT: a line with the size of a chunk; no server is known to send extensions. */
+/** LIMIT: bytes of a line with the size of a chunk; no server is known to send extensions. */
 const chunkLineBytesMax = 256;
-/** 13 hexadecimal digits are exact in a number. */
+/** A number holds 13 hexadecimal digits exactly. */
 const chunkLinePattern = /^([0-9a-f]{1,13})(?:[\t ]*;[\t\x20-\x7e\x80-\xff]*)?$/i;
 const statusLinePattern = /^HTTP\/(1\.[01]) ([1-5]\d\d)(?: ([^\r\n]*))?$/;
 const statusLineStart = "HTTP/1.";
 const headEnd = "\r\n\r\n";
 
+/** Status line and header fields of an answer. */
 export interface AnswerHead {
   readonly version: string;
   /** 100 to 599. */
   readonly status: number;
-  /** May hold what no header value may. */
+  /** May contain characters that no header value may. */
   readonly reason: string;
   readonly fields: Fields;
 }
 
-/** What `push` calls, in the order of the bytes. */
+/** The callbacks of `push`, called in the order of the bytes. */
 export interface AnswerSink {
   onInterim(head: AnswerHead): void;
-  /** @param isWhole There is no body, and no trailers. */
+  /** @param isWhole The answer has no body and no trailers. */
   onHead(head: AnswerHead, isWhole: boolean): void;
   onBody(bytes: Buffer): void;
   onEnd(trailers: Fields): void;
@@ -52,17 +54,18 @@ type State =
   | "done"
   | "upgraded";
 
+/** Parses one answer and passes its parts to a sink. */
 export class AnswerParser {
   readonly #method: string;
   readonly #sink: AnswerSink;
   #state: State = "head";
-  /** Bytes of the body, or of the chunk, that are still to come. */
+  /** Bytes of the body, or of the chunk, that have not arrived. */
   #left = 0;
   #interims = 0;
   #endsByItself = false;
   readonly #held = new HeldBytes();
 
-  /** @param method Of the request that is answered. */
+  /** @param method The method of the request that is answered. */
   constructor(method: string, sink: AnswerSink) {
     this.#method = method;
     this.#sink = sink;
@@ -72,12 +75,16 @@ export class AnswerParser {
     return this.#state === "done";
   }
 
-  /** Whether the answer said itself where it ends. */
+  /** Whether the answer's own fields said where it ends. */
   get endsByItself(): boolean {
     return this.#endsByItself;
   }
 
-  /** @returns How many bytes it took: all, unless the answer is over. @throws SyntaxFault */
+  /**
+   * Parses the next bytes.
+   * @returns How many it took: all, unless the answer is over.
+   * @throws SyntaxFault
+   */
   push(chunk: Buffer): number {
     let at = 0;
     while (at < chunk.length && this.#state !== "done" && this.#state !== "upgraded") {
@@ -86,7 +93,7 @@ export class AnswerParser {
     return at;
   }
 
-  /** The guest has closed its side. @throws SyntaxFault when something is missing */
+  /** The guest has closed its side. @throws SyntaxFault when the answer is incomplete */
   finish(): void {
     if (this.#state === "done") return;
     if (this.#state !== "close") throw new SyntaxFault("it ends in the middle");
@@ -96,7 +103,7 @@ export class AnswerParser {
   #take(bytes: Buffer): number {
     switch (this.#state) {
       case "head":
-        // Other protocols may send no line end for long.
+        // A server of another protocol may send no line end for a long time.
         if (!this.#held.mayStartWith(bytes, statusLineStart)) throw notHttp();
         return this.#takeText(bytes, headEnd, headBytesMax, (text) => this.#readHead(text));
       case "length":
@@ -135,7 +142,7 @@ export class AnswerParser {
     return taken;
   }
 
-  /** Either the empty line alone, or fields and then the empty line. */
+  /** Takes either the empty line alone, or fields and then the empty line. */
   #takeTrailers(bytes: Buffer): number {
     if (this.#held.isEmpty && bytes.length >= 2 && bytes[0] === 13 && bytes[1] === 10) {
       this.#end(noFields);
@@ -202,7 +209,7 @@ function notHttp(): SyntaxFault {
 
 const nothing = Buffer.alloc(0);
 
-/** What has come of a line or a head of which the end is still to come. */
+/** The bytes of a line or a head whose end has not arrived. */
 class HeldBytes {
   #bytes = nothing;
   #length = 0;
@@ -211,12 +218,12 @@ class HeldBytes {
     return this.#length === 0;
   }
 
-  /** Whether what is held, and `bytes` behind it, begin with `text`. */
+  /** Whether the held bytes, followed by `bytes`, begin with `text`. */
   startsWith(bytes: Buffer, text: string): boolean {
     return this.#start(bytes, text.length) === text;
   }
 
-  /** Whether it does, or may once more has come. */
+  /** Whether they begin with `text`, or may do so once more bytes have arrived. */
   mayStartWith(bytes: Buffer, text: string): boolean {
     return this.#length >= text.length || text.startsWith(this.#start(bytes, text.length));
   }
@@ -227,8 +234,9 @@ class HeldBytes {
   }
 
   /**
-   * @returns The text up to and with `end` once it is there, and how many of `bytes` were used.
-   * @throws SyntaxFault when it is longer than `max`
+   * @returns The text up to and including `end` once it has arrived, and how many of `bytes` were
+   *   used.
+   * @throws SyntaxFault when the text is longer than `max`
    */
   take(bytes: Buffer, end: string, max: number): { taken: number; text: string | undefined } {
     const before = this.#length;

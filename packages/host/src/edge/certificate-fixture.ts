@@ -1,16 +1,20 @@
-/** A certificate of a test's own, for all names below a domain. */
+/** A certificate for one test, valid for all names below a domain. */
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { Deadline, runCommand } from "@torpor/std";
 
+/** The certificate and its key, as PEM files. */
 export interface TestCertificate {
   readonly certPath: string;
   readonly keyPath: string;
-  /** What clients have to trust. */
+  /** The certificate that clients have to trust. */
   readonly ca: Buffer;
 }
 
-/** A wildcard covers no names right below a top-level domain, `localhost` included. */
+/**
+ * Makes a certificate in the folder. A wildcard does not cover names right below a top-level
+ * domain, `localhost` included.
+ */
 export async function makeCertificate(folder: string, domain: string): Promise<TestCertificate> {
   const certPath = join(folder, "cert.pem");
   const keyPath = join(folder, "key.pem");

@@ -1,8 +1,10 @@
 /**
- * The answer to a client: head, body and trailers as a guest sent them, in the client's own protocol.
+ * The answer to a client: head, body and trailers as a guest sent them, in the client's own
+ * protocol.
  *
- * An answer that is broken off looks so to the client, never like one that is complete: HTTP/1.0 knows no
- * other sign than a reset, and HTTP/2 needs an error code, as clients take any other for the end.
+ * An answer that is broken off must look so to the client, never complete. HTTP/1.0 has no other
+ * sign for that than a reset, and HTTP/2 needs an error code, because clients take every other
+ * close for the end.
  */
 import type { IncomingMessage, ServerResponse } from "node:http";
 import type { ServerHttp2Stream } from "node:http2";
@@ -11,22 +13,26 @@ import { answerFields, http2Fields, reasonOf, trailerFields } from "./heads.ts";
 import { type Fields, noFields, valueOf } from "./http-syntax.ts";
 import { breakOffStream, isHttp2 } from "./http2.ts";
 
+/** One answer to a client, in HTTP/1 or HTTP/2. */
 export interface ClientAnswer {
-  /** Whether the client has the head, so that no other answer can be given. */
+  /** Whether the head was sent, so that no other answer can be given. */
   readonly isBegun: boolean;
-  /** Whether the client is, so that none can be given at all. */
+  /** Whether the client has disconnected, so that no answer can be given at all. */
   readonly isGone: boolean;
   sendInterim(head: AnswerHead): void;
-  /** @param isWhole There is no body. The head may wait for its first bytes until `flush`. */
+  /**
+   * @param isWhole There is no body. Otherwise the head may wait for the first bytes until `flush`.
+   */
   sendHead(head: AnswerHead, isWhole: boolean): void;
   flush(): void;
-  /** @returns false when the next should wait until the client has read */
+  /** @returns false when the caller should wait until the client has read */
   write(bytes: Buffer): boolean;
   end(trailers: Fields): void;
-  /** Breaks it off. Safe to repeat, and after the end. */
+  /** Breaks the answer off. Safe to repeat, and after the end. */
   breakOff(): void;
 }
 
+/** Makes the answer to a request, in the request's protocol. */
 export function clientAnswerTo(request: IncomingMessage, response: ServerResponse): ClientAnswer {
   if (isHttp2(request)) return new Http2Answer(request.stream);
   return new Http1Answer(request, response);
@@ -82,7 +88,9 @@ class Http1Answer implements ClientAnswer {
   }
 }
 
-/** By the stream itself, as Node's imitation of HTTP/1 upon it knows no end within the head. */
+/**
+ * Uses the stream itself, because Node's imitation of HTTP/1 on it cannot end it within the head.
+ */
 class Http2Answer implements ClientAnswer {
   readonly #stream: ServerHttp2Stream;
   #trailers: Fields = noFields;
@@ -107,11 +115,12 @@ class Http2Answer implements ClientAnswer {
   sendHead(head: AnswerHead, isWhole: boolean): void {
     const stream = this.#stream;
     if (this.isGone) return;
-    // Node's imitation would send its own, and what is wrong with them would be thrown at nobody.
+    // Node's imitation would send its own trailers, and throw where no caller catches it if they
+    // are wrong.
     stream.removeAllListeners("wantTrailers");
     stream.once("wantTrailers", () => this.#sendTrailers());
     const fields = http2Fields(answerFields(head));
-    // Node takes 205 for a status without a body, and ends it there.
+    // Node treats 205 as a status without a body, and ends the stream there.
     const isCut = head.status === 205 && !isWhole;
     if (isCut) delete fields["content-length"];
     const endStream = isWhole || isCut;
@@ -122,12 +131,12 @@ class Http2Answer implements ClientAnswer {
   }
 
   flush(): void {
-    // A head is never held back.
+    // The head is never held back.
   }
 
   write(bytes: Buffer): boolean {
     const stream = this.#stream;
-    // Node ends some answers by itself: a HEAD's, and those whose status has no body.
+    // Node ends some answers by itself: those to HEAD, and those whose status has no body.
     return this.isGone || stream.writableEnded || stream.write(bytes);
   }
 

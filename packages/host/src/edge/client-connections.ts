@@ -1,10 +1,10 @@
 /**
- * The connections of clients over TCP, from the first packet on: handshakes of TLS, heads and bodies that do
- * not come to an end, and idle ones count like those that carry a request.
+ * The connections of clients over TCP, from the first packet on. TLS handshakes, heads and bodies
+ * that never end, and idle connections count as much as connections that carry a request.
  *
- * Where there are too many, of one address or in all, the one that has carried nothing for the longest is
- * closed for the new one, so that whoever only holds connections keeps nobody out. If all of them carry
- * something, the new one is closed.
+ * When there are too many, from one address or in all, the edge closes the one that has been
+ * without a request for the longest, and admits the new one, so that a client that only holds
+ * connections keeps nobody out. If all of them carry a request, the new one is closed.
  */
 import type { IncomingMessage, ServerResponse } from "node:http";
 import type { Socket } from "node:net";
@@ -15,37 +15,41 @@ interface Connection {
   readonly socket: Socket;
   readonly peer: string;
   readonly group: Group | undefined;
-  /** Requests that are under way on it. */
+  /** Requests in progress on it. */
   requests: number;
 }
 
-/** Of one address. */
+/** The connections of one address. */
 interface Group {
   readonly address: string;
   count: number;
-  /** As `#idle`. */
+  /** Idle connections of the address, in the same order as `#idle`. */
   readonly idle: Set<Connection>;
 }
 
+/** Counts and limits the connections of all listeners. */
 export class ClientConnections {
   readonly #limits: EdgeLimits;
   readonly #byPeer = new Map<string, Connection>();
   readonly #groups = new Map<string, Group>();
-  /** Those without a request, the one that has been so for the longest first. */
+  /** Connections without a request, the one that has been without one for the longest first. */
   readonly #idle = new Set<Connection>();
 
   constructor(limits: EdgeLimits) {
     this.#limits = limits;
   }
 
+  /** All connections that are open now. */
   get count(): number {
     return this.#byPeer.size;
   }
 
-  /** A connection of a listener's, before anything is read from it. It may be closed at once. */
+  /**
+   * Counts a new connection of a listener, before anything is read from it. May close it at once.
+   */
   admit(socket: Socket): void {
     const peer = peerOf(socket);
-    // Of TLS a connection comes again when its handshake is done.
+    // A TLS connection is admitted again when its handshake is done.
     if (peer === undefined || this.#byPeer.has(peer)) return;
     const group = this.#groupOf(socket.remoteAddress);
     if (!this.#makeRoom(group)) {
@@ -62,7 +66,7 @@ export class ClientConnections {
     socket.once("close", () => this.#forget(connection));
   }
 
-  /** Its connection is in use until the answer is over. */
+  /** Marks the connection as in use until the answer is over. */
   serve({ socket }: IncomingMessage, response: ServerResponse): void {
     const connection = this.#use(socket);
     if (connection === undefined) return;
@@ -73,7 +77,7 @@ export class ClientConnections {
     });
   }
 
-  /** For good: what it carries from now on is no HTTP. */
+  /** Marks the connection as in use for good: it no longer carries HTTP. */
   keep(socket: Socket): void {
     this.#use(socket);
   }
@@ -105,7 +109,7 @@ export class ClientConnections {
     const [first] = idle;
     if (first === undefined) return false;
     first.socket.destroy();
-    // ORDER: its place is free at once; its "close" comes later.
+    // ORDER: its place is free at once; its "close" event comes later.
     this.#forget(first);
     return true;
   }
@@ -131,7 +135,9 @@ export class ClientConnections {
   }
 }
 
-/** The same of a connection, of TLS over it, and of the sockets that Node shows for HTTP/2. */
+/**
+ * The same text for a connection, for TLS over it, and for the sockets that Node shows for HTTP/2.
+ */
 function peerOf({ remoteAddress, remotePort, localPort }: Socket): string | undefined {
   if (remoteAddress === undefined || remotePort === undefined) return undefined;
   return `${remoteAddress} ${remotePort} ${localPort}`;

@@ -1,10 +1,10 @@
 /**
- * Keeps a failure where it happened: whatever runs because of outside bytes runs in here, so that an
- * exception or a rejection ends one exchange, and neither the daemon nor anybody else's.
+ * Keeps a failure where it happened: all work that outside bytes cause runs in here, so that an
+ * exception or a rejection ends one exchange, and neither the daemon nor another client's exchange.
  */
 import type { EventEmitter } from "node:events";
 
-/** The last resort. It may be called more than once, and what it throws itself is dropped. */
+/** Handles the failure. It may be called more than once, and errors that it throws are dropped. */
 export type OnFailure = (cause: unknown) => void;
 
 /** Runs `work` to its end. Never throws or rejects. */
@@ -17,7 +17,7 @@ export function contain(work: () => void | Promise<void>, onFailure: OnFailure):
   }
 }
 
-/** Calls `listener` for each event, with the bytes that some bring, as above. */
+/** Contains `listener` for each event of that name. Some events bring bytes. */
 export function listen(
   emitter: EventEmitter,
   name: string,
@@ -39,6 +39,6 @@ function resort(onFailure: OnFailure, cause: unknown): void {
   try {
     onFailure(cause);
   } catch {
-    // There is nothing left to try, and nobody to tell.
+    // Nothing is left to try, and there is no caller to report to.
   }
 }

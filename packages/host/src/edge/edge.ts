@@ -1,15 +1,17 @@
 /**
- * The edge: carries what clients send to ports of sandboxes into the guests, and the answers back.
+ * The edge: carries clients' requests to ports of sandboxes into the guests, and the answers back.
  *
- *     target    whom is it for?                     misnamed: 400, the API's: not ours
+ *     target    which sandbox is it for?            misnamed: 400, the API's: not ours
  *     private   a route of the host alone?          404, before any look-up
  *     entrance  may it pass? is there a run?        403, 502, 409, 429; wakes, waits
  *     exchange  there and back                      502 when the guest does not answer
  *
- * Each exchange belongs to one run of the VM (traffic.ts) and is a use of the sandbox for as long as it
- * lasts. The edge keeps no state of its own but which sandboxes it is waking.
+ * Each exchange belongs to one run of the VM (traffic.ts) and is a use of the sandbox for as long
+ * as it lasts. The edge keeps no state of its own except connections, shares, and which sandboxes
+ * it is waking.
  *
- * SAFETY: every exchange runs in `serve`, which never throws. What is not foreseen breaks off that one.
+ * SAFETY: every exchange runs in `serve`, which never throws. An unforeseen error breaks off that
+ * exchange only.
  */
 import { type IncomingMessage, ServerResponse } from "node:http";
 import { descriptorsMax } from "@torpor/native";
@@ -28,21 +30,22 @@ import { type EdgeLimits, limitsFor } from "./limits.ts";
 import { sendRefusal } from "./refusal.ts";
 import { type Target, targetOf } from "./target.ts";
 
+/** How the edge finds sandboxes, and its limits. */
 export interface EdgeOptions {
-  /** Sandboxes have names below it: `<port>-<id>.<domain>`. */
+  /** Sandboxes have names below this domain: `<port>-<id>.<domain>`. */
   readonly domain: string;
   readonly find: (sandboxId: string) => EdgeSandbox | undefined;
-  /** How long a request waits for a sandbox on its way; only tests pass one. */
+  /** How long a request waits for a sandbox in a transition, in milliseconds; only tests set it. */
   readonly transitionMs?: number | undefined;
   readonly log?: Logger | undefined;
-  /** What this process may hold, unless told otherwise. */
+  /** Derived from the process's limit of descriptors if absent. */
   readonly limits?: EdgeLimits | undefined;
 }
 
-/** Who is asked for by a request that is not the API's. */
+/** The target of a request that is not for the API. */
 export type EdgeTarget = Exclude<Target, { readonly kind: "api" }>;
 
-/** A request whose head was read. */
+/** A request whose head has been parsed and whose target is known. */
 export interface Named {
   readonly target: EdgeTarget;
   readonly head: RequestHead;
@@ -50,8 +53,9 @@ export interface Named {
 
 type Upgradable = Pick<UpgradeWish, "socket" | "first">;
 
+/** The edge of one daemon. */
 export class Edge {
-  /** Of all listeners. */
+  /** The connections of all listeners. */
   readonly connections: ClientConnections;
   readonly #domain: string;
   readonly #entrance: Entrance;
@@ -65,7 +69,10 @@ export class Edge {
     this.#log = log;
   }
 
-  /** Undefined when the request is for the API: it names no sandbox, rightly or not. */
+  /**
+   * The target of a request; undefined when it is for the API, because it names no sandbox, right
+   * or wrong.
+   */
   targetOf({ headers }: IncomingMessage): EdgeTarget | undefined {
     const target = targetOf(headers, this.#domain);
     return target.kind === "api" ? undefined : target;
@@ -89,7 +96,7 @@ export class Edge {
     );
   }
 
-  /** Answers a request that wants another protocol than HTTP on its connection. Never throws. */
+  /** Answers a request to change the protocol of its connection. Never throws. */
   serveUpgrade(request: IncomingMessage, head: RequestHead, { socket, first }: Upgradable): void {
     contain(
       () => {
@@ -117,7 +124,7 @@ export class Edge {
     { target, head }: Named,
     wish: UpgradeWish | undefined,
   ): Promise<void> {
-    // A client that hangs up in the middle is no news to anybody.
+    // A client that disconnects in the middle is not an error.
     let isBroken = false;
     request.on("error", () => (isBroken = true));
     response.on("error", () => undefined);

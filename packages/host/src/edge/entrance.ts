@@ -1,9 +1,10 @@
 /**
- * From the name of a sandbox to a run of its VM that takes requests, waking it if that is allowed.
+ * From the name of a sandbox to a run of its VM that takes requests; wakes the sandbox if that is
+ * allowed.
  *
- * A request that comes while the sandbox is on its way, to sleep or awake, waits for where it gets to.
- * All that wait for one sandbox to wake share one resume. What may not pass is refused before anything
- * is woken.
+ * A request that comes during a transition, while the sandbox is being paused or woken, waits for
+ * its end. All requests that wait for one sandbox to wake share one resume. A request that may not
+ * pass is refused before anything is woken.
  */
 import type { IncomingHttpHeaders } from "node:http";
 import { Deadline, TorporError } from "@torpor/std";
@@ -25,36 +26,39 @@ import type { Traffic } from "./traffic.ts";
 /** LIMIT: how long a request waits for a sandbox that is being paused or woken. */
 const transitionBudgetMs = 60_000;
 
-/** What the edge needs of a sandbox. */
+/** A sandbox as the edge sees it. */
 export interface EdgeSandbox {
   readonly record: IngressRecord & { readonly state: Pick<SandboxState, "kind"> };
   readonly run: { readonly traffic: Traffic; readonly isStalled?: boolean } | undefined;
   readonly activity: Activity;
   resume(command: { readonly timeoutMs?: number | null }): Promise<unknown>;
-  /** Settles when what was asked of it so far is done. */
+  /** Settles when all commands given to the sandbox so far are done. */
   whenIdle(): Promise<void>;
 }
 
+/** A request that wants to reach a port of a sandbox. */
 export interface Visitor {
   readonly sandboxId: string;
   readonly port: number;
   readonly headers: IncomingHttpHeaders;
-  /** Only looks whether the guest is there, and so is no reason for it to be. */
+  /** It only checks whether the guest is there, so it is no reason to wake it. */
   readonly isProbe: boolean;
   /** Undefined on the Unix socket. */
   readonly address: string | undefined;
 }
 
+/** The entrance's decision. */
 export type Admission =
   | {
       readonly kind: "admitted";
       readonly sandbox: EdgeSandbox;
       readonly traffic: Traffic;
-      /** Disposing it gives its place to another. */
+      /** A share of the limits; disposing it frees the share. */
       readonly place: Disposable;
     }
   | { readonly kind: "refused"; readonly refusal: Refusal };
 
+/** Decides which requests pass, and wakes sandboxes for them. */
 export class Entrance {
   readonly #find: (sandboxId: string) => EdgeSandbox | undefined;
   readonly #wakes = new WeakMap<EdgeSandbox, Promise<WakeFailure | undefined>>();
@@ -73,7 +77,10 @@ export class Entrance {
     this.#transitionMs = transitionMs;
   }
 
-  /** @throws deadline.exceeded when the sandbox is on its way for too long */
+  /**
+   * Admits or refuses a request, after it has waited and woken as needed.
+   * @throws deadline.exceeded when the transition takes too long
+   */
   async admit(visitor: Visitor): Promise<Admission> {
     const { sandboxId, port, headers, address } = visitor;
     const sandbox = this.#find(sandboxId);
@@ -81,7 +88,7 @@ export class Entrance {
     const denial = denialOf(sandbox.record, port, headers);
     if (denial !== undefined) return refused(403, sandboxId, denial);
     const hasToken = (): boolean => showsToken(sandbox.record, port, headers);
-    // Whoever waits holds a place, too.
+    // A request holds a place while it waits, too.
     const taken = this.#shares.take({ sandboxId, address, hasToken });
     if (typeof taken === "string") return overfull(taken, sandboxId, this.#limits);
     using place = new DisposableStack();
@@ -113,7 +120,7 @@ export class Entrance {
     }
   }
 
-  /** One for all who wait. */
+  /** Wakes the sandbox, once for all requests that wait. */
   #wake(sandbox: EdgeSandbox): Promise<WakeFailure | undefined> {
     const underWay = this.#wakes.get(sandbox);
     if (underWay !== undefined) return underWay;
@@ -128,7 +135,7 @@ interface WakeFailure {
   readonly message: string;
 }
 
-/** What went wrong is in the log, and not for whoever knows the sandbox's id. */
+/** The error is in the log; a client that merely knows the sandbox's id does not get it. */
 async function wakeByTraffic(sandbox: EdgeSandbox): Promise<WakeFailure | undefined> {
   try {
     await sandbox.resume({ timeoutMs: wokenTimeoutMs(sandbox.record) });
@@ -163,7 +170,7 @@ function overfull(excess: Excess, sandboxId: string, limits: EdgeLimits): Admiss
   return { kind: "refused", refusal: { ...inFlight[excess], sandboxId, retryAfterSeconds } };
 }
 
-/** Nobody would answer before there is room on the host's disk again. */
+/** No guest would answer before there is room on the host's disk again. */
 function stalled(sandboxId: string): Admission {
   const message = "The sandbox stands still, because the disk of its host is full";
   return { kind: "refused", refusal: { status: 503, sandboxId, message, retryAfterSeconds } };
@@ -178,7 +185,7 @@ function wakeRefusalOf({ record }: EdgeSandbox, visitor: Visitor): Admission | u
   return denial === undefined ? undefined : refused(403, sandboxId, denial);
 }
 
-/** E2B's clients look for "was not found" in the message; people are told what is the matter. */
+/** E2B's clients look for "was not found" in the message; people get an explanation. */
 const asleepPage: RefusalPage = {
   title: "This sandbox is asleep",
   advice:
@@ -190,7 +197,7 @@ const notRunningPage: RefusalPage = {
   advice: "Whoever it belongs to sees why with `torpor info`.",
 };
 
-/** 502 and no 404: clients take a 404 for the guest's own. */
+/** 502 and not 404: clients take a 404 for the guest's own answer. */
 function notFound(sandboxId: string, message: string, page?: RefusalPage): Admission {
   return { kind: "refused", refusal: { status: 502, sandboxId, message, page } };
 }
@@ -199,7 +206,7 @@ function refused(status: number, sandboxId: string, message: string): Admission 
   return { kind: "refused", refusal: { status, sandboxId, message } };
 }
 
-/** What a client is told of a failure on the way to the guest. */
+/** The answer for a failure on the way to the guest. */
 export function refusalOf(
   cause: unknown,
   { sandboxId, port }: Pick<Visitor, "sandboxId" | "port">,

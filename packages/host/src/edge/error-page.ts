@@ -1,4 +1,4 @@
-/** The page that a person sees whose browser does not reach a guest. */
+/** The page for a person whose browser does not reach a guest. */
 import type { Refusal } from "./refusal.ts";
 
 const advice: Readonly<Record<number, string>> = {
@@ -12,6 +12,7 @@ const closedPortAdvice = "Start a server in the sandbox that listens on this por
 const noSandboxAdvice =
   "See with `torpor ls` whether it is there, and wake it with `torpor resume`.";
 
+/** Makes the HTML of a refusal; texts from outside are escaped. */
 export function errorPage({ status, message, sandboxId, port, page }: Refusal): string {
   const facts = [
     sandboxId === undefined ? undefined : `Sandbox ${sandboxId}`,

@@ -1,6 +1,6 @@
 /**
- * The one way tests make an edge: the real listener and edge, with servers on this machine's loopback
- * in place of a guest's ports. The sandbox behind it is paused and woken by the test's own hand.
+ * Makes edges for all tests: the real listener and edge, with servers on this machine's loopback in
+ * place of a guest's ports. The test itself pauses and wakes the sandbox behind it.
  */
 import { once } from "node:events";
 import {
@@ -23,20 +23,23 @@ import { limitsFor } from "./limits.ts";
 import { createListener } from "./listener.ts";
 import { type Ending, Traffic } from "./traffic.ts";
 
+/** The id of the sandbox that tests address. */
 export const sandboxId = "itest";
-/** Another one, with the same servers behind its ports. */
+/** Another sandbox, with the same servers behind its ports. */
 export const otherSandboxId = "iother";
+/** The port of the guest that requests address by default. */
 export const userPort = 3000;
 
+/** How the edge under test differs from the usual one. */
 export interface TestEdgeOptions {
   readonly autoResume?: boolean;
   readonly accessToken?: string;
   readonly network?: Partial<NetworkRequest>;
   readonly transitionMs?: number;
   readonly domain?: string;
-  /** What the process could have open, for the edge's limits. */
+  /** How many descriptors the process could have open, for the edge's limits. */
   readonly descriptors?: number;
-  /** What answers in place of the API. */
+  /** Answers in place of the API. */
   readonly serveApi?: RequestListener;
 }
 
@@ -45,9 +48,9 @@ class FakeSandbox implements EdgeSandbox {
   record: EdgeSandbox["record"];
   run: { readonly traffic: Traffic; readonly link: GuestLink; isStalled?: boolean } | undefined;
   readonly activity = new Activity();
-  /** How often it was asked to wake. */
+  /** How many times it was asked to wake. */
   resumes = 0;
-  /** What a wake takes. */
+  /** Awaited by each wake. */
   resumeWork: () => Promise<void> = async () => undefined;
   idle: Promise<void> = Promise.resolve();
   readonly #dial: (port: number) => Socket;
@@ -71,7 +74,7 @@ class FakeSandbox implements EdgeSandbox {
     this.record = { ...this.record, state: { kind: "running" } };
   }
 
-  /** The end of this run, as the last step of a pause has it. */
+  /** Ends this run, as the last step of a pause does. */
   end(ending: Ending = "paused"): void {
     this.run?.traffic.cut(ending);
     this.run?.link[Symbol.dispose]();
@@ -90,42 +93,49 @@ class FakeSandbox implements EdgeSandbox {
   }
 }
 
+/** An answer, read to its end. */
 export interface TestAnswer {
   readonly status: number;
   readonly headers: IncomingHttpHeaders;
   readonly text: string;
 }
 
+/** The edge under test. Disposing closes it and its servers. */
 export interface TestEdge extends AsyncDisposable {
   readonly port: number;
   readonly sandbox: FakeSandbox;
   /** The listener itself. */
   readonly listener: Server;
   readonly connections: ClientConnections;
-  /** Puts a server behind a port of the guest. */
+  /** Starts a server behind a port of the guest. */
   serve(port: number, handler: RequestListener | Server): Promise<Server>;
-  /** Lets a port of the guest lead to one of this machine's loopback. */
+  /** Makes a port of the guest lead to a port of this machine's loopback. */
   lead(guestPort: number, port: number): void;
-  /** Connections that were opened to the guest so far. */
+  /** The ports of the guest that were connected to so far. */
   readonly dials: readonly number[];
-  /** A request that names the sandbox's `userPort` by its headers, unless `headers` say otherwise. */
+  /**
+   * Sends a request that names the sandbox's `userPort` by its headers, unless `headers` replace
+   * them.
+   */
   send(path: string, options?: SendOptions): Promise<IncomingMessage>;
   get(path: string, options?: SendOptions): Promise<TestAnswer>;
-  /** A connection to the edge. */
+  /** Opens a connection to the edge. */
   connect(): Promise<Socket>;
 }
 
+/** The parts of a request besides its path. */
 export interface SendOptions {
   readonly method?: string;
   readonly headers?: Readonly<Record<string, string>>;
   readonly body?: string | Buffer;
 }
 
-/** What names a port of the sandbox. */
+/** The headers that name a port of a sandbox. */
 export function addressed(port = userPort, id = sandboxId): Record<string, string> {
   return { "E2b-Sandbox-Id": id, "E2b-Sandbox-Port": String(port) };
 }
 
+/** Starts an edge on loopback, with both sandboxes running. */
 export async function startTestEdge(options: TestEdgeOptions = {}): Promise<TestEdge> {
   await using undo = new AsyncDisposableStack();
   const upstreams = new Map<number, number>();
@@ -199,16 +209,17 @@ export async function startTestEdge(options: TestEdgeOptions = {}): Promise<Test
 
 const echoApi: RequestListener = (request, response) => response.end(`api ${request.url}`);
 
+/** Reads a stream to its end, as text. */
 export async function textOf(stream: AsyncIterable<unknown>): Promise<string> {
   let text = "";
   for await (const chunk of stream) text += String(chunk);
   return text;
 }
 
-/** Nobody listens there: a port for servers of the system alone. */
+/** No server listens there: the port is reserved for servers of the system. */
 const closedPort = 1;
 
-/** An agent that finds nobody on the guest's loopback. */
+/** An agent that finds no server on the guest's loopback. */
 function refuseTunnels(): Server {
   const server = createServer((_request, response) => response.end("agent"));
   server.on("connect", (_request, socket) => {

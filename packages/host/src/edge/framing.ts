@@ -1,25 +1,31 @@
 /**
- * Where the body of a message of HTTP/1 ends (RFC 9112, 6.3). Pure, and the only place that decides it:
- * what is sent to a guest is framed by what is said here, and what a guest sends is read by it.
+ * Where the body of an HTTP/1 message ends (RFC 9112, 6.3). Pure, and the only place that decides
+ * it: it frames what the edge sends to a guest, and tells how to read what a guest sends.
  *
- * Stricter than the RFC where two readers could differ: a length that is given twice, be it the same, a
- * length beside a coding, a coding but `chunked`, and a coding of HTTP/1.0 are refused.
+ * Stricter than the RFC where two readers could differ: a length that is given twice, even with the
+ * same value, a length beside a transfer coding, a coding other than `chunked`, and a coding in
+ * HTTP/1.0 are refused.
  */
 import { type Fields, SyntaxFault, valuesOf } from "./http-syntax.ts";
 
+/** How the end of a body is found. */
 export type Framing =
   | { readonly kind: "none" }
   | { readonly kind: "length"; readonly bytes: number }
   | { readonly kind: "chunked" }
-  /** Until the connection is closed; answers only. */
+  /** The body ends when the connection is closed; answers only. */
   | { readonly kind: "close" };
 
+/** The framing of a message without a body. */
 export const noBody: Framing = { kind: "none" };
 
-/** LIMIT: digits of a length; 15 are 888 TiB, and exact in a number. */
+/** LIMIT: digits of a length; 15 are 888 TiB, and a number holds them exactly. */
 const lengthPattern = /^\d{1,15}$/;
 
-/** What the fields of a message say. @throws SyntaxFault */
+/**
+ * The framing that the fields of a message declare. `version` is that of HTTP, such as "1.1".
+ * @throws SyntaxFault
+ */
 export function declaredFraming(fields: Fields, version: string): Framing {
   const lengths = valuesOf(fields, "content-length");
   const codings = valuesOf(fields, "transfer-encoding");
@@ -38,22 +44,25 @@ export function declaredFraming(fields: Fields, version: string): Framing {
   return { kind: "length", bytes: Number(length) };
 }
 
+/** An answer's status line, and the method of its request. */
 export interface AnsweredTo {
   readonly method: string;
   readonly status: number;
   readonly version: string;
 }
 
+/** How an answer ends, and who says so. */
 export interface AnswerFraming {
   readonly framing: Framing;
   /**
-   * Whether the answer ends where its own fields say, and not by a rule about method or status, which a
-   * guest may not know: a body that it sends all the same would begin the next answer on the connection.
+   * Whether the answer's own fields say where it ends, and not a rule about method or status. A
+   * guest may not know the rule: if it sends a body all the same, that would begin the next answer
+   * on the connection.
    */
   readonly endsByItself: boolean;
 }
 
-/** For an answer that is no interim one. @throws SyntaxFault */
+/** The framing of a final answer. @throws SyntaxFault */
 export function answerFraming(
   fields: Fields,
   { method, status, version }: AnsweredTo,

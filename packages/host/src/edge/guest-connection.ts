@@ -1,10 +1,10 @@
 /**
- * A connection to a guest's server of HTTP/1: one call at a time, and between two of them nothing.
+ * A connection to a guest's HTTP/1 server: one call at a time, and no bytes between two calls.
  *
- * It carries another call only when both sides of the last ended exactly where framing says: the request
- * was sent completely before the answer was over, the answer said itself where it ends, no byte came behind
- * it, and none comes while the connection is idle. All else destroys it. So no guest, be it by fault or on
- * purpose, answers one client with what belongs to another.
+ * It is reused only when both sides of the last call ended exactly where framing says: the request
+ * was sent completely before the answer was over, the answer itself said where it ends, no byte
+ * followed it, and none arrives while the connection is idle. In every other case it is destroyed.
+ * So no guest, by fault or on purpose, answers one client with another client's data.
  */
 import type { Duplex } from "node:stream";
 import { TorporError } from "@torpor/std";
@@ -13,11 +13,12 @@ import type { CallEvents, GuestCall, GuestRequest } from "./guest-call.ts";
 import { OtherProtocol, protocolOf } from "./guest-protocol.ts";
 import { type Fields, SyntaxFault, listOf, valueOf } from "./http-syntax.ts";
 
-/** A connection is taken out so long before the guest closes it. */
+/** How long before the guest closes a connection the edge stops using it. */
 const closingMarginMs = 1_000;
-/** LIMIT: an idle connection is kept no longer, whatever the guest's server promises. */
+/** LIMIT: how long an idle connection is kept, whatever the guest's server promises. */
 const idleMsMax = 60_000;
 
+/** One connection, for one call after another. */
 export class GuestConnection {
   readonly #socket: Duplex;
   readonly #onReusable: (connection: GuestConnection, idleMs: number) => void;
@@ -25,7 +26,7 @@ export class GuestConnection {
   #failure: unknown;
   #calls = 0;
 
-  /** @param onReusable Called when another call may be sent, within so many milliseconds. */
+  /** @param onReusable Called when another call may be sent, within `idleMs`. */
   constructor(socket: Duplex, onReusable: (connection: GuestConnection, idleMs: number) => void) {
     this.#socket = socket;
     this.#onReusable = onReusable;
@@ -40,7 +41,7 @@ export class GuestConnection {
     return !this.#socket.destroyed && this.#socket.writable;
   }
 
-  /** @throws nothing: what fails is told to `events` */
+  /** Sends a request. Never throws: failures go to `events`. */
   send(request: GuestRequest, events: CallEvents): GuestCall {
     this.#calls += 1;
     const call = new Http1Call(request, events, {
@@ -103,13 +104,16 @@ const closedMessage = "the guest closed without an answer";
 interface Line {
   readonly socket: Duplex;
   readonly isReused: boolean;
-  /** The call is over. @param idleMs For how long another may be sent; undefined: none may. */
+  /**
+   * The call is over.
+   * @param idleMs For how long the connection may be reused; undefined: not at all.
+   */
   readonly release: (idleMs: number | undefined) => void;
-  /** The call has become something else than HTTP. */
+  /** The connection no longer carries HTTP. */
   readonly handOver: () => void;
 }
 
-/** Never throws: what an event's receiver throws ends the call as any other failure does. */
+/** Never throws: an error that an event's receiver throws ends the call like any other failure. */
 class Http1Call implements GuestCall, AnswerSink {
   readonly #request: GuestRequest;
   readonly #events: CallEvents;
@@ -119,7 +123,7 @@ class Http1Call implements GuestCall, AnswerSink {
   #upgrade: AnswerHead | undefined;
   #trailers: Fields | undefined;
   #isSent = false;
-  /** Of the body. */
+  /** Bytes of the body. */
   #sentBytes = 0;
   #hasHeard = false;
   #isOver = false;
@@ -134,7 +138,7 @@ class Http1Call implements GuestCall, AnswerSink {
   start(): void {
     const { socket } = this.#line;
     const hasBody = this.#request.framing.kind !== "none";
-    // Head and first bytes go out together, if they come together.
+    // Head and first bytes go out together, if they arrive together.
     if (hasBody) {
       socket.cork();
       setImmediate(() => socket.uncork());
@@ -239,7 +243,7 @@ class Http1Call implements GuestCall, AnswerSink {
     if (!this.#isOver) this.#events.onBody(bytes);
   }
 
-  /** What comes behind the answer is known only when the parser is back. */
+  /** Bytes after the answer are known only when the parser returns. */
   onEnd(trailers: Fields): void {
     this.#trailers = trailers;
   }
@@ -266,7 +270,10 @@ class Http1Call implements GuestCall, AnswerSink {
     this.#events.onUpgraded(head, this.#line.socket, first);
   }
 
-  /** For how long the guest's server keeps the connection; undefined when it does not say so. */
+  /**
+   * For how long the guest's server keeps the connection, in milliseconds; undefined if it does not
+   * say.
+   */
   #idleMs(): number | undefined {
     const head = this.#head;
     if (head === undefined || head.version !== "1.1" || !this.#parser.endsByItself)

@@ -1,7 +1,7 @@
 /**
- * A connection to a guest's server of HTTP/2 without TLS, which knows no other (RFC 9113, 3.3): many calls at
- * a time. It is open once the server has sent its settings, so that no request is lost on one that speaks
- * something else.
+ * A connection to a guest's server that speaks only HTTP/2, without TLS (RFC 9113, 3.3): many calls
+ * at a time. It is open once the server has sent its settings, so that no request is lost on a
+ * server that speaks something else.
  */
 import {
   type ClientHttp2Session,
@@ -20,9 +20,10 @@ import { type Fields, fieldsOf, isFieldValue, noFields } from "./http-syntax.ts"
 import { breakOffStream } from "./http2.ts";
 import { interimMax } from "./limits.ts";
 
-/** LIMIT: a server that has nothing to do is let go of after so long. */
+/** LIMIT: how long a connection without calls is kept. */
 const idleMsMax = 60_000;
 
+/** One session of HTTP/2 with a guest's server. */
 export class GuestHttp2 {
   readonly #session: ClientHttp2Session;
   #calls = 0;
@@ -31,7 +32,10 @@ export class GuestHttp2 {
     this.#session = session;
   }
 
-  /** @throws guest.refused when the server speaks something else; deadline.exceeded */
+  /**
+   * Opens a session on a connected socket.
+   * @throws guest.refused when the server does not answer in HTTP/2 in time
+   */
   static async open(socket: Duplex, deadline: Deadline): Promise<GuestHttp2> {
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     const session = connect("http://guest", {
@@ -57,7 +61,7 @@ export class GuestHttp2 {
     return !this.#session.closed && !this.#session.destroyed;
   }
 
-  /** @param headers As Node's client takes them, pseudo headers included. */
+  /** Sends a request. @param headers For Node's client, pseudo headers included. */
   send(headers: OutgoingHttpHeaders, hasBody: boolean, events: CallEvents): GuestCall {
     const stream = this.#session.request(headers, { endStream: !hasBody });
     this.#calls += 1;
@@ -65,7 +69,7 @@ export class GuestHttp2 {
     return new Http2Call(stream, events);
   }
 
-  /** Closes it when it carries nothing right now. */
+  /** Closes the session if it carries no call now. */
   closeIdle(): void {
     if (this.#calls === 0) this.#session.destroy();
   }
@@ -137,7 +141,7 @@ class Http2Call implements GuestCall {
     if (!wasOver && !this.#stream.destroyed) breakOffStream(this.#stream);
   }
 
-  /** A stream that was reset ends, too, in Node's eyes. */
+  /** Node also emits `end` for a stream that was reset. */
   #end(): void {
     const { rstCode, aborted } = this.#stream;
     if (aborted || rstCode !== constants.NGHTTP2_NO_ERROR) return;

@@ -1,10 +1,11 @@
 /**
- * Connections from the edge to the ports of one guest, kept open between requests where the guest's
+ * Connections from the edge to the ports of one guest, kept open between requests if the guest's
  * server says for how long.
  *
- * A server that does not say so gets one connection for each request: many a small one serves its
- * connections one after the other, and would let everybody wait for an idle one to end. A connection
- * is taken out a second before its time, so that no request meets a server that is just hanging up.
+ * A server that does not say so gets one connection for each request: many a small server serves
+ * its connections one after the other, and would make every client wait until an idle one ends. The
+ * edge stops using a connection a second before its time, so that no request meets a server that is
+ * just closing it.
  */
 import { performance } from "node:perf_hooks";
 import type { Duplex } from "node:stream";
@@ -15,18 +16,18 @@ import { Deadline, TorporError } from "@torpor/std";
 import { GuestConnection } from "./guest-connection.ts";
 import { GuestHttp2 } from "./guest-http2.ts";
 
-/** LIMIT: of idle connections to one guest, over all its ports. */
+/** LIMIT: idle connections to one guest, over all its ports. */
 const idleMax = 64;
 const connectBudgetMs = 30_000;
-/** LIMIT: a server of HTTP/2 sends its settings at once. */
+/** LIMIT: how long a server of HTTP/2 may take to send its settings, which servers do at once. */
 const settingsBudgetMs = 10_000;
-/** LIMIT: the same where it is only tried whether it is one. */
+/** LIMIT: the same for a server that is only tried for HTTP/2. */
 const trialBudgetMs = 1_000;
-/** A server that was started a moment ago may not listen yet. */
+/** A server that has just been started may not listen yet; these are the waits between attempts. */
 const refusedWaitsMs = [100, 200, 300, 400];
 
 function noop(): void {
-  // Whoever asked for it was told.
+  // The caller that opened it has the error.
 }
 
 interface Idle {
@@ -34,11 +35,17 @@ interface Idle {
   readonly untilMonoMs: number;
 }
 
+/**
+ * All connections to one guest. Disposing closes those that are idle, and every session of HTTP/2.
+ */
 export class GuestPool implements Disposable {
   readonly #link: Pick<GuestLink, "connect">;
   readonly #idle = new Map<number, Idle[]>();
   readonly #http2 = new Map<number, Promise<GuestHttp2>>();
-  /** What the server of a port was found to speak; another may listen there the next time. */
+  /**
+   * The protocol that the server of a port was found to speak; another server may listen there next
+   * time.
+   */
   readonly spoken = new Map<number, "HTTP/1" | "HTTP/2">();
   #idleCount = 0;
   #isOver = false;
@@ -47,7 +54,10 @@ export class GuestPool implements Disposable {
     this.#link = link;
   }
 
-  /** A connection that carries nothing, kept or new. @throws guest.portClosed, guest.unreachable */
+  /**
+   * Takes a connection that carries nothing, kept or new.
+   * @throws guest.portClosed, guest.unreachable
+   */
   async take(port: number): Promise<GuestConnection> {
     const kept = this.#takeIdle(port);
     if (kept !== undefined) return kept;
@@ -57,7 +67,7 @@ export class GuestPool implements Disposable {
     );
   }
 
-  /** The one connection of HTTP/2 to a port. @throws as `take`, and guest.refused */
+  /** The one session of HTTP/2 to a port. @throws as `take`, and guest.refused */
   async takeHttp2(port: number): Promise<GuestHttp2> {
     const kept = this.#http2.get(port);
     const session = await kept;
@@ -66,7 +76,9 @@ export class GuestPool implements Disposable {
     return await this.#openHttp2(port, settingsBudgetMs);
   }
 
-  /** Finds out whether the server of a port speaks HTTP/2 only. */
+  /**
+   * Tries whether the server of a port speaks HTTP/2 only, and remembers the result. Never rejects.
+   */
   async tryHttp2(port: number): Promise<boolean> {
     const [result] = await Promise.allSettled([this.#openHttp2(port, trialBudgetMs)]);
     const isOpen = result.status === "fulfilled";
@@ -74,6 +86,7 @@ export class GuestPool implements Disposable {
     return isOpen;
   }
 
+  /** Closes the connections that carry nothing now. */
   closeIdle(): void {
     for (const idle of this.#idle.values()) for (const { connection } of idle) connection.destroy();
     this.#idle.clear();
@@ -81,7 +94,7 @@ export class GuestPool implements Disposable {
     this.#idleCount = 0;
   }
 
-  /** Nothing is kept from now on. */
+  /** Closes what is idle; from now on nothing is kept. */
   [Symbol.dispose](): void {
     this.#isOver = true;
     this.closeIdle();
@@ -89,7 +102,7 @@ export class GuestPool implements Disposable {
     this.#http2.clear();
   }
 
-  /** One for all who wait. */
+  /** Opens a session, once for all requests that wait. */
   #openHttp2(port: number, budgetMs: number): Promise<GuestHttp2> {
     const underWay = this.#http2.get(port);
     if (underWay !== undefined) return underWay;
@@ -107,7 +120,7 @@ export class GuestPool implements Disposable {
     return await GuestHttp2.open(socket, deadline);
   }
 
-  /** The one that was used last is the likeliest to be alive. */
+  /** The connection that was used last is the likeliest to be alive. */
   #takeIdle(port: number): GuestConnection | undefined {
     const idle = this.#idle.get(port);
     for (;;) {
@@ -144,7 +157,7 @@ export class GuestPool implements Disposable {
   }
 }
 
-/** Nobody listens on the port, while the guest itself answers. */
+/** Whether no server listens on the port, although the guest itself answers. */
 function isPortClosed(cause: unknown): boolean {
   return TorporError.is(cause) && cause.code === "guest.portClosed";
 }

@@ -1,13 +1,14 @@
 /**
- * What a server in a guest speaks that does not answer in HTTP/1, by the first bytes it sent. Pure; only to
- * say so, and nothing is decided by it but whether HTTP/2 is tried.
+ * Recognises the protocol of a guest's server that does not answer in HTTP/1, by the first bytes it
+ * sent. Pure. The result goes into messages, and decides only whether HTTP/2 is tried.
  */
 
 import { TorporError } from "@torpor/std";
 
+/** The name that `protocolOf` has for HTTP/2. */
 export const http2Name = "HTTP/2";
 
-/** A server that was asked in HTTP/1 answered in something else. */
+/** The error when a server was asked in HTTP/1 and answered in another protocol. */
 export class OtherProtocol extends TorporError {
   readonly spoken: string;
 
@@ -19,9 +20,12 @@ export class OtherProtocol extends TorporError {
 }
 
 const http2FrameBytes = 9;
-/** SETTINGS, which every server sends first, and GOAWAY, from one that knows no request of HTTP/1. */
+/**
+ * Types of SETTINGS, which every server sends first, and of GOAWAY, from a server that rejects
+ * HTTP/1.
+ */
 const http2FirstTypes = [0x04, 0x07];
-/** LIMIT: of the first frame; a server has few settings. */
+/** LIMIT: bytes of the first frame; a server has few settings. */
 const http2FirstFrameBytesMax = 1_024;
 const tlsRecordTypes = [0x15, 0x16];
 const greetings: readonly (readonly [RegExp, string])[] = [
@@ -32,7 +36,7 @@ const greetings: readonly (readonly [RegExp, string])[] = [
   [/^(?:HTTP\/|ICY )/, "another version of HTTP"],
 ];
 
-/** A noun, or undefined when the bytes are of no protocol that is known here. */
+/** The name of the protocol as a noun, or undefined when it is not recognised. */
 export function protocolOf(first: Buffer): string | undefined {
   if (isHttp2Frame(first)) return http2Name;
   if (tlsRecordTypes.includes(first[0] ?? 0) && first[1] === 3) return "TLS";
@@ -40,7 +44,7 @@ export function protocolOf(first: Buffer): string | undefined {
   return greetings.find(([pattern]) => pattern.test(text))?.[1];
 }
 
-/** A frame for the connection as a whole (RFC 9113, 4.1). */
+/** Whether the bytes are a frame for the connection as a whole (RFC 9113, 4.1). */
 function isHttp2Frame(bytes: Buffer): boolean {
   if (bytes.length < http2FrameBytes) return false;
   return (

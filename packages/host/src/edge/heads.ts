@@ -1,10 +1,11 @@
 /**
- * What becomes of the heads and trailers of messages on their way through the edge. Pure, and all that is
- * relayed passes here before anything is set on a request or an answer, so that neither can throw.
+ * Rewrites the heads and trailers of messages on their way through the edge. Pure. Every field that
+ * is relayed passes here before anything is set on a request or an answer, so that neither can
+ * throw.
  *
- * Fields pass as they came, in their order, but those that speak of one connection only (RFC 9110, 7.6.1),
- * those that are for the edge alone, and those that tell the guest who asked. How a message is framed is
- * never relayed: it is said again, by the side that sends it (framing.ts).
+ * Fields pass unchanged and in order, except those about one connection only (RFC 9110, 7.6.1),
+ * those for the edge alone, and those that tell the guest who the client is. Framing is never
+ * relayed: the side that sends a message states it again (framing.ts).
  */
 import { type IncomingMessage, METHODS, type OutgoingHttpHeaders, STATUS_CODES } from "node:http";
 import { hostKeyHeader } from "@torpor/protocol";
@@ -28,8 +29,8 @@ const hopByHop = new Set([
   ...["proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"],
 ]);
 /**
- * What `Connection` cannot name away: by these a message is framed, led and understood, and a sender
- * must not list what is meant for the last recipient (RFC 9110, 7.6.1).
+ * Fields that `Connection` cannot remove by naming them: they frame, route or describe the message,
+ * and a sender must not list a field that is meant for the last recipient (RFC 9110, 7.6.1).
  */
 const neverNamed = new Set([
   ...["host", "content-length", "transfer-encoding", "trailer", "te", "upgrade", "expect"],
@@ -38,14 +39,22 @@ const neverNamed = new Set([
 ]);
 const ofTheEdge = new Set<string>([hostKeyHeader, trafficTokenHeader]);
 const ofTheClient = new Set(["x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"]);
-/** Said again by the edge. Many a server takes "_" for "-", and would read what was not looked at. */
+/**
+ * Fields that the edge states itself. Many servers read "_" as "-", and would accept fields that
+ * were not checked.
+ */
 const replaced = new Set([...hopByHop, ...ofTheEdge, ...ofTheClient, "host", "content-length"]);
-/** What trailers must not hold (RFC 9110, 6.5.1), as a reader might merge them into the head. */
+/**
+ * Fields that trailers must not contain (RFC 9110, 6.5.1), because a reader might merge them into
+ * the head.
+ */
 const notTrailers = new Set([
   ...[...hopByHop, ...neverNamed, ...ofTheEdge, ...ofTheClient],
   ...["age", "cache-control", "date", "expires", "max-forwards", "pragma", "retry-after", "vary"],
 ]);
-/** Fields of which HTTP/2 as Node sends it allows one. The first of several is taken, as Node reads them. */
+/**
+ * Fields that Node allows only once in HTTP/2. The first of several is sent, as Node reads them.
+ */
 const singleInHttp2 = new Set([
   ...["access-control-allow-credentials", "access-control-max-age", "age", "authorization"],
   ...["access-control-request-method", "content-encoding", "content-language", "content-length"],
@@ -56,11 +65,11 @@ const singleInHttp2 = new Set([
   ...["x-content-type-options"],
 ]);
 const methods = new Set(METHODS);
-/** A host and a port, or nothing. */
+/** A host and a port, or an empty text. */
 const hostPattern = /^[A-Za-z0-9._~!$&'()*+;=:%[\]-]*$/;
 const pathPattern = /^[\x21-\x7e\x80-\xff]+$/;
 
-/** The head of a client's request, known to be sound. */
+/** The head of a client's request, checked and unambiguous. */
 export interface RequestHead {
   readonly method: string;
   /** Path and query, or `*`. */
@@ -70,7 +79,10 @@ export interface RequestHead {
   readonly framing: Framing;
 }
 
-/** @throws SyntaxFault when it could be read in more than one way, or not at all */
+/**
+ * Checks and parses a head.
+ * @throws SyntaxFault when it could be read in more than one way, or not at all
+ */
 export function requestHead(request: IncomingMessage): RequestHead {
   const { method = "", url = "" } = request;
   const fields = fieldsOf(request.rawHeaders);
@@ -92,7 +104,7 @@ export function requestHead(request: IncomingMessage): RequestHead {
   };
 }
 
-/** Of HTTP/2 as of HTTP/1; with the port, if it was given. */
+/** The host in HTTP/1 and HTTP/2; includes the port if the client gave one. */
 function soleHost(request: IncomingMessage, fields: Fields): string {
   const hosts = valuesOf(fields, "host");
   if (hosts.length > 1) throw new SyntaxFault("it has more than one Host");
@@ -102,7 +114,7 @@ function soleHost(request: IncomingMessage, fields: Fields): string {
   return host;
 }
 
-/** Proxies are asked with whole URLs, which must name the same host (RFC 9112, 3.2.2). */
+/** Clients send whole URLs to proxies; such a URL must name the same host (RFC 9112, 3.2.2). */
 function pathOf(method: string, url: string, host: string): string {
   if (url === "*" && method === "OPTIONS") return url;
   if (url.startsWith("/") && pathPattern.test(url)) return url;
@@ -121,22 +133,23 @@ function requestFraming(request: IncomingMessage, fields: Fields): Framing {
   return declared.kind === "none" ? { kind: "chunked" } : declared;
 }
 
+/** How the fields of a request change on the way to the guest. */
 export interface RequestFieldsOptions {
-  /** What the guest sees as host, if not what the client used. */
+  /** The host that the guest sees, if not the one that the client used. */
   readonly maskedHost: string | undefined;
-  /** The protocol to change to, if the client asked for one and may. */
+  /** The protocol to change to, if the client asked for one and is allowed to. */
   readonly upgrade: string | undefined;
   readonly client: Client;
 }
 
-/** Who asks. */
+/** The sender of a request, for the forwarded fields. */
 export interface Client {
   /** Undefined on a Unix socket. */
   readonly address: string | undefined;
   readonly isSecure: boolean;
 }
 
-/** Names and values in turn, as they are sent to a guest's server of HTTP/1. */
+/** The fields of a request to a guest's HTTP/1 server; names and values alternate. */
 export function requestFields(head: RequestHead, options: RequestFieldsOptions): string[] {
   const { maskedHost, upgrade, client } = options;
   const result = ["Host", maskedHost ?? head.host];
@@ -153,7 +166,7 @@ export function requestFields(head: RequestHead, options: RequestFieldsOptions):
   return result;
 }
 
-/** The same for a guest's server of HTTP/2, which frames by itself. */
+/** The fields of a request to a guest's HTTP/2 server, which frames by itself. */
 export function http2RequestFields(
   head: RequestHead,
   options: Omit<RequestFieldsOptions, "upgrade">,
@@ -173,7 +186,7 @@ export function http2RequestFields(
   };
 }
 
-/** What passes as it came. */
+/** Adds the fields that pass unchanged. */
 function relayRequestFields({ fields }: RequestHead, result: string[]): void {
   const { names, pairs } = fields;
   const dropped = namedByConnection(fields);
@@ -183,7 +196,7 @@ function relayRequestFields({ fields }: RequestHead, result: string[]): void {
     const value = pairs[2 * index + 1] ?? "";
     const read = name.includes("_") ? name.replaceAll("_", "-") : name;
     if (replaced.has(read) || dropped?.has(name) === true || name.startsWith(":")) continue;
-    // HTTP/2 splits what HTTP/1 wants in one line (RFC 9113, 8.2.3).
+    // HTTP/2 splits a field that HTTP/1 wants on one line (RFC 9113, 8.2.3).
     if (name === "cookie") cookies.push(value);
     else result.push(pairs[2 * index] ?? "", value);
   }
@@ -191,8 +204,9 @@ function relayRequestFields({ fields }: RequestHead, result: string[]): void {
 }
 
 /**
- * Who asked, by which name and how. A proxy in front of the edge, on the same machine, has said so
- * already; others are not believed.
+ * The forwarded fields: the client's address, the host it used, and http or https. Fields that a
+ * proxy in front of the edge, on the same machine, has set already are kept; those of other clients
+ * are not believed.
  */
 function forwardedFields({ fields, host }: RequestHead, client: Client): string[] {
   const { address, isSecure } = client;
@@ -214,12 +228,12 @@ function isLoopback(address: string): boolean {
   return address === "::1" || /^(?:::ffff:)?127\./.test(address);
 }
 
-/** A guest's reason phrase, or the usual one where it could not be sent. */
+/** A guest's reason phrase, or the usual one if it cannot be sent. */
 export function reasonOf({ status, reason }: AnswerHead): string {
   return isFieldValue(reason) ? reason : (STATUS_CODES[status] ?? "");
 }
 
-/** Names and values in turn, of an answer or of an interim one, for a client that speaks HTTP/1. */
+/** The fields of a final or interim answer to an HTTP/1 client; names and values alternate. */
 export function answerFields({ fields, status }: AnswerHead): string[] {
   const { names, pairs } = fields;
   const dropped = namedByConnection(fields);
@@ -234,7 +248,7 @@ export function answerFields({ fields, status }: AnswerHead): string[] {
   return result;
 }
 
-/** The same for a client that speaks HTTP/2, where names are in small letters. */
+/** The same fields for HTTP/2, where names are in lower case. */
 export function http2Fields(pairs: readonly string[]): OutgoingHttpHeaders {
   const result: Record<string, string[]> = Object.create(null) as Record<string, string[]>;
   for (let index = 0; index < pairs.length; index += 2) {
@@ -245,14 +259,16 @@ export function http2Fields(pairs: readonly string[]): OutgoingHttpHeaders {
   return result;
 }
 
-/** Names and values in turn. */
+/** The trailers that may pass; names and values alternate. */
 export function trailerFields({ names, pairs }: Fields): string[] {
   return names.flatMap((name, index) =>
     notTrailers.has(name) ? [] : [pairs[2 * index] ?? "", pairs[2 * index + 1] ?? ""],
   );
 }
 
-/** Names that `Connection` lists as being of this connection only; undefined when there are none. */
+/**
+ * Names that `Connection` lists as fields of this connection only; undefined when there are none.
+ */
 function namedByConnection(fields: Fields): ReadonlySet<string> | undefined {
   if (!fields.names.includes("connection")) return undefined;
   const named = listOf(fields, "connection").filter((name) => !neverNamed.has(name));

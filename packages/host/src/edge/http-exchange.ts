@@ -1,16 +1,19 @@
 /**
- * One HTTP request of a client, carried to the guest, and the answer carried back, as they come.
+ * One HTTP request of a client, carried to the guest, and the answer carried back, as they arrive.
  *
- * Nothing is stored on the way but what the sockets hold: whoever reads slowly slows down the other.
- * A request that an idle connection failed is sent again on another, if it has no body and may be
- * repeated (RFC 9110, 9.2.2): the guest's server had hung up before it came.
+ * Nothing is stored on the way except in the sockets: a side that reads slowly slows down the
+ * other. If a request fails on an idle connection, it is sent again on another, provided that it
+ * has no body and may be repeated (RFC 9110, 9.2.2): the guest's server had closed the connection
+ * before the request came.
  *
- * When the guest is paused, whoever has no answer yet gets one from the edge, a Connect stream gets its
- * last envelope if it is between two, and everything else is cut off where it is, so that no client
- * takes half an answer for a whole one. When it is stopped there is no last envelope: E2B's clients take a
- * broken connection for the sign to ask whether the sandbox is still there, and say then that it is not.
+ * When the guest is paused, a client without an answer gets one from the edge, a Connect stream
+ * that is between two envelopes gets its last one, and everything else is cut off where it is, so
+ * that no client takes half an answer for a whole one. When the guest is stopped there is no last
+ * envelope: E2B's clients take a broken connection for the sign to ask whether the sandbox is still
+ * there, and then report that it is not.
  *
- * All that happens to it, from either side, passes `#contain`: what fails there fails this exchange.
+ * Every event of the exchange, from either side, passes `#contain`: a failure in it fails this
+ * exchange only.
  */
 import type { EventEmitter } from "node:events";
 import type { IncomingMessage, ServerResponse } from "node:http";
@@ -29,18 +32,18 @@ import { isHttp2 } from "./http2.ts";
 import type { Ending, Exchange, ExchangeKind, Traffic } from "./traffic.ts";
 import { UpgradedPair } from "./upgraded-pair.ts";
 
-/** A client that does not read is cut off so long after its exchange was ended. */
+/** How long a client that does not read keeps its connection after its exchange was ended. */
 const lingerMs = 10_000;
 const repeatable = new Set(["GET", "HEAD", "OPTIONS"]);
 
 const pausedMessage = "The sandbox was paused";
-/** Clients know by the first words that there is no use in asking again. */
+/** Clients see in the first words that a retry is of no use. */
 const unansweredMessages: Readonly<Record<Ending, string>> = {
   paused: "The sandbox was not found: it was paused",
   stopped: "The sandbox was not found: it was stopped",
 };
 
-/** Where a request goes. */
+/** The run, and the port of its guest, that a request goes to. */
 export interface Destination {
   readonly traffic: Traffic;
   readonly port: number;
@@ -51,11 +54,11 @@ export interface Destination {
 export interface UpgradeWish {
   readonly protocol: string;
   readonly socket: Duplex;
-  /** What the client has sent behind its request. */
+  /** Bytes the client sent after its request. */
   readonly first: Buffer;
 }
 
-/** What a client asked for, and how it is answered. */
+/** A client's request, and the means to answer it. */
 export interface Asked {
   readonly head: RequestHead;
   readonly client: Client;
@@ -64,12 +67,13 @@ export interface Asked {
   readonly wish: UpgradeWish | undefined;
 }
 
+/** One exchange, as traffic (it may be cut) and as the receiver of its call's events. */
 export class HttpExchange implements Exchange, CallEvents {
   readonly #to: Destination;
   readonly #asked: Asked;
   readonly #answer: ClientAnswer;
   readonly #hasBody: boolean;
-  /** Settles when the exchange is over; before the head of an answer it may only fail. */
+  /** Settles when the exchange is over; it can fail only before the head of an answer is sent. */
   readonly #over = Promise.withResolvers<void>();
   #isOver = false;
   #kind: ExchangeKind = "request";
@@ -90,7 +94,10 @@ export class HttpExchange implements Exchange, CallEvents {
     return this.#kind;
   }
 
-  /** Settles when it is over. @throws whatever keeps the guest from answering; nothing is sent then */
+  /**
+   * Settles when the exchange is over.
+   * @throws the error that keeps the guest from answering; then nothing was sent to the client
+   */
   async run(): Promise<void> {
     const { request, response } = this.#asked;
     using uses = new DisposableStack();
@@ -104,7 +111,7 @@ export class HttpExchange implements Exchange, CallEvents {
     } finally {
       this.#isOver = true;
       this.#call?.destroy();
-      // What nobody reads any more would be in the way of the client's next request.
+      // A body that is not read any more would be in the way of the client's next request.
       request.removeAllListeners("data");
       request.resume();
     }
@@ -125,7 +132,7 @@ export class HttpExchange implements Exchange, CallEvents {
         this.#answer.breakOff();
       }
     });
-    // Whoever reads slowly keeps neither the sandbox awake nor its next run waiting.
+    // A client that reads slowly neither keeps the sandbox awake nor delays its next run.
     this.#finish();
   }
 
@@ -196,14 +203,17 @@ export class HttpExchange implements Exchange, CallEvents {
     });
   }
 
-  /** HTTP/2 is spoken to a guest's server that knows nothing else, with clients that speak it, too. */
+  /**
+   * Whether to speak HTTP/2 to the guest: only with a server that speaks nothing else, for a client
+   * that speaks it too.
+   */
   async #isForHttp2(): Promise<boolean> {
     const { traffic, port } = this.#to;
     if (!isHttp2(this.#asked.request) || port === agentPort) return false;
     if (isGrpc(this.#asked.head)) return true;
     const known = traffic.pool.spoken.get(port);
     if (known !== undefined) return known === "HTTP/2";
-    // One without a body is sent again when the answer tells.
+    // A request without a body is sent again once the answer shows the protocol.
     return this.#hasBody && (await traffic.pool.tryHttp2(port));
   }
 
@@ -246,13 +256,16 @@ export class HttpExchange implements Exchange, CallEvents {
     if (!isConnect && !/^text\/event-stream/i.test(contentType ?? "")) return;
     this.#kind = "stream";
     this.#to.traffic.noteChange();
-    // Behind a body that is counted or compressed as a whole nothing can be put.
+    // Nothing can be appended to a body with a declared length or a compression of the whole.
     const isPlain =
       !fields.names.includes("content-length") && !fields.names.includes("content-encoding");
     if (isConnect && isPlain) this.#envelopes = new ConnectEnvelopes();
   }
 
-  /** Before the head whoever runs it is told, and answers; later the client's answer breaks off. */
+  /**
+   * Before the head, `run` rejects and its caller answers; after it, the client's answer is broken
+   * off.
+   */
   #fail(cause: unknown): void {
     if (this.#isOver) return;
     this.#call?.destroy();
@@ -276,12 +289,12 @@ export class HttpExchange implements Exchange, CallEvents {
   }
 }
 
-/** gRPC is spoken over HTTP/2 only; what browsers have of it is not. */
+/** gRPC is spoken over HTTP/2 only; its variant for browsers is not. */
 function isGrpc({ fields }: RequestHead): boolean {
   return /^application\/grpc(?:$|[+;\s])/i.test(valueOf(fields, "content-type") ?? "");
 }
 
-/** The client's body cannot be read to its end. */
+/** The error of a request whose body cannot be read to its end. */
 export function brokenBody(): TorporError {
   return new TorporError("argument.invalid", "the body of the request is not valid HTTP");
 }

@@ -1,18 +1,19 @@
-/** What Node's HTTP/2 is not told by its types, nor by its manual. */
+/** Facts about Node's HTTP/2 that neither its types nor its manual tell. */
 import type { IncomingMessage } from "node:http";
 import type { Http2ServerRequest, Http2Stream } from "node:http2";
 
 /**
- * Node's HTTP/2 server hands out objects with the interface of HTTP/1's. Never by the version: a request
- * line of HTTP/1 may name any.
+ * Whether a request came over HTTP/2: Node's HTTP/2 server passes objects with the interface of
+ * HTTP/1's. Do not decide by the version: a request line of HTTP/1 may name any.
  */
 export function isHttp2(request: IncomingMessage): request is IncomingMessage & Http2ServerRequest {
   return "stream" in request;
 }
 
 /**
- * Resets a stream, so that the other side takes nothing that it has of a message for the whole. `close`
- * ends the own side first, and what is pending is flushed before the reset: the other side would see an end.
+ * Resets a stream, so that the peer does not take a part of a message for the whole. `close` would
+ * not do: it ends our side first and flushes pending bytes before the reset, so the peer would see
+ * a regular end.
  */
 export function breakOffStream(stream: Http2Stream): void {
   stream.on("error", () => undefined); // the one that it is destroyed with

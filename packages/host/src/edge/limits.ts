@@ -1,46 +1,50 @@
 /**
- * LIMITS of the edge. What one caller may hold follows from what the process may hold: descriptors. Without
- * that a single client, or a single sandbox, could take them all, and nobody else would be served.
+ * LIMITS of the edge. They follow from the number of descriptors that the process may hold. Without
+ * them a single client, or a single sandbox, could take them all, and no other would be served.
  *
  *     3/8  connections of clients, over all listeners of TCP
  *     1/4  exchanges with guests, each of which has a connection to one
  *     1/4  the guests' own connections to the outside: see passage-budget.ts of the network
  *     1/8  all else: the database, the VMs' control sockets and networks, idle connections to guests
  *
- * Who shows no token of the sandbox gets half of the exchanges at most, in all and of each sandbox, so
- * that those who do are served also where everybody else tries to keep them out.
+ * Clients without a token of the sandbox get at most half of the exchanges, in all and of each
+ * sandbox, so that clients with a token are served even when all others try to keep them out.
  */
 import { assert } from "@torpor/std";
 
-/** Of the head of a request or an answer; cookies are what grows. */
+/** LIMIT: bytes of the head of a request or an answer; cookies are the part that grows. */
 export const headBytesMax = 64 * 1024;
-/** Of a guest's interim answers before one that is final: nothing slows them down. */
+/** LIMIT: a guest's interim answers before the final one; nothing else slows them down. */
 export const interimMax = 32;
-/** Streams may be silent for long; a peer whose machine is gone is found out after so much silence. */
+/**
+ * Silence after which TCP checks whether the peer is alive. Streams may be silent for long, and a
+ * peer whose machine is gone sends no close.
+ */
 export const deadPeerMs = 60_000;
-/** Of one connection of HTTP/2 at once, as servers usually have it. */
+/** LIMIT: concurrent streams of one connection of HTTP/2, as servers usually have it. */
 export const streamsMax = 128;
-/** What a client that was refused for want of room should wait. */
+/** How long a client that was refused for lack of room should wait. */
 export const retryAfterSeconds = 1;
-/** Above this no sandbox needs more, however much the machine allows. */
+/** LIMIT: no sandbox needs more, however much the machine allows. */
 const exchangesPerSandboxMax = 10_000;
 
+/** How much clients may hold at once. */
 export interface EdgeLimits {
-  /** Connections of clients at once. */
+  /** Connections of clients. */
   readonly connections: number;
-  /** Those of one address but the loopback, where a proxy may stand for everybody. */
+  /** Connections of one address, except the loopback, where a proxy may act for many clients. */
   readonly connectionsPerAddress: number;
-  /** Exchanges at once, from a request to the end of its answer. */
+  /** Exchanges, each from a request to the end of its answer. */
   readonly exchanges: number;
   readonly exchangesPerSandbox: number;
-  /** Those without a token. */
+  /** Exchanges without a token. */
   readonly strangers: number;
   readonly strangersPerSandbox: number;
-  /** As `connectionsPerAddress`. */
+  /** Exchanges without a token of one address, except the loopback. */
   readonly strangersPerAddress: number;
 }
 
-/** @param descriptors What the process may have open. */
+/** Divides the descriptors up. @param descriptors How many the process may have open. */
 export function limitsFor(descriptors: number): EdgeLimits {
   const connections = Math.floor((descriptors * 3) / 8);
   const exchanges = Math.floor(descriptors / 4);

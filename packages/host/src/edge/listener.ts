@@ -1,11 +1,13 @@
 /**
- * The HTTP server of the daemon: what names a sandbox goes to the edge, the rest to the API.
+ * The HTTP server of the daemon: requests that name a sandbox go to the edge, all others to the
+ * API.
  *
- * Requests to change protocols are heeded for guests only; for the API they are ordinary ones, as a server
- * may always have it (RFC 9110, 7.8). So is `Upgrade: h2c`, which clients offer and nobody insists on; one
- * with a body, which would have to be read before the change; and one that was sent before all earlier
- * requests of its connection were answered, because it takes the connection over. Such a request is the last
- * of its connection.
+ * Requests to change protocols are honoured for guests only; the API handles them as ordinary
+ * requests, which a server may always do (RFC 9110, 7.8). The same is done with `Upgrade: h2c`,
+ * which clients offer and never insist on; with a request that has a body, which would have to be
+ * read before the change; and with one that was sent before all earlier requests of its connection
+ * were answered, because it takes the connection over. Such a request is the last of its
+ * connection.
  */
 import type { IncomingMessage, Server, ServerResponse } from "node:http";
 import type { Socket } from "node:net";
@@ -21,10 +23,13 @@ import { isHttp2 } from "./http2.ts";
 import { deadPeerMs, headBytesMax } from "./limits.ts";
 import { TwoProtocolServer } from "./two-protocols.ts";
 
-/** How often slow clients are looked for. */
+/** How often the server looks for slow clients. */
 const slowClientCheckMs = 1_000;
 
-/** @param serveApi What it throws breaks off the one request. */
+/**
+ * Makes the server.
+ * @param serveApi Serves one request of the API; an error that it throws breaks off that request.
+ */
 export function createListener(
   edge: Edge,
   serveApi: (request: IncomingMessage, response: ServerResponse) => void,
@@ -35,14 +40,14 @@ export function createListener(
     keepAlive: true,
     keepAliveInitialDelay: deadPeerMs,
     maxHeaderSize: headBytesMax,
-    // One that has none is refused below, in the words of every refusal.
+    // A request without one is refused below, in the form of every refusal.
     requireHostHeader: false,
     shouldUpgradeCallback: (request: IncomingMessage) =>
       mayUpgrade(request) &&
       connections.mayChange(request.socket) &&
       edge.targetOf(request) !== undefined,
   };
-  /** @param expectation What a client asks for besides: a word before its body, or what nobody knows. */
+  /** @param expectation The client's `Expect`: `100-continue`, or something unknown. */
   const serve = (
     request: IncomingMessage,
     response: ServerResponse,
@@ -52,7 +57,8 @@ export function createListener(
       () => {
         if (!connections.begin(request, response)) return;
         edge.connections.serve(request, response);
-        // Node's parser drops what came together with it from here on, and begins in the middle of the rest.
+        // From here on Node's parser drops the bytes that came together with this request, and
+        // would continue in the middle of the rest.
         if (request.headers.upgrade !== undefined && !isHttp2(request)) {
           connections.giveUp(request);
           response.shouldKeepAlive = false;
@@ -78,7 +84,7 @@ export function createListener(
   };
   const server = new TwoProtocolServer(options, (request, response) => serve(request, response));
   server.on("connection", (socket) => edge.connections.admit(socket));
-  // The guest decides whether a body that is offered shall come.
+  // The guest decides whether the client should send the offered body.
   server.on("checkContinue", (request, response) => serve(request, response, "continue"));
   server.on("checkExpectation", (request, response) => serve(request, response, "unknown"));
   server.on("connect", (request, socket) => {
@@ -97,17 +103,20 @@ export function createListener(
   return server;
 }
 
-/** What is to be known of connections of HTTP/1 beyond their requests. */
+/** State of HTTP/1 connections that Node does not keep. */
 class Connections {
   readonly #unanswered = new WeakMap<Socket, number>();
   readonly #givenUp = new WeakSet<Socket>();
 
-  /** Whether it may become something else: all its requests are answered, and the next one is served. */
+  /**
+   * Whether the connection may change protocols: all its requests are answered, and the next one is
+   * served.
+   */
   mayChange(socket: Socket): boolean {
     return (this.#unanswered.get(socket) ?? 0) === 0 && !this.#givenUp.has(socket);
   }
 
-  /** @returns false for a request that nobody may serve. */
+  /** @returns false for a request that must not be served. */
   begin(request: IncomingMessage, response: ServerResponse): boolean {
     if (isHttp2(request)) return true;
     const { socket } = request;
@@ -117,7 +126,7 @@ class Connections {
     return true;
   }
 
-  /** Where this request ends is anybody's guess, so what comes behind it is not served. */
+  /** The end of this request is ambiguous, so bytes after it are not served. */
   giveUp(request: IncomingMessage): void {
     if (!isHttp2(request)) this.#givenUp.add(request.socket);
   }
@@ -133,7 +142,10 @@ function mayUpgrade({ headers, httpVersion }: IncomingMessage): boolean {
   return httpVersion === "1.1" && !hasBody && !/^h2c$/i.test(headers.upgrade ?? "");
 }
 
-/** Node's parser takes `HTTP/2.0` and `HTTP/0.9` in a request line for versions, too. */
+/**
+ * Whether the version is one that the daemon speaks. Node's parser also accepts `HTTP/2.0` and
+ * `HTTP/0.9` in a request line.
+ */
 function isSpoken(request: IncomingMessage): boolean {
   return isHttp2(request) || request.httpVersion === "1.1" || request.httpVersion === "1.0";
 }
@@ -149,7 +161,10 @@ function unknownExpectation(): TorporError {
   return new TorporError("request.expectation", message);
 }
 
-/** @returns Why no server may take it, whomever it is for, when there is a reason. */
+/**
+ * Parses the head.
+ * @returns the error instead if no server may take the request, whatever its target.
+ */
 function readHead(request: IncomingMessage): RequestHead | TorporError {
   if (!isSpoken(request)) {
     const message = "this request line names a version of HTTP that is not spoken here";
@@ -166,7 +181,10 @@ function readHead(request: IncomingMessage): RequestHead | TorporError {
   }
 }
 
-/** A tunnel is no business of this server's; one behind requests that are not answered is cut off. */
+/**
+ * Refuses a tunnel, which this server does not offer; if earlier requests are not answered yet,
+ * cuts the connection.
+ */
 function refuseTunnel(socket: Duplex, mayAnswer: boolean): void {
   socket.on("error", () => socket.destroy());
   if (mayAnswer) endWith(socket, new TorporError("route.missing", "there is no CONNECT here"));

@@ -1,13 +1,17 @@
 /**
- * The edge's own answers: what a client is told that does not reach a guest.
+ * The edge's own answers to requests that do not reach a guest.
  *
- * Programs get JSON in the wire's form, people before a browser a page. Scripts of any origin may read
- * either, and a preflight is answered with yes: a browser would show its script nothing else than
- * "network error" instead of the answer that says what is wrong.
+ * Programs get JSON in the form of the wire, people at a browser get a page. Scripts of any origin
+ * may read either, and a preflight is always allowed: otherwise a browser would show its script
+ * only "network error", not the answer that says what is wrong.
  */
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { errorPage } from "./error-page.ts";
 
+/**
+ * An answer of the edge. The JSON has all fields but `retryAfterSeconds` and `page`, with `status`
+ * as `code`.
+ */
 export interface Refusal {
   readonly status: number;
   readonly message: string;
@@ -15,12 +19,13 @@ export interface Refusal {
   readonly port?: number;
   readonly path?: string;
   readonly connectionLimit?: number;
-  /** Of one that is refused for want of room: its connection ends, too. */
+  /** Set when there is no room: the answer says when to retry, and the connection ends too. */
   readonly retryAfterSeconds?: number;
-  /** For people, where the message is in words that programs look for. */
+  /** The text for people, where `message` is worded for programs. */
   readonly page?: RefusalPage | undefined;
 }
 
+/** The text of an error page. */
 export interface RefusalPage {
   readonly title: string;
   readonly advice: string;
@@ -28,7 +33,7 @@ export interface RefusalPage {
 
 const preflightSeconds = 86_400;
 
-/** For a request that no answer has been begun to. */
+/** Answers a request whose answer has not begun. */
 export function sendRefusal(
   request: IncomingMessage,
   response: ServerResponse,
@@ -50,7 +55,7 @@ export function sendRefusal(
     "Content-Length": Buffer.byteLength(text),
     "Cache-Control": "no-store",
     "Access-Control-Allow-Origin": "*",
-    // What is not there stays so, and what broke off may have had its effect.
+    // A missing sandbox stays missing, and a request that broke off may have had its effect.
     ...(status === 502 ? { "Should-Retry": "false" } : {}),
   });
   response.end(request.method === "HEAD" ? undefined : text);
@@ -72,7 +77,7 @@ function sendPreflight({ headers }: IncomingMessage, response: ServerResponse): 
   response.end();
 }
 
-/** A person who follows a link, and not a program or a script of a page. */
+/** Whether a person follows a link, as opposed to a program or a script of a page. */
 function isForBrowser({ headers }: IncomingMessage): boolean {
   const mode = headers["sec-fetch-mode"];
   return (

@@ -1,20 +1,25 @@
 /**
- * How many exchanges are under way: of each sandbox, of each client's address, and in all. What would be
- * more than a share is refused before it costs anything.
+ * Counts exchanges in progress: of each sandbox, of each client's address, and in all. An exchange
+ * beyond a share is refused before it costs anything.
  */
 import type { EdgeLimits } from "./limits.ts";
 
-/** Whose share is used up. */
+/** The share that is used up. */
 export type Excess = "sandbox" | "address" | "all";
 
+/** An exchange that wants a place. */
 export interface Claim {
   readonly sandboxId: string;
   /** Undefined on the Unix socket, whose user is the daemon's owner. */
   readonly address: string | undefined;
-  /** Whether it shows the sandbox's token. Asked only where a stranger would be refused. */
+  /**
+   * Whether the request carries the sandbox's token. Called only if a request without one would be
+   * refused.
+   */
   readonly hasToken: () => boolean;
 }
 
+/** The places that exchanges hold. */
 export class Shares {
   readonly #limits: EdgeLimits;
   readonly #all = new Counts();
@@ -26,7 +31,7 @@ export class Shares {
     this.#limits = limits;
   }
 
-  /** Disposing the result gives the place back. */
+  /** Takes a place, or returns the share that is used up. Disposing the place frees it. */
   take(claim: Claim): Disposable | Excess {
     const { exchanges, exchangesPerSandbox } = this.#limits;
     if (this.#all.total >= exchanges) return "all";
@@ -53,7 +58,7 @@ export class Shares {
   }
 }
 
-/** Numbers by name, which are forgotten at 0. */
+/** Counts by name; a name is forgotten at 0. */
 export class Counts {
   readonly #counts = new Map<string, number>();
   total = 0;
@@ -62,7 +67,7 @@ export class Counts {
     return this.#counts.get(name) ?? 0;
   }
 
-  /** Disposing the result takes it away again. */
+  /** Counts one more. Disposing the result counts it off again; safe to repeat. */
   add(name: string): Disposable {
     this.#change(name, 1);
     let isOver = false;
@@ -83,8 +88,9 @@ export class Counts {
 }
 
 /**
- * Undefined for the loopback: all clients of a proxy on this machine come from there. One of IPv6 is
- * counted with its network of 64 bits, which a single client has for itself (RFC 6177).
+ * The address that a client counts under. Undefined for the loopback: all clients of a proxy on
+ * this machine come from there. An IPv6 address counts as its network of 64 bits, which a single
+ * client has for itself (RFC 6177).
  */
 export function countedAddress(address: string | undefined): string | undefined {
   const plain = address?.replace(/^::ffff:/i, "");

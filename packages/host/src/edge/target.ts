@@ -1,29 +1,35 @@
 /**
- * Whom a request is for: a port of a sandbox, or the daemon's own API. Pure.
+ * The target of a request: a port of a sandbox, or the daemon's own API. Pure.
  *
- * A client names a sandbox by the headers `E2b-Sandbox-Id` and `E2b-Sandbox-Port`, on any host, or by
- * the host itself: `<port>-<id>.<domain>`. What follows a second "-" of the label is ignored, as old
- * clients append an id of theirs.
+ * A client names a sandbox by the headers `E2b-Sandbox-Id` and `E2b-Sandbox-Port`, on any host, or
+ * by the host itself: `<port>-<id>.<domain>`. The part after a second "-" of the label is ignored,
+ * because old clients append an id of theirs.
  *
  * SAFETY: a page that one sandbox serves may send headers of its own to its own host. Headers that
- * name another sandbox than the host does are refused, so that it cannot read what the other serves.
+ * name another sandbox than the host does are refused, so that the page cannot read what the other
+ * serves.
  */
 import type { IncomingHttpHeaders } from "node:http";
 
 const sandboxIdHeader = "e2b-sandbox-id";
 const sandboxPortHeader = "e2b-sandbox-port";
 
+/** The target of a request. */
 export type Target =
   | { readonly kind: "api" }
   | { readonly kind: "guest"; readonly sandboxId: string; readonly port: number }
-  /** It names a sandbox, but not rightly. */
+  /** It names a sandbox, but incorrectly. */
   | { readonly kind: "misnamed"; readonly message: string };
 
 const portMax = 65_535;
 const idPattern = /^[a-z0-9]{1,64}$/i;
-/** A label that begins with digits and "-" is meant for a sandbox; no other host of ours does. */
+/**
+ * A label that begins with digits and "-" is meant for a sandbox; none of our other hosts begins
+ * so.
+ */
 const labelPattern = /^(\d+)-([^-]*)/;
 
+/** Finds the target by headers and host. `domain` is in lower case. */
 export function targetOf(headers: IncomingHttpHeaders, domain: string): Target {
   const id = headers[sandboxIdHeader];
   const port = headers[sandboxPortHeader];
@@ -38,7 +44,9 @@ export function targetOf(headers: IncomingHttpHeaders, domain: string): Target {
   return misnamed("the host and the headers name different sandboxes");
 }
 
-/** Of HTTP/2 as of HTTP/1; with the port, if it was given. */
+/**
+ * The host that a request names, in HTTP/1 and HTTP/2; includes the port if the client gave one.
+ */
 export function hostOf(headers: IncomingHttpHeaders): string {
   const authority = headers[":authority"];
   return (typeof authority === "string" ? authority : headers.host) ?? "";

@@ -1,9 +1,9 @@
 /**
- * The same listener over TLS, with the user's certificate: HTTP/2 for those who speak it, HTTP/1.1 with
- * WebSockets for the others.
+ * The daemon's listener over TLS, with the user's certificate: HTTP/2 for clients that speak it,
+ * HTTP/1.1 with WebSockets for the others.
  *
- * Connections are handed to the plain server, which tells the two by their first bytes. A certificate that
- * is renewed on disk is taken up without a restart.
+ * It passes connections to the plain server, which tells the protocols apart by the first bytes.
+ * When the certificate is renewed on disk, new connections use it without a restart.
  */
 import { once } from "node:events";
 import { unwatchFile, watchFile } from "node:fs";
@@ -17,11 +17,12 @@ import type { ClientConnections } from "./client-connections.ts";
 import { deadPeerMs } from "./limits.ts";
 
 const renewalPollMs = 60_000;
-/** LIMIT: a peer that opens a connection has so long to say hello. */
+/** LIMIT: how long a handshake of TLS may take. */
 const handshakeMs = 10_000;
 
+/** Where to listen, and with which certificate. */
 export interface TlsSettings {
-  /** PEM: the certificate for the domain and all names below it, with its chain. */
+  /** PEM file: the certificate for the domain and all names below it, with its chain. */
   readonly certPath: string;
   readonly keyPath: string;
   readonly address: string;
@@ -29,11 +30,15 @@ export interface TlsSettings {
   readonly port: number;
 }
 
+/** A listener in use. Disposing closes it with its connections. */
 export interface TlsListener extends AsyncDisposable {
   readonly port: number;
 }
 
-/** @throws argument.invalid when certificate or key cannot be used; port.inUse */
+/**
+ * Starts the listener.
+ * @throws argument.invalid when certificate or key cannot be used; port.inUse
+ */
 export async function listenTls(
   plain: Server,
   connections: ClientConnections,

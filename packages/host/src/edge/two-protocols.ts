@@ -1,6 +1,7 @@
 /**
- * A server that speaks HTTP/1.1 and HTTP/2 on one port: a client that knows that HTTP/2 is spoken begins with
- * its preface (RFC 9113, 3.4), over TCP as over TLS, and everybody else is one of HTTP/1.1.
+ * A server that speaks HTTP/1.1 and HTTP/2 on one port. A client that knows that the server speaks
+ * HTTP/2 begins with its preface (RFC 9113, 3.4), over TCP as over TLS; every other client speaks
+ * HTTP/1.1.
  *
  * The objects of requests have the same interface for both; `isHttp2` tells them apart.
  */
@@ -17,9 +18,10 @@ const preface = Buffer.from("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "latin1");
 
 type ServeConnection = (this: Server, socket: Socket) => void;
 
+/** Node's HTTP server, extended by HTTP/2: it emits `request` and `checkContinue` for both. */
 export class TwoProtocolServer extends Server {
   readonly #http2 = createHttp2Server({ settings: { maxConcurrentStreams: streamsMax } });
-  /** Those that HTTP/1 does not know of, or not yet. */
+  /** Connections that the HTTP/1 server does not know, or not yet. */
   readonly #others = new Set<Socket>();
 
   constructor(options: ServerOptions, listener: RequestListener) {
@@ -37,7 +39,7 @@ export class TwoProtocolServer extends Server {
       });
     });
     this.#http2.on("session", (session) => {
-      // Streams that are open go on, however silent they are.
+      // Open streams continue, however silent they are.
       session.setTimeout(this.keepAliveTimeout, () => session.close());
     });
     for (const name of ["request", "checkContinue"]) {
@@ -53,7 +55,7 @@ export class TwoProtocolServer extends Server {
     for (const socket of this.#others) socket.destroy();
   }
 
-  /** Reads no more than it must, and puts it back. */
+  /** Reads as little as it must, and puts the bytes back. */
   #sniff(socket: Socket, serve: (isHttp2: boolean) => void): void {
     let held: Buffer = Buffer.alloc(0);
     const release = this.#hold(socket);
@@ -83,7 +85,7 @@ export class TwoProtocolServer extends Server {
     return release;
   }
 
-  /** As Node does it for one of HTTP/1 that sends no head. */
+  /** Reports the timeout as Node does for an HTTP/1 client that sends no head. */
   #timeOut(socket: Socket): void {
     const cause = Object.assign(new Error("no request came"), { code: "ERR_HTTP_REQUEST_TIMEOUT" });
     if (!this.emit("clientError", cause, socket)) socket.destroy();
@@ -91,8 +93,8 @@ export class TwoProtocolServer extends Server {
 }
 
 /**
- * HTTP/2 needs no header to say that a body follows; whoever reads HTTP/1 takes one without for none.
- * No client can send this header over HTTP/2 (RFC 9113, 8.2.2).
+ * HTTP/2 needs no header to announce a body; a reader of HTTP/1 takes a request without one to have
+ * no body. No client can send this header over HTTP/2 (RFC 9113, 8.2.2).
  */
 function announceBody({ headers, stream }: Http2ServerRequest): void {
   const isSaid = headers["content-length"] !== undefined;

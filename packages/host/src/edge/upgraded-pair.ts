@@ -1,6 +1,7 @@
 /**
- * A client's and a guest's connection that have left HTTP behind: bytes pass both ways, and the end of
- * either is the end of both. A WebSocket is closed with a code that says why, if a frame can be put in.
+ * A client's and a guest's connection that no longer carry HTTP: bytes pass both ways, and the end
+ * of either is the end of both. A WebSocket is closed with a code that tells the reason, if a frame
+ * can be inserted.
  */
 import { Socket } from "node:net";
 import type { Duplex } from "node:stream";
@@ -11,16 +12,18 @@ import { deadPeerMs } from "./limits.ts";
 import type { Ending } from "./traffic.ts";
 import { WebSocketFrames, closeCodes, closeFrame } from "./websocket-frames.ts";
 
-/** A client that does not read the last of its bytes is cut off so much later. */
+/** How long a client that does not read its last bytes keeps its connection. */
 const lingerMs = 10_000;
 
+/** The two connections, and the answer that joined them. */
 export interface UpgradedPairOptions {
   readonly client: Duplex;
   readonly guest: Duplex;
-  /** The head with which the guest agreed. */
+  /** The head by which the guest agreed to the change. */
   readonly answer: AnswerHead;
 }
 
+/** Joins the two connections until one ends, or until it is cut. */
 export class UpgradedPair {
   readonly #client: Duplex;
   readonly #guest: Duplex;
@@ -41,13 +44,16 @@ export class UpgradedPair {
     return this.#closed.promise;
   }
 
-  /** @param fromClient, fromGuest What either has sent behind its head. */
+  /**
+   * Sends the client the guest's answer, and joins both.
+   * @param fromClient, fromGuest Bytes that either sent after its head.
+   */
   start(fromClient: Buffer, fromGuest: Buffer): void {
     const client = this.#client;
     const guest = this.#guest;
     for (const socket of [client, guest]) {
       socket.on("error", () => socket.destroy());
-      // Both may be silent for long; so a peer that is gone is found out.
+      // Both may be silent for long; keep-alive detects a peer that is gone.
       if (socket instanceof Socket)
         socket.setNoDelay(true).setKeepAlive(true, deadPeerMs).setTimeout(0);
     }
@@ -64,6 +70,7 @@ export class UpgradedPair {
     client.pipe(guest);
   }
 
+  /** Ends both connections at once; a WebSocket's client gets a close code for the reason. */
   cut(ending: Ending): void {
     const client = this.#client;
     this.#guest.unpipe(client);
@@ -79,7 +86,10 @@ export class UpgradedPair {
     this.#closed.resolve();
   }
 
-  /** Closes the client's side once it has read what is on its way, if it reads at all. */
+  /**
+   * Closes the client's side once it has read the bytes on their way, or after a while if it does
+   * not read.
+   */
   #end(): void {
     const client = this.#client;
     client.end(() => client.destroy());
@@ -87,7 +97,10 @@ export class UpgradedPair {
   }
 }
 
-/** As the guest sent it, but for a framing, which there is none for (RFC 9110, 15.2.2). */
+/**
+ * The guest's head as it was sent, without framing, which such an answer does not have (RFC 9110,
+ * 15.2.2).
+ */
 function headText(head: AnswerHead): string {
   const { names, pairs } = head.fields;
   let text = `HTTP/1.1 ${head.status} ${reasonOf(head)}\r\n`;

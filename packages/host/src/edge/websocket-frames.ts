@@ -1,6 +1,6 @@
 /**
- * Follows the frames that a guest sends on a WebSocket (RFC 6455, 5.2), so that a Close frame may be
- * put behind them. Control frames may stand between the fragments of a message, so any end of a frame
+ * Follows the frames that a guest sends on a WebSocket (RFC 6455, 5.2), so that the edge can append
+ * a Close frame. Control frames may come between the fragments of a message, so any end of a frame
  * will do.
  */
 
@@ -11,9 +11,10 @@ const maskBytes = 4;
 /** LIMIT: first two bytes, eight of extended length, four of mask. */
 const headBytesMax = 14;
 
-/** RFC 6455, 7.4.1, and the registry of close codes. */
+/** Close codes of RFC 6455, 7.4.1, and of the registry of close codes. */
 export const closeCodes = { goingAway: 1001, serviceRestart: 1012 } as const;
 
+/** Makes an unmasked Close frame. `reason` has at most 123 bytes. */
 export function closeFrame(code: number, reason: string): Buffer {
   const text = Buffer.from(reason);
   const frame = Buffer.allocUnsafe(4 + text.length);
@@ -24,17 +25,19 @@ export function closeFrame(code: number, reason: string): Buffer {
   return frame;
 }
 
+/** Knows where the frames of one direction end. */
 export class WebSocketFrames {
   readonly #head = Buffer.allocUnsafe(headBytesMax);
   #headLength = 0;
   #left = 0;
   #closed = false;
 
-  /** Whether nothing of a frame is missing, and no Close frame has passed. */
+  /** Whether no frame is incomplete, and no Close frame has passed. */
   get mayClose(): boolean {
     return this.#headLength === 0 && this.#left === 0 && !this.#closed;
   }
 
+  /** Follows the next bytes. */
   push(chunk: Buffer): void {
     let at = 0;
     while (at < chunk.length) {
@@ -51,7 +54,7 @@ export class WebSocketFrames {
     }
   }
 
-  /** The length of the frame's head, as far as it is known yet. */
+  /** The length of the frame's head, as far as it is known so far. */
   #wantedBytes(): number {
     if (this.#headLength < 2) return 2;
     const second = this.#head.readUInt8(1);
