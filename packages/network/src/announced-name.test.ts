@@ -20,7 +20,7 @@ async function clientHello(servername: string): Promise<Buffer> {
   return hello;
 }
 
-/** The same handshake message in records of so many bytes. */
+/** Splits the same handshake message into records of this many bytes. */
 function inRecords(hello: Buffer, bytes: number): Buffer {
   const parts: Buffer[] = [];
   for (let at = 5; at < hello.length; at += bytes) {

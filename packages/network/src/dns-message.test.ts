@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { encodeAnswer, messageBytesMax, parseQuestion, responseCode } from "./dns-message.ts";
 
-/** For the address of "example.com", as `dig` asks, without its extensions. */
+/** A query for the address of "example.com", as `dig` sends it, without its extensions. */
 const message = Buffer.from("abcd01000001000000000000076578616d706c6503636f6d0000010001", "hex");
 
 test("a question is read, and answered with as many addresses as fit", () => {

@@ -60,7 +60,7 @@ class Guest implements AsyncDisposable {
     return socket.connect(port, address);
   }
 
-  /** What comes back for these words, or the code of the failure. */
+  /** The server's response to this text, or the code of the failure. */
   async say(address: string, port: number, words: string | Buffer): Promise<string> {
     const socket = this.connect(address, port);
     try {
@@ -323,7 +323,7 @@ test("a policy is taken while signals come in", asRoot, async (t) => {
   const onSignal = (): void => undefined;
   process.on("SIGWINCH", onSignal);
   t.after(() => process.off("SIGWINCH", onSignal));
-  // They interrupt the kernel while it verifies the program that a policy becomes.
+  // Signals interrupt the kernel while it verifies the program made from a policy.
   const sender = spawn("sh", ["-c", `while kill -WINCH ${process.pid}; do sleep 0.001; done`]);
   t.after(async () => {
     const ended = once(sender, "exit");

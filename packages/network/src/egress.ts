@@ -217,8 +217,8 @@ export class Egress implements Disposable {
   }
 
   /**
-   * While a guest connects too fast, the kernel refuses its connections for `breatherMs`, at no
-   * cost to the daemon.
+   * While a guest connects too fast, or holds too many connections, the kernel refuses new ones. It
+   * does so for at least `breatherMs` at a time, at no cost to the daemon.
    */
   #countNew(): void {
     this.#newConnections += 1;

@@ -123,7 +123,7 @@ const ungrantable = [
   "169.254.169.254",
   "0.0.0.0",
   "192.168.7.0/24",
-  // All of two ranges that are out of reach each.
+  // It consists of two ranges that are each out of reach.
   "224.0.0.0/3",
   "203.0.113.0/24",
   "203.0.113.128/25",

@@ -17,7 +17,10 @@ export interface ResolvedAddress {
 export interface Outside {
   /** Returns a socket that is connecting. Errors arrive on the socket. */
   connect(address: string, port: number): Socket;
-  /** IPv4 addresses; empty for a name that has none. @throws what the resolver throws */
+  /**
+   * IPv4 addresses. A name without any gives an empty list, or the resolver's error ENODATA.
+   * @throws what the resolver throws
+   */
   resolve(name: string): Promise<readonly ResolvedAddress[]>;
   /**
    * The host's own addresses and the networks that it is on, as they are now; the same array as

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { PassageBudget } from "./passage-budget.ts";
 
-/** How many a sandbox gets that takes all it can. */
+/** The number of connections that a sandbox gets if it takes all it can. */
 function takeAll(budget: PassageBudget): number {
   let held = 0;
   for (; budget.allows(held); held += 1) budget.take();
