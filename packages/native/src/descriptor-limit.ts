@@ -5,8 +5,8 @@ import { readFileSync } from "node:fs";
 const unlimitedDescriptors = 1_048_576;
 
 /**
- * Returns the hard limit with which the process was started: Node raises the soft limit to it at
- * its start (`PlatformInit` in its node.cc).
+ * Returns the soft limit. Node raises it at its start as far as it may (`PlatformInit` in its
+ * node.cc), so it is the hard limit with which the process was started.
  */
 export function descriptorsMax(): number {
   const limits = readFileSync("/proc/self/limits", "utf8");

@@ -30,7 +30,7 @@ test("a view has what is named, as it may be used, and nothing else", asRoot, ()
       { path: path("sealed") },
       { path: path("own"), writable: true },
       { path: path("folder") },
-      // Any device, without a right to use it.
+      // Stands for any device that the process has no right to use.
       { path: "/dev/null", writable: true },
     ],
     () => {

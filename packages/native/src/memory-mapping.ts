@@ -66,7 +66,7 @@ export function mapFile(fd: number, lengthBytes: number): MemoryMapping {
 }
 
 /**
- * Maps a process's own view of a file: no other process sees what is written to it.
+ * Maps a view of a file for this process alone: no other process sees what is written to it.
  * @throws a system error
  */
 export function mapFilePrivately(fd: number, lengthBytes: number): MemoryMapping {

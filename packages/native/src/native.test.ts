@@ -87,7 +87,7 @@ sys.stdin.read()
     const range = { start, end: start + mappedPageCount * pageBytes };
     const expected = [
       { start: start + 3 * pageBytes, end: start + 5 * pageBytes },
-      // More than the kernel takes note of at a time.
+      // More than the kernel records at a time.
       ...[40, ...Array.from({ length: 1000 }, (_none, index) => 1000 + 2 * index)].map((page) => ({
         start: start + page * pageBytes,
         end: start + (page + 1) * pageBytes,
@@ -100,7 +100,7 @@ sys.stdin.read()
     assert.deepEqual(readPages(fd, range, "mapped"), mapped);
     const [first] = mapped;
     assert.ok(first?.start === start && first.end >= start + 64 * pageBytes, "all that was read");
-    // Some beside them are mapped as well, from the same part of the file.
+    // The kernel maps some pages beside them as well, from the same part of the file.
     assert.ok((mapped.at(-1)?.end ?? 0) < range.end - 512 * pageBytes);
     closeSync(fd);
   } finally {

@@ -1,4 +1,4 @@
-/** Over real kernels' answers, in namespaces of the test's own: nothing of the machine is changed. */
+/** Uses real answers of the kernel, in namespaces of the test's own: the machine is not changed. */
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { closeSync } from "node:fs";
@@ -30,7 +30,7 @@ class Machine implements Disposable {
     return card;
   }
 
-  /** Each is what follows `ip` on its command line. */
+  /** Each string holds the arguments of one `ip` command. */
   ip(...commands: readonly string[]): void {
     const input = commands.join("\n");
     const { status, stderr } = this.#namespace.enter(() =>

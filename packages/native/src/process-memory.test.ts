@@ -62,6 +62,6 @@ test("memory that is not there, and a process that is not there, are errors", as
   });
   // Larger than any pid that Linux gives.
   await assert.rejects(writeProcessMemory(2 ** 22 + 1, [good]), { code: "ESRCH" });
-  // Some of a call that fails may have been written.
+  // A failing call may have written a part.
   assert.ok(target.equals(bytes) || target.equals(Buffer.alloc(pieceBytes)));
 });

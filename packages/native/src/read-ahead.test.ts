@@ -18,7 +18,7 @@ import { dropFromCache, readAhead } from "./read-ahead.ts";
 
 const tmpfsMagic = 0x0102_1994;
 const skip = statfsSync(tmpdir()).type === tmpfsMagic ? "needs a folder on a disk" : false;
-/** More than a disk's own read-ahead is anywhere, and no multiple of one request. */
+/** More than the read-ahead of any disk, and not a multiple of one request. */
 const fileBytes = 48 * 1024 * 1024 + 3 * pageBytes;
 
 const mincore = libc.func("int mincore(long address, size_t length, _Out_ uint8_t *resident)") as (

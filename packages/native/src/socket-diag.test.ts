@@ -131,7 +131,7 @@ test(
       "silent = socket.socket(); silent.setblocking(False); silent.connect_ex(('10.9.0.9', 7000))",
     );
     assert.equal(destroyIn(namespace), 8);
-    // Whoever was told of an end before reads that.
+    // A socket that was notified of an end before reads that end.
     const near = "[state(one) for one in (out4, out6, mapped, half, inwards, silent, left)]";
     const aborted = Array<string>(6).fill("ECONNABORTED");
     assert.deepEqual(await guest.ask("", near), [...aborted, "ended"]);
@@ -164,12 +164,13 @@ test(
     assert.equal(await guest.ask("", inState("03")), 0);
     const reset = Array<string>(20).fill("ECONNRESET");
     assert.deepEqual(await outside.ask("", "[state(one) for one in speaking]"), reset);
-    // The far end of a half open one hears of it with its first byte.
+    // The far end of a half-open connection gets the reset after its first byte.
     await outside.ask("for one in silent: one.send(b'late')");
     assert.deepEqual(await outside.ask("", "[state(one) for one in silent]"), reset);
     await outside.ask("fresh = connect('10.9.0.1'); fresh.send(b'after')");
     await guest.ask("server.settimeout(10); queue = [server.accept()[0] for _ in range(21)]");
-    // Last words come first, as of any peer that goes away.
+    // The server first reads the data that was sent before, as from any peer that goes away, and
+    // then gets the error.
     const words = "[one.recv(10).decode() for one in queue]";
     assert.deepEqual(await guest.ask("", words), [...Array<string>(20).fill("before"), "after"]);
     assert.deepEqual(await guest.ask("", "[state(one) for one in queue]"), [
