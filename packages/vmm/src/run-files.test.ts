@@ -1,4 +1,4 @@
-/** The folder of a VM's run, in which a VM that somebody took over may have put anything. */
+/** The folder of a VM's run, in which a VM that an attacker took over may have put anything. */
 import assert from "node:assert/strict";
 import { once } from "node:events";
 import { mkdtempDisposable, rename, symlink, writeFile } from "node:fs/promises";

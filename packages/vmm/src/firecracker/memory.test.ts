@@ -17,7 +17,7 @@ interface Setting extends Disposable {
   readonly write: (path: string, at: number, content: Buffer | string) => Promise<void>;
 }
 
-/** A run's folder with an image of this size, empty but for its first page. */
+/** Makes a run's folder with an image of this size, empty but for its first page. */
 async function makeSetting(sizeBytes: number): Promise<Setting> {
   const folder = mkdtempDisposableSync(join(tmpdir(), "torpor-memory-"));
   const handle: VmHandle = {

@@ -1,4 +1,4 @@
-/** Every request that the driver makes, against Firecracker's description of its API. */
+/** Compares every request that the driver makes with Firecracker's description of its API. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { contractRelease, faultIn, findOperation, operations } from "@torpor/testing";
@@ -45,7 +45,7 @@ function everyRequest(release: string): readonly ApiRequest[] {
 
 test("every request keeps to Firecracker's API, in each release that is run", () => {
   assert.equal(contractRelease, "1.16.1");
-  // "since" is ours: which release has a field, `faultIn` looks at.
+  // "since" is our own addition: the release that first has a field. `faultIn` checks it.
   const ajv = new Ajv({ keywords: ["since"] });
   const used = new Set<object>();
   for (const release of releases) {

@@ -4,7 +4,7 @@ import { BlockGraph } from "./block-graph.ts";
 
 type Edge = readonly [parent: number, name: string, child: number];
 
-/** As QEMU answers; number 1 is the device, which has no name. */
+/** An answer in QEMU's form; number 1 is the device, which has no name. */
 function answer(names: readonly string[], edges: readonly Edge[]): unknown {
   const nodes = names.map((name, index) => ({ id: index + 2, type: "block-driver", name }));
   return {
