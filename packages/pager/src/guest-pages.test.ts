@@ -1,4 +1,4 @@
-/** What the kernel may answer to an install, and what is made of it. */
+/** The kernel's possible answers to an install, and what the pager does for each. */
 import assert from "node:assert/strict";
 import { constants } from "node:os";
 import { test } from "node:test";
@@ -13,7 +13,10 @@ const pageCount = 64;
 const base = 2 ** 40;
 const { EAGAIN, EEXIST, EFAULT, ENOENT, ENOMEM, ESRCH } = constants.errno;
 
-/** A kernel that answers as it is told, and does what is asked of it when it was told nothing more. */
+/**
+ * A kernel that gives the answers that the test prepared, and when none is left does what it is
+ * asked.
+ */
 class ScriptedKernel {
   readonly answers: FillResult[] = [];
   readonly calls: string[] = [];
@@ -36,7 +39,7 @@ class ScriptedKernel {
   }
 }
 
-/** Bytes everywhere. */
+/** A source in which every page has bytes. */
 const source: PageSource = {
   pageCount,
   newestPages: [],

@@ -44,7 +44,7 @@ async function makeLayered(folder: string): Promise<SavedFixture> {
   return saved;
 }
 
-/** Each thread its share of all pages, each page compared. */
+/** Each thread reads its share of all pages and compares each page. */
 function touchAll(saved: SavedFixture, order: "sequential" | "random"): readonly GuestTask[] {
   return Array.from({ length: threads }, (_none, index) => {
     const share = shareOf(saved.pageCount, index, threads);

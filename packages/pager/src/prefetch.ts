@@ -24,7 +24,7 @@ import type { PageRange, PageSource } from "./page-source.ts";
 export const prefetchModes = ["off", "workingSet", "all"] as const;
 /** One of `prefetchModes`. */
 export type PrefetchMode = (typeof prefetchModes)[number];
-/** The current phase; `done` after the last one. */
+/** A phase of the prefetch; `done` after the last one. */
 export type PrefetchPhase = "workingSet" | "newestLayer" | "rest" | "done";
 
 /** 256 KiB: copies of that size are as fast as larger ones, and a fault waits for one at most. */

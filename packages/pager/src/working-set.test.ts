@@ -31,7 +31,7 @@ test("decodeWorkingSet() refuses every change of a byte, and every end that come
   for (let at = 0; at < whole.length; at += 1) {
     const changed = Buffer.from(whole);
     changed[at] = (changed[at] ?? 0) ^ 0x10;
-    // The version is looked at first: a later one may have its checksum elsewhere.
+    // The version is checked first: a later one may have its checksum elsewhere.
     const code = at >= 8 && at < 12 ? "snapshot.incompatible" : "snapshot.corrupt";
     assert.throws(() => decodeWorkingSet(changed, sizeBytes, "it"), failsWith(code), `byte ${at}`);
     const cut = whole.subarray(0, at);
