@@ -24,8 +24,8 @@ export async function runToSave({ record: { state }, run }: Turn): Promise<RunTo
 
 /**
  * Collects what the steps of a save need.
- * @throws template.replaced when the template is no longer the one that the VM has mapped;
- *   template.missing, snapshot.corrupt
+ * @throws template.replaced when the template is no longer the one that the VM has mapped, and
+ *   whatever reading a template or a snapshot throws, such as snapshot.corrupt
  */
 export async function newSaveContext(
   turn: Turn,
@@ -60,7 +60,7 @@ export async function newSaveContext(
 
 /**
  * The newest snapshot, which the sandbox builds on; read only if it is not in memory.
- * @throws snapshot.corrupt
+ * @throws snapshot.corrupt, snapshot.incompatible, secrets.locked, secrets.damaged
  */
 export async function baseOf({ host, record, base }: Turn): Promise<SnapshotManifest | undefined> {
   if (record.snapshotId === null) return undefined;

@@ -29,8 +29,8 @@ const noChange: RecordChange = () => ({});
  * Collects what the steps of a wake need, and stores the new generation. From here on the record of
  * a new sandbox names the layers it is built on, and the record of a resumed one says "resuming".
  * @param generations How many generations to take; the last is this wake's.
- * @throws template.missing, template.replaced, snapshot.corrupt, storage.failed; the record is
- *   unchanged then
+ * @throws template.missing, template.replaced, storage.failed, and whatever reading a template or a
+ *   snapshot throws, such as snapshot.corrupt; the record is unchanged then
  */
 export async function newWakeContext(
   turn: Turn,
