@@ -1,5 +1,5 @@
 /**
- * What ten idle sandboxes of one template cost in memory, against ten times the cost of one.
+ * The memory of ten idle sandboxes of one template, against ten times the memory of one.
  *
  * The guest's memory is counted by PSS, which splits a shared page among the processes that map it.
  * The emulator's cache of translated code is private by nature and bounded; it is shown separately.

@@ -1,5 +1,5 @@
 /**
- * What clients that begin requests and do not end them cost the clients of another sandbox: the
+ * The cost of clients that begin requests and do not end them for those of another sandbox: the
  * latency of the latter with 3,000 half requests to one port of a sandbox, sent by a separate
  * process, against their latency without; and, shown separately, with refused requests sent again
  * each second. No guest takes part: two servers of this process stand for the sandboxes' ports.
@@ -34,7 +34,7 @@ export async function measureHalfRequests(): Promise<readonly Row[]> {
   const quiet: number[] = [];
   const beside: number[] = [];
   const storm: number[] = [];
-  await measureRound(edge); // what the first requests compile
+  await measureRound(edge); // warms up: the first requests compile code
   for (let round = 0; round < rounds; round += 1) {
     quiet.push(await measureRound(edge));
     for (const [times, comesAgain] of [

@@ -1,8 +1,8 @@
 /**
  * The benchmarks behind the numbers in SPEC.md.
  *
- *    npm run bench                     every row
- *    npm run bench -- pause dirty      the rows of some files
+ *     npm run bench                     every row
+ *     npm run bench -- pause dirty      the rows of some files
  *
  * A claim is a ratio of two things measured in the same run on the same machine: absolute times of
  * one machine say little about another. When a file is done, its rows are printed as a table and

@@ -1,9 +1,9 @@
 /**
- * What sleeping sandboxes cost a daemon: processor time at its start, until it is idle, and the
- * time of a removal while there are many others. Their rows and snapshots are real; their memory is
- * a few bytes.
+ * The cost of sleeping sandboxes for a daemon: processor time at its start, until it is idle, and
+ * the time of a removal while there are many others. Their rows and snapshots are real; their
+ * memory is a few bytes.
  *
- *    BENCH_OTHER_CHECKOUT=/path/to/another/checkout      measures that build beside this one
+ *     BENCH_OTHER_CHECKOUT=/path/to/another/checkout      measures that build beside this one
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";

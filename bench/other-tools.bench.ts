@@ -3,8 +3,8 @@
  * `virsh restore` of libvirt, and QEMU's own `savevm` and `-loadvm`.
  *
  * All save the same guest: same kernel, machine, memory, disk and agent, booted and warmed up
- * alike, its page cache full. All end its process and start another. What a sandbox does beyond the
- * tools is shown, and left out of the comparison: the agent's preparation before a pause, and its
+ * alike, its page cache full. All end its process and start another. The steps that only a sandbox
+ * has are shown, and left out of the comparison: the agent's preparation before a pause, and its
  * `init` after a resume. A resume is compared up to where the guest continues, which is when the
  * tools return; from there to the agent's first answer all guests do the same.
  */

@@ -1,5 +1,5 @@
 /**
- * What reading ahead gives a create whose template's image is not in the page cache: with the
+ * The gain of reading ahead for a create whose template's image is not in the page cache: with the
  * working set of an earlier create; without one, which reads all that the image holds; and with an
  * empty one, so that every page is loaded when the guest touches it.
  *

@@ -19,7 +19,7 @@ export interface SdkDaemon {
   readonly environment: ClientEnvironment;
 }
 
-/** What the SDK knows of a sandbox. */
+/** The SDK's knowledge of a sandbox. */
 export interface SdkSandbox {
   readonly id: string;
   readonly accessToken: string;

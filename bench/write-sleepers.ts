@@ -2,7 +2,7 @@
  * Fills a state folder with sleeping sandboxes: real rows, and snapshots that the store publishes,
  * of a few KiB each. A program of its own, because each build has to write its own state:
  *
- *    node write-sleepers.ts CHECKOUT STATE CACHE COUNT      prints their ids, one a line
+ *     node write-sleepers.ts CHECKOUT STATE CACHE COUNT      prints their ids, one a line
  */
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";

@@ -2,7 +2,7 @@
  * Writes COMPATIBILITY.md: which calls of the published E2B clients work, as the tests in test/e2b
  * show.
  *
- *    npm run compatibility
+ *     npm run compatibility
  *
  * The clients themselves list their calls. The tests show that a call works: a test whose title
  * names a call, as in "files.read …" or "e2b sandbox list …", counts for it. A call that no title
@@ -73,7 +73,10 @@ const requests: Readonly<Record<string, string>> = {
 /** Calls whose name in Python is not the one in JavaScript with underscores. */
 const pythonNames: Readonly<Record<string, string>> = { "pty.sendInput": "pty.send_stdin" };
 
-/** Groups of the command line; `e2b auth` and what builds templates from a folder need E2B's own services. */
+/**
+ * Groups of the command line; `e2b auth` and the commands that build templates from a folder need
+ * E2B's own services.
+ */
 const commandGroups = [["sandbox"], ["sandbox", "snapshot"], ["template"]] as const;
 
 /** A test, and the calls that its title names. */
@@ -172,7 +175,7 @@ const driverTests = {
   firecracker: "the real Firecracker is driven as every VMM",
 } as const;
 
-/** What is tested of VMMs: by `npm test`, and by `npm run test:nested` where results were kept. */
+/** The tests of VMMs: by `npm test`, and by `npm run test:nested` where results were kept. */
 function vmmText(behaviours: readonly string[], results: AllResults): readonly string[] {
   const nested = (vmm: VmmName, title: string): string => results[vmm]?.tests[title] ?? "not run";
   const heads = [

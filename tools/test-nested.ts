@@ -2,9 +2,9 @@
  * Runs the tests that need KVM on a machine without it: in a Debian under QEMU that emulates a
  * processor with virtualization, see test/nested.
  *
- *    npm run test:nested                          QEMU, and Firecracker if FIRECRACKER_BIN names one
- *    npm run test:nested -- qemu                  one of them
- *    npm run test:nested -- qemu test/vm/hooks    other files than the usual ones
+ *     npm run test:nested                          QEMU, and Firecracker if FIRECRACKER_BIN names one
+ *     npm run test:nested -- qemu                  one of them
+ *     npm run test:nested -- qemu test/vm/hooks    other files than the usual ones
  *
  * Guests are emulated twice, so it takes about an hour. The tests' output is passed on as it comes;
  * the last line has the counts. With FIRECRACKER_BIN, JAILER_BIN names its jailer.

@@ -9,8 +9,8 @@
  *     npm test -- e2b              the published E2B clients against a daemon with real VMs
  *     npm test -- packages/std     files whose path starts so
  *
- * Two files run at a time. A test on VMs has one guest that computes as a rule, and an emulated guest takes
- * one processor: so two of them leave each other alone where there are two processors.
+ * Two files run at a time. A test on VMs usually has one guest that computes, and an emulated guest
+ * takes one processor: so two tests do not disturb each other where there are two processors.
  */
 import { glob } from "node:fs/promises";
 import { availableParallelism } from "node:os";

@@ -76,7 +76,7 @@ const prefetchPhases = ["workingSet", "newestLayer", "rest", "done"] as const;
 
 /** How far a pager is. */
 export interface PagerProgress {
-  /** What the pager fetches ahead at present. */
+  /** The pages that the pager fetches ahead at present. */
   readonly phase: (typeof prefetchPhases)[number];
   /** Pages that are loaded, of `memoryPages` in all. */
   readonly presentPages: number;
@@ -96,7 +96,7 @@ export interface MissedDeadline {
   readonly message: string;
 }
 
-/** What the daemon does to a sandbox when its timeout has passed. */
+/** The daemon's action when a sandbox's timeout has passed. */
 export type OnTimeout = "kill" | "pause";
 
 /** A sandbox as `torpor info` shows it. */
@@ -120,7 +120,7 @@ export interface SandboxInfo {
   readonly onTimeout: OnTimeout;
   /** Null if the sandbox has no timeout, or does not run. */
   readonly endAtMs: number | null;
-  /** What is left of the timeout, while the sandbox does not run. */
+  /** The rest of the timeout, while the sandbox does not run. */
   readonly leftMs: number | null;
   readonly idleTimeoutMs: number | null;
   readonly maxRunMs: number | null;
@@ -146,7 +146,7 @@ export interface CreatedSandbox extends SandboxAccess {
   readonly timings: readonly StepTiming[];
 }
 
-/** What a caller needs to talk to the agent of a sandbox. */
+/** The id and token with which a caller reaches the agent of a sandbox. */
 export interface SandboxAccess {
   readonly id: string;
   readonly accessToken: string | null;

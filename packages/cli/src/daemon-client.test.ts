@@ -156,7 +156,7 @@ test("a line that breaks after the request leaves its effect open", async () => 
   await assert.rejects(client.list(), { code: "daemon.unreachable", effect: "none" });
 });
 
-/** Cuts the line of a request in place of an answer. */
+/** Breaks the connection of a request in place of an answer. */
 const broken = { status: 200, headers: { "content-length": "5" }, body: "" };
 
 test("what makes something is sent once more when the line broke, with the same key", async () => {

@@ -61,7 +61,7 @@ const restartPollMs = 100;
 /** LIMIT: the largest answer is a console, and the daemon truncates that. */
 const answerBytesMax = 16 << 20;
 
-/** What a new sandbox is made from. */
+/** Parameters of a new sandbox. */
 export interface NewSandbox {
   readonly template: string;
   readonly env: Readonly<Record<string, string>>;
@@ -174,7 +174,7 @@ export class DaemonClient {
   async resume(id: string, request: ResumeRequest = {}): Promise<Changed> {
     const path = `/v2/sandboxes/${encodeURIComponent(id)}/connect`;
     const deadline = Deadline.after(resumeMs, "resuming the sandbox");
-    // What was left of the timeout stays, unless the request sets another.
+    // The rest of the timeout stays, unless the request sets another.
     const kept = request.timeoutMs === undefined ? { keepTimeout: true } : {};
     const body = { ...kept, ...request };
     const { status, headers } = await this.#send("POST", path, body, deadline);

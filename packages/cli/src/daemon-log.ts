@@ -78,7 +78,7 @@ export async function followLog(
   let rest = Buffer.alloc(0);
   while (!signal.aborted) {
     const { size } = await handle.stat();
-    if (size < at) at = 0; // somebody emptied the file
+    if (size < at) at = 0; // the file was truncated
     const { bytesRead } = await handle.read(buffer, 0, buffer.length, at);
     at += bytesRead;
     // Cut at line ends, in bytes: a read may end in the middle of a character.

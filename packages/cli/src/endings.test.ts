@@ -1,4 +1,7 @@
-/** However `torpor exec` ends, its command ends with it: the real program on pipes and on a terminal. */
+/**
+ * The command of `torpor exec` ends with it, however it ends: the real program on pipes and on a
+ * terminal.
+ */
 import assert from "node:assert/strict";
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
@@ -61,7 +64,8 @@ async function until(what: string, condition: () => boolean): Promise<void> {
 test("a command ends with the exec that began it", async (t) => {
   for (const ending of endings) {
     for (const moment of ["while it starts", "while it runs"] as const) {
-      // A program whose reader is gone notices that when it writes, and it has nothing to write yet.
+      // A program notices that its reader is gone when it writes, and this one has nothing to write
+      // yet.
       if (moment === "while it starts" && ending.name.includes("reader")) continue;
       await t.test(`${ending.name} ${moment}`, async () => endsWith(ending, moment));
     }

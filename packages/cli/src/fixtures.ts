@@ -436,7 +436,7 @@ function endOf({ exitCode, signalCode }: ChildProcess) {
   return { exitCode: -1, exited: false, status: `signal: ${word}`, error: `signal: ${word}` };
 }
 
-/** What surrounds a command line in a test. */
+/** The surroundings of a command line in a test. */
 export interface FakeSurroundings {
   /** Standard output has no reader. */
   readonly readerIsGone?: boolean;
@@ -444,7 +444,7 @@ export interface FakeSurroundings {
   readonly env?: NodeJS.ProcessEnv;
 }
 
-/** What a command line returned and wrote. */
+/** Exit code and output of a command line. */
 export interface CliResult {
   readonly exitCode: number;
   readonly stdout: string;

@@ -36,7 +36,7 @@ export interface ForegroundCommand {
   readonly input: boolean;
   /** Gives the command a terminal, which ours then shows. */
   readonly tty: boolean;
-  /** What Ctrl-C does: end the command, or only leave it, because its sandbox will be removed. */
+  /** Whether Ctrl-C ends the command, or only leaves it because its sandbox will be removed. */
   readonly onInterrupt: "end" | "leave";
   readonly onStarted?: (started: GuestProcess) => void;
 }
@@ -130,7 +130,7 @@ function terminalEnv(env: NodeJS.ProcessEnv): Readonly<Record<string, string>> {
   return { TERM: env["TERM"] ?? "xterm-256color", LANG: "C.UTF-8", LC_ALL: "C.UTF-8" };
 }
 
-/** What `attach` connects a process to. */
+/** The streams and the interrupt that `attach` connects a process to. */
 export interface AttachOptions {
   readonly output: GuestOutput;
   /** Undefined if no input is passed on. */

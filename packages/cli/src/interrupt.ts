@@ -28,7 +28,7 @@ export interface SignalSource {
 /** Runs before a forced end. */
 export type OnForced = () => void | Promise<void>;
 
-/** What surrounds an interrupt; tests replace most of it. */
+/** The surroundings of an interrupt; tests replace most of them. */
 export interface InterruptOptions {
   readonly source?: SignalSource;
   readonly monoMs?: () => number;

@@ -1,4 +1,4 @@
-/** Every verb that changes something, and what an interrupt leaves of it. */
+/** Every verb that changes something, and its effects after an interrupt. */
 import assert from "node:assert/strict";
 import { constants } from "node:os";
 import { test } from "node:test";
@@ -20,7 +20,7 @@ async function start(): Promise<FakeDaemon> {
   return daemon;
 }
 
-/** Runs a verb that gets `signal` while the request of that method to `path` is under way. */
+/** Runs a verb that receives `signal` while its request of this method to `path` is under way. */
 async function interrupted(
   daemon: FakeDaemon,
   argv: readonly string[],

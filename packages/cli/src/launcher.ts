@@ -13,7 +13,7 @@ const program = fileURLToPath(new URL("../bin/torpor.mjs", import.meta.url));
 /** The end of the target of every link of ours, in whichever checkout it is. */
 const programEnd = "/packages/cli/bin/torpor.mjs";
 
-/** What became of the link. */
+/** The state of the link after an attempt to make it. */
 export type LauncherState =
   /** It leads to this checkout: it did before, or it was just made. */
   | { readonly kind: "there" | "made" }
@@ -55,7 +55,7 @@ export async function hasLauncher(path: string): Promise<boolean> {
   return isOurs(path, (target) => target === program);
 }
 
-/** What to say to the user about the link; undefined for nothing. */
+/** A note for the user about the link; undefined when none is needed. */
 export function launcherNote(
   path: string,
   state: LauncherState,

@@ -1,4 +1,4 @@
-/** What every verb works with: the output, the environment, and the daemon. */
+/** The surroundings of every verb: the output, the environment, and the daemon. */
 import { join } from "node:path";
 import { TorporError } from "@torpor/std";
 import { type Environment, daemonSettings, stateFiles } from "@torpor/storage";
@@ -18,7 +18,7 @@ export interface Input extends AsyncIterable<unknown> {
   destroy(): unknown;
 }
 
-/** What a session is made of. */
+/** The parts of a session. */
 export interface SessionOptions {
   readonly output: Output;
   readonly input: Input;

@@ -29,7 +29,7 @@ export interface AcceleratorVerdict {
   readonly reason: string;
 }
 
-/** What a probe of KVM needs. */
+/** Inputs of a probe of KVM. */
 export interface AcceleratorOptions {
   readonly cacheFolder: string;
   readonly base: BaseImage;

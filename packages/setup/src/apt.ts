@@ -162,7 +162,7 @@ export function parseInheritedOptions(dump: string): readonly string[] {
   });
 }
 
-/** What /etc/os-release says of this machine; texts are empty where it says nothing. */
+/** Fields of /etc/os-release; texts are empty where it says nothing. */
 export interface OsRelease {
   readonly id: string;
   readonly codename: string;

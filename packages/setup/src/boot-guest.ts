@@ -1,4 +1,4 @@
-/** Powers on a guest from its base files and waits for its agent; sandboxes are never made this way. */
+/** Powers on a guest from its base files and waits for its agent; no sandbox is made this way. */
 import { randomBytes, randomUUID } from "node:crypto";
 import { GuestLink } from "@torpor/guest";
 import { createNetwork, defaultNetworkKind } from "@torpor/network";
@@ -21,7 +21,7 @@ export function machineOf(
   return { vcpuCount: 1, memoryMiB };
 }
 
-/** What a boot needs. */
+/** Inputs of a boot. */
 export interface BootOptions {
   /** The VM's name in the process list. */
   readonly name: string;

@@ -50,7 +50,7 @@ test("decideInstall() installs what is needed, is content, and installs again wh
   for (const tools of [false, true]) assert.deepEqual(decide(tools), { kind: "ready" });
   await put(root, "package-lock.json", "two");
   const reason = "package-lock.json changed";
-  // What was there stays: a developer who starts the daemon keeps the tools.
+  // Existing packages stay: a developer who starts the daemon keeps the tools.
   assert.deepEqual(decide(false), { kind: "install", tools: true, reason });
   await put(root, "node_modules/.torpor-lock", `${hash} run\n`);
   assert.deepEqual(decide(false), { kind: "install", tools: false, reason });

@@ -22,7 +22,7 @@ import { type Progress, type Report, silentProgress } from "./progress.ts";
 /** A Debian package that Torpor needs. */
 export interface HostPackage {
   readonly name: string;
-  /** What breaks without it; shown before it is installed. */
+  /** Torpor's need for it, in words; shown before it is installed. */
   readonly why: string;
   /** Install from backports on a release that is too old, where there are any. */
   readonly newest: boolean;

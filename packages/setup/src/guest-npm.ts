@@ -17,7 +17,7 @@ const npmIntegrity =
 /** A third of a megabyte each in every guest's disk, and only people read them. */
 const leftOut: readonly string[] = ["package/docs", "package/man"];
 
-/** What decides the content of the npm layer, for its key. */
+/** Everything that decides the content of the npm layer, for its key. */
 export const guestNpmInputs: LayerInputs = { npmVersion, npmIntegrity, leftOut };
 
 /**

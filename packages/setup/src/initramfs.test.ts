@@ -74,7 +74,7 @@ test("initramfsInit() is a script the shell can read and that cannot hang", () =
   execFileSync("sh", ["-n"], { input: script });
   assert.match(script, /for module in 00-virtio_ring\.ko 01-virtio\.ko;/);
   assert.match(script, /poweroff -f/);
-  // Every mount and load is checked.
+  // The script checks every mount and load.
   const unchecked = script
     .split("\n")
     .filter(

@@ -132,7 +132,7 @@ exec /bin/busybox switch_root /newroot ${guestInitPath}
 `;
 }
 
-/** What an initramfs is made of. */
+/** Contents of an initramfs. */
 export interface InitramfsOptions {
   readonly busyboxPath: string;
   /** In load order. */

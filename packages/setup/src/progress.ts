@@ -34,7 +34,7 @@ export interface ProgressStream {
   readonly columns?: number;
 }
 
-/** What surrounds a display; tests replace it. */
+/** The surroundings of a display; tests replace them. */
 export interface ProgressOptions {
   readonly env?: Readonly<Record<string, string | undefined>>;
   readonly monoMs?: () => number;

@@ -93,7 +93,7 @@ rm -f "$root/etc/apt/apt.conf.d/99mmdebstrap"
 rm -rf "$root"/var/log/*.log "$root"/var/log/apt
 `;
 
-/** What decides the content of the archive, for the key of its layer. */
+/** Everything that decides the content of the archive, for the key of its layer. */
 export const rootfsInputs = {
   release: guestRelease,
   packages: guestPackages,

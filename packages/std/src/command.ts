@@ -22,7 +22,7 @@ export interface CommandOptions {
 }
 
 /**
- * What a program wrote before it exited with 0; each text is at most `outputBytesMax` characters.
+ * Output of a program that exited with 0; each text is at most `outputBytesMax` characters.
  */
 export interface CommandResult {
   readonly stdout: string;

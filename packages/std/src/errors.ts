@@ -219,7 +219,7 @@ export interface TorporErrorOptions {
  */
 export class TorporError extends Error {
   readonly code: ErrorCode;
-  /** What happened, without the code in front. */
+  /** The message without the code in front. */
   readonly rawMessage: string;
   readonly effect: Effect;
   readonly advice: string;

@@ -39,7 +39,7 @@ export type Failpoint = (
   moment: "before" | "after",
 ) => Promise<FailpointAnswer> | FailpointAnswer;
 
-/** What `runSteps` needs besides the steps and their context. */
+/** Settings of `runSteps`, besides the steps and their context. */
 export interface RunStepsOptions {
   /** The verb, for messages: "pause". */
   readonly verb: string;

@@ -34,7 +34,7 @@ const firstL2OffsetBytes = 4 * clusterBytes;
 const skip =
   spawnSync("qemu-io", ["--version"]).status === 0 ? false : "qemu-utils is not installed";
 
-/** A base disk and what was written above it, layer by layer, by QEMU. */
+/** A base disk and the layers that QEMU wrote above it. */
 class Chain {
   readonly folder: string;
   readonly layers: string[] = [];
@@ -106,7 +106,7 @@ class Chain {
 function qemu(command: string, args: readonly string[]): string {
   const { status, stdout, stderr } = spawnSync(command, args, { encoding: "utf8" });
   assert.equal(status, 0, `${command} ${args.join(" ")}\n${stdout}${stderr}`);
-  // qemu-io says so and still ends with 0.
+  // qemu-io reports a failure and still exits with 0.
   assert.doesNotMatch(stdout + stderr, /failed|error:/i, `${command} ${args.join(" ")}`);
   return stdout;
 }
@@ -136,7 +136,7 @@ function seededRandom(seed: number): (below: number) => number {
   };
 }
 
-/** What a guest may do to its disk: whole clusters and parts of them, data, zeros and discards. */
+/** Everything a guest may do to its disk: whole clusters and parts, data, zeros and discards. */
 function randomCommand(random: (below: number) => number): string {
   const { startBytes, endBytes } = windows[random(2) === 0 ? 0 : 1];
   const unitBytes = random(2) === 0 ? 512 : clusterBytes;
@@ -180,7 +180,7 @@ async function assertRefused(chain: Chain, layers: readonly string[], name: stri
   assert.deepEqual(await readdir(chain.folder), before);
 }
 
-/** A copy of the layer with one bit turned round; bits are counted as in the format's description. */
+/** A copy of the layer with one bit flipped; bits are counted as in the format's description. */
 async function flipBit(path: string, damaged: string, atByte: number, bit: number): Promise<void> {
   await copyFile(path, damaged);
   await using file = await open(damaged, "r+");
@@ -302,7 +302,7 @@ test("a flipped bit in a header or a table is found", { skip }, async () => {
     const words = [0, 8, 16, 24, 32, 40, 48, 56, 72].map((atByte) => ({ atByte, firstBit: 0 }));
     words.push({ atByte: 96, firstBit: 32 });
     words.push({ atByte: l1OffsetBytes, firstBit: 0 });
-    // An entry with the lowest bit turned is another sound one: zeros instead of data.
+    // An entry with the lowest bit flipped is another valid one: zeros instead of data.
     words.push({ atByte: firstL2OffsetBytes, firstBit: 1 });
     for (const { atByte, firstBit } of words) {
       for (let bit = firstBit; bit < 64; bit += 1) {

@@ -15,7 +15,7 @@ function seededRandom(seed: number): () => number {
   };
 }
 
-/** What a pause may add, from nothing to hundreds of MiB. */
+/** The size of the layer that a pause may add, from nothing to hundreds of MiB. */
 const pauseSizes: Readonly<Record<string, (random: () => number, pause: number) => number>> = {
   "of equal size": () => 4 * 2 ** 20,
   "of any size": (random) => Math.floor(2 ** (random() * 30)),

@@ -11,7 +11,7 @@
  */
 import { assert } from "@torpor/std";
 
-/** A chain this short costs a reader nothing worth a fold. */
+/** A chain this short costs a reader too little to be worth a fold. */
 const layersUnfolded = 4;
 /** LIMIT: no more layers than this remain, even where their sizes call for no fold. */
 const layersMax = 16;
@@ -20,7 +20,7 @@ const growthFactor = 2;
 
 assert(layersUnfolded < layersMax, "the chain may grow to where folding begins");
 
-/** What to fold. */
+/** A fold of the newest layers. */
 export interface FoldPlan {
   /** This layer and all newer ones become one. */
   readonly first: number;

@@ -157,7 +157,7 @@ export class Garbage {
   }
 
   async #removeFiles(id: string): Promise<void> {
-    if (this.isHeld(id)) return; // by somebody who is about to find that it is not what they want
+    if (this.isHeld(id)) return; // its new holder will find that it does not fit
     for (const path of this.#pathsOf(id)) await rm(path, { recursive: true, force: true });
   }
 

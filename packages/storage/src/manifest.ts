@@ -37,7 +37,7 @@ export interface SavedIdentity {
 
 /** The virtual hardware of a saved machine. */
 export interface SavedMachine {
-  /** What the guest sees of the hardware, in the VMM's own words; compared before a load. */
+  /** The hardware that the guest sees, in the VMM's own words; compared before a load. */
   readonly guestVisible: readonly string[];
   readonly vcpuCount: number;
   readonly memoryMiB: number;
@@ -171,7 +171,10 @@ async function readManifest<M extends AnyManifest>(
   return manifest as unknown as M;
 }
 
-/** Synchronous: a few KiB that every wake waits for, where trips through the thread pool take far longer. */
+/**
+ * Synchronous: every wake waits for these few KiB, and trips through the thread pool take far
+ * longer.
+ */
 function readText(path: string, isTemplate: boolean): string {
   try {
     return readFileSync(path, "utf8");

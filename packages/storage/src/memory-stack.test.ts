@@ -91,7 +91,7 @@ async function withImage(
   await work(image, imagePath, folder.path);
 }
 
-/** One pause: a layer of what differs from `layers`, in a folder of its own. */
+/** One pause: a layer of the pages that differ from `layers`, in a folder of its own. */
 async function save(
   folder: string,
   imagePath: string,
@@ -200,7 +200,7 @@ async function foldSome(
 test("captured memory is what it was, whatever the guest does next", async () => {
   await withImage(async (image, imagePath, folder) => {
     const memory = new BufferMemory(image);
-    // More than is copied with one call, in short ranges and in a long one.
+    // More than one call copies, in short ranges and in a long one.
     const pages = [1, 2, 3, 5, 7, ...Array.from({ length: 290 }, (_, index) => 300 + index), 599];
     for (const page of pages) memory.setPage(page, randomBytes(pageBytes));
     const first = await save(folder, imagePath, [], memory);

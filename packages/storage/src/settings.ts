@@ -240,7 +240,7 @@ export interface Difference {
 }
 
 /**
- * Lists the settings of `env` for a daemon that a running daemon has otherwise.
+ * Lists the daemon settings in which `env` differs from a running daemon.
  * @param there `daemonSettings` of the running daemon's environment.
  * @param alsoUnset Includes what is not set in `env` but is set there.
  */

@@ -24,7 +24,7 @@ function fails(code: ErrorCode): (error: unknown) => boolean {
 const noDigest = { bytes: 0, chunkBytes: 1, chunkSha256: [] };
 const noPages = { dataPages: 0, zeroPages: 0, mapSha256: "", chunkSha256: [] };
 
-/** A snapshot that stands upon the memory layers of `below` and upon `disks`. */
+/** A snapshot that is built on the memory layers of `below` and on `disks`. */
 function manifestOf(
   snapshotId: string,
   below: readonly string[] = [],
@@ -212,7 +212,7 @@ test("collect() sees a snapshot that is published while it looks for one", async
     store.hold(["b"]);
     await store.collect();
     first[Symbol.dispose]();
-    // It was begun upon `a`, and its maker lets go of that as soon as it is published.
+    // It was built on `a`, which its maker releases as soon as it is published.
     ledger.meanwhile = async () => await publish(store, manifestOf("b", ["a"], ["d1"]));
     await store.collect();
     assert.deepEqual(await names(path), ["a", "b", "d1.qcow2"]);

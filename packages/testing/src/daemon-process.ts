@@ -118,7 +118,7 @@ async function whenServing(child: ChildProcess): Promise<void> {
   if (child.stderr === null) throw new TorporError("internal", "the daemon has no log");
   for await (const line of createInterface({ input: child.stderr })) {
     if (line.includes('"message":"serving"')) {
-      child.stderr.resume(); // nobody reads on, and a full pipe would stop it
+      child.stderr.resume(); // nothing else reads it, and a full pipe would block the daemon
       return;
     }
     said.push(line);

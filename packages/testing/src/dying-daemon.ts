@@ -22,7 +22,7 @@ const daemon = await startDaemon({
   failpoint: async (step, moment) => {
     if (step !== diesStep || moment !== diesMoment) return;
     process.kill(process.pid, "SIGKILL");
-    await new Promise(() => undefined); // the signal may take a moment; nothing goes on meanwhile
+    await new Promise(() => undefined); // the signal may take a moment; nothing may continue until then
   },
 });
 log.info("serving", { url: daemon.url, socket: daemon.socketPath });

@@ -20,7 +20,7 @@ const pollMs = 20;
 const settleMs = 10_000;
 const keptAlive = /^net:|^mnt:|^\/dev\/net\/tun$|^\/run\/torpor\/users\//;
 
-/** What is on the machine now. */
+/** Everything of that kind on the machine at one moment. */
 export interface Leftovers {
   /** Names of programs whose command line has a path below the state folder. */
   readonly processes: readonly string[];

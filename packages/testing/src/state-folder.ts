@@ -19,7 +19,7 @@ import {
 import { QemuDriver, type VmProcess } from "@torpor/vmm";
 
 const endVmMs = 10_000;
-/** What a daemon that has ended leaves of its own. */
+/** The files that a daemon leaves when it has ended. */
 const ownFiles: ReadonlySet<string> = new Set([
   stateFiles.lock,
   stateFiles.log,

@@ -30,7 +30,7 @@ export interface ConformanceRun {
   readonly network: NewGuestNetwork;
 }
 
-/** What the guest remembers. */
+/** The texts that the guest remembers. */
 export interface Remembered {
   readonly memory: string;
   readonly disk: string;

@@ -1,4 +1,4 @@
-/** Tab in real shells: what is typed there is completed by the script that `torpor completion` prints. */
+/** Tab in real shells: the script that `torpor completion` prints completes the typed text. */
 import assert from "node:assert/strict";
 import { type ChildProcess, spawn } from "node:child_process";
 import { existsSync } from "node:fs";
@@ -39,7 +39,7 @@ class TypedShell implements Disposable {
       if (deadline.expired) assert.fail(`${keys}: ${JSON.stringify(this.#shown)}`);
       await deadline.sleep(pollMs);
     }
-    // Takes back what is on the line.
+    // Clears the line.
     this.#child.stdin?.write("\u0015");
   }
 

@@ -1,4 +1,4 @@
-/** `torpor down`: ends the daemon and leaves the sandboxes as they are, or puts them to sleep first. */
+/** `torpor down`: ends the daemon, and leaves the sandboxes as they are or pauses them first. */
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { ignoreFailure } from "@torpor/std";

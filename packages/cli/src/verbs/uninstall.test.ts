@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { runForTest } from "../fixtures.ts";
 
-/** Folders as a daemon that ended long ago, and never had a sandbox, leaves them. */
+/** Folders as left by a daemon that ended long ago and never had a sandbox. */
 async function leftFolders(t: TestContext): Promise<{ state: string; env: NodeJS.ProcessEnv }> {
   const folder = await mkdtempDisposable(join(tmpdir(), "torpor-uninstall-"));
   t.after(() => folder.remove());

@@ -3,7 +3,7 @@
  * a disk.
  *
  * It writes data and zeros alike, and knows which pages it has written since the last save, as KVM
- * does. What a test asks it to remember is in its memory and on its disk.
+ * does. The texts that a test asks it to remember are in its memory and on its disk.
  */
 import { createHash, randomBytes, randomInt } from "node:crypto";
 import { fsyncSync, openSync, readSync, writeSync } from "node:fs";

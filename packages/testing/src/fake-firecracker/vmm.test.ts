@@ -1,6 +1,7 @@
 /**
- * The fake Firecracker answers as the real one does, refusals and their words included. What a VM is asked
- * before it is started needs no KVM, so that is asked of the real one too where FIRECRACKER_BIN names one.
+ * The fake Firecracker answers like the real one, with the same refusals and words. Requests before
+ * a VM's start need no KVM, so the tests also send those to the real one where FIRECRACKER_BIN
+ * names one.
  */
 import assert from "node:assert/strict";
 import { type ChildProcess, spawn } from "node:child_process";

@@ -45,7 +45,7 @@ interface SavedState {
   readonly checksums?: string;
 }
 
-/** What a fake Firecracker is started with. */
+/** Parameters of a fake Firecracker. */
 export interface VmmOptions {
   readonly id: string;
   readonly release: string;

@@ -31,7 +31,7 @@ export const fakeIdentity: VmmIdentity = {
   tscKhz: 1_000_000,
 };
 
-/** What a guest sees of the only machine there is. */
+/** The hardware that a guest sees; there is only this machine. */
 export const fakeMachineWords: readonly string[] = ["fake"];
 
 /** A daemon's access to the VMs of a fake machine. */

@@ -37,7 +37,7 @@ export interface GuestMind {
   readonly randomHash: string;
 }
 
-/** What a fake agent runs in. */
+/** The VM around a fake agent. */
 export interface FakeGuestOptions {
   readonly memory: FakeMemory;
   /** Settles once the vCPUs run; never settles when the VM is gone. */

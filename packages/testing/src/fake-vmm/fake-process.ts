@@ -16,7 +16,7 @@ import { FakeMemory } from "./fake-memory.ts";
 /** How many guest clusters are examined; the guest never writes beyond them. */
 export const diskClusters = 8;
 
-/** What a fake process is started with. */
+/** Parameters of a fake process. */
 export interface FakeProcessOptions {
   readonly handle: VmHandle;
   readonly spec: VmSpec;

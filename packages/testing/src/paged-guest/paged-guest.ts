@@ -9,7 +9,7 @@ import { join } from "node:path";
 import type { Deadline } from "@torpor/std";
 import type { GuestRegion, GuestTask, TaskResult } from "./task.ts";
 
-/** What a paged guest is made of. */
+/** Parameters of a paged guest. */
 export interface GuestSpec {
   /** Sizes of the regions, in the order in which they lie in the saved memory. */
   readonly regionBytes: readonly number[];
@@ -44,7 +44,7 @@ export class PagedGuest implements AsyncDisposable {
     const guest = new PagedGuest(fork(program, [JSON.stringify(spec)]));
     if (spec.firstTask !== undefined) {
       guest.first = guest.#resultOf(0, deadline);
-      guest.first.catch(() => undefined); // seen by who asks for it
+      guest.first.catch(() => undefined); // the caller awaits it later
     }
     try {
       guest.#regions = (await guest.#answer(Array.isArray, deadline)) as readonly GuestRegion[];

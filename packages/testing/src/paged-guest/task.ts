@@ -1,4 +1,4 @@
-/** What a thread of a paged guest must do, and what it reports afterwards. */
+/** The tasks of a paged guest's threads, and their reports. */
 
 /** A region of the guest: its part of the saved memory, and its address in the process. */
 export interface GuestRegion {
@@ -26,10 +26,10 @@ export interface StormTask {
   readonly truthPath: string;
 }
 
-/** What a thread can be asked to do. */
+/** A task for one thread. */
 export type GuestTask = TouchTask | StormTask;
 
-/** What a thread reports of its task. */
+/** A thread's report of its task. */
 export interface TaskResult {
   readonly tookMs: number;
   /** Since the memory was offered to the pager, which is when a VM would begin to wake. */
