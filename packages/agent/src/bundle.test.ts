@@ -17,7 +17,7 @@ interface RunningBundle {
   readonly url: string;
 }
 
-/** @param flags Of its Node. */
+/** @param flags Options of its Node. */
 async function runBundle(t: TestContext, ...flags: string[]): Promise<RunningBundle> {
   const folder = await mkdtempDisposable(join(tmpdir(), "torpor-bundle-"));
   t.after(() => folder[Symbol.asyncDispose]());
@@ -76,7 +76,7 @@ const outputBytes = 20_000_000;
 const inputPieceBytes = 1 << 20;
 const inputPieces = 8;
 
-/** Output of one command, then input of another. */
+/** Pipes the output of one command into another. */
 async function passBytes(client: Client<typeof Process>): Promise<void> {
   const me = asUser("root");
   const args = ["-c", `head -c ${outputBytes} /dev/zero | tr '\\0' x`];
@@ -93,7 +93,10 @@ async function passBytes(client: Client<typeof Process>): Promise<void> {
   assert.equal(Number((await counter.rest()).stdout), inputPieceBytes * inputPieces);
 }
 
-/** Of a process, in the kernel's hundredths of a second: what it and the kernel did in its name. */
+/**
+ * The processor time of a process, its own and the kernel's on its behalf, in the kernel's
+ * hundredths of a second.
+ */
 function processorTicks(pid: number): number {
   const fields = readFileSync(`/proc/${pid}/stat`, "utf8").split(") ")[1]?.split(" ") ?? [];
   return Number(fields[11]) + Number(fields[12]);

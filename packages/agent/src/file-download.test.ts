@@ -7,7 +7,7 @@ import { test } from "node:test";
 import { type TestAgent, startTestAgent } from "./fixtures.ts";
 import { sign } from "./signature.ts";
 
-/** More than sockets and buffers hold on the way. */
+/** More bytes than sockets and buffers hold on the way. */
 const largeBytes = 64 << 20;
 
 function filesUrl(agent: TestAgent, query: Record<string, string>): string {
@@ -25,7 +25,7 @@ async function fetchFile(
   });
 }
 
-/** An answer of which nothing but the head has been read. */
+/** An answer whose head has been read, and nothing after it. */
 async function beginDownload(
   url: string,
   headers: Record<string, string> = {},

@@ -34,7 +34,7 @@ async function addHook(
   await writeFile(join(folder, name), `#!/bin/sh\n${script}\n`, { mode });
 }
 
-/** A script that leaves a line of what it was told. */
+/** A script that writes the variables it received on one line. */
 function note(agent: TestAgent): string {
   const told = "$TORPOR_HOOK $TORPOR_REASON $TORPOR_SANDBOX_ID $TORPOR_GENERATION";
   return `echo "\${0##*/} ${told} $TORPOR_SUSPENDED_MS" >>${join(agent.folder, "notes")}`;

@@ -1,6 +1,7 @@
 /**
- * Files that never answer: pipes, files of the kernel that wait for events, and a mount whose server is
- * dead. It is a real FUSE mount that nobody serves, so the kernel holds every thread that looks at it.
+ * Files that never answer: pipes, files of the kernel that wait for events, and a mount whose
+ * server is dead. It is a real FUSE mount without a server, so the kernel holds every thread that
+ * looks at it.
  */
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";

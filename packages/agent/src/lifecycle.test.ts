@@ -67,7 +67,7 @@ test("init of an old generation is refused, and of the same one answered again",
   const again = await agent.init({ generation: 5, hostKey: "new" }, "new");
   assert.equal(await again.text(), body);
   const second = await agent.init({ generation: 6, hostKey: "newer" }, "new");
-  // The host of a lost answer still sends the key of before.
+  // A host that lost the answer still sends the previous key.
   const repeat = await agent.init({ generation: 6, hostKey: "newer" }, "new");
   assert.equal(await repeat.text(), await second.text());
   assert.equal((await agent.init({ generation: 7 }, "new")).status, 401);
@@ -225,7 +225,7 @@ test("prepare refuses new work until cancel, and health still answers", async ()
     canceled: false,
   });
   assert.equal(await takesWork(agent), true);
-  // The stream that was open all the time goes on.
+  // The stream that was open all the time continues.
   await agent.process.sendInput({ process: target, input: stdinInput("alive\n") });
   await events.until("alive\n");
   await agent.process.closeStdin({ process: target });
@@ -309,7 +309,7 @@ test("an init that fails at any step leaves the guest at rest, and works when re
     await agent.init({ generation: 1 });
     await agent.host(prepareRoute);
     options.armed = true;
-    // The host cannot know whether its new key has been taken, and sends the one of before.
+    // The host cannot know whether the agent has taken its new key, and sends the previous one.
     const changes = { generation: 2, hostKey: "new key" };
     assert.equal((await agent.init(changes)).status, 500, step);
     assert.equal(await takesWork(agent), false, step);

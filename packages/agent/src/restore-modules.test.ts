@@ -1,4 +1,7 @@
-/** What the guest image offers to programs, run as programs run it: against a file that changes. */
+/**
+ * The modules that the guest image offers to programs, run as programs run them: against a file
+ * that changes.
+ */
 import assert from "node:assert/strict";
 import { type ChildProcessByStdio, execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
@@ -50,7 +53,7 @@ class Sandbox implements AsyncDisposable {
   }
 }
 
-/** A program that prints lines of JSON and goes on with each line it is sent. */
+/** A program that prints lines of JSON, and continues with each line it receives. */
 class Program implements AsyncDisposable {
   readonly #child: ChildProcessByStdio<Writable, Readable, null>;
   readonly #lines: AsyncIterator<string>;

@@ -9,7 +9,7 @@ import { mountMemory } from "./mount-fixtures.ts";
 import { asConnectError, httpStatus, systemErrors } from "./system-errors.ts";
 
 const needsRoot = { skip: process.geteuid?.() !== 0 };
-/** What E2B's clients turn into a rate limit, a timeout or a sandbox that is gone. */
+/** Codes that E2B's clients turn into a rate limit, a timeout or a sandbox that is gone. */
 const misleading = new Set([
   Code.ResourceExhausted,
   Code.Unavailable,
@@ -144,7 +144,7 @@ test("A write for which there is no room leaves the old content", needsRoot, asy
     assert.equal(await post(form(bytes)), 507);
     assert.equal(await readFile(path, "utf8"), old, `${bytes} bytes`);
   }
-  // Nobody says how long it is.
+  // The client announces no length.
   const stream = new Blob([Buffer.alloc(8 << 10, 1)]).stream();
   assert.equal(await post(stream, raw), 507);
   assert.equal(await readFile(path, "utf8"), old);
@@ -153,7 +153,7 @@ test("A write for which there is no room leaves the old content", needsRoot, asy
   assert.equal(await readFile(path, "utf8"), "new");
   assert.equal((await lstat(path)).ino, before.ino);
   assert.deepEqual((await readdir(disk)).sort(), ["file", "rest"]);
-  // What it replaces makes room for it.
+  // The content it replaces makes room for it.
   const large = join(disk, "rest");
   const instead = `${agent.url}/files?path=${encodeURIComponent(large)}`;
   const bytes = Buffer.alloc(900 << 10, 2);
