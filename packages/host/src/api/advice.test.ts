@@ -1,4 +1,7 @@
-/** What an error advises leads somewhere: nobody is sent to set a machine up for a wrong name. */
+/**
+ * The advice of each error leads somewhere: no client is advised to set a machine up because a name
+ * is wrong.
+ */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { type SchemaValidator, startFakeApi } from "./fixtures.ts";

@@ -17,7 +17,7 @@ async function start(t: TestContext, options: object = {}): Promise<FakeApi> {
   return api;
 }
 
-/** What an answer says; tests name the fields that they look at. */
+/** The body of an answer; tests name the fields that they read. */
 function said(answer: Answer): Record<string, unknown> {
   return answer.body as Record<string, unknown>;
 }
@@ -32,7 +32,7 @@ async function create(api: FakeApi, body: object = {}): Promise<string> {
   return String(said(answer)["sandboxID"]);
 }
 
-/** How long a sandbox has from now on, to the next second. */
+/** The time that a sandbox has left, rounded to seconds; null: it never ends. */
 function leftSeconds(api: FakeApi, id: string): number | null {
   const { endAtMs } = api.sandboxes.get(id).record.lifetime;
   return endAtMs === null ? null : Math.round((endAtMs - Date.now()) / 1000);
@@ -98,7 +98,7 @@ test("create keeps what it was asked for, and get tells it", async (t) => {
     [detail["cpuCount"], detail["memoryMB"], detail["diskSizeMB"], detail["state"]],
     [1, 512, 4096, "running"],
   );
-  // Ids of older clients carry that of a client behind a dash.
+  // Older clients append a dash and the id of a client to a sandbox's id.
   assert.equal((await api.call("GET", `/sandboxes/${id}-6532622b`)).status, 200);
   assert.equal((await api.call("GET", `/sandboxes/${id}-a-b`)).status, 400);
   const connected = await api.call("POST", `/v2/sandboxes/${id}/connect`, { body: {} });
@@ -176,7 +176,7 @@ test("a list is filtered, sorted and cut into pages", async (t) => {
   const first = await api.call("GET", "/v2/sandboxes?limit=3");
   assert.equal(first.headers["x-total-running"], "6");
   const token = first.headers["x-next-token"];
-  // What is gone or new between two pages neither repeats nor hides the rest.
+  // Sandboxes that come or go between two pages neither repeat nor hide others.
   await api.sandboxes.remove(ids[4] ?? "");
   api.sandboxes.add({ startedAtMs: 2_000 });
   const second = await api.call("GET", `/v2/sandboxes?limit=3&nextToken=${String(token)}`);

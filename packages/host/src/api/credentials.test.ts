@@ -1,4 +1,4 @@
-/** Who is let in, by what, how often; and the keys themselves. */
+/** Which callers are admitted, by which credentials, how often; and the keys themselves. */
 import assert from "node:assert/strict";
 import { type TestContext, test } from "node:test";
 import { Ajv2020 } from "ajv/dist/2020.js";

@@ -1,6 +1,7 @@
 /**
- * What an answer says of its effect is true: no limit of a listener answers for work that goes on, on
- * any listener, and what a connection does behind a request does not answer for it.
+ * The effect that an answer reports is true: no limit of a listener answers for work that
+ * continues, on any listener, and nothing that happens on its connection after a request answers
+ * for it.
  */
 import assert from "node:assert/strict";
 import { once } from "node:events";

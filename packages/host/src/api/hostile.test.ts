@@ -1,6 +1,6 @@
 /**
- * Whatever a client sends to the API, the daemon stays and no answer calls it a bug: requests put together
- * at random from right and odd parts, by a seed that is fixed, over HTTP/1.1 and HTTP/2. An exception or a
+ * No request of a client ends the daemon, and no answer calls it a bug: requests are put together
+ * at random from right and odd parts, by a fixed seed, over HTTP/1.1 and HTTP/2. An exception or a
  * rejection that nobody handles fails the test's process.
  */
 import assert from "node:assert/strict";

@@ -17,7 +17,7 @@ const waitMs = 60_000;
 const slowdownMax = 100;
 const callMsMin = 20;
 
-/** What each kind of bad client sends before it falls silent. */
+/** The bytes that each kind of bad client sends before it falls silent. */
 const kinds: Readonly<Record<string, string>> = {
   "says nothing": "",
   "never ends its headers": "GET /health HTTP/1.1\r\nHost: a\r\nX-A: ",

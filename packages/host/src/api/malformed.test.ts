@@ -111,7 +111,7 @@ test("what reaches no route is refused in the API's own form", async () => {
   }
 });
 
-/** What `Number` takes for a number, and is none. */
+/** Texts that `Number` accepts and that are not numbers here. */
 const noNumbers = [
   "",
   "0x10",

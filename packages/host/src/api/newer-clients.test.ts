@@ -1,6 +1,7 @@
 /**
- * What clients send that are newer than this daemon: honoured, or refused by name, and never passed over
- * in silence. What E2B's clients repeat by themselves they repeat only where that is safe and of use.
+ * Requests of clients newer than this daemon: each field is honoured, or refused by name, and never
+ * ignored in silence. E2B's clients repeat a request by themselves only where that is safe and
+ * useful.
  */
 import assert from "node:assert/strict";
 import { test } from "node:test";

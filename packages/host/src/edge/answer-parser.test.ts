@@ -1,4 +1,7 @@
-/** Every answer is read alike however it is cut into pieces, and what two readers could differ on is refused. */
+/**
+ * Every answer is parsed alike however it is cut into pieces, and an answer that two readers could
+ * read differently is refused.
+ */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { type AnswerHead, AnswerParser, type AnswerSink } from "./answer-parser.ts";

@@ -10,7 +10,7 @@ import { startTestEdge, userPort } from "./fixtures.ts";
 const limits = limitsFor(256);
 let ports = 1;
 
-/** What of a socket counts here. */
+/** The parts of a socket that count here. */
 class Peer extends EventEmitter {
   readonly remoteAddress: string;
   readonly remotePort = (ports += 1);

@@ -18,7 +18,7 @@ import { limitsFor } from "./limits.ts";
 const descriptors = 800;
 const limits = limitsFor(descriptors);
 
-/** A head that says that a body follows, and no body. */
+/** A head that announces a body, and no body. */
 function halfRequest(id: string, port = userPort): string {
   const names = Object.entries(addressed(port, id)).map(([name, value]) => `${name}: ${value}\r\n`);
   return `POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n${names.join("")}\r\n`;

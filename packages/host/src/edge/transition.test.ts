@@ -1,4 +1,4 @@
-/** What becomes of requests when a sandbox goes to sleep, wakes, or is on its way. */
+/** Requests while a sandbox is paused, is woken, or is in a transition. */
 import assert from "node:assert/strict";
 import { once } from "node:events";
 import type { ServerResponse } from "node:http";
@@ -61,7 +61,7 @@ test("a look at the agent's health wakes nothing and is no use of the sandbox", 
     if (method === "GET") assert.match(text, /was not found/);
   }
   assert.equal(edge.sandbox.resumes, 0);
-  // Whoever has work for the guest wakes it, also on a server's own /health.
+  // A client with work for the guest wakes it, also on a server's own /health.
   assert.equal((await edge.get("/health", { headers, method: "POST" })).status, 200);
   assert.equal(edge.sandbox.resumes, 1);
 });

@@ -18,6 +18,7 @@ const securityOf = {
   token: [{ accessToken: [] }],
 } as const;
 
+/** Makes the document of all routes, with their schemas. */
 export function openApiDocument(routes: readonly Route[]): JsonObject {
   const paths: Record<string, Record<string, JsonObject>> = {};
   for (const route of routes) {

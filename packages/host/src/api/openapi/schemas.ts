@@ -1,7 +1,10 @@
 /**
- * The JSON of requests and answers as JSON Schema, by name. Objects of answers list all that they hold
- * and must hold. Bodies of requests list all fields that are known; see body-fields.ts for others.
+ * The JSON of requests and answers as JSON Schema, by name. Schemas of answers list every field,
+ * and say which are required. Schemas of request bodies list all fields that are known; see
+ * body-fields.ts for others.
  */
+
+/** A JSON Schema. */
 export type Schema = Readonly<Record<string, unknown>>;
 
 const text = { type: "string" } as const;
@@ -31,6 +34,7 @@ const lifetime = {
   maxRunMs: timeoutMs,
 } as const;
 
+/** All schemas, by the names that routes use. */
 export const schemas = {
   Error: object({
     code: { type: "integer", description: "The status of the answer" },
@@ -39,7 +43,7 @@ export const schemas = {
     effect: { enum: ["none", "maybe", "done"], description: "Whether anything may have changed" },
     advice: { ...text, description: "What to do next" },
   }),
-  /** Of our own routes: the CLI of the same version reads it. */
+  /** Answers of Torpor's own routes, which the CLI of the same version reads. */
   Own: { type: "object" },
   Names: texts,
 
@@ -187,19 +191,21 @@ export const schemas = {
   CreatedAccessToken: object({ ...key(), token: text }),
 } as const satisfies Record<string, Schema>;
 
+/** The name of a schema. */
 export type SchemaName = keyof typeof schemas;
 
+/** Refers to a schema by its name. */
 export function ref(name: string): Schema {
   return { $ref: `#/components/schemas/${name}` };
 }
 
-/** Of an answer: all of it is there but what `optional` names, and nothing else is. */
+/** The schema of an answer: no other properties; only those in `optional` may be missing. */
 function object(properties: Record<string, Schema>, optional: readonly string[] = []): Schema {
   const required = Object.keys(properties).filter((name) => !optional.includes(name));
   return { type: "object", properties, required, additionalProperties: false };
 }
 
-/** Of a request. */
+/** The schema of a request's body. */
 function body(properties: Record<string, Schema>, required: readonly string[] = []): Schema {
   return { type: "object", properties, required };
 }
