@@ -79,6 +79,17 @@ test("the last run's console is there for a sandbox that sleeps, also in another
   assert.deepEqual(await said(latest), ["three"]);
 });
 
+test("a run that left no console does not take the place of the run before", async (t) => {
+  const { sandbox, consolePath } = await makeGuest(await makeFolder(t), "sleepy");
+  const { folder } = sandbox;
+  await writeFile(join(folder.run(1), runFiles.log), "");
+  await writeFile(consolePath, "kept\n");
+  await keepLastWords(folder, 1);
+  await assert.rejects(keepLastWords(folder, 2), (error) => systemCode(error) === "ENOENT");
+  const kept = await readLastWords(folder, runFiles.console);
+  assert.deepEqual({ ...kept, bytes: kept?.bytes.toString() }, { generation: 1, bytes: "kept\n" });
+});
+
 test("of a long console the end is kept", async (t) => {
   const { sandbox, consolePath } = await makeGuest(await makeFolder(t), "loud");
   await writeFile(join(sandbox.folder.run(1), runFiles.log), "");

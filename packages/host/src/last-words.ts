@@ -18,15 +18,23 @@ export interface LastWords {
   readonly bytes: Buffer;
 }
 
-/** Keeps the last words of a run. Call it before the run's folder is removed. */
+/**
+ * Keeps the last words of a run in place of those of the run before. Call it before the run's folder is
+ * removed. If they cannot be read or written, those of the run before stay.
+ */
 export async function keepLastWords(folder: SandboxFolder, generation: number): Promise<void> {
-  const to = join(lastRunOf(folder), String(generation));
-  await rm(lastRunOf(folder), { recursive: true, force: true });
+  const kept = lastRunOf(folder);
+  const to = join(kept, String(generation));
+  await using undo = new AsyncDisposableStack();
+  undo.defer(() => rm(to, { recursive: true, force: true }));
   await mkdir(to, { recursive: true, mode: 0o700 });
   for (const name of [runFiles.console, runFiles.log]) {
-    await writeFile(join(to, name), await readEnd(join(folder.run(generation), name)), {
-      mode: 0o600,
-    });
+    const end = await readEnd(join(folder.run(generation), name));
+    await writeFile(join(to, name), end, { mode: 0o600 });
+  }
+  undo.move();
+  for (const other of await generationsIn(kept)) {
+    if (other !== generation) await rm(join(kept, String(other)), { recursive: true, force: true });
   }
 }
 
@@ -39,14 +47,18 @@ export async function readLastWords(
   name: string,
 ): Promise<LastWords | undefined> {
   try {
-    const [generation] = await readdir(lastRunOf(folder));
-    if (generation === undefined) return undefined;
-    const bytes = await readFile(join(lastRunOf(folder), generation, name));
-    return { generation: Number(generation), bytes };
+    const generation = Math.max(...(await generationsIn(lastRunOf(folder))));
+    const bytes = await readFile(join(lastRunOf(folder), String(generation), name));
+    return { generation, bytes };
   } catch (cause) {
     if (systemCode(cause) === "ENOENT") return undefined;
     throw cause;
   }
+}
+
+/** More than one where the daemon was killed between writing the newer and removing the older. */
+async function generationsIn(lastRun: string): Promise<readonly number[]> {
+  return (await readdir(lastRun)).map(Number);
 }
 
 function lastRunOf({ path }: SandboxFolder): string {

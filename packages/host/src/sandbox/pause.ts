@@ -3,8 +3,9 @@
  * later daemon can tell whether it was. Until it is published a failure leaves the sandbox running;
  * after that it is paused, whatever happens to its VM.
  */
-import { runSteps } from "@torpor/std";
+import { ignoreFailure, runSteps } from "@torpor/std";
 import { newSnapshotId } from "../entropy.ts";
+import { keepLastWords } from "../last-words.ts";
 import { rest } from "../lifecycle/lifetime.ts";
 import { pauseSteps } from "../steps/pause.ts";
 import type { Outcome } from "./command.ts";
@@ -51,7 +52,9 @@ export async function pause(turn: Turn): Promise<Outcome> {
 export async function enterPaused(turn: Turn, snapshotId: string): Promise<void> {
   turn.run = undefined;
   turn.base = undefined;
-  const { lifetime, startedAtMs } = turn.record;
+  const { generation, lifetime, startedAtMs } = turn.record;
+  const keeping = keepLastWords(turn.folder, generation);
+  await ignoreFailure("those of the run before stay then", keeping);
   // ORDER: the next daemon does not settle a sandbox whose record says "paused", so clear first.
   await clearRuns(turn).catch((cause: unknown) => {
     turn.log.warn("what a run left stays until the next pause or removal", { cause });

@@ -5,7 +5,6 @@
 import { rm } from "node:fs/promises";
 import { Deadline, ignoreFailure } from "@torpor/std";
 import type { VmExit } from "@torpor/vmm";
-import { keepLastWords } from "../last-words.ts";
 import { rest } from "../lifecycle/lifetime.ts";
 import { type SandboxRun, endRun } from "../steps/run.ts";
 import type { Turn } from "./writer.ts";
@@ -88,9 +87,8 @@ export async function endStrays({ host, folder, log }: Turn): Promise<void> {
   }
 }
 
-/** Removes the folders of VM runs and keeps the last words of the newest. No VM may be running. */
-export async function clearRuns({ folder, record }: Turn): Promise<void> {
-  await ignoreFailure("a full disk keeps none", keepLastWords(folder, record.generation));
+/** Removes the folders of VM runs. No VM may be running. */
+export async function clearRuns({ folder }: Turn): Promise<void> {
   await rm(folder.runs, { recursive: true, force: true });
 }
 
