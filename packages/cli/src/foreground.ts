@@ -20,6 +20,8 @@ import { RawTerminal, terminalSize } from "./terminal.ts";
 
 /** How long an interrupted command may take to end by itself. */
 const graceMs = 5_000;
+/** LIMIT: how long after SIGKILL the guest may take to say that the command ended. */
+const killedMs = 15_000;
 /** How long after an interrupt the CLI waits for a command to begin, to end it. */
 const startLateMs = 60_000;
 /** LIMIT: the part of a snapshot in which the guest starts no command. */
@@ -139,11 +141,14 @@ export interface AttachOptions {
   readonly onInputEnd: "close" | "hangUp";
   readonly interrupt: Pick<Interrupt, "signal" | "happened" | "exitCode" | "terminalGone">;
   readonly onInterrupt: ForegroundCommand["onInterrupt"];
+  /** After an interrupt: until SIGKILL, and from there until the guest is given up. */
+  readonly graceMs?: number;
+  readonly killedMs?: number;
 }
 
 /**
- * Passes on input, output and signals until the process ends. @returns its exit code. @throws
- * guest.unreachable
+ * Passes on input, output and signals until the process ends, or gives up a guest that answers nothing
+ * after an interrupt. @returns its exit code. @throws guest.unreachable
  */
 export async function attach(started: GuestProcess, options: AttachOptions): Promise<number> {
   const { input, interrupt } = options;
@@ -164,7 +169,7 @@ export async function attach(started: GuestProcess, options: AttachOptions): Pro
   const left = Promise.withResolvers<number>();
   const stop = (): void => {
     if (options.onInterrupt === "leave") left.resolve(interrupt.exitCode);
-    else void ignoreFailure("it may have ended meanwhile", endProcess(started, ended.signal));
+    else endProcess(started, options, ended.signal).catch((cause: unknown) => left.reject(cause));
   };
   if (interrupt.happened) stop();
   interrupt.signal.addEventListener("abort", stop);
@@ -187,10 +192,23 @@ async function passInput(
   }
 }
 
-async function endProcess(started: GuestProcess, ended: AbortSignal): Promise<void> {
-  await started.signal("SIGTERM");
-  await sleep(graceMs, undefined, { signal: ended });
-  await started.signal("SIGKILL");
+/**
+ * The output tells that the process ended, which aborts `ended`. A guest whose agent stands still answers
+ * no signal, so no answer is waited for. @throws guest.unreachable
+ */
+async function endProcess(
+  started: GuestProcess,
+  options: Pick<AttachOptions, "graceMs" | "killedMs">,
+  ended: AbortSignal,
+): Promise<never> {
+  void ignoreFailure("it may have ended meanwhile", started.signal("SIGTERM"));
+  await sleep(options.graceMs ?? graceMs, undefined, { signal: ended });
+  void ignoreFailure("it may have ended meanwhile", started.signal("SIGKILL"));
+  await sleep(options.killedMs ?? killedMs, undefined, { signal: ended });
+  throw new TorporError("guest.unreachable", "the sandbox does not say that the command ended", {
+    effect: "maybe",
+    advice: "The command may still run. Look with `torpor logs ID`, or end it with `torpor rm ID`.",
+  });
 }
 
 const wait = (id: string): string => `Wait until \`torpor info ${id}\` says that it is running.`;

@@ -151,3 +151,29 @@ test("a terminal's size is sent at the start and when it changes", async () => {
   assert.deepEqual([size?.cols, size?.rows], [90, 20]);
   assert.deepEqual(daemon.guest.sizes, [{ cols: 91, rows: 21 }]);
 });
+
+test("attach() gives up a guest that answers no signal", async () => {
+  await using daemon = await start();
+  using guest = new Guest(daemon.socketPath, access);
+  const started = await guest.start(shell("exec sleep 1000"));
+  const sent: string[] = [];
+  const send = started.signal.bind(started);
+  started.signal = async (name) => {
+    sent.push(name);
+    await new Promise(() => undefined);
+  };
+  using interrupt = new Interrupt();
+  const attached = attach(started, {
+    output: collector(),
+    input: undefined,
+    onInputEnd: "close",
+    interrupt,
+    onInterrupt: "end",
+    graceMs: 10,
+    killedMs: 10,
+  });
+  interrupt.terminalGone();
+  await assert.rejects(attached, { code: "guest.unreachable", effect: "maybe" });
+  assert.deepEqual(sent, ["SIGTERM", "SIGKILL"]);
+  await send("SIGKILL");
+});

@@ -36,6 +36,7 @@ The exit code is the command's; 127 when it was not found, 126 when it cannot ru
 word with spaces runs by \`bash -l -c\`. The command ends with torpor: by Ctrl-C and Ctrl-\\, which
 with -t are keys like any other, when the terminal is closed, and by any signal but SIGKILL, which
 leaves it running. One that does not end by SIGTERM is killed after 5 s, or by a second Ctrl-C.
+A sandbox that does not answer then is given up after another 15 s, with an error.
 
 Examples:
   torpor exec -t ID
