@@ -47,6 +47,11 @@ function childrenOf({ status, text }: ApiAnswer): readonly string[] {
   return results.flatMap(({ sandbox }) => (sandbox === undefined ? [] : [sandbox.sandboxID]));
 }
 
+/** The text of an answer without the port in `domain`: each daemon of these tests has another. */
+function textBesidesPort({ text }: ApiAnswer): string {
+  return text.replaceAll(/("domain":"localhost):\d+"/g, '$1"');
+}
+
 async function idsOf(api: DaemonApi): Promise<readonly string[]> {
   return (await api.list()).map(({ id }) => id).sort();
 }
@@ -97,7 +102,7 @@ test("a spare that is handed out for a key is handed out once, also to the next 
   assert.equal(other.text, one.text);
   await daemon.stop();
   await daemon.start();
-  assert.equal((await create(daemon.api, "a")).text, one.text);
+  assert.equal(textBesidesPort(await create(daemon.api, "a")), textBesidesPort(one));
   assert.deepEqual(await idsOf(daemon.api), [sandbox.id]);
 });
 
@@ -147,9 +152,9 @@ test("requests that are sent again after the daemon was killed take effect once"
     unnote(state, "a");
     await using daemon = await startTestDaemon({ state });
     const sandbox = await madeOf(daemon.api, answer);
-    assert.equal((await create(daemon.api, "a")).text, answer.text);
-    assert.deepEqual(await idsOf(daemon.api), [sandbox.id]);
     parentId = sandbox.id;
+    assert.equal(textBesidesPort(await create(daemon.api, "a")), textBesidesPort(answer));
+    assert.deepEqual(await idsOf(daemon.api), [sandbox.id]);
   });
 
   await t.test("a fork whose daemon was killed when some children were there", async () => {
