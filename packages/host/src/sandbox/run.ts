@@ -12,6 +12,8 @@ import type { Turn } from "./writer.ts";
 const endBudgetMs = 15_000;
 /** LIMIT: last lines of a VM that ended by itself, as the sandbox's record keeps them. */
 const lastLinesMax = 20;
+/** QEMU 10 writes this at each start in a view of the file system without /dev/null, and works. */
+const harmlessLine = /Failed to open \/dev\/null for OFD lock probing/;
 
 /** Makes this the sandbox's run, until the daemon ends it or it ends by itself. */
 export function attach(turn: Turn, run: SandboxRun): void {
@@ -40,7 +42,7 @@ export async function letGo(turn: Turn): Promise<void> {
 
 async function onExit(turn: Turn, run: SandboxRun, exit: VmExit): Promise<void> {
   if (turn.run !== run || turn.record.state.kind === "removing") return; // the daemon ended it
-  const lastLines = [...linesOf(exit.consoleTail), ...linesOf(exit.vmmTail)].slice(-lastLinesMax);
+  const lastLines = lastLinesOf(exit);
   const reason = exit.reason && `the VM was ended: ${exit.reason.rawMessage}`;
   turn.log.error(reason ?? "the VM ended by itself", { ...exit });
   turn.run = undefined;
@@ -90,6 +92,15 @@ export async function endStrays({ host, folder, log }: Turn): Promise<void> {
 /** Removes the folders of VM runs. No VM may be running. */
 export async function clearRuns({ folder }: Turn): Promise<void> {
   await rm(folder.runs, { recursive: true, force: true });
+}
+
+/** The last lines of the guest's console, then those of the VMM that may say why the VM ended. */
+export function lastLinesOf({
+  consoleTail,
+  vmmTail,
+}: Pick<VmExit, "consoleTail" | "vmmTail">): readonly string[] {
+  const ofVmm = linesOf(vmmTail).filter((line) => !harmlessLine.test(line));
+  return [...linesOf(consoleTail), ...ofVmm].slice(-lastLinesMax);
 }
 
 function linesOf(text: string): readonly string[] {
