@@ -44,3 +44,11 @@ test("no verb runs with a variable that means nothing, but help does", async () 
     assert.equal((await runForTest(["completion", "bash"], nowhere, { env })).exitCode, 0);
   }
 });
+
+test("up refuses a setting that the daemon would refuse before it sets anything up", async () => {
+  const env = { TORPOR_TLS_PORT: "443" };
+  const { exitCode, stdout, stderr } = await runForTest(["up"], nowhere, { env });
+  assert.equal(exitCode, 1);
+  assert.equal(stdout, "");
+  assert.match(stderr, /^error: TLS needs TORPOR_TLS_CERT and TORPOR_TLS_KEY\n {2}next: /);
+});

@@ -1,4 +1,5 @@
 export { type Daemon, type DaemonOptions, startDaemon } from "./daemon.ts";
+export { readDaemonEnv } from "./daemon-env.ts";
 export { readDetail } from "./detail.ts";
 export { Freshness } from "./freshness.ts";
 export type { HostContext } from "./host-context.ts";

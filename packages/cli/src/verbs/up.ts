@@ -75,11 +75,14 @@ async function up(session: Session, options: UpOptions, interrupt: Interrupt): P
 }
 
 /**
- * Sets up the machine. Ctrl-C ends this like any program: every part is safe to interrupt and to
+ * Checks the daemon's settings, then sets up the machine. Ctrl-C ends this like any program: every part is safe to interrupt and to
  * repeat.
  */
 async function prepareMachine(session: Session, share: boolean): Promise<void> {
-  // Loaded here: the module is large, and no other verb needs it.
+  // Loaded here: the modules are large, and no other verb needs them.
+  const { readDaemonEnv } = await import("@torpor/host");
+  // ORDER: the daemon would refuse a setting only after the minutes that set-up takes.
+  readDaemonEnv(session.env);
   const { TerminalProgress, setUp } = await import("@torpor/setup");
   const progress = new TerminalProgress(process.stderr);
   await setUp({ progress, cacheFolder: session.cacheFolder, share });
