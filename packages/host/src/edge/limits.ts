@@ -23,6 +23,11 @@ export const interimMax = 32;
 export const deadPeerMs = 60_000;
 /** LIMIT: concurrent streams of one connection of HTTP/2, as servers usually have it. */
 export const streamsMax = 128;
+/**
+ * LIMIT: requests of one connection of HTTP/1 that wait for their answers, which is as many as over
+ * HTTP/2. More would let one connection fill a sandbox's share.
+ */
+export const pipelinedMax = streamsMax;
 /** How long a client that was refused for lack of room should wait. */
 export const retryAfterSeconds = 1;
 /** LIMIT: no sandbox needs more, however much the machine allows. */

@@ -20,7 +20,7 @@ import type { Edge } from "./edge.ts";
 import { type RequestHead, requestHead } from "./heads.ts";
 import { SyntaxFault } from "./http-syntax.ts";
 import { isHttp2 } from "./http2.ts";
-import { deadPeerMs, headBytesMax } from "./limits.ts";
+import { deadPeerMs, headBytesMax, pipelinedMax } from "./limits.ts";
 import { TwoProtocolServer } from "./two-protocols.ts";
 
 /** How often the server looks for slow clients. */
@@ -63,7 +63,7 @@ export function createListener(
           connections.giveUp(request);
           response.shouldKeepAlive = false;
         }
-        const head = readHead(request);
+        const head = connections.isFull(request) ? tooManyPipelined() : readHead(request);
         if (head instanceof TorporError) {
           connections.giveUp(request);
           refuse(request, response, head);
@@ -126,7 +126,12 @@ class Connections {
     return true;
   }
 
-  /** The end of this request is ambiguous, so bytes after it are not served. */
+  /** Whether more requests wait for their answers than one connection may have. */
+  isFull({ socket }: IncomingMessage): boolean {
+    return (this.#unanswered.get(socket) ?? 0) > pipelinedMax;
+  }
+
+  /** Serves nothing behind this request: its end is ambiguous, or too many wait for answers. */
   giveUp(request: IncomingMessage): void {
     if (!isHttp2(request)) this.#givenUp.add(request.socket);
   }
@@ -154,6 +159,11 @@ function refuse(request: IncomingMessage, response: ServerResponse, error: Torpo
   request.on("error", () => undefined);
   if (!isHttp2(request)) response.shouldKeepAlive = false;
   sendError(request, response, error);
+}
+
+function tooManyPipelined(): TorporError {
+  const message = `more than ${pipelinedMax} requests of one connection wait for their answers`;
+  return new TorporError("host.busy", message);
 }
 
 function unknownExpectation(): TorporError {
