@@ -8,7 +8,7 @@ import { constants } from "node:fs";
 import { access, chmod, chown, mkdir, mkdtemp, readdir, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { type TestContext, test } from "node:test";
+import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { shareCache } from "@torpor/setup";
 import { Deadline, runCommand } from "@torpor/std";
@@ -37,9 +37,9 @@ class OtherUser {
     this.cacheFolder = join(folder, "cache");
   }
 
-  static async make(t: TestContext): Promise<OtherUser> {
+  static async make(undo: AsyncDisposableStack): Promise<OtherUser> {
     const folder = await mkdtemp(join(tmpdir(), "torpor-user-"));
-    t.after(() => rm(folder, { recursive: true, force: true }));
+    undo.defer(() => rm(folder, { recursive: true, force: true }));
     await chmod(folder, 0o755);
     const user = new OtherUser(folder);
     await mkdir(user.home, { mode: 0o700 });
@@ -89,8 +89,10 @@ const skip =
     ? underQemu
     : !(await isCheckoutOpen()) && "the checkout is in a folder that is closed to other users";
 
-test("a user without root runs sandboxes of a cache that root shared", { skip }, async (t) => {
-  const user = await OtherUser.make(t);
+test("a user without root runs sandboxes of a cache that root shared", { skip }, async () => {
+  // ORDER: newest first; the hooks of a test context would remove the folder before the sandbox.
+  await using undo = new AsyncDisposableStack();
+  const user = await OtherUser.make(undo);
 
   const closed = await user.torpor("up");
   assert.equal(closed.exitCode, 1);
@@ -103,7 +105,7 @@ test("a user without root runs sandboxes of a cache that root shared", { skip },
 
   // What that command does behind set-up, which is not to touch this machine's own cache here.
   await shareCache(user.cacheFolder);
-  t.after(() => user.torpor("down"));
+  undo.defer(async () => void (await user.torpor("down")));
   const up = await user.torpor("up");
   assert.equal(up.exitCode, 0, up.stderr);
   assert.match(up.stderr, /Without root VMs are not confined/);
@@ -111,7 +113,7 @@ test("a user without root runs sandboxes of a cache that root shared", { skip },
   const ran = await user.torpor("run", "--", "id", "-un");
   assert.deepEqual(ran, { exitCode: 0, stdout: "user\n", stderr: "" });
   const id = (await user.torpor("create")).stdout.trim();
-  t.after(() => user.torpor("rm", id));
+  undo.defer(async () => void (await user.torpor("rm", id)));
   await user.torpor("exec", id, "--", "sh", "-c", "echo kept >/tmp/file");
   assert.equal((await user.torpor("pause", id)).stdout, `${id} paused\n`);
   assert.equal((await user.torpor("resume", id)).stdout, `${id} running\n`);
