@@ -4,14 +4,13 @@
  */
 import assert from "node:assert/strict";
 import { once } from "node:events";
-import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { mkdtemp, rm } from "node:fs/promises";
 import { type IncomingMessage, request as httpRequest } from "node:http";
 import { type ClientHttp2Session, connect as connectHttp2 } from "node:http2";
 import { type Socket, connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { connect as connectTls } from "node:tls";
-import { Deadline, runCommand } from "@torpor/std";
 import { TemplateStore, templatesFolder } from "@torpor/storage";
 import {
   type DaemonProcess,
@@ -20,6 +19,7 @@ import {
   makeFakeTemplate,
   spawnFakeVmDaemon,
 } from "@torpor/testing";
+import { makeCertificate } from "../../packages/host/src/edge/certificate-fixture.ts";
 import { type RawGuest, sayHi, startRawGuest } from "./raw-guest.ts";
 
 const domain = "box.localhost";
@@ -50,7 +50,7 @@ export async function startRig(): Promise<Rig> {
   );
   const cacheFolder = join(folder, "cache");
   await makeFakeTemplate(new TemplateStore(templatesFolder(cacheFolder)), templateName);
-  const [certPath, keyPath] = await makeCertificate(folder);
+  const { certPath, keyPath, ca } = await makeCertificate(folder, domain);
   const state = await StateFolder.make(folder, cacheFolder);
   const daemon = undo.use(
     await spawnFakeVmDaemon(state, {
@@ -72,7 +72,6 @@ export async function startRig(): Promise<Rig> {
   const ports = { plain: Number(new URL(about.url).port), tls: Number(new URL(about.tlsUrl).port) };
   const host = `${guest.port}-${hostile.id}.${domain}`;
   const besideHost = `${beside.port}-${innocent.id}.${domain}`;
-  const ca = await readFile(certPath);
   let checks = 0;
   const owned = undo.move();
   return {
@@ -121,19 +120,4 @@ async function get(port: number, host: string, path: string): Promise<string> {
   let text = "";
   for await (const chunk of await promise) text += String(chunk);
   return text;
-}
-
-async function makeCertificate(folder: string): Promise<[string, string]> {
-  const certPath = join(folder, "cert.pem");
-  const keyPath = join(folder, "key.pem");
-  await runCommand(
-    [
-      "openssl",
-      ...["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"],
-      ...["-days", "1", "-subj", "/CN=localhost", "-keyout", keyPath, "-out", certPath],
-      ...["-addext", `subjectAltName=DNS:*.${domain}`],
-    ],
-    Deadline.after(30_000, "making a certificate"),
-  );
-  return [certPath, keyPath];
 }
